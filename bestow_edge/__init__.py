@@ -1,0 +1,26 @@
+"""bestow-edge: export BESTOW streaming speech LLMs to three ONNX graphs and run them without torch.
+
+    import bestow_edge as be
+    model = be.load()
+    with model.session(source="en", target="de", k=3) as session:
+        for event in session.feed(block): print(event.text, end="")
+
+Names are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bestow_edge.errors import BestowEdgeError
+    from bestow_edge.runtime import Model, Offline, Session, TextEvent, WaitK, load, read_audio, stream
+
+__all__ = ["BestowEdgeError", "Model", "Offline", "Session", "TextEvent", "WaitK", "load", "read_audio", "stream"]
+__version__ = version("bestow-edge")
+
+
+def __getattr__(name: str) -> Any:  # Any: each name has its own type, seen by type checkers above
+    if name not in __all__:
+        raise AttributeError(f"module 'bestow_edge' has no attribute {name!r}")
+    return getattr(import_module("bestow_edge.errors" if name == "BestowEdgeError" else "bestow_edge.runtime"), name)

@@ -1,0 +1,97 @@
+"""Typed errors of the whole project; knows nothing else.
+
+    BestowEdgeError
+    |- ConfigError            (ValueError)         a config, recipe or manifest field is wrong
+    |- AudioError             (ValueError)         a file or a block of samples cannot be used as audio
+    |- AudioDeviceError       (OSError)            no microphone, no PortAudio, device lost
+    |- ManifestError          (ValueError)         a training or evaluation manifest line is wrong
+    |- CheckpointError        (ValueError)         a checkpoint directory is missing or damaged
+    |- BundleError            (ValueError)         a bundle cannot be used
+    |  |- BundleMissingError  (FileNotFoundError)  no bundle there, or a file of it is missing
+    |  |- BundleVersionError                       written in another format version
+    |  |- BundleIntegrityError                     a file's size or SHA-256 differs from the manifest
+    |  `- SignatureError                           a graph's tensors differ from its GraphSpec
+    |- PromptError            (ValueError)         unknown task, language or pair
+    |- SessionError           (RuntimeError)       a session is used after it was finished, or is full
+    |- ExportError            (RuntimeError)       a checkpoint cannot be exported
+    |  `- ParityError                              an exported graph differs from PyTorch
+    `- MissingExtraError      (ImportError)        an optional dependency is absent; names the pip command
+
+Every one is caused by something a user can act on: the message says what was got, what was expected and what to do.
+The command line prints it as one sentence and exits with code 2.
+"""
+
+
+class BestowEdgeError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class ConfigError(BestowEdgeError, ValueError):
+    """A config, recipe or manifest field is unknown, missing or out of range."""
+
+
+class AudioError(BestowEdgeError, ValueError):
+    """A file or a block of samples cannot be used as audio."""
+
+
+class AudioDeviceError(BestowEdgeError, OSError):
+    """There is no microphone, no PortAudio library, or the device went away."""
+
+
+class ManifestError(BestowEdgeError, ValueError):
+    """A line of a speech manifest is wrong; the message carries path and line number."""
+
+
+class CheckpointError(BestowEdgeError, ValueError):
+    """A checkpoint directory is missing, incomplete or does not fit its config."""
+
+
+class BundleError(BestowEdgeError, ValueError):
+    """A bundle cannot be used."""
+
+
+class BundleMissingError(BundleError, FileNotFoundError):
+    """There is no bundle at the path, or a file of it is missing."""
+
+
+class BundleVersionError(BundleError):
+    """The bundle was written in another format version."""
+
+
+class BundleIntegrityError(BundleError):
+    """A file of the bundle was truncated or altered."""
+
+
+class SignatureError(BundleError):
+    """A graph's inputs or outputs differ from its GraphSpec."""
+
+
+class PromptError(BestowEdgeError, ValueError):
+    """The task, language or language pair is not one the model was trained for."""
+
+
+class SessionError(BestowEdgeError, RuntimeError):
+    """A session is used after it was finished, or holds all it may hold."""
+
+
+class ExportError(BestowEdgeError, RuntimeError):
+    """A checkpoint cannot be exported."""
+
+
+class ParityError(ExportError):
+    """An exported graph differs from PyTorch by more than its tolerance."""
+
+
+class MissingExtraError(BestowEdgeError, ImportError):
+    """An optional dependency is absent."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        """Say which module is absent and which extra brings it.
+
+        Args:
+            module: import name that failed, such as `sounddevice`.
+            extra: name of the extra of this distribution that installs it.
+        """
+        super().__init__(f"{module} is not installed; run: pip install 'bestow-edge[{extra}]'")
+        self.module = module
+        self.extra = extra

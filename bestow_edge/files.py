@@ -1,0 +1,68 @@
+"""Files and directories that appear complete or not at all. Standard library only."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bestow_edge.errors import ConfigError
+
+BLOCK_BYTES = 1 << 20
+
+
+@contextmanager
+def atomic_directory(target: Path, *, replace: bool) -> Iterator[Path]:
+    """Yield an empty sibling of `target` that takes its place when the block ends without an error.
+
+    Args:
+        target: the directory to make.
+        replace: whether one that exists may be replaced.
+
+    Raises:
+        ConfigError: `target` exists and is not a directory, or may not be replaced.
+    """
+    target = target.resolve()
+    if target.exists() and (not replace or not target.is_dir()):
+        raise ConfigError(f"{target} exists; choose another path or allow it to be replaced (--force)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield partial
+        _take_place(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _take_place(partial: Path, target: Path) -> None:
+    partial.chmod(0o755)  # mkdtemp makes it private
+    if not target.exists():
+        partial.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(old / target.name)
+    partial.rename(target)
+    shutil.rmtree(old)
+
+
+def atomic_write(target: Path, text: str) -> None:
+    """Write a UTF-8 file by way of a sibling, so that a reader never sees half of it."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    partial = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

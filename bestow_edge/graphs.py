@@ -1,0 +1,151 @@
+"""Graph contracts: names, dtypes and axes of the three graphs, written once. Plain Python.
+
+Export names its tensors from these specs, the runtime checks loaded graphs against them, tests and `inspect` print
+them. Axes are words where they may change from call to call and numbers where the model fixes them.
+"""
+
+from dataclasses import dataclass
+
+from bestow_edge.config import SUBSAMPLING, ModelConfig
+
+ENCODER = "encoder_chunk"
+ADAPTER = "adapter_step"
+LLM = "llm_step"
+NEXT = "next_"  # prefix of a state's name on the way out
+FREQUENCY_TAPS = 3  # kernel of the sub-sampling convolutions over mel bins, stride 2: n -> n // 2 + 1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of a graph."""
+
+    name: str
+    dtype: str
+    """numpy name: `float32` or `int64`."""
+    axes: tuple[str | int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype} ({', '.join(map(str, self.axes))})"
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSpec:
+    """Ordered tensors of one graph. A state goes in under its name and comes out as `next_` + name."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    states: tuple[TensorSpec, ...] = ()
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names fed, states last."""
+        return [tensor.name for tensor in (*self.inputs, *self.states)]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names returned, states last."""
+        return [tensor.name for tensor in self.outputs] + [NEXT + tensor.name for tensor in self.states]
+
+
+def encoder_spec(config: ModelConfig) -> GraphSpec:
+    """`encoder_chunk`: mel frames and caches -> cross-attention keys and values of the new steps, next caches.
+
+    `frames` is a multiple of 8, at most one chunk of the largest look-ahead. The first chunk of a stream begins with
+    `FIRST_FRAME` frames that don't exist and the last may end with some: [frame_start, frame_end) are the real ones.
+    `cache_steps` counts the valid steps in the attention caches, which are right-aligned.
+    """
+    layers = (config.adapter.num_layers, "batch", config.adapter.num_heads, "steps", config.adapter.head_dim)
+    return GraphSpec(
+        name=ENCODER,
+        inputs=(
+            TensorSpec("mel", "float32", ("batch", "frames", config.features.num_mel_bins)),
+            TensorSpec("frame_start", "int64", ("batch",)),
+            TensorSpec("frame_end", "int64", ("batch",)),
+            TensorSpec("cache_steps", "int64", ("batch",)),
+        ),
+        outputs=(TensorSpec("cross_keys", "float32", layers), TensorSpec("cross_values", "float32", layers)),
+        states=encoder_states(config),
+    )
+
+
+def encoder_states(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """Caches of the streaming encoder, one tensor each (stacked ones were slower: they are copied to be joined)."""
+    encoder = config.encoder
+    hidden, heads = encoder["hidden_size"], encoder["num_attention_heads"]
+    attention = ("batch", heads, config.streaming.left_context, hidden // heads)
+    convolution = ("batch", hidden, encoder["conv_kernel_size"] - 1)
+    states = []
+    channels, bins = 1, config.features.num_mel_bins
+    for stage in range(SUBSAMPLING.bit_length() - 1):
+        states.append(TensorSpec(f"subsampling_cache_{stage}", "float32", ("batch", channels, 1, bins)))
+        channels, bins = encoder["subsampling_conv_channels"], bins // 2 + 1
+    for layer in range(encoder["num_hidden_layers"]):
+        states.append(TensorSpec(f"attention_keys_{layer}", "float32", attention))
+        states.append(TensorSpec(f"attention_values_{layer}", "float32", attention))
+        states.append(TensorSpec(f"conv_cache_{layer}", "float32", convolution))
+    return tuple(states)
+
+
+def adapter_spec(config: ModelConfig) -> GraphSpec:
+    """`adapter_step`: tokens and the speech memory -> LLM input embeddings. Serves prompt prefill and single steps.
+
+    The memory is a ring of `memory` slots in which `written_steps` steps were ever written; `visible_steps` counts from
+    the first step of the stream. Self-attention keys and values of the new tokens come out; the runtime stores them in
+    its buffer behind `past_tokens`, so no cache is ever copied. With LSTM text layers the state is fixed in size.
+    """
+    adapter, hidden = config.adapter, config.llm["hidden_size"]
+    memory = (adapter.num_layers, "batch", adapter.num_heads, "memory", adapter.head_dim)
+    inputs = [
+        TensorSpec("token_ids", "int64", ("batch", "tokens")),
+        TensorSpec("visible_steps", "int64", ("batch", "tokens")),
+        TensorSpec("written_steps", "int64", ("batch",)),
+        TensorSpec("memory_keys", "float32", memory),
+        TensorSpec("memory_values", "float32", memory),
+    ]
+    outputs = [
+        TensorSpec("inputs_embeds", "float32", ("batch", "tokens", hidden)),
+        TensorSpec("alignment", "float32", ("batch", "tokens", "memory_and_null")),
+    ]
+    if adapter.text_mixer == "lstm":
+        state = (LSTM_LAYERS, "batch", adapter.width)
+        states = (TensorSpec("lstm_hidden", "float32", state), TensorSpec("lstm_cell", "float32", state))
+        return GraphSpec(name=ADAPTER, inputs=tuple(inputs), outputs=tuple(outputs), states=states)
+    cache = (adapter.num_layers, "batch", adapter.num_heads, "capacity", adapter.head_dim)
+    new = (adapter.num_layers, "batch", adapter.num_heads, "tokens", adapter.head_dim)
+    inputs += [
+        TensorSpec("past_tokens", "int64", ("batch",)),
+        TensorSpec("self_keys", "float32", cache),
+        TensorSpec("self_values", "float32", cache),
+    ]
+    outputs += [TensorSpec("new_self_keys", "float32", new), TensorSpec("new_self_values", "float32", new)]
+    return GraphSpec(name=ADAPTER, inputs=tuple(inputs), outputs=tuple(outputs))
+
+
+def llm_spec(config: ModelConfig) -> GraphSpec:
+    """`llm_step`: embeddings and KV caches -> logits of the last token, keys and values of the new tokens.
+
+    As in `adapter_step`, the first `past_tokens` slots of a cache buffer count and the new keys and values come out.
+    """
+    llm = config.llm
+    heads = llm.get("num_key_value_heads") or llm["num_attention_heads"]
+    head_dim = llm.get("head_dim") or llm["hidden_size"] // llm["num_attention_heads"]
+    inputs = [
+        TensorSpec("inputs_embeds", "float32", ("batch", "tokens", llm["hidden_size"])),
+        TensorSpec("past_tokens", "int64", ("batch",)),
+    ]
+    outputs = [TensorSpec("logits", "float32", ("batch", llm["vocab_size"]))]
+    for layer in range(llm["num_hidden_layers"]):
+        for kind in ("keys", "values"):
+            inputs.append(TensorSpec(f"cache_{kind}_{layer}", "float32", ("batch", heads, "capacity", head_dim)))
+            outputs.append(TensorSpec(f"new_{kind}_{layer}", "float32", ("batch", heads, "tokens", head_dim)))
+    return GraphSpec(name=LLM, inputs=tuple(inputs), outputs=tuple(outputs))
+
+
+def graph_specs(config: ModelConfig) -> dict[str, GraphSpec]:
+    """Return the three specs by graph name."""
+    return {ENCODER: encoder_spec(config), ADAPTER: adapter_spec(config), LLM: llm_spec(config)}
+
+
+LSTM_LAYERS = 2  # paper, Table 4: "two RNN layers + one cross-attention"
+FIRST_FRAME = SUBSAMPLING - 1  # frames that pad the first chunk: its first step hears one real frame only

@@ -1,0 +1,133 @@
+"""The BESTOW adapter in PyTorch: text attends to speech before the LLM (paper, section 3.1).
+
+It knows shapes and masks, not policies: `visible_steps` says how many speech steps each token sees. Export traces the
+same modules step by step, see `bestow_edge.export.adapter`.
+
+Legend of shape comments: batch, tokens (text), steps (speech, 80 ms each), heads, head_dim, width (adapter).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bestow_edge.config import AdapterConfig
+from bestow_edge.graphs import LSTM_LAYERS
+
+
+class HeadedAttention(nn.Module):
+    """Projections of one multi-head attention, bias on all of them; the caller brings mask and caches."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def split(self, x: Tensor) -> Tensor:
+        """Split (batch, positions, width) into (batch, heads, positions, head_dim)."""
+        batch, positions, width = x.shape
+        return x.view(batch, positions, self.num_heads, width // self.num_heads).transpose(1, 2)
+
+    def join(self, x: Tensor) -> Tensor:
+        """Undo `split` and apply the output projection."""
+        batch, heads, positions, head_dim = x.shape
+        return self.out(x.transpose(1, 2).reshape(batch, positions, heads * head_dim))
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Project (batch, positions, width) to keys and values, each (batch, heads, positions, head_dim)."""
+        return self.split(self.key(x)), self.split(self.value(x))
+
+
+class AdapterLayer(nn.Module):
+    """Causal self-attention over text (unless an LSTM mixes the text), cross-attention to speech, feed-forward."""
+
+    def __init__(self, config: AdapterConfig) -> None:
+        super().__init__()
+        width = config.width
+        if config.text_mixer == "attention":
+            self.norm_self = nn.LayerNorm(width)
+            self.self_attention = HeadedAttention(width, config.num_heads)
+        self.norm_cross = nn.LayerNorm(width)
+        self.cross_attention = HeadedAttention(width, config.num_heads)
+        self.norm_ffn = nn.LayerNorm(width)
+        self.ffn = nn.Sequential(
+            nn.Linear(width, config.ffn_factor * width), nn.ReLU(), nn.Linear(config.ffn_factor * width, width)
+        )
+
+    def null(self) -> tuple[Tensor, Tensor]:
+        """Key and value of the all-zero null frame: the projections' biases, each (1, heads, 1, head_dim)."""
+        attention = self.cross_attention
+        return attention.split(attention.key.bias[None, None]), attention.split(attention.value.bias[None, None])
+
+
+class Adapter(nn.Module):
+    """X layers between the token embeddings and the LLM, with a global residual around all of them.
+
+    No positional encoding anywhere. Speech is projected but not layer-normed; one null frame (zeros) is always visible.
+    Source: paper section 3.1 and Table 4; the null frame and the prompt's mask follow the authors' public code.
+    """
+
+    def __init__(self, config: AdapterConfig, speech_width: int, llm_width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.speech_in = _linear(speech_width, config.width)
+        self.text_in = _linear(llm_width, config.width)
+        if config.text_mixer == "lstm":
+            self.norm_lstm = nn.LayerNorm(config.width)
+            self.lstm = nn.LSTM(config.width, config.width, num_layers=LSTM_LAYERS, batch_first=True)
+        self.layers = nn.ModuleList(AdapterLayer(config) for _ in range(config.num_layers))
+        self.norm_out = nn.LayerNorm(config.width)
+        self.text_out = nn.Linear(config.width, llm_width)
+
+    def forward(self, embeddings: Tensor, speech: Tensor, visible_steps: Tensor) -> Tensor:
+        """Return the LLM's input embeddings.
+
+        Args:
+            embeddings: (batch, tokens, llm_width) float, token embeddings.
+            speech: (batch, steps, speech_width) float, encoder output.
+            visible_steps: (batch, tokens) int64, speech steps each token sees; padded steps must lie behind them.
+
+        Returns:
+            (batch, tokens, llm_width) float.
+        """
+        bypassed = (visible_steps == 0) & (self.config.prompt_mode == "bypass")  # (batch, tokens)
+        speech = F.pad(self.speech_in(speech), (0, 0, 0, 1))  # (batch, steps + null, width)
+        cross_mask = self._cross_mask(visible_steps, speech.shape[1])
+        x = self.text_in(embeddings)  # (batch, tokens, width)
+        if self.config.text_mixer == "lstm":
+            x = x + self.lstm(self.norm_lstm(x))[0]
+        self_mask = self._self_mask(bypassed)
+        for layer in self.layers:
+            x = self._layer(layer, x, speech, self_mask, cross_mask)
+        return embeddings + self.text_out(self.norm_out(x)) * ~bypassed[..., None]
+
+    def _layer(self, layer: nn.Module, x: Tensor, speech: Tensor, self_mask: Tensor, cross_mask: Tensor) -> Tensor:
+        if self.config.text_mixer == "attention":
+            x = x + self._attend(layer.self_attention, layer.norm_self(x), None, self_mask)
+        x = x + self._attend(layer.cross_attention, layer.norm_cross(x), speech, cross_mask)
+        return x + F.dropout(layer.ffn(layer.norm_ffn(x)), self.config.dropout, self.training)
+
+    def _attend(self, attention: HeadedAttention, x: Tensor, source: Tensor | None, mask: Tensor) -> Tensor:
+        keys, values = attention.keys_values(x if source is None else source)
+        mixed = F.scaled_dot_product_attention(attention.split(attention.query(x)), keys, values, attn_mask=mask)
+        return F.dropout(attention.join(mixed), self.config.dropout, self.training)
+
+    @staticmethod
+    def _cross_mask(visible_steps: Tensor, length: int) -> Tensor:
+        step = torch.arange(length, device=visible_steps.device)
+        return ((step < visible_steps[..., None]) | (step == length - 1))[:, None]  # (batch, 1, tokens, steps + null)
+
+    @staticmethod
+    def _self_mask(bypassed: Tensor) -> Tensor:
+        tokens = bypassed.shape[1]
+        causal = torch.ones(tokens, tokens, dtype=torch.bool, device=bypassed.device).tril()
+        own = torch.eye(tokens, dtype=torch.bool, device=bypassed.device)  # keeps bypassed rows from being empty
+        return (causal & (~bypassed[:, None, :] | own))[:, None]  # (batch, 1, tokens, tokens)
+
+
+def _linear(inputs: int, outputs: int) -> nn.Module:
+    return nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs)

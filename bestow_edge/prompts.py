@@ -1,0 +1,86 @@
+"""Prompts: a task and its languages as one user turn in the LLM's chat format. Plain Python.
+
+It knows languages and wording, not tokenizers: export turns each prompt into token ids once and stores them in the
+bundle, so that the runtime needs no template engine.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bestow_edge.config import ChatTemplate
+from bestow_edge.errors import PromptError
+
+Task = Literal["transcribe", "translate"]
+
+LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian", "pt": "Portuguese"}
+"""Language codes (ISO 639-1) a pair may name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Language of the speech and of the text; equal codes mean transcription."""
+
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.source}-{self.target}"
+
+    @property
+    def task(self) -> Task:
+        """The task these languages make."""
+        return "transcribe" if self.source == self.target else "translate"
+
+    @property
+    def instruction(self) -> str:
+        """The user turn in English, as the LLM reads it."""
+        source, target = LANGUAGES[self.source], LANGUAGES[self.target]
+        if self.task == "transcribe":
+            return f"Transcribe the {source} speech."
+        return f"Translate the {source} speech to {target}."
+
+
+def parse_pair(text: str) -> Pair:
+    """Read `en-de`, or `en` for `en-en`.
+
+    Raises:
+        PromptError: it is not a pair of known language codes.
+    """
+    parts = text.strip().lower().split("-")
+    codes = parts * 2 if len(parts) == 1 else parts
+    if len(codes) != 2 or any(code not in LANGUAGES for code in codes):
+        known = ", ".join(LANGUAGES)
+        raise PromptError(f"language pair {text!r}: expected SOURCE-TARGET such as en-de, with codes out of {known}")
+    return Pair(*codes)
+
+
+def make_pair(task: Task | None, source: str, target: str | None) -> Pair:
+    """Build a pair from a session's arguments.
+
+    Args:
+        task: "transcribe", "translate", or None to let the languages decide.
+        source: language code of the speech.
+        target: language code of the text, or None for the language of the speech.
+
+    Raises:
+        PromptError: a code is unknown, or the task contradicts the languages.
+    """
+    pair = parse_pair(f"{source}-{target or source}")
+    if task is not None and task != pair.task:
+        raise PromptError(f"task {task!r} with languages {pair}: that pair means {pair.task!r}; change one of the two")
+    return pair
+
+
+def prompt_text(pair: Pair, chat: ChatTemplate) -> str:
+    """Return the whole prompt, from the first special token to where the answer begins."""
+    return f"{chat.before}{pair.instruction}{chat.after}"
+
+
+def check_trained(pair: Pair, trained: tuple[str, ...]) -> None:
+    """Refuse a pair the model was not trained for.
+
+    Raises:
+        PromptError: the pair is not in `trained`.
+    """
+    if str(pair) not in trained:
+        raise PromptError(f"language pair {pair}: this model was trained for {', '.join(trained)}")

@@ -1,0 +1,172 @@
+"""The `encoder_chunk` graph: one chunk of the cache-aware encoder, up to the adapter's cross-attention keys and values.
+
+The weights are those of transformers' encoder; the computation is written out here for explicit caches, because that
+makes one graph serve every look-ahead, lets 1x1 convolutions become matrix products (which int8 can quantise) and
+turns the relative positions into constants. Tests hold it against transformers' own forward pass.
+
+Legend of shape comments: batch, frames (10 ms), steps (80 ms), d_model, heads, head_dim, left (cached steps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bestow_edge.config import SUBSAMPLING
+from bestow_edge.model.bestow import BestowModel
+
+
+class EncoderChunk(nn.Module):
+    """Encoder and the adapter's speech side as one function of a chunk and the caches before it."""
+
+    def __init__(self, model: BestowModel) -> None:
+        super().__init__()
+        streaming = model.config.streaming
+        encoder = model.encoder
+        self.scale = encoder.input_scale
+        self.subsampling = encoder.subsampling
+        self.blocks = nn.ModuleList(
+            BlockChunk(block, encoder, streaming.left_context, streaming.max_chunk_steps) for block in encoder.layers
+        )
+        self.speech_in = model.adapter.speech_in
+        self.cross_attentions = nn.ModuleList(layer.cross_attention for layer in model.adapter.layers)
+
+    def forward(
+        self, mel: Tensor, frame_start: Tensor, frame_end: Tensor, cache_steps: Tensor, *states: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Encode one chunk; names and shapes of arguments and results are those of `graphs.encoder_spec`."""
+        remaining = iter(states)
+        x, next_states = self._subsample(mel, frame_start, frame_end, remaining)  # (batch, steps, d_model)
+        end_step = (frame_end + SUBSAMPLING - 1) // SUBSAMPLING
+        for block in self.blocks:
+            keys, values, conv = next(remaining), next(remaining), next(remaining)
+            x, block_states = block(x, end_step, cache_steps, keys, values, conv)
+            next_states += block_states
+        speech = self.speech_in(x)
+        projected = [attention.keys_values(speech) for attention in self.cross_attentions]
+        cross_keys = torch.stack([keys for keys, _ in projected])  # (layers, batch, heads, steps, head_dim)
+        cross_values = torch.stack([values for _, values in projected])
+        return cross_keys, cross_values, *next_states
+
+    def _subsample(
+        self, mel: Tensor, start: Tensor, end: Tensor, states: Iterator[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Three causal stride-2 convolutions; what lies outside [start, end) is zero before each of them."""
+        x = _masked(mel[:, None], start, end)  # (batch, 1, frames, mel_bins)
+        stages = [(self.subsampling.conv_in, None)]
+        stages += [(layer.depthwise_conv, layer.pointwise_conv) for layer in self.subsampling.layers]
+        next_states = []
+        for convolution, pointwise in stages:
+            padded = torch.cat([next(states), x], dim=2)
+            next_states.append(x[:, :, -1:])
+            padded = F.pad(padded, convolution.freq_pad)
+            x = F.conv2d(padded, convolution.weight, convolution.bias, convolution.stride, groups=convolution.groups)
+            if pointwise is not None:
+                x = pointwise(x)
+            start, end = start // 2, (end + 1) // 2
+            x = F.relu(_masked(x, start, end))
+        batch, channels, steps, bins = x.shape
+        x = x.transpose(1, 2).reshape(batch, steps, channels * bins)
+        return self.subsampling.linear(x) * self.scale, next_states
+
+
+class BlockChunk(nn.Module):
+    """One FastConformer block over a chunk."""
+
+    def __init__(self, block: nn.Module, encoder: nn.Module, left_context: int, max_chunk_steps: int) -> None:
+        super().__init__()
+        self.block = block
+        self.left_context = left_context
+        self.max_chunk_steps = max_chunk_steps
+        self.register_buffer("positions", _position_keys(block.self_attn, encoder, left_context, max_chunk_steps))
+        self.pointwise_1 = _as_linear(block.conv.pointwise_conv1)
+        self.pointwise_2 = _as_linear(block.conv.pointwise_conv2)
+
+    def forward(
+        self, x: Tensor, end_step: Tensor, cache_steps: Tensor, keys: Tensor, values: Tensor, conv: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return (batch, steps, d_model) and the next keys, values and convolution cache."""
+        block = self.block
+        x = x + 0.5 * block.feed_forward1(block.norm_feed_forward1(x))
+        mixed, keys, values = self._attend(block.norm_self_att(x), end_step, cache_steps, keys, values)
+        x = x + mixed
+        convolved, conv = self._convolve(block.norm_conv(x), conv)
+        x = x + convolved
+        x = x + 0.5 * block.feed_forward2(block.norm_feed_forward2(x))
+        return block.norm_out(x), [keys, values, conv]
+
+    def _attend(
+        self, x: Tensor, end_step: Tensor, cache_steps: Tensor, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        attention = self.block.self_attn
+        batch, steps, _ = x.shape
+
+        def split(projected: Tensor) -> Tensor:
+            return projected.view(batch, steps, -1, attention.head_dim).transpose(1, 2)  # (batch, heads, steps, head_dim)
+
+        query = split(attention.q_proj(x))
+        keys = torch.cat([keys, split(attention.k_proj(x))], dim=2)  # (batch, heads, left + steps, head_dim)
+        values = torch.cat([values, split(attention.v_proj(x))], dim=2)
+        content = (query + attention.bias_u[None, :, None]) @ keys.transpose(2, 3)
+        scores = (content + self._position_scores(query + attention.bias_v[None, :, None])) * attention.scaling
+        slot = torch.arange(keys.shape[2], device=x.device)
+        first, end = self.left_context - cache_steps[:, None], self.left_context + end_step[:, None]
+        valid = ((slot >= first) & (slot < end))[:, None, None]  # (batch, 1, 1, left + steps)
+        weights = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(-1)
+        mixed = (weights @ values).transpose(1, 2).reshape(batch, steps, -1)
+        return attention.o_proj(mixed), keys[:, :, -self.left_context :], values[:, :, -self.left_context :]
+
+    def _position_scores(self, query: Tensor) -> Tensor:
+        """Scores of the relative positions, shifted so that [i, j] holds the distance left + i - j.
+
+        Row i of the product holds the distances left + steps - 1 .. -steps in order; reading the flattened rows
+        one short of their length moves each row by one more, which is Transformer-XL's shift (appendix B).
+        """
+        batch, heads, steps, _ = query.shape
+        surplus = self.max_chunk_steps - steps
+        width = self.left_context + 2 * steps
+        table = self.positions[:, :, surplus : surplus + width]  # (heads, head_dim, distances)
+        flat = (query @ table).reshape(batch, heads, steps * width)
+        shifted = flat[:, :, steps - 1 : steps - 1 + steps * (width - 1)].reshape(batch, heads, steps, width - 1)
+        return shifted[..., : self.left_context + steps]
+
+    def _convolve(self, x: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
+        convolution = self.block.conv
+        x = F.glu(self.pointwise_1(x), dim=-1).transpose(1, 2)  # (batch, d_model, steps)
+        x = torch.cat([cache, x], dim=2)
+        cache = x[:, :, -cache.shape[2] :]
+        depthwise = convolution.depthwise_conv
+        x = F.conv1d(x, depthwise.weight, depthwise.bias, groups=depthwise.groups).transpose(1, 2)
+        return self.pointwise_2(convolution.activation(convolution.norm(x))), cache
+
+
+def _masked(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Zero the rows of (batch, channels, rows, bins) outside [start, end) of each batch item."""
+    row = torch.arange(x.shape[2], device=x.device)
+    return x * ((row >= start[:, None]) & (row < end[:, None]))[:, None, :, None].to(x.dtype)
+
+
+def _as_linear(convolution: nn.Conv1d) -> nn.Linear:
+    """Return the matrix product a 1x1 convolution is."""
+    linear = nn.Linear(convolution.in_channels, convolution.out_channels, bias=convolution.bias is not None)
+    linear.weight = nn.Parameter(convolution.weight.detach()[:, :, 0])
+    if convolution.bias is not None:
+        linear.bias = nn.Parameter(convolution.bias.detach())
+    return linear
+
+
+def _position_keys(attention: nn.Module, encoder: nn.Module, left_context: int, max_chunk_steps: int) -> Tensor:
+    """Project the sinusoids of the distances left + chunk - 1 .. -(chunk - 1), all a chunk can need, and one column more.
+
+    Returns:
+        (heads, head_dim, left + 2 * chunk), the last column zero.
+    """
+    total = left_context + max_chunk_steps
+    dummy = torch.zeros(1, total, attention.config.hidden_size)
+    embeddings = encoder.encode_positions(dummy)  # (1, 2 * total - 1, d_model), distances total - 1 .. -(total - 1)
+    keys = attention.relative_k_proj(embeddings[0, : total + max_chunk_steps - 1])
+    keys = keys.view(keys.shape[0], -1, attention.head_dim).permute(1, 2, 0)
+    return F.pad(keys, (0, 1)).detach()

@@ -1,0 +1,80 @@
+"""Writes one PyTorch module as an ONNX graph with the names and axes of its GraphSpec. Torch and onnx only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bestow_edge.config import SUBSAMPLING
+from bestow_edge.errors import ExportError
+from bestow_edge.graphs import GraphSpec, TensorSpec
+
+OPSET = 20
+EXTERNAL_DATA_BYTES = 1_500_000_000  # one protobuf file ends at 2 GB
+SAMPLE_SIZES = {"batch": 2, "frames": 3 * SUBSAMPLING, "tokens": 5, "memory": 24, "capacity": 13}  # all different
+DTYPES = {"float32": torch.float32, "int64": torch.int64}
+
+
+def sample_inputs(spec: GraphSpec) -> list[Tensor]:
+    """Return inputs to trace a graph with: zeros, of sizes that no two axes share."""
+    tensors = []
+    for tensor in (*spec.inputs, *spec.states):
+        shape = [SAMPLE_SIZES[axis] if isinstance(axis, str) else axis for axis in tensor.axes]
+        tensors.append(torch.zeros(shape, dtype=DTYPES[tensor.dtype]))
+    return tensors
+
+
+def write_graph(module: nn.Module, spec: GraphSpec, inputs: Sequence[Tensor], path: Path) -> None:
+    """Trace `module` and write it.
+
+    Args:
+        module: takes the spec's inputs and states in order, returns its outputs and next states in order.
+        spec: names and axes.
+        inputs: tensors to trace with.
+        path: the `.onnx` file; past 1.5 GB the weights go to `<path>.data` beside it.
+
+    Raises:
+        ExportError: the module cannot be traced.
+    """
+    shapes = _dynamic_shapes((*spec.inputs, *spec.states))
+    num_inputs = len(spec.inputs)
+    fixed, rest = shapes[:num_inputs], shapes[num_inputs:]
+    variadic = len(inputs) - _num_named(module)
+    dynamic = (*shapes[: len(inputs) - variadic], tuple(shapes[len(inputs) - variadic :])) if variadic else (*fixed, *rest)
+    try:
+        with torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                tuple(inputs),
+                input_names=spec.input_names,
+                output_names=spec.output_names,
+                dynamic_shapes=dynamic,
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"{spec.name} cannot be traced: {error}") from error
+    if program is None:
+        raise ExportError(f"{spec.name}: the exporter returned nothing; install the versions of the extra `export`")
+    weights = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+    program.save(path, external_data=weights > EXTERNAL_DATA_BYTES)
+
+
+def _num_named(module: nn.Module) -> int:
+    """Count the arguments of `forward` before a variadic one."""
+    code = type(module).forward.__code__
+    return code.co_argcount - 1
+
+
+def _dynamic_shapes(tensors: Sequence[TensorSpec]) -> list[dict[int, object]]:
+    dims: dict[str, object] = {
+        name: torch.export.Dim(name, min=1, max=2**20) for name in ("batch", "tokens", "memory", "capacity")
+    }
+    dims["frames"] = SUBSAMPLING * torch.export.Dim("steps", min=1, max=2**10)
+    return [
+        {index: dims[axis] for index, axis in enumerate(tensor.axes) if isinstance(axis, str)} for tensor in tensors
+    ]

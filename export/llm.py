@@ -1,0 +1,254 @@
+"""Export of a decoder-only LLM to the `llm_step` graph; between the checkpoint and the bundle.
+
+Drives the unchanged transformers model with its own attention function: queries are scored against the cache buffer
+and against the new tokens' keys separately, so the graph reads the buffer where it lies and returns the new slots only.
+Standard ONNX operators, one graph for prefill, later prefill and decoding, each batch row with its own past.
+Knows no architecture by name: what the attention interface cannot express is found by comparing with the model itself.
+Deliberately does not know the token embedding (it is in the adapter graph), how buffers grow, or quantisation.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from bestow_edge.errors import ExportError, ParityError
+
+INPUTS_EMBEDS = "inputs_embeds"
+PAST_TOKENS = "past_tokens"
+LOGITS = "logits"
+KEY_CACHE = "cache_keys_{}"
+VALUE_CACHE = "cache_values_{}"
+NEW_KEYS = "new_keys_{}"
+NEW_VALUES = "new_values_{}"
+
+OPSET = 20
+EXTERNAL_DATA_BYTES = 1_500_000_000  # one protobuf file ends at 2 GB
+PARITY_TOLERANCE = 1e-4  # relative to the largest logit; float32 with another order of summation gives about 1e-6
+_ATTENTION = "bestow_edge_split"
+_SAMPLE_CAPACITY = 8  # slots of the traced buffer, unlike every other traced size
+_SAMPLE_TOKENS = 5
+_SAMPLE_SPLIT = 3  # tokens of the first of the two sample steps
+
+MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def export_llm_step(llm: PreTrainedModel, path: Path) -> None:
+    """Write `llm` without its token embedding as one float32 ONNX graph.
+
+    Inputs, in order: `inputs_embeds` float32 (batch, tokens, hidden); `past_tokens` int64 (batch,); per layer
+    `cache_keys_{i}` and `cache_values_{i}` float32 (batch, kv_heads, capacity, head_dim), finite everywhere, of which
+    the first `past_tokens` slots are read. Outputs: `logits` float32 (batch, vocab) of the last token; per layer
+    `new_keys_{i}` and `new_values_{i}` float32 (batch, kv_heads, tokens, head_dim), for the slots from `past_tokens`
+    on. Past 1.5 GB the weights go to `<path>.data` beside the graph.
+
+    Args:
+        llm: float32 model with a language-model head that accepts `inputs_embeds`. Left as it was.
+        path: the `.onnx` file to write.
+
+    Raises:
+        ExportError: the model is not float32, keeps other state than keys and values, or cannot be traced.
+        ParityError: the model's attention is not the plain kind, so that the graph would compute something else.
+    """
+    if llm.dtype != torch.float32:
+        raise ExportError(f"LLM weights are {llm.dtype}, expected torch.float32; call llm.float() before exporting")
+    with torch.no_grad(), _evaluating(llm):
+        token_ids = torch.arange(2 * _SAMPLE_TOKENS).reshape(2, -1) % llm.config.get_text_config().vocab_size
+        embeds = llm.get_input_embeddings()(token_ids)  # (batch, tokens, hidden)
+        expected, caches = _reference(llm, embeds)
+        with _split_attention(llm) as attention:
+            step = _LlmStep(llm, attention).train(False)
+            _check_parity(step, embeds, expected, caches)
+            _write(step, embeds[:, :_SAMPLE_SPLIT], caches, path)
+
+
+class _SplitAttention:
+    """Attention over a cache buffer and the new tokens without joining them; holds one step's tensors."""
+
+    def __init__(self) -> None:
+        self.past_tokens = torch.zeros(0, dtype=torch.int64)  # (batch,)
+        self.caches: tuple[Tensor, ...] = ()  # per layer keys, values: (batch, kv_heads, capacity, head_dim)
+        self.new: dict[int, tuple[Tensor, Tensor]] = {}  # by layer: (batch, kv_heads, tokens, head_dim)
+
+    def begin(self, past_tokens: Tensor, caches: tuple[Tensor, ...]) -> None:
+        """Start a step: `past_tokens` (batch,) and per layer the key and the value buffer."""
+        self.past_tokens, self.caches, self.new = past_tokens, caches, {}
+
+    def mask(self, *, q_length: int, mask_function: MaskFunction, dtype: torch.dtype, **_: object) -> Tensor:
+        """Additive mask (batch, 1, tokens, capacity + tokens), transformers' `AttentionMaskInterface`.
+
+        `mask_function` brings the layer type's rule (causal, sliding window, chunked) as a function of positions.
+        """
+        past = self.past_tokens[:, None, None, None]  # (batch, 1, 1, 1)
+        batch = torch.arange(self.past_tokens.shape[0])[:, None, None, None]
+        slots = torch.arange(self.caches[0].shape[2])  # (capacity,)
+        tokens = past + torch.arange(q_length)  # (batch, 1, 1, tokens)
+        queries = tokens.transpose(2, 3)  # (batch, 1, tokens, 1)
+        head = torch.zeros(1, dtype=torch.int64)
+        old = mask_function(batch, head, queries, slots) & (slots < past)  # (batch, 1, tokens, capacity)
+        new = mask_function(batch, head, queries, tokens)  # (batch, 1, tokens, tokens)
+        return torch.where(torch.cat([old, new], dim=-1), 0.0, torch.finfo(dtype).min).to(dtype)
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor,
+        *,
+        scaling: float | None = None,
+        **_: object,
+    ) -> tuple[Tensor, None]:
+        """Attention of one layer, transformers' `AttentionInterface`.
+
+        Args:
+            module: the layer's attention, with its `layer_idx`.
+            query: (batch, heads, tokens, head_dim), rotated.
+            key: (batch, kv_heads, tokens, head_dim), rotated.
+            value: (batch, kv_heads, tokens, head_dim).
+            attention_mask: from `mask`.
+            scaling: factor on the scores; head_dim ** -0.5 when None.
+
+        Returns:
+            (batch, tokens, heads, head_dim), and no weights.
+        """
+        layer = int(module.layer_idx)  # type: ignore[arg-type]  # nn.Module types attributes as tensors
+        past_key, past_value = self.caches[2 * layer], self.caches[2 * layer + 1]
+        self.new[layer] = (key, value)
+        batch, heads, tokens, head_dim = query.shape
+        kv_heads, capacity = past_key.shape[1], past_key.shape[2]
+        scale = head_dim**-0.5 if scaling is None else scaling
+        # The heads that share keys become rows of one product: the buffer is never repeated.
+        rows = (query * scale).reshape(batch, kv_heads, -1, head_dim)  # (batch, kv_heads, group * tokens, head_dim)
+        scores = torch.cat([rows @ past_key.transpose(2, 3), rows @ key.transpose(2, 3)], dim=-1)
+        scores = scores.reshape(batch, kv_heads, heads // kv_heads, tokens, capacity + tokens)
+        weights = torch.softmax(scores + attention_mask[:, None], dim=-1)
+        weights = weights.reshape(batch, kv_heads, -1, capacity + tokens)  # (batch, kv_heads, group * tokens, ...)
+        mixed = weights[..., :capacity] @ past_value + weights[..., capacity:] @ value
+        return mixed.reshape(batch, heads, tokens, head_dim).transpose(1, 2), None
+
+
+class _LlmStep(nn.Module):
+    """The exported function."""
+
+    def __init__(self, llm: PreTrainedModel, attention: _SplitAttention) -> None:
+        super().__init__()
+        self.llm = llm
+        self.attention = attention
+
+    def forward(self, inputs_embeds: Tensor, past_tokens: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
+        """Return logits (batch, vocab), then per layer the new keys and values (see `export_llm_step`)."""
+        self.attention.begin(past_tokens, caches)
+        batch, tokens, _ = inputs_embeds.shape
+        output = self.llm(
+            inputs_embeds=inputs_embeds,
+            # All ones: without it transformers looks for packed sequences in the positions.
+            attention_mask=torch.ones(batch, tokens, dtype=torch.int64),
+            position_ids=past_tokens[:, None] + torch.arange(tokens),  # (batch, tokens)
+            use_cache=False,
+            logits_to_keep=1,
+        )
+        new = self.attention.new
+        if sorted(new) != list(range(len(caches) // 2)):
+            raise ExportError(
+                f"{type(self.llm).__name__}: {len(new)} of {len(caches) // 2} layers went through transformers' "
+                "AttentionInterface; choose an LLM whose layers all do (Llama, Qwen, Mistral, Gemma 3 and the like)"
+            )
+        return (output.logits[:, -1], *(tensor for layer in sorted(new) for tensor in new[layer]))
+
+
+@contextmanager
+def _evaluating(llm: PreTrainedModel) -> Iterator[None]:
+    """Switch dropout off for a while."""
+    was_training = llm.training
+    llm.train(False)
+    try:
+        yield
+    finally:
+        llm.train(was_training)
+
+
+@contextmanager
+def _split_attention(llm: PreTrainedModel) -> Iterator[_SplitAttention]:
+    """Let `llm` compute attention with a `_SplitAttention` for a while."""
+    attention = _SplitAttention()
+    AttentionInterface.register(_ATTENTION, attention.attend)
+    AttentionMaskInterface.register(_ATTENTION, attention.mask)
+    before = llm.config._attn_implementation
+    llm.set_attn_implementation(_ATTENTION)
+    try:
+        yield attention
+    finally:
+        llm.set_attn_implementation(before)
+        attention.begin(torch.zeros(0, dtype=torch.int64), ())  # the registries keep the object: drop its tensors
+
+
+def _reference(llm: PreTrainedModel, embeds: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Logits (batch, vocab) of the model itself, and empty buffers in the shapes of its keys and values."""
+    cache = DynamicCache(config=llm.config)
+    output = llm(inputs_embeds=embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    buffers = []
+    for index, layer in enumerate(cache.layers):
+        if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
+            kind = type(layer).__name__
+            raise ExportError(
+                f"{type(llm).__name__}: layer {index} keeps {kind}, expected keys and values; choose another LLM"
+            )
+        for states in (layer.keys, layer.values):
+            batch, kv_heads, _, head_dim = states.shape
+            buffers.append(torch.zeros(batch, kv_heads, _SAMPLE_CAPACITY, head_dim))
+    return output.logits[:, -1], tuple(buffers)
+
+
+def _check_parity(step: _LlmStep, embeds: Tensor, expected: Tensor, caches: tuple[Tensor, ...]) -> None:
+    """Compare two steps through the buffers with the model's own forward pass over all of `embeds`."""
+    past = torch.zeros(embeds.shape[0], dtype=torch.int64)
+    _, *new = step(embeds[:, :_SAMPLE_SPLIT], past, *caches)
+    filled = [torch.cat([slots, cache[:, :, _SAMPLE_SPLIT:]], dim=2) for slots, cache in zip(new, caches, strict=True)]
+    logits, *_ = step(embeds[:, _SAMPLE_SPLIT:], past + _SAMPLE_SPLIT, *filled)
+    difference = float((logits - expected).abs().max() / expected.abs().max())
+    if not difference <= PARITY_TOLERANCE:
+        raise ParityError(
+            f"{type(step.llm).__name__}: logits differ by {difference:.1e} of the largest from the model's own, "
+            f"expected at most {PARITY_TOLERANCE:.0e}; its attention has a part (sinks, score caps, biases) that this "
+            "export lacks: choose another LLM"
+        )
+
+
+def _write(step: _LlmStep, embeds: Tensor, caches: tuple[Tensor, ...], path: Path) -> None:
+    batch, tokens, capacity = Dim("batch"), Dim("tokens"), Dim("capacity")
+    layers = range(len(caches) // 2)
+    weight_bytes = sum(
+        weight.nbytes for weight in step.parameters()
+    )  # counts the embedding, which is left out: no harm
+    try:
+        with warnings.catch_warnings():
+            # torch 2.13 warns of its own code, and of one Dim that is, as meant, used for several axes.
+            warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+            warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)
+            program = torch.onnx.export(
+                step,
+                (embeds, torch.full((embeds.shape[0],), _SAMPLE_SPLIT), *caches),
+                input_names=[INPUTS_EMBEDS, PAST_TOKENS, *_interleaved(KEY_CACHE, VALUE_CACHE, layers)],
+                output_names=[LOGITS, *_interleaved(NEW_KEYS, NEW_VALUES, layers)],
+                dynamic_shapes=({0: batch, 1: tokens}, {0: batch}, tuple({0: batch, 2: capacity} for _ in caches)),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"{type(step.llm).__name__} cannot be traced: {error}") from error
+    if program is None:
+        raise ExportError("torch.onnx.export returned nothing; install the torch version named in the export extra")
+    program.save(path, external_data=weight_bytes > EXTERNAL_DATA_BYTES)
+
+
+def _interleaved(keys: str, values: str, layers: range) -> list[str]:
+    return [name.format(layer) for layer in layers for name in (keys, values)]

@@ -1,0 +1,132 @@
+"""Waveform in, cross-attention keys and values out: front-end and cache-aware encoder of one stream.
+
+State is one frozen dataclass; a step returns a new one. It knows chunks and look-aheads, not tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from bestow_edge.config import SUBSAMPLING, ModelConfig
+from bestow_edge.features import FeatureState, feed_features, finish_features, initial_feature_state
+from bestow_edge.graphs import FIRST_FRAME, NEXT
+from bestow_edge.runtime.graph import Array, Graph, zeros
+
+REPLAY_FRAMES = 48  # 0.48 s: longer than the onset a model may have heard without writing
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderState:
+    """Everything an audio stream carries from block to block."""
+
+    features: FeatureState
+    """Samples that wait for their frame."""
+    frames: Floats
+    """(frames, mel_bins) that wait for their chunk; the first chunk begins with frames that don't exist."""
+    frame_start: int
+    """First real frame among `frames`: 7 at the start of a stream, else 0."""
+    caches: dict[str, Array] = field(repr=False)
+    """The graph's caches by name."""
+    recent: Floats
+    """(frames, mel_bins) encoded last, at most `REPLAY_FRAMES`."""
+    cache_steps: int = 0
+    """Valid steps in the attention caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechSteps:
+    """Cross-attention keys and values of consecutive encoder steps."""
+
+    keys: Floats
+    """(adapter_layers, 1, heads, steps, head_dim)"""
+    values: Floats
+    """Same shape as `keys`."""
+
+
+class EncoderStream:
+    """Runs the `encoder_chunk` graph over a growing waveform."""
+
+    def __init__(self, graph: Graph, config: ModelConfig, lookahead: int) -> None:
+        """Choose the chunk size.
+
+        Args:
+            graph: the encoder.
+            config: the model's configuration.
+            lookahead: right context in steps, one of `config.streaming.lookaheads`.
+        """
+        self.config = config
+        self.lookahead = lookahead
+        self.chunk_frames = (lookahead + 1) * SUBSAMPLING
+        self._states = graph.spec.states
+        self._runner = graph.runner()
+
+    def initial_state(self) -> EncoderState:
+        """Return the state before the first sample."""
+        return EncoderState(
+            features=initial_feature_state(self.config.features),
+            frames=np.zeros((FIRST_FRAME, self.config.features.num_mel_bins), dtype=np.float32),
+            frame_start=FIRST_FRAME,
+            caches={tensor.name: zeros(tensor) for tensor in self._states},
+            recent=np.zeros((0, self.config.features.num_mel_bins), dtype=np.float32),
+        )
+
+    def restart(self, state: EncoderState) -> EncoderState:
+        """Forget the past, but hear the last half second again: a word may have begun in it."""
+        fresh = self.initial_state()
+        frames = np.concatenate([fresh.frames, state.recent, state.frames])
+        return replace(fresh, features=state.features, frames=frames)
+
+    def feed(self, samples: Floats, state: EncoderState) -> tuple[list[SpeechSteps], EncoderState]:
+        """Encode every chunk that `samples` complete.
+
+        Args:
+            samples: (samples,) float32 at the model's rate.
+            state: state after the samples before.
+        """
+        frames, features = feed_features(samples, state.features, self.config.features)
+        state = replace(state, features=features, frames=np.concatenate([state.frames, frames]))
+        chunks = []
+        while state.frames.shape[0] >= self.chunk_frames:
+            speech, state = self._chunk(state, self.chunk_frames)
+            chunks.append(speech)
+        return chunks, state
+
+    def finish(self, state: EncoderState) -> list[SpeechSteps]:
+        """Encode what is left: exactly the frames there are, whatever their number."""
+        frames = finish_features(state.features, self.config.features)
+        state = replace(state, frames=np.concatenate([state.frames, frames]))
+        chunks = []
+        while (left := state.frames.shape[0]) > state.frame_start:
+            speech, state = self._chunk(state, min(left, self.chunk_frames))
+            chunks.append(speech)
+        return chunks
+
+    def _chunk(self, state: EncoderState, num_frames: int) -> tuple[SpeechSteps, EncoderState]:
+        """Run one chunk of `num_frames` frames, filled up to whole steps."""
+        steps = -(-num_frames // SUBSAMPLING)
+        mel = np.zeros((1, steps * SUBSAMPLING, state.frames.shape[1]), dtype=np.float32)
+        mel[0, :num_frames] = state.frames[:num_frames]
+        self._runner.bind(state.caches)
+        self._runner.bind(
+            {
+                "mel": mel,
+                "frame_start": np.array([state.frame_start]),
+                "frame_end": np.array([num_frames]),
+                "cache_steps": np.array([state.cache_steps]),
+            }
+        )
+        out = self._runner.run()
+        left = self.config.streaming.left_context
+        state = replace(
+            state,
+            frames=state.frames[num_frames:],
+            frame_start=0,
+            caches={tensor.name: out[NEXT + tensor.name] for tensor in self._states},
+            cache_steps=min(left, state.cache_steps + steps),
+            recent=np.concatenate([state.recent, state.frames[state.frame_start : num_frames]])[-REPLAY_FRAMES:],
+        )
+        return SpeechSteps(out["cross_keys"], out["cross_values"]), state

@@ -1,0 +1,156 @@
+"""The live loop: audio in, text events out, for one stream and one prompt.
+
+What is written depends on the audio, the policy and the look-ahead alone, never on how the audio was cut into blocks or
+how fast it came: the policy asks for encoder steps, and the loop waits for them. It knows no devices, files or clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from bestow_edge.errors import AudioError, SessionError
+from bestow_edge.policy import Policy, wanted_steps
+from bestow_edge.prompts import Pair
+from bestow_edge.runtime.decoder import Attempt, TextDecoder
+from bestow_edge.runtime.encoder_stream import EncoderStream
+from bestow_edge.runtime.events import TextEvent
+from bestow_edge.runtime.tokenizer import Detokenizer
+
+if TYPE_CHECKING:
+    from bestow_edge.runtime.model import Model
+
+FRAMES_PER_S = 100  # mel frames
+SPARE_TOKENS = 8  # tokens an answer may be ahead of one per encoder step; more is a loop
+
+
+class Session:
+    """One stream of audio under one prompt. Make it with `Model.session`."""
+
+    def __init__(self, model: Model, *, pair: Pair, policy: Policy, lookahead: int, segment_pause_s: float) -> None:
+        """Prefill the prompt, so that the first token costs no more than any other.
+
+        Args:
+            model: the loaded bundle; many sessions may share it.
+            pair: languages of speech and text.
+            policy: read/write policy.
+            lookahead: right context of the encoder, steps.
+            segment_pause_s: silence after which a new segment begins, seconds; 0 = never.
+        """
+        self.pair, self.policy = pair, policy
+        self.segment = 0
+        self._model = model
+        self._step_s = model.config.features.step_s
+        self._pause_steps = round(segment_pause_s / self._step_s)
+        self._encoder = EncoderStream(model.encoder, model.config, lookahead)
+        self._ended = False
+        self._base_s = 0.0
+        self._encoder_state = self._encoder.initial_state()
+        self._begin_segment()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended = True
+
+    def feed(self, samples: npt.NDArray[np.float32]) -> list[TextEvent]:
+        """Hear a block of audio and return the text it brings.
+
+        Args:
+            samples: (samples,) float32 mono at the model's rate, any number of them, full scale 1.
+
+        Raises:
+            SessionError: the session was finished.
+            AudioError: the block is not one-dimensional float32 or holds NaN.
+        """
+        self._check(samples)
+        steps, self._encoder_state = self._encoder.feed(samples, self._encoder_state)
+        events = []
+        for speech in steps:
+            self._decoder.hear(speech)
+            events += list(self._write())
+        return events
+
+    def finish(self) -> list[TextEvent]:
+        """End the audio and return the rest of the text; nothing said is lost."""
+        if self._ended:
+            raise SessionError("the session was finished; open a new one with model.session(...)")
+        for speech in self._encoder.finish(self._encoder_state):
+            self._decoder.hear(speech)
+        self._ended = True
+        return list(self._write())
+
+    @property
+    def heard_s(self) -> float:
+        """Seconds of audio that reached the text side."""
+        return self._base_s + self._decoder.memory.written * self._step_s
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the current segment, prompt included."""
+        return self._decoder.num_tokens
+
+    def _begin_segment(self) -> None:
+        adapter, llm = self._model.adapter, self._model.llm
+        self._decoder = TextDecoder(adapter, llm, self._model.manifest, self._model.prompt_ids(self.pair))
+        self._detokenizer = Detokenizer(self._model.tokenizer, prefix=" " if self.segment else "")
+        self._index = 0  # answer token that comes next
+        self._at_least = 0  # steps asked for by pauses
+        self._last_visible = 0  # steps visible to the last token written
+
+    def _write(self) -> Iterator[TextEvent]:
+        """Write until the policy or the model asks for more speech."""
+        while True:
+            available = self._decoder.memory.written
+            wanted = wanted_steps(self.policy, self._index, self._at_least)
+            if (wanted > available and not self._ended) or not available or self._full(available):
+                return
+            visible = min(wanted, available)
+            attempt = self._decoder.attempt(visible)
+            if attempt.token_id not in self._model.manifest.end_ids:
+                yield from self._commit(attempt, visible)
+            elif visible == available and self._ended:
+                return
+            elif visible == available and self._long_pause(available):
+                self._next_segment()
+                return
+            else:  # a pause: the next word has not been heard yet
+                self._at_least = visible + self.policy.read_steps
+
+    def _commit(self, attempt: Attempt, visible: int) -> Iterator[TextEvent]:
+        self._decoder.commit(attempt.token_id)
+        self._index += 1
+        self._at_least = self._last_visible = visible
+        if text := self._detokenizer.push(attempt.token_id):
+            heard_s = self._base_s + visible * self._step_s
+            yield TextEvent(text, (attempt.token_id,), attempt.log_prob, heard_s, self.segment)
+
+    def _long_pause(self, available: int) -> bool:
+        return bool(self._pause_steps) and self._index > 0 and available - self._last_visible >= self._pause_steps
+
+    def _next_segment(self) -> None:
+        """Begin anew after a long pause: prompt, speech memory and caches stay small however long the stream is."""
+        self._base_s = self.heard_s - self._encoder_state.recent.shape[0] / FRAMES_PER_S
+        self._encoder_state = self._encoder.restart(self._encoder_state)
+        self.segment += 1
+        self._begin_segment()
+
+    def _full(self, available: int) -> bool:
+        context = self._model.manifest.max_text_tokens
+        return self._index >= available + SPARE_TOKENS or self._decoder.num_tokens + 1 >= context
+
+    def _check(self, samples: npt.NDArray[np.float32]) -> None:
+        if self._ended:
+            raise SessionError("the session was finished; open a new one with model.session(...)")
+        if samples.ndim != 1 or samples.dtype != np.float32:
+            got = f"{samples.dtype} {samples.shape}"
+            raise AudioError(f"audio block is {got}; expected float32 (samples,), mono at the model's rate")
+        if not np.isfinite(samples).all():
+            raise AudioError("audio block holds NaN or Inf; expected samples between -1 and 1")

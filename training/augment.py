@@ -1,0 +1,116 @@
+"""Changes made to training audio: speed, room, microphone, noise, level, masked features. numpy and soxr.
+
+Every function takes a random generator and returns a new array; nothing here knows texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from bestow_edge.training.recipe import AugmentRecipe
+
+Samples = npt.NDArray[np.float32]
+FRAME_SAMPLES_ROUND = 4096  # FFT lengths are rounded up to a multiple with small factors
+
+
+def change_speed(samples: Samples, factor: float, rate_hz: int) -> Samples:
+    """Play `samples` faster by `factor`; pitch and formants rise with it."""
+    return np.asarray(soxr.resample(samples, rate_hz * factor, rate_hz, quality="LQ"), dtype=np.float32)
+
+
+def augment(
+    samples: Samples, rng: np.random.Generator, recipe: AugmentRecipe, noises: Sequence[Samples], rate_hz: int
+) -> Samples:
+    """Apply room, microphone, noise and level, each with its chance.
+
+    Args:
+        samples: (samples,) float32 speech at the joiner's level.
+        rng: decides everything.
+        recipe: chances and ranges.
+        noises: recorded noises to cut from; may be empty.
+        rate_hz: sampling rate.
+
+    Returns:
+        (samples,) float32 within [-1, 1].
+    """
+    out = samples
+    echo = rng.random() < recipe.room
+    limited = rng.random() < recipe.filter
+    if (echo or limited) and out.size:
+        out = _convolve(out, rng, rate_hz, echo=echo, limited=limited)
+    if rng.random() < recipe.noise:
+        level = np.sqrt(np.mean(samples**2)) if samples.any() else 0.02
+        noise = _noise(out.size, rng, noises)
+        out = out + noise * (level * 10 ** (-rng.uniform(8, 35) / 20))
+    gain = rng.uniform(-recipe.gain_db, recipe.gain_db / 3)
+    return np.clip(out * 10 ** (gain / 20), -1, 1).astype(np.float32)
+
+
+def _convolve(samples: Samples, rng: np.random.Generator, rate_hz: int, *, echo: bool, limited: bool) -> Samples:
+    length = -(-(samples.size + rate_hz // 2) // FRAME_SAMPLES_ROUND) * FRAME_SAMPLES_ROUND
+    spectrum = np.fft.rfft(samples, length)
+    if echo:
+        spectrum *= np.fft.rfft(_room(rng, rate_hz), length)
+    if limited:
+        spectrum *= _microphone(np.fft.rfftfreq(length, 1 / rate_hz), rng)
+    return np.fft.irfft(spectrum, length)[: samples.size].astype(np.float32)
+
+
+def _room(rng: np.random.Generator, rate_hz: int) -> Samples:
+    rt60_s = rng.uniform(0.08, 0.6)
+    count = int(rate_hz * min(rt60_s, 0.5))
+    decay = np.exp(-6.9 * np.arange(count) / (rt60_s * rate_hz))  # 60 dB = ln(1000) = 6.9 nepers
+    tail = rng.standard_normal(count) * decay
+    tail *= 10 ** (-rng.uniform(3, 20) / 20) / np.sqrt(np.sum(tail**2))
+    tail[0] = 1.0  # the direct sound
+    return tail.astype(np.float32)
+
+
+def _microphone(frequency: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    high = rng.choice([3400, 4000, 5500, 7000, 9000]) * rng.uniform(0.9, 1.1)
+    low = rng.choice([0.0, 50.0, 150.0, 300.0])
+    gain = 1 / np.sqrt(1 + (frequency / high) ** 16) / np.sqrt(1 + (low / np.maximum(frequency, 1)) ** 4)
+    tilt_db = rng.uniform(-6, 6) * np.log2(np.maximum(frequency, 60) / 1000) / 3
+    centre, width = rng.uniform(200, 4000), rng.uniform(0.3, 1.0)
+    bump_db = rng.uniform(-8, 8) * np.exp(-0.5 * (np.log2(np.maximum(frequency, 60) / centre) / width) ** 2)
+    shaped: npt.NDArray[np.float64] = gain * 10 ** ((tilt_db + bump_db) / 20)
+    return shaped
+
+
+def _noise(count: int, rng: np.random.Generator, noises: Sequence[Samples]) -> Samples:
+    if noises and rng.random() < 0.5:
+        recording = noises[rng.integers(len(noises))]
+        start = rng.integers(recording.size)
+        noise = np.take(recording, np.arange(start, start + count), mode="wrap")
+    else:
+        white = np.fft.rfft(rng.standard_normal(max(count, 2)))
+        colour = np.arange(1, white.size + 1) ** -rng.uniform(0, 1.0)
+        noise = np.fft.irfft(white * colour, max(count, 2))[:count]
+    return (noise / (np.sqrt(np.mean(noise**2)) + 1e-9)).astype(np.float32)
+
+
+def mask_features(mel: Samples, rng: np.random.Generator, recipe: AugmentRecipe) -> Samples:
+    """SpecAugment: overwrite two random ranges of bins and two of frames with the mean of the utterance.
+
+    Args:
+        mel: (frames, mel_bins) float32.
+        rng: decides everything.
+        recipe: widest masks.
+
+    Source: Park et al. 2019 (arXiv 1904.08779), section 2, without time warping.
+    """
+    frames, bins = mel.shape
+    out = mel.copy()
+    fill = mel.mean() if mel.size else 0.0
+    for _ in range(2):
+        width = rng.integers(recipe.mask_bins + 1)
+        start = rng.integers(max(1, bins - width))
+        out[:, start : start + width] = fill
+        width = rng.integers(recipe.mask_frames + 1)
+        start = rng.integers(max(1, frames - width))
+        out[start : start + width] = fill
+    return out

@@ -1,0 +1,142 @@
+"""Batches as a dataset: item i is batch i of a stage, made from the seed and i alone. numpy in, torch out.
+
+Making whole batches keeps utterances of like length together, bounds the seconds of audio in each, and lets a resumed
+run go on with the very same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bestow_edge.errors import ManifestError
+from bestow_edge.features import log_mel
+from bestow_edge.runtime.audio import read_audio
+from bestow_edge.training.augment import augment, change_speed, mask_features
+from bestow_edge.training.compose import Composed, Composer, Piece
+from bestow_edge.training.examples import IGNORED, Example, ExampleMaker
+from bestow_edge.training.manifest import Utterance, read_manifest
+from bestow_edge.training.recipe import AugmentRecipe, DataRecipe
+
+Batch = dict[str, Tensor]
+
+
+class BatchDataset(Dataset[Batch]):
+    """Endlessly different batches of a fixed number of seconds of audio."""
+
+    def __init__(
+        self,
+        composer: Composer,
+        maker: ExampleMaker,
+        augments: AugmentRecipe,
+        *,
+        noises: Sequence[npt.NDArray[np.float32]],
+        num_batches: int,
+        seed: int,
+        first_step: int = 0,
+    ) -> None:
+        """Keep what batches are made from.
+
+        Args:
+            composer: draws utterances.
+            maker: turns them into examples.
+            augments: changes made to them; a default `AugmentRecipe` makes none.
+            noises: recorded noises.
+            num_batches: length of the dataset.
+            seed: with the index, decides everything about a batch.
+            first_step: training steps of earlier stages, for the ramp of utterance lengths.
+        """
+        self.composer, self.maker, self.augments = composer, maker, augments
+        self.noises, self.num_batches, self.seed, self.first_step = noises, num_batches, seed, first_step
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < self.num_batches:
+            raise IndexError(index)
+        rng = np.random.default_rng([self.seed, index])
+        most = self._most_pieces(index)
+        around = int(rng.integers(1, most + 1))
+        examples: list[Example] = []
+        total_s = longest_s = 0.0
+        while longest_s * (len(examples) + 1) < self.maker.stage.batch_s:
+            empty = rng.random() < self.composer.join.noise_only
+            pieces = 0 if empty else int(np.clip(around + rng.integers(-1, 2), 1, most))
+            examples.append(self._example(pieces, rng))
+            seconds = examples[-1].mel.shape[0] / 100
+            longest_s, total_s = max(longest_s, seconds), total_s + seconds
+        lookaheads = self.maker.stage.lookaheads
+        return collate(examples, lookahead=int(lookaheads[rng.integers(len(lookaheads))]))
+
+    def _most_pieces(self, index: int) -> int:
+        join = self.composer.join
+        done = (self.first_step + index) / join.ramp_steps if join.ramp_steps else 1.0
+        return max(1, round(join.max_pieces * min(1.0, done)))
+
+    def _example(self, num_pieces: int, rng: np.random.Generator) -> Example:
+        rate_hz = self.composer.rate_hz
+        composed = self.composer.draw(rng, num_pieces)
+        waveform, pieces = composed.waveform, composed.pieces
+        if self.augments.speed:
+            factor = 1 + rng.uniform(-self.augments.speed, self.augments.speed)
+            waveform = change_speed(waveform, factor, rate_hz)
+            pieces = tuple(Piece(piece.texts, piece.start_s / factor, piece.end_s / factor) for piece in pieces)
+        waveform = np.pad(waveform, (0, max(0, rate_hz // 10 - waveform.size)))  # at least ten frames
+        waveform = augment(waveform, rng, self.augments, self.noises, rate_hz)
+        mel = mask_features(log_mel(waveform, self.maker.config.features), rng, self.augments)
+        return self.maker.make(Composed(waveform, composed.source_lang, pieces), mel, rng)
+
+
+def collate(examples: Sequence[Example], *, lookahead: int) -> Batch:
+    """Pad examples on the right and stack them.
+
+    Returns:
+        mel (batch, frames, mel_bins), frame_lens (batch,), token_ids, visible_steps and targets (batch, tokens),
+        transcript_ids (batch, labels) with -1 as padding, step_labels (batch, steps), lookahead ().
+    """
+
+    def pad(rows: Sequence[npt.NDArray[np.generic]], value: float) -> Tensor:
+        tensors = [torch.from_numpy(row) for row in rows]
+        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
+
+    return {
+        "mel": pad([example.mel for example in examples], 0.0),
+        "frame_lens": torch.tensor([example.mel.shape[0] for example in examples]),
+        "token_ids": pad([example.token_ids for example in examples], 0),
+        "visible_steps": pad([example.visible for example in examples], 0),
+        "targets": pad([example.targets for example in examples], IGNORED),
+        "transcript_ids": pad([example.transcript_ids for example in examples], -1),
+        "step_labels": pad([example.step_labels for example in examples], IGNORED),
+        "lookahead": torch.tensor(lookahead),
+    }
+
+
+def read_manifests(names: Sequence[str], data_dir: Path) -> list[Utterance]:
+    """Read several manifests.
+
+    Raises:
+        ManifestError: one is missing or has a bad line.
+    """
+    return [utterance for name in names for utterance in read_manifest(data_dir / name)]
+
+
+def read_noises(data: DataRecipe, data_dir: Path, rate_hz: int) -> list[npt.NDArray[np.float32]]:
+    """Decode the noise recordings of a recipe.
+
+    Raises:
+        ManifestError: the directory is not there or holds no audio.
+    """
+    if not data.augment.noise_files:
+        return []
+    directory = data_dir / data.augment.noise_files
+    paths = sorted(path for path in directory.glob("*") if path.suffix in {".wav", ".flac", ".ogg"})
+    if not paths:
+        raise ManifestError(f"{directory}: no noise recordings (.wav, .flac, .ogg); set data.augment.noise_files")
+    return [read_audio(path, rate_hz) for path in paths]

@@ -1,0 +1,153 @@
+"""Joins recordings into training utterances with known word ends. Knows samples, not features or tokens.
+
+Recordings are decoded once and kept. What is drawn depends on the given random generator alone, so an utterance can be
+made again from its index and a run resumes on the very same data.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bestow_edge.runtime.audio import read_audio
+from bestow_edge.training.manifest import Utterance
+from bestow_edge.training.recipe import JoinRecipe
+
+Samples = npt.NDArray[np.float32]
+LEVEL = 0.08  # RMS every recording is brought to before it is joined, full scale = 1
+EDGE_S = 0.02  # kept around trimmed speech
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One word or sentence of an utterance."""
+
+    texts: Mapping[str, str]
+    """Text by language."""
+    start_s: float
+    """When its first sound begins, seconds from the start of the utterance."""
+    end_s: float
+    """When its last sound ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """One utterance."""
+
+    waveform: Samples
+    source_lang: str
+    pieces: tuple[Piece, ...]
+
+
+class Composer:
+    """Draws utterances out of recordings."""
+
+    def __init__(
+        self, utterances: Sequence[Utterance], vocabulary: Sequence[str], join: JoinRecipe, rate_hz: int
+    ) -> None:
+        """Sort recordings by what is drawn first: language, corpus, then speaker or word."""
+        self.join = join
+        self.rate_hz = rate_hz
+        self._decoded: dict[tuple[Path, float], Samples] = {}
+        words = set(vocabulary)
+        self.others: list[Utterance] = []
+        self.groups: dict[tuple[str, str], dict[str, list[Utterance]]] = defaultdict(lambda: defaultdict(list))
+        for item in utterances:
+            text = item.texts.get(item.source_lang, "")
+            if words and not set(text.split()) <= words:
+                self.others.append(item)
+            else:
+                self.groups[item.source_lang, item.corpus][text if words else item.speaker].append(item)
+
+    def draw(self, rng: np.random.Generator, num_pieces: int) -> Composed:
+        """Draw one utterance.
+
+        Args:
+            rng: decides everything.
+            num_pieces: recordings to join; 0 makes an utterance without speech.
+        """
+        language, chosen = self._choose(rng, num_pieces)
+        trim = rng.random() < self.join.trim
+        parts: list[Samples] = [self._silence(rng, 0.5)]
+        pieces: list[Piece] = []
+        length = parts[0].size
+        odd_one = int(rng.integers(num_pieces + 1)) if rng.random() < self.join.distractors and self.others else -1
+        for index, item in enumerate(chosen):
+            if index == odd_one:
+                parts += [self._levelled(rng, self._pick(rng, self.others), trim), self._gap(rng)]
+                length += parts[-2].size + parts[-1].size
+            samples = self._levelled(rng, item, trim)
+            start, end = active_range(samples, self.rate_hz)
+            pieces.append(Piece(item.texts, (length + start) / self.rate_hz, (length + end) / self.rate_hz))
+            parts += [samples, self._gap(rng)]
+            length += samples.size + parts[-1].size
+        parts[-1] = self._silence(rng, 0.6)
+        return Composed(np.concatenate(parts), language, tuple(pieces))
+
+    def _choose(self, rng: np.random.Generator, num_pieces: int) -> tuple[str, list[Utterance]]:
+        languages = sorted({language for language, _ in self.groups})
+        language = languages[rng.integers(len(languages))]
+        corpora = sorted(corpus for lang, corpus in self.groups if lang == language)
+        by_key = self.groups[language, corpora[rng.integers(len(corpora))]]
+        keys = sorted(by_key)
+        chosen = [self._pick(rng, by_key[keys[rng.integers(len(keys))]]) for _ in range(num_pieces)]
+        if num_pieces > 1 and rng.random() >= self.join.mixed_speakers:
+            chosen = self._one_speaker(rng, by_key, chosen[0].speaker, num_pieces)
+        return language, chosen
+
+    def _one_speaker(
+        self, rng: np.random.Generator, by_key: Mapping[str, list[Utterance]], speaker: str, num_pieces: int
+    ) -> list[Utterance]:
+        own = [hits for key in sorted(by_key) if (hits := [u for u in by_key[key] if u.speaker == speaker])]
+        return [self._pick(rng, own[rng.integers(len(own))]) for _ in range(num_pieces)]
+
+    @staticmethod
+    def _pick(rng: np.random.Generator, items: Sequence[Utterance]) -> Utterance:
+        return items[rng.integers(len(items))]
+
+    def _levelled(self, rng: np.random.Generator, item: Utterance, trim: bool) -> Samples:
+        samples = self._decode(item)
+        if trim:
+            start, end = active_range(samples, self.rate_hz)
+            edge = int(EDGE_S * self.rate_hz)
+            samples = samples[max(0, start - edge) : end + edge]
+        level = LEVEL * 10 ** (rng.uniform(-4, 4) / 20)
+        return (samples * (level / (np.sqrt(np.mean(samples**2)) + 1e-9))).astype(np.float32)
+
+    def _decode(self, item: Utterance) -> Samples:
+        key = (item.path, item.offset_s)
+        if key not in self._decoded:
+            start = round(item.offset_s * self.rate_hz)
+            whole = read_audio(item.path, self.rate_hz)
+            self._decoded[key] = whole[start : start + round(item.duration_s * self.rate_hz) + 16]  # durations are rounded to 1 ms
+        return self._decoded[key]
+
+    def _gap(self, rng: np.random.Generator) -> Samples:
+        long = rng.random() < self.join.long_pauses
+        seconds = rng.uniform(0.3, 1.5) if long else rng.uniform(0, self.join.max_gap_s)
+        return np.zeros(int(seconds * self.rate_hz), dtype=np.float32)
+
+    def _silence(self, rng: np.random.Generator, usual_s: float) -> Samples:
+        seconds = rng.uniform(0, usual_s) if rng.random() < 0.85 else rng.uniform(0, 2.0)
+        return np.zeros(int(seconds * self.rate_hz), dtype=np.float32)
+
+
+def active_range(samples: Samples, rate_hz: int) -> tuple[int, int]:
+    """Return first and last sample of the sound: where 20 ms blocks come within 30 dB of the loudest one.
+
+    Args:
+        samples: (samples,) float32.
+        rate_hz: sampling rate.
+    """
+    block = rate_hz // 50
+    count = samples.size // block
+    if count < 2:
+        return 0, samples.size
+    power = np.mean(samples[: count * block].reshape(count, block) ** 2, axis=1)
+    loud = np.flatnonzero(power > power.max() * 1e-3)
+    return int(loud[0]) * block, min(samples.size, (int(loud[-1]) + 1) * block)

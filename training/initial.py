@@ -1,0 +1,47 @@
+"""First weights of an encoder trained from scratch. Torch only.
+
+transformers fills every matrix with a normal of standard deviation 0.02, which suits 1024 channels. In a small encoder
+the sub-sampling then passes on little but a constant: log-mel features are far from zero mean and ReLUs keep it so.
+Giving each channel of the sub-sampling zero mean and unit variance on real features (layer-sequential unit variance,
+Mishkin and Matas 2015, arXiv 1511.06422) takes thousands of steps off the plateau at the start of training.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+@torch.no_grad()
+def init_encoder(encoder: PreTrainedModel, features: Tensor) -> None:
+    """Give every layer weights for its own fan-in and standardise the sub-sampling on typical features.
+
+    Args:
+        encoder: an encoder with random weights and transformers' FastConformer sub-sampling.
+        features: (batch, frames, mel_bins) float log-mel of typical speech, no padding.
+    """
+    for module in encoder.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv1d):
+            module.reset_parameters()
+    subsampling = encoder.subsampling
+    stages = [subsampling.conv_in, *(layer.pointwise_conv for layer in subsampling.layers)]
+    for stage in stages:
+        _standardise(stage, subsampling, features, channel_axis=1, std=1.0)
+    _standardise(subsampling.linear, subsampling, features, channel_axis=2, std=1.0 / encoder.input_scale)
+
+
+def _standardise(stage: nn.Module, subsampling: nn.Module, features: Tensor, *, channel_axis: int, std: float) -> None:
+    """Scale and shift a layer so that each of its output channels has zero mean and standard deviation `std`."""
+    outputs: list[Tensor] = []
+    hook = stage.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    subsampling(features, None)
+    hook.remove()
+    channels = outputs[0].transpose(0, channel_axis).flatten(1)  # (channels, values)
+    scale = std / (channels.std(1) + 1e-5)
+    stage.weight.mul_(scale.view(-1, *[1] * (stage.weight.dim() - 1)))
+    stage.bias.sub_(channels.mean(1)).mul_(scale)

@@ -1,0 +1,64 @@
+"""The training loss: next token on the answer, plus two on the encoder's output. Knows tensors, not data."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bestow_edge.model.bestow import BestowModel
+from bestow_edge.training.examples import IGNORED, NO_LABEL
+
+
+class Objective(nn.Module):
+    """The model with its loss, in the form transformers' Trainer drives."""
+
+    def __init__(self, model: BestowModel, *, vocab_size: int, label_smoothing: float) -> None:
+        super().__init__()
+        self.model = model
+        self.ctc_head = nn.Linear(model.config.encoder["hidden_size"], vocab_size + 1)  # the last label is the blank
+        self.ctc_weight = 0.0  # both weights are set for each stage
+        self.alignment_weight = 0.0
+        self.label_smoothing = label_smoothing
+
+    def forward(
+        self,
+        mel: Tensor,
+        frame_lens: Tensor,
+        token_ids: Tensor,
+        visible_steps: Tensor,
+        targets: Tensor,
+        transcript_ids: Tensor,
+        step_labels: Tensor,
+        lookahead: Tensor,
+    ) -> dict[str, Tensor]:
+        """Return `loss` and, for logging, its parts and `right` (share of right answer tokens).
+
+        Shapes as `bestow_edge.training.batches.collate` returns them.
+        """
+        speech, step_lens = self.model.encode(mel, frame_lens, int(lookahead))
+        logits = self.model(token_ids, speech, visible_steps).float()  # (batch, tokens, vocab)
+        token_loss = F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, label_smoothing=self.label_smoothing
+        )
+        heard = self.ctc_head(speech).float().log_softmax(-1)  # (batch, steps, vocab + blank)
+        ctc_loss = self._ctc(heard, step_lens, transcript_ids) if self.ctc_weight else token_loss.new_zeros(())
+        alignment_loss = self._alignment(heard, step_labels) if self.alignment_weight else token_loss.new_zeros(())
+        answered = targets != IGNORED
+        right = (logits.argmax(-1) == targets)[answered].float().mean()
+        loss = token_loss + self.ctc_weight * ctc_loss + self.alignment_weight * alignment_loss
+        parts = {"token_loss": token_loss, "ctc_loss": ctc_loss, "alignment_loss": alignment_loss, "right": right}
+        return {"loss": loss} | {name: part.detach() for name, part in parts.items()}
+
+    def _alignment(self, log_probs: Tensor, step_labels: Tensor) -> Tensor:
+        """Cross-entropy along one path of CTC's trellis, known where words have times; needs no search for it."""
+        blank = self.ctc_head.out_features - 1
+        labels = step_labels.masked_fill(step_labels == NO_LABEL, blank)
+        return F.nll_loss(log_probs.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+    def _ctc(self, log_probs: Tensor, step_lens: Tensor, transcript_ids: Tensor) -> Tensor:
+        log_probs = log_probs.transpose(0, 1)  # (steps, batch, vocab + blank)
+        label_lens = (transcript_ids >= 0).sum(-1)
+        labels = transcript_ids.clamp(min=0)
+        blank = self.ctc_head.out_features - 1
+        return F.ctc_loss(log_probs, labels, step_lens, label_lens, blank=blank, zero_infinity=True)
+

@@ -1,0 +1,195 @@
+"""Recipes: one YAML file that says how a model is trained. Knows fields and their checks, not torch.
+
+`load_recipe` reads a file strictly into the dataclasses below: an unknown or misspelt key is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from bestow_edge.config import AdapterConfig, FeatureConfig, ModelConfig, PolicyConfig, StreamingConfig
+from bestow_edge.errors import ConfigError
+from bestow_edge.prompts import parse_pair
+from bestow_edge.strict import decode
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JoinRecipe:
+    """How recordings of one language are joined into longer utterances on the fly."""
+
+    max_pieces: int = 1
+    """Most recordings in one utterance; 1 leaves them as they are."""
+    ramp_steps: int = 0
+    """Training steps over which the longest utterance grows from one recording to `max_pieces`."""
+    mixed_speakers: float = 0.0
+    """Share of utterances whose recordings come from several speakers of one corpus."""
+    max_gap_s: float = 0.3
+    """Usual longest pause between recordings, seconds."""
+    long_pauses: float = 0.15
+    """Share of pauses that are drawn up to 1.5 s long instead."""
+    trim: float = 0.5
+    """Share of utterances whose recordings lose their silent edges before they are joined."""
+    noise_only: float = 0.0
+    """Share of utterances without any speech, whose answer is empty."""
+    distractors: float = 0.0
+    """Chance of one recording with words outside `vocabulary` in an utterance; the answer leaves it out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentRecipe:
+    """Chances and ranges of the changes made to each training utterance."""
+
+    speed: float = 0.0
+    """Largest change of playing speed (pitch and formants move along), 0.15 = from 0.85 to 1.15."""
+    room: float = 0.0
+    """Chance of a room's echo (decaying noise, RT60 0.08 to 0.6 s)."""
+    filter: float = 0.0
+    """Chance of a random band limit and tilt, as of other microphones and telephones."""
+    noise: float = 0.0
+    """Chance of added noise at 8 to 35 dB below the speech."""
+    noise_files: str = ""
+    """Directory of noise recordings under the data directory; without it noise is coloured noise alone."""
+    gain_db: float = 0.0
+    """Level is moved at random by up to this many decibels down, and a third of it up."""
+    mask_bins: int = 0
+    """SpecAugment: widest of two masks over mel bins."""
+    mask_frames: int = 0
+    """SpecAugment: widest of two masks over frames (10 ms)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataRecipe:
+    """Where utterances come from and what is made of them."""
+
+    train: tuple[str, ...]
+    """Training manifests, relative to the data directory."""
+    dev: tuple[str, ...]
+    """Manifests whose loss is reported during training."""
+    vocabulary: tuple[str, ...] = ()
+    """Use only utterances whose transcript has just these words; empty uses all."""
+    join: JoinRecipe = field(default_factory=JoinRecipe)
+    """Joining of recordings."""
+    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    """Changes made to training utterances."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRecipe:
+    """One stage of training; each starts from the weights of the one before."""
+
+    name: str
+    """Name of its directory under the output."""
+    steps: int
+    """Optimiser steps."""
+    batch_s: float
+    """Seconds of audio in a batch."""
+    learning_rate: float
+    """Peak learning rate; cosine decay to 0 after `warmup_steps`."""
+    warmup_steps: int = 100
+    """Linear warm-up, steps."""
+    streaming: float = 0.0
+    """Share of utterances under a wait-k mask; the others are offline (K * L = infinity)."""
+    k_min: int = 3
+    """Smallest K drawn, per utterance (paper: 3)."""
+    k_max: int = 12
+    """Largest K drawn (paper: 12)."""
+    pauses: float = 0.0
+    """Share of positions whose word has not been heard yet and whose target is a pause (EOS); needs word ends."""
+    ctc_weight: float = 0.0
+    """Weight of the CTC loss on the encoder's output."""
+    alignment_weight: float = 0.0
+    """Weight of the cross-entropy of each encoder step with the word heard there; needs word times."""
+    lookaheads: tuple[int, ...] = (13,)
+    """Look-aheads one of which is drawn for each step."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.steps < 1 or self.batch_s <= 0 or self.learning_rate <= 0:
+            raise ConfigError(f"stage {self.name}: steps, batch_s and learning_rate must be more than 0")
+        if not 1 <= self.k_min <= self.k_max:
+            raise ConfigError(f"stage {self.name}: need 1 <= k_min <= k_max, got {self.k_min} and {self.k_max}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelRecipe:
+    """The model to train from scratch; vocabulary and chat format come from the tokenizer."""
+
+    encoder: dict[str, Any]
+    """transformers config of the encoder; fields left out take its defaults."""
+    llm: dict[str, Any]
+    """transformers config of the LLM; fields left out take its defaults."""
+    adapter: AdapterConfig
+    """The adapter."""
+    pairs: tuple[str, ...]
+    """Language pairs; `en-en` is transcription."""
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    """The front-end."""
+    streaming: StreamingConfig = field(default_factory=StreamingConfig)
+    """Attention contexts."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """Default policy; its `l` is the one trained with."""
+    vocab_size: int = 512
+    """Size of the byte-level BPE tokenizer trained on the transcripts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A whole training run."""
+
+    model: ModelRecipe
+    """What is trained."""
+    data: DataRecipe
+    """On what."""
+    stages: tuple[StageRecipe, ...]
+    """In which order."""
+    seed: int = 0
+    """Seed of weights, data and masks."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Arithmetic of matrix products; weights stay fp32."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the next-token loss."""
+    save_steps: int = 250
+    """Steps between training checkpoints, from which a run resumes."""
+
+    def __post_init__(self) -> None:
+        """Check what the parts need of each other."""
+        if not self.stages:
+            raise ConfigError("recipe: stages is empty; give at least one")
+        for pair in self.model.pairs:
+            parse_pair(pair)
+        for stage in self.stages:
+            if unknown := set(stage.lookaheads) - set(self.model.streaming.lookaheads):
+                raise ConfigError(f"stage {stage.name}: look-aheads {unknown} are not in model.streaming.lookaheads")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or has unknown, missing or wrong fields.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such recipe; examples/digits.yaml is one")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    return decode(Recipe, values, path.name)
+
+
+def model_config(recipe: ModelRecipe, *, encoder: dict[str, Any], llm: dict[str, Any], **chat: Any) -> ModelConfig:
+    """Put a complete `ModelConfig` together from the recipe and the complete transformers configs."""
+    return ModelConfig(
+        encoder=encoder,
+        llm=llm,
+        adapter=recipe.adapter,
+        features=recipe.features,
+        streaming=recipe.streaming,
+        policy=recipe.policy,
+        pairs=recipe.pairs,
+        **chat,
+    )
