@@ -5,6 +5,7 @@ them. Axes are words where they may change from call to call and numbers where t
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from bestow_edge.config import SUBSAMPLING, ModelConfig
 
@@ -122,12 +123,12 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
     return GraphSpec(name=ADAPTER, inputs=tuple(inputs), outputs=tuple(outputs))
 
 
-def llm_spec(config: ModelConfig) -> GraphSpec:
+def llm_spec(llm: dict[str, Any]) -> GraphSpec:
     """`llm_step`: embeddings and KV caches -> logits of the last token, keys and values of the new tokens.
 
     As in `adapter_step`, the first `past_tokens` slots of a cache buffer count and the new keys and values come out.
+    `llm` is the LLM's transformers config.
     """
-    llm = config.llm
     heads = llm.get("num_key_value_heads") or llm["num_attention_heads"]
     head_dim = llm.get("head_dim") or llm["hidden_size"] // llm["num_attention_heads"]
     inputs = [
@@ -144,7 +145,7 @@ def llm_spec(config: ModelConfig) -> GraphSpec:
 
 def graph_specs(config: ModelConfig) -> dict[str, GraphSpec]:
     """Return the three specs by graph name."""
-    return {ENCODER: encoder_spec(config), ADAPTER: adapter_spec(config), LLM: llm_spec(config)}
+    return {ENCODER: encoder_spec(config), ADAPTER: adapter_spec(config), LLM: llm_spec(config.llm)}
 
 
 LSTM_LAYERS = 2  # paper, Table 4: "two RNN layers + one cross-attention"

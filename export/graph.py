@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx_ir
 import torch
 from torch import Tensor, nn
 
@@ -40,18 +42,16 @@ def write_graph(module: nn.Module, spec: GraphSpec, inputs: Sequence[Tensor], pa
         ExportError: the module cannot be traced.
     """
     shapes = _dynamic_shapes((*spec.inputs, *spec.states))
-    num_inputs = len(spec.inputs)
-    fixed, rest = shapes[:num_inputs], shapes[num_inputs:]
-    variadic = len(inputs) - _num_named(module)
-    dynamic = (*shapes[: len(inputs) - variadic], tuple(shapes[len(inputs) - variadic :])) if variadic else (*fixed, *rest)
+    named = type(module).forward.__code__.co_argcount - 1  # the arguments before `*states`
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch 2.13's exporter warns of its own code and of its own Dims
             program = torch.onnx.export(
                 module,
                 tuple(inputs),
                 input_names=spec.input_names,
                 output_names=spec.output_names,
-                dynamic_shapes=dynamic,
+                dynamic_shapes=(*shapes[:named], tuple(shapes[named:])) if len(shapes) > named else tuple(shapes),
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
@@ -60,14 +60,10 @@ def write_graph(module: nn.Module, spec: GraphSpec, inputs: Sequence[Tensor], pa
         raise ExportError(f"{spec.name} cannot be traced: {error}") from error
     if program is None:
         raise ExportError(f"{spec.name}: the exporter returned nothing; install the versions of the extra `export`")
+    for value, tensor in zip(program.model.graph.outputs, (*spec.outputs, *spec.states), strict=True):
+        value.shape = onnx_ir.Shape(tensor.axes)  # readable names, and no size that happened to be traced
     weights = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     program.save(path, external_data=weights > EXTERNAL_DATA_BYTES)
-
-
-def _num_named(module: nn.Module) -> int:
-    """Count the arguments of `forward` before a variadic one."""
-    code = type(module).forward.__code__
-    return code.co_argcount - 1
 
 
 def _dynamic_shapes(tensors: Sequence[TensorSpec]) -> list[dict[int, object]]:

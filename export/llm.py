@@ -7,29 +7,18 @@ Knows no architecture by name: what the attention interface cannot express is fo
 Deliberately does not know the token embedding (it is in the adapter graph), how buffers grow, or quantisation.
 """
 
-import warnings
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from bestow_edge.errors import ExportError, ParityError
 
-INPUTS_EMBEDS = "inputs_embeds"
-PAST_TOKENS = "past_tokens"
-LOGITS = "logits"
-KEY_CACHE = "cache_keys_{}"
-VALUE_CACHE = "cache_values_{}"
-NEW_KEYS = "new_keys_{}"
-NEW_VALUES = "new_values_{}"
-
-OPSET = 20
-EXTERNAL_DATA_BYTES = 1_500_000_000  # one protobuf file ends at 2 GB
 PARITY_TOLERANCE = 1e-4  # relative to the largest logit; float32 with another order of summation gives about 1e-6
 _ATTENTION = "bestow_edge_split"
 _SAMPLE_CAPACITY = 8  # slots of the traced buffer, unlike every other traced size
@@ -39,21 +28,17 @@ _SAMPLE_SPLIT = 3  # tokens of the first of the two sample steps
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def export_llm_step(llm: PreTrainedModel, path: Path) -> None:
-    """Write `llm` without its token embedding as one float32 ONNX graph.
+@contextmanager
+def llm_step(llm: PreTrainedModel) -> Iterator[LlmStep]:
+    """Yield `llm` without its token embedding as a module with the inputs and outputs of `graphs.llm_spec`.
 
-    Inputs, in order: `inputs_embeds` float32 (batch, tokens, hidden); `past_tokens` int64 (batch,); per layer
-    `cache_keys_{i}` and `cache_values_{i}` float32 (batch, kv_heads, capacity, head_dim), finite everywhere, of which
-    the first `past_tokens` slots are read. Outputs: `logits` float32 (batch, vocab) of the last token; per layer
-    `new_keys_{i}` and `new_values_{i}` float32 (batch, kv_heads, tokens, head_dim), for the slots from `past_tokens`
-    on. Past 1.5 GB the weights go to `<path>.data` beside the graph.
+    The module works, and can be traced, inside the block only. It was compared with the model itself first.
 
     Args:
         llm: float32 model with a language-model head that accepts `inputs_embeds`. Left as it was.
-        path: the `.onnx` file to write.
 
     Raises:
-        ExportError: the model is not float32, keeps other state than keys and values, or cannot be traced.
+        ExportError: the model is not float32 or keeps other state than keys and values.
         ParityError: the model's attention is not the plain kind, so that the graph would compute something else.
     """
     if llm.dtype != torch.float32:
@@ -63,9 +48,9 @@ def export_llm_step(llm: PreTrainedModel, path: Path) -> None:
         embeds = llm.get_input_embeddings()(token_ids)  # (batch, tokens, hidden)
         expected, caches = _reference(llm, embeds)
         with _split_attention(llm) as attention:
-            step = _LlmStep(llm, attention).train(False)
+            step = LlmStep(llm, attention).train(False)
             _check_parity(step, embeds, expected, caches)
-            _write(step, embeds[:, :_SAMPLE_SPLIT], caches, path)
+            yield step
 
 
 class _SplitAttention:
@@ -135,7 +120,7 @@ class _SplitAttention:
         return mixed.reshape(batch, heads, tokens, head_dim).transpose(1, 2), None
 
 
-class _LlmStep(nn.Module):
+class LlmStep(nn.Module):
     """The exported function."""
 
     def __init__(self, llm: PreTrainedModel, attention: _SplitAttention) -> None:
@@ -144,7 +129,7 @@ class _LlmStep(nn.Module):
         self.attention = attention
 
     def forward(self, inputs_embeds: Tensor, past_tokens: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
-        """Return logits (batch, vocab), then per layer the new keys and values (see `export_llm_step`)."""
+        """Return logits (batch, vocab), then per layer the new keys and values (see `graphs.llm_spec`)."""
         self.attention.begin(past_tokens, caches)
         batch, tokens, _ = inputs_embeds.shape
         output = self.llm(
@@ -207,7 +192,7 @@ def _reference(llm: PreTrainedModel, embeds: Tensor) -> tuple[Tensor, tuple[Tens
     return output.logits[:, -1], tuple(buffers)
 
 
-def _check_parity(step: _LlmStep, embeds: Tensor, expected: Tensor, caches: tuple[Tensor, ...]) -> None:
+def _check_parity(step: LlmStep, embeds: Tensor, expected: Tensor, caches: tuple[Tensor, ...]) -> None:
     """Compare two steps through the buffers with the model's own forward pass over all of `embeds`."""
     past = torch.zeros(embeds.shape[0], dtype=torch.int64)
     _, *new = step(embeds[:, :_SAMPLE_SPLIT], past, *caches)
@@ -220,35 +205,3 @@ def _check_parity(step: _LlmStep, embeds: Tensor, expected: Tensor, caches: tupl
             f"expected at most {PARITY_TOLERANCE:.0e}; its attention has a part (sinks, score caps, biases) that this "
             "export lacks: choose another LLM"
         )
-
-
-def _write(step: _LlmStep, embeds: Tensor, caches: tuple[Tensor, ...], path: Path) -> None:
-    batch, tokens, capacity = Dim("batch"), Dim("tokens"), Dim("capacity")
-    layers = range(len(caches) // 2)
-    weight_bytes = sum(
-        weight.nbytes for weight in step.parameters()
-    )  # counts the embedding, which is left out: no harm
-    try:
-        with warnings.catch_warnings():
-            # torch 2.13 warns of its own code, and of one Dim that is, as meant, used for several axes.
-            warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
-            warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)
-            program = torch.onnx.export(
-                step,
-                (embeds, torch.full((embeds.shape[0],), _SAMPLE_SPLIT), *caches),
-                input_names=[INPUTS_EMBEDS, PAST_TOKENS, *_interleaved(KEY_CACHE, VALUE_CACHE, layers)],
-                output_names=[LOGITS, *_interleaved(NEW_KEYS, NEW_VALUES, layers)],
-                dynamic_shapes=({0: batch, 1: tokens}, {0: batch}, tuple({0: batch, 2: capacity} for _ in caches)),
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-    except torch.onnx.OnnxExporterError as error:
-        raise ExportError(f"{type(step.llm).__name__} cannot be traced: {error}") from error
-    if program is None:
-        raise ExportError("torch.onnx.export returned nothing; install the torch version named in the export extra")
-    program.save(path, external_data=weight_bytes > EXTERNAL_DATA_BYTES)
-
-
-def _interleaved(keys: str, values: str, layers: range) -> list[str]:
-    return [name.format(layer) for layer in layers for name in (keys, values)]

@@ -6,6 +6,7 @@ Every function takes a random generator and returns a new array; nothing here kn
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,20 @@ from bestow_edge.training.recipe import AugmentRecipe
 
 Samples = npt.NDArray[np.float32]
 FRAME_SAMPLES_ROUND = 4096  # FFT lengths are rounded up to a multiple with small factors
+
+
+def scaled(recipe: AugmentRecipe, strength: float) -> AugmentRecipe:
+    """Return a recipe with all chances and ranges multiplied by `strength`."""
+    return replace(
+        recipe,
+        speed=recipe.speed * strength,
+        room=recipe.room * strength,
+        filter=recipe.filter * strength,
+        noise=recipe.noise * strength,
+        gain_db=recipe.gain_db * strength,
+        mask_bins=round(recipe.mask_bins * strength),
+        mask_frames=round(recipe.mask_frames * strength),
+    )
 
 
 def change_speed(samples: Samples, factor: float, rate_hz: int) -> Samples:

@@ -18,12 +18,13 @@ from torch.utils.data import Dataset
 from bestow_edge.errors import ManifestError
 from bestow_edge.features import log_mel
 from bestow_edge.runtime.audio import read_audio
-from bestow_edge.training.augment import augment, change_speed, mask_features
+from bestow_edge.training.augment import augment, change_speed, mask_features, scaled
 from bestow_edge.training.compose import Composed, Composer, Piece
 from bestow_edge.training.examples import IGNORED, Example, ExampleMaker
 from bestow_edge.training.manifest import Utterance, read_manifest
 from bestow_edge.training.recipe import AugmentRecipe, DataRecipe
 
+FRAMES_PER_S = 100  # mel frames
 Batch = dict[str, Tensor]
 
 
@@ -39,21 +40,19 @@ class BatchDataset(Dataset[Batch]):
         noises: Sequence[npt.NDArray[np.float32]],
         num_batches: int,
         seed: int,
-        first_step: int = 0,
     ) -> None:
         """Keep what batches are made from.
 
         Args:
             composer: draws utterances.
             maker: turns them into examples.
-            augments: changes made to them; a default `AugmentRecipe` makes none.
+            augments: changes made to them at full strength; a default `AugmentRecipe` makes none.
             noises: recorded noises.
             num_batches: length of the dataset.
             seed: with the index, decides everything about a batch.
-            first_step: training steps of earlier stages, for the ramp of utterance lengths.
         """
         self.composer, self.maker, self.augments = composer, maker, augments
-        self.noises, self.num_batches, self.seed, self.first_step = noises, num_batches, seed, first_step
+        self.noises, self.num_batches, self.seed = noises, num_batches, seed
 
     def __len__(self) -> int:
         return self.num_batches
@@ -62,36 +61,35 @@ class BatchDataset(Dataset[Batch]):
         if not 0 <= index < self.num_batches:
             raise IndexError(index)
         rng = np.random.default_rng([self.seed, index])
-        most = self._most_pieces(index)
+        stage, done = self.maker.stage, index / self.num_batches
+        most = round(_between(stage.pieces, done))
+        augments = scaled(self.augments, _between(stage.augment, done))
         around = int(rng.integers(1, most + 1))
         examples: list[Example] = []
-        total_s = longest_s = 0.0
-        while longest_s * (len(examples) + 1) < self.maker.stage.batch_s:
+        longest_s = 0.0
+        while longest_s * (len(examples) + 1) < stage.batch_s:
             empty = rng.random() < self.composer.join.noise_only
             pieces = 0 if empty else int(np.clip(around + rng.integers(-1, 2), 1, most))
-            examples.append(self._example(pieces, rng))
-            seconds = examples[-1].mel.shape[0] / 100
-            longest_s, total_s = max(longest_s, seconds), total_s + seconds
-        lookaheads = self.maker.stage.lookaheads
-        return collate(examples, lookahead=int(lookaheads[rng.integers(len(lookaheads))]))
+            examples.append(self._example(pieces, augments, rng))
+            longest_s = max(longest_s, examples[-1].mel.shape[0] / FRAMES_PER_S)
+        return collate(examples, lookahead=int(stage.lookaheads[rng.integers(len(stage.lookaheads))]))
 
-    def _most_pieces(self, index: int) -> int:
-        join = self.composer.join
-        done = (self.first_step + index) / join.ramp_steps if join.ramp_steps else 1.0
-        return max(1, round(join.max_pieces * min(1.0, done)))
-
-    def _example(self, num_pieces: int, rng: np.random.Generator) -> Example:
+    def _example(self, num_pieces: int, augments: AugmentRecipe, rng: np.random.Generator) -> Example:
         rate_hz = self.composer.rate_hz
         composed = self.composer.draw(rng, num_pieces)
         waveform, pieces = composed.waveform, composed.pieces
-        if self.augments.speed:
-            factor = 1 + rng.uniform(-self.augments.speed, self.augments.speed)
+        if augments.speed:
+            factor = 1 + rng.uniform(-augments.speed, augments.speed)
             waveform = change_speed(waveform, factor, rate_hz)
             pieces = tuple(Piece(piece.texts, piece.start_s / factor, piece.end_s / factor) for piece in pieces)
         waveform = np.pad(waveform, (0, max(0, rate_hz // 10 - waveform.size)))  # at least ten frames
-        waveform = augment(waveform, rng, self.augments, self.noises, rate_hz)
-        mel = mask_features(log_mel(waveform, self.maker.config.features), rng, self.augments)
+        waveform = augment(waveform, rng, augments, self.noises, rate_hz)
+        mel = mask_features(log_mel(waveform, self.maker.config.features), rng, augments)
         return self.maker.make(Composed(waveform, composed.source_lang, pieces), mel, rng)
+
+
+def _between(ends: Sequence[float], done: float) -> float:
+    return ends[0] + (ends[1] - ends[0]) * done
 
 
 def collate(examples: Sequence[Example], *, lookahead: int) -> Batch:

@@ -73,7 +73,7 @@ class Composer:
         """
         language, chosen = self._choose(rng, num_pieces)
         trim = rng.random() < self.join.trim
-        parts: list[Samples] = [self._silence(rng, 0.5)]
+        parts: list[Samples] = [self._silence(rng, 0.3)]
         pieces: list[Piece] = []
         length = parts[0].size
         odd_one = int(rng.integers(num_pieces + 1)) if rng.random() < self.join.distractors and self.others else -1
@@ -86,7 +86,7 @@ class Composer:
             pieces.append(Piece(item.texts, (length + start) / self.rate_hz, (length + end) / self.rate_hz))
             parts += [samples, self._gap(rng)]
             length += samples.size + parts[-1].size
-        parts[-1] = self._silence(rng, 0.6)
+        parts[-1] = self._silence(rng, 0.4)
         return Composed(np.concatenate(parts), language, tuple(pieces))
 
     def _choose(self, rng: np.random.Generator, num_pieces: int) -> tuple[str, list[Utterance]]:
@@ -133,7 +133,7 @@ class Composer:
         return np.zeros(int(seconds * self.rate_hz), dtype=np.float32)
 
     def _silence(self, rng: np.random.Generator, usual_s: float) -> Samples:
-        seconds = rng.uniform(0, usual_s) if rng.random() < 0.85 else rng.uniform(0, 2.0)
+        seconds = rng.uniform(0, usual_s) if rng.random() < 0.9 else rng.uniform(0, 2.0)
         return np.zeros(int(seconds * self.rate_hz), dtype=np.float32)
 
 

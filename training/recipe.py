@@ -21,15 +21,11 @@ from bestow_edge.strict import decode
 class JoinRecipe:
     """How recordings of one language are joined into longer utterances on the fly."""
 
-    max_pieces: int = 1
-    """Most recordings in one utterance; 1 leaves them as they are."""
-    ramp_steps: int = 0
-    """Training steps over which the longest utterance grows from one recording to `max_pieces`."""
     mixed_speakers: float = 0.0
     """Share of utterances whose recordings come from several speakers of one corpus."""
     max_gap_s: float = 0.3
     """Usual longest pause between recordings, seconds."""
-    long_pauses: float = 0.15
+    long_pauses: float = 0.1
     """Share of pauses that are drawn up to 1.5 s long instead."""
     trim: float = 0.5
     """Share of utterances whose recordings lose their silent edges before they are joined."""
@@ -91,6 +87,10 @@ class StageRecipe:
     """Peak learning rate; cosine decay to 0 after `warmup_steps`."""
     warmup_steps: int = 100
     """Linear warm-up, steps."""
+    pieces: tuple[int, ...] = (1, 1)
+    """Most recordings joined into one utterance at the first and at the last step; 1 leaves them as they are."""
+    augment: tuple[float, ...] = (1.0, 1.0)
+    """Strength of `data.augment` at the first and at the last step: its chances and ranges are multiplied by it."""
     streaming: float = 0.0
     """Share of utterances under a wait-k mask; the others are offline (K * L = infinity)."""
     k_min: int = 3
@@ -110,6 +110,8 @@ class StageRecipe:
         """Check ranges."""
         if self.steps < 1 or self.batch_s <= 0 or self.learning_rate <= 0:
             raise ConfigError(f"stage {self.name}: steps, batch_s and learning_rate must be more than 0")
+        if len(self.pieces) != 2 or len(self.augment) != 2 or min(self.pieces) < 1 or min(self.augment) < 0:
+            raise ConfigError(f"stage {self.name}: pieces and augment are two numbers each, first and last step")
         if not 1 <= self.k_min <= self.k_max:
             raise ConfigError(f"stage {self.name}: need 1 <= k_min <= k_max, got {self.k_min} and {self.k_max}")
 

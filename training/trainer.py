@@ -59,8 +59,7 @@ class Run:
             recipe.model, encoder=_encoder_config(recipe), llm=_llm_config(recipe, self.tokenizer), chat=CHAT
         )
         self.composer = Composer(train, recipe.data.vocabulary, recipe.data.join, self.rate_hz)
-        dev_join = JoinRecipe(max_pieces=recipe.data.join.max_pieces)
-        self.dev_composer = Composer(dev, recipe.data.vocabulary, dev_join, self.rate_hz)
+        self.dev_composer = Composer(dev, recipe.data.vocabulary, JoinRecipe(), self.rate_hz)
         self.objective = Objective(
             BestowModel.from_config(self.config),
             vocab_size=self.tokenizer.get_vocab_size(),
@@ -78,7 +77,6 @@ class Run:
     def dataset(self, stage: StageRecipe, *, dev: bool) -> BatchDataset:
         """Return a stage's batches, for training or for the dev loss."""
         index = self.recipe.stages.index(stage)
-        earlier = sum(before.steps for before in self.recipe.stages[:index])
         return BatchDataset(
             self.dev_composer if dev else self.composer,
             ExampleMaker(self.config, self.tokenizer, stage, self.tokenizer.token_to_id(END)),
@@ -86,7 +84,6 @@ class Run:
             noises=[] if dev else self.noises,
             num_batches=DEV_BATCHES if dev else stage.steps,
             seed=self.recipe.seed * 1000 + index * 2 + dev,
-            first_step=earlier,
         )
 
     def save(self, directory: Path) -> None:

@@ -11,11 +11,13 @@ import onnxruntime as ort
 import pytest
 import torch
 import transformers
-from bestow_edge.export.llm import export_llm_step
+from bestow_edge.export.graph import sample_inputs, write_graph
+from bestow_edge.export.llm import llm_step
 from bestow_edge.export.quantize import quantize_int8
 from transformers import PreTrainedModel
 
 from bestow_edge.errors import ExportError, ParityError
+from bestow_edge.graphs import llm_spec
 
 VOCAB = 97
 HIDDEN = 64
@@ -107,7 +109,9 @@ class Case:
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     llm = random_llm(*KINDS[request.param])
     path = tmp_path_factory.mktemp("llm") / "llm_step.onnx"
-    export_llm_step(llm, path)
+    spec = llm_spec(llm.config.to_dict())
+    with llm_step(llm) as step:
+        write_graph(step, spec, sample_inputs(spec), path)
     return Case(llm, path)
 
 
@@ -192,7 +196,8 @@ def test_the_graph_has_the_head_but_no_embedding_and_only_standard_operators(cas
 def test_half_precision_is_refused_with_the_remedy(tmp_path: Path) -> None:
     llm = random_llm(*KINDS["llama"]).half()
     with pytest.raises(ExportError, match=r"torch.float16, expected torch.float32; call llm.float\(\)"):
-        export_llm_step(llm, tmp_path / "llm.onnx")
+        with llm_step(llm):
+            pass
 
 
 def test_capped_scores_are_noticed(tmp_path: Path) -> None:
@@ -200,7 +205,8 @@ def test_capped_scores_are_noticed(tmp_path: Path) -> None:
     llm = random_llm("Gemma2", capped).train()
     before = llm.config._attn_implementation
     with pytest.raises(ParityError, match="score caps"):
-        export_llm_step(llm, tmp_path / "llm.onnx")
+        with llm_step(llm):
+            pass
     assert not (tmp_path / "llm.onnx").exists()
     assert llm.training, "the model is left as it was, also after an error"
     assert llm.config._attn_implementation == before
@@ -209,7 +215,8 @@ def test_capped_scores_are_noticed(tmp_path: Path) -> None:
 def test_attention_outside_the_interface_is_refused(tmp_path: Path) -> None:
     sizes = {"vocab_size": VOCAB, "hidden_size": HIDDEN, "n_layer": LAYERS, "n_head": 4}
     with pytest.raises(ExportError, match="0 of 2 layers"):
-        export_llm_step(random_llm("Bloom", sizes), tmp_path / "llm.onnx")
+        with llm_step(random_llm("Bloom", sizes)):
+            pass
 
 
 def test_int8_weights_keep_the_choice_of_tokens(case: Case, tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""Golden inputs and outputs inside a bundle, and `verify`, which runs them again on the user's machine. No torch.
+
+Recorded by export with onnxruntime, after parity with PyTorch was shown; on another processor int8 kernels round
+differently, so the tolerance depends on the precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bestow_edge.bundle import GOLDEN_FILE, BundleManifest, Precision, check_files, read_manifest
+from bestow_edge.errors import BundleIntegrityError
+from bestow_edge.runtime.graph import Array, Graph
+
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "int8": 5e-2}
+"""Largest difference over largest value. int8: processors without VNNI saturate 16-bit sums and add about 1e-2."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenRow:
+    """One graph run again."""
+
+    graph: str
+    precision: Precision
+    error: float
+    """Largest difference over largest value, the worst of all outputs."""
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """The error is within the tolerance."""
+        return self.error <= self.tolerance
+
+
+def record_golden(
+    directory: Path, manifest: BundleManifest, inputs: Mapping[str, Mapping[str, Array]]
+) -> dict[str, Array]:
+    """Run each graph and return inputs and outputs under names for one `.npz` file.
+
+    Args:
+        directory: holds `<graph>.onnx`.
+        manifest: gives the graphs' contracts.
+        inputs: feeds by graph and tensor name.
+    """
+    arrays = {}
+    for name, spec in manifest.specs.items():
+        runner = Graph(directory / f"{name}.onnx", spec, device="cpu", threads=0).runner()
+        runner.bind(inputs[name])
+        arrays |= {f"{name}/in/{key}": value for key, value in inputs[name].items()}
+        arrays |= {f"{name}/out/{key}": value for key, value in runner.run().items()}
+    return arrays
+
+
+def verify(directory: Path) -> list[GoldenRow]:
+    """Check a bundle's manifest, files and hashes, and run its golden inputs.
+
+    Raises:
+        BundleError: anything but the numbers is wrong; the numbers are in the rows.
+    """
+    manifest = read_manifest(directory)
+    check_files(directory, manifest, hashes=True)
+    path = directory / GOLDEN_FILE
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            golden = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise BundleIntegrityError(f"{path}: not readable ({error}); export the checkpoint again") from error
+    return [_run_again(name, directory, manifest, golden) for name in manifest.specs]
+
+
+def _run_again(name: str, directory: Path, manifest: BundleManifest, golden: Mapping[str, Array]) -> GoldenRow:
+    entry = manifest.graphs[name]
+    runner = Graph(directory / entry.file, manifest.specs[name], device="cpu", threads=0).runner()
+    start = f"{name}/in/"
+    runner.bind({key.removeprefix(start): value for key, value in golden.items() if key.startswith(start)})
+    errors = []
+    for key, got in runner.run().items():
+        want = golden[f"{name}/out/{key}"]
+        errors.append(float(np.abs(got - want).max() / (np.abs(want).max() + 1e-9)))
+    return GoldenRow(name, entry.precision, max(errors), TOLERANCES[entry.precision])

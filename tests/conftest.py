@@ -1,0 +1,113 @@
+"""Fixtures every test folder uses: a tiny random model as checkpoint and as bundles."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bestow_edge.config import AdapterConfig, ModelConfig, PolicyConfig, StreamingConfig
+
+AUDIO = Path(__file__).parent / "audio"
+PAIRS = ("en-en", "en-de", "de-de", "de-en")
+
+
+def pytest_report_header() -> str:
+    """Say what is tested with."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    providers = ", ".join(onnxruntime.get_available_providers())
+    return f"numpy {np.__version__}, onnxruntime {onnxruntime.__version__} ({providers}), {platform.machine()}"
+
+
+def complete(model_type: str, **values: Any) -> dict[str, Any]:
+    """Return a transformers config as a dict with every field."""
+    from transformers import AutoConfig
+
+    full = AutoConfig.for_model(model_type, **values).to_dict() | {"model_type": model_type}
+    return {key: value for key, value in full.items() if key not in {"dtype", "transformers_version"}}
+
+
+def tiny_config(vocab_size: int = 300, **adapter: Any) -> ModelConfig:
+    """Return a model of some hundred thousand weights, large enough to be quantised."""
+    from bestow_edge.training.tokens import CHAT
+
+    encoder = complete(
+        "nemotron_asr_streaming_encoder",
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        subsampling_conv_channels=8,
+    )
+    llm = complete(
+        "llama",
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=vocab_size,
+        max_position_embeddings=200,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return ModelConfig(
+        encoder=encoder,
+        llm=llm,
+        adapter=AdapterConfig(**({"num_layers": 2, "width": 64, "num_heads": 2} | adapter)),
+        streaming=StreamingConfig(),
+        policy=PolicyConfig(k=3, l=4),
+        chat=CHAT,
+        pairs=PAIRS,
+    )
+
+
+def random_model(config: ModelConfig, seed: int = 0) -> Any:
+    """Return a model whose random weights are large enough for speech to change what it writes."""
+    import torch
+
+    from bestow_edge.model.bestow import BestowModel
+
+    torch.manual_seed(seed)
+    model = BestowModel.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight) * (0.3 if weight.dim() > 1 else 0.1) + (weight.dim() == 1) * weight)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a random checkpoint with a tokenizer trained on a few words."""
+    pytest.importorskip("torch")
+    from bestow_edge.model.checkpoint import save_checkpoint
+    from bestow_edge.training.tokens import train_tokenizer
+
+    tokenizer = train_tokenizer(["one two three", "eins zwei drei"], PAIRS, 300)
+    directory = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    save_checkpoint(random_model(tiny_config(tokenizer.get_vocab_size())), tokenizer.to_str(), directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the fp32 bundle of `tiny_checkpoint`."""
+    from bestow_edge.export.pipeline import export_bundle
+
+    directory = tmp_path_factory.mktemp("bundle") / "tiny"
+    export_bundle(tiny_checkpoint, directory, precision="fp32", progress=lambda _: None)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def speech() -> np.ndarray:
+    """Six seconds of speech-like noise at 16 kHz: syllables of changing pitch, (samples,) float32."""
+    rng = np.random.default_rng(7)
+    seconds = np.arange(6 * 16000) / 16000
+    pitch = 120 + 60 * np.sin(2 * np.pi * 0.7 * seconds)
+    voice = np.sign(np.sin(2 * np.pi * np.cumsum(pitch) / 16000)) * (np.sin(2 * np.pi * 3 * seconds) > 0)
+    return (0.1 * voice + 0.01 * rng.standard_normal(seconds.size)).astype(np.float32)
