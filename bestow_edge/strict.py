@@ -48,23 +48,31 @@ def _value(hint: Any, value: object, where: str) -> Any:  # Any: type hints have
         if value is None and type(None) in args:
             return None
         return _value(next(arg for arg in args if arg is not type(None)), value, where)
-    if origin is Literal:
-        if value not in args:
-            raise ConfigError(f"{where}: expected one of {', '.join(map(str, args))}, got {_shown(value)}")
-        return value
     if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}: expected a list, got {_shown(value)}")
-        return tuple(_value(args[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+        return _tuple(args[0], value, where)
     if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: expected a mapping, got {_shown(value)}")
-        return {str(key): _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
+        return _dict(args[1], value, where)
     return _scalar(hint, value, where)
+
+
+def _tuple(item_hint: Any, value: object, where: str) -> tuple[Any, ...]:  # Any: see _value
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{where}: expected a list, got {_shown(value)}")
+    return tuple(_value(item_hint, item, f"{where}[{index}]") for index, item in enumerate(value))
+
+
+def _dict(item_hint: Any, value: object, where: str) -> dict[str, Any]:  # Any: see _value
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: expected a mapping, got {_shown(value)}")
+    return {str(key): _value(item_hint, item, f"{where}.{key}") for key, item in value.items()}
 
 
 def _scalar(hint: Any, value: object, where: str) -> object:  # Any: see _value
     if hint is Any:
+        return value
+    if get_origin(hint) is Literal:
+        if value not in (choices := get_args(hint)):
+            raise ConfigError(f"{where}: expected one of {', '.join(map(str, choices))}, got {_shown(value)}")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

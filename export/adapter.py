@@ -9,6 +9,8 @@ Legend of shape comments: batch, tokens, memory (ring slots), capacity (text cac
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ class AdapterStep(nn.Module):
 
     def __init__(self, model: BestowModel) -> None:
         super().__init__()
-        self.embedding = model.llm.get_input_embeddings()
+        self.embedding: Any = model.llm.get_input_embeddings()  # Any: transformers names no type
         self.adapter = model.adapter
         for index, layer in enumerate(model.adapter.layers):
             for name, tensor in zip(("null_key", "null_value"), layer.null(), strict=True):

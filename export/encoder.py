@@ -10,6 +10,7 @@ Legend of shape comments: batch, frames (10 ms), steps (80 ms), d_model, heads, 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from torch.nn import functional as F
 from bestow_edge.config import SUBSAMPLING
 from bestow_edge.model.bestow import BestowModel
 
+Untyped = Any  # a transformers module: torch types a module's attributes as Tensor or Module, whatever they are
+
 
 class EncoderChunk(nn.Module):
     """Encoder and the adapter's speech side as one function of a chunk and the caches before it."""
@@ -25,14 +28,14 @@ class EncoderChunk(nn.Module):
     def __init__(self, model: BestowModel) -> None:
         super().__init__()
         streaming = model.config.streaming
-        encoder = model.encoder
+        encoder: Untyped = model.encoder
         self.scale = encoder.input_scale
-        self.subsampling = encoder.subsampling
+        self.subsampling: Untyped = encoder.subsampling
         self.blocks = nn.ModuleList(
             BlockChunk(block, encoder, streaming.left_context, streaming.max_chunk_steps) for block in encoder.layers
         )
         self.speech_in = model.adapter.speech_in
-        self.cross_attentions = nn.ModuleList(layer.cross_attention for layer in model.adapter.layers)
+        self.cross_attentions: Untyped = nn.ModuleList(layer.cross_attention for layer in model.adapter.layers)
 
     def forward(
         self, mel: Tensor, frame_start: Tensor, frame_end: Tensor, cache_steps: Tensor, *states: Tensor
@@ -76,9 +79,11 @@ class EncoderChunk(nn.Module):
 class BlockChunk(nn.Module):
     """One FastConformer block over a chunk."""
 
-    def __init__(self, block: nn.Module, encoder: nn.Module, left_context: int, max_chunk_steps: int) -> None:
+    positions: Tensor  # (heads, head_dim, distances)
+
+    def __init__(self, block: Untyped, encoder: Untyped, left_context: int, max_chunk_steps: int) -> None:
         super().__init__()
-        self.block = block
+        self.block: Untyped = block
         self.left_context = left_context
         self.max_chunk_steps = max_chunk_steps
         self.register_buffer("positions", _position_keys(block.self_attn, encoder, left_context, max_chunk_steps))
@@ -105,7 +110,8 @@ class BlockChunk(nn.Module):
         batch, steps, _ = x.shape
 
         def split(projected: Tensor) -> Tensor:
-            return projected.view(batch, steps, -1, attention.head_dim).transpose(1, 2)  # (batch, heads, steps, head_dim)
+            heads = projected.view(batch, steps, -1, attention.head_dim)  # (batch, steps, heads, head_dim)
+            return heads.transpose(1, 2)
 
         query = split(attention.q_proj(x))
         keys = torch.cat([keys, split(attention.k_proj(x))], dim=2)  # (batch, heads, left + steps, head_dim)
@@ -140,7 +146,8 @@ class BlockChunk(nn.Module):
         cache = x[:, :, -cache.shape[2] :]
         depthwise = convolution.depthwise_conv
         x = F.conv1d(x, depthwise.weight, depthwise.bias, groups=depthwise.groups).transpose(1, 2)
-        return self.pointwise_2(convolution.activation(convolution.norm(x))), cache
+        mixed: Tensor = self.pointwise_2(convolution.activation(convolution.norm(x)))
+        return mixed, cache
 
 
 def _masked(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
@@ -158,11 +165,11 @@ def _as_linear(convolution: nn.Conv1d) -> nn.Linear:
     return linear
 
 
-def _position_keys(attention: nn.Module, encoder: nn.Module, left_context: int, max_chunk_steps: int) -> Tensor:
-    """Project the sinusoids of the distances left + chunk - 1 .. -(chunk - 1), all a chunk can need, and one column more.
+def _position_keys(attention: Untyped, encoder: Untyped, left_context: int, max_chunk_steps: int) -> Tensor:
+    """Project the sinusoids of the distances left + chunk - 1 .. -(chunk - 1), all a chunk can need.
 
     Returns:
-        (heads, head_dim, left + 2 * chunk), the last column zero.
+        (heads, head_dim, left + 2 * chunk); the last column is zero and pads the shift.
     """
     total = left_context + max_chunk_steps
     dummy = torch.zeros(1, total, attention.config.hidden_size)

@@ -19,8 +19,8 @@ from bestow_edge.graphs import ENCODER, GraphSpec, TensorSpec
 from bestow_edge.runtime.graph import Array, Graph
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "int8": 0.25}
-"""Largest difference over largest value. fp32: order of summation. int8: dynamic 8-bit activations and weights on random
-inputs, measured 0.02 to 0.1; a wrong graph gives more than 1."""
+"""Largest difference over largest value. fp32: order of summation. int8: dynamic 8-bit activations and weights on
+random inputs, measured 0.02 to 0.1; a wrong graph gives more than 1."""
 
 Feeds = dict[str, Array]
 Reference = Callable[[Feeds], dict[str, Array]]
@@ -67,7 +67,9 @@ def compare(
     for case, feeds in cases(spec, config):
         runner.bind(feeds)
         error = relative_error(runner.run(), reference(feeds))
-        rows.append(ParityRow(graph=spec.name, case=case, precision=precision, error=error, tolerance=TOLERANCES[precision]))
+        rows.append(
+            ParityRow(graph=spec.name, case=case, precision=precision, error=error, tolerance=TOLERANCES[precision])
+        )
     check(rows)
     return rows
 
@@ -109,4 +111,3 @@ def _make_lawful(feeds: Feeds, size: dict[str, int], config: ModelConfig, rng: n
         feeds["token_ids"] += rng.integers(0, config.llm["vocab_size"], feeds["token_ids"].shape)
         feeds["written_steps"] += size["memory"] + 11  # the ring has wrapped
         feeds["visible_steps"] += size["memory"] // 2 + np.arange(size["tokens"])
-

@@ -15,7 +15,7 @@ from bestow_edge.features import FeatureState, feed_features, finish_features, i
 from bestow_edge.graphs import FIRST_FRAME, NEXT
 from bestow_edge.runtime.graph import Array, Graph, zeros
 
-REPLAY_FRAMES = 48  # 0.48 s: longer than the onset a model may have heard without writing
+REPLAY_FRAMES = 96  # 0.96 s: a word that is being spoken when a segment ends begins within it
 Floats = npt.NDArray[np.float32]
 
 
@@ -75,7 +75,7 @@ class EncoderStream:
         )
 
     def restart(self, state: EncoderState) -> EncoderState:
-        """Forget the past, but hear the last half second again: a word may have begun in it."""
+        """Forget the past, but hear the last second again: a word may have begun in it."""
         fresh = self.initial_state()
         frames = np.concatenate([fresh.frames, state.recent, state.frames])
         return replace(fresh, features=state.features, frames=frames)
@@ -87,13 +87,25 @@ class EncoderStream:
             samples: (samples,) float32 at the model's rate.
             state: state after the samples before.
         """
-        frames, features = feed_features(samples, state.features, self.config.features)
-        state = replace(state, features=features, frames=np.concatenate([state.frames, frames]))
+        state = self.add(samples, state)
         chunks = []
-        while state.frames.shape[0] >= self.chunk_frames:
-            speech, state = self._chunk(state, self.chunk_frames)
+        while self.has_chunk(state):
+            speech, state = self.next_chunk(state)
             chunks.append(speech)
         return chunks, state
+
+    def add(self, samples: Floats, state: EncoderState) -> EncoderState:
+        """Take samples in without encoding: their frames wait for `next_chunk`."""
+        frames, features = feed_features(samples, state.features, self.config.features)
+        return replace(state, features=features, frames=np.concatenate([state.frames, frames]))
+
+    def has_chunk(self, state: EncoderState) -> bool:
+        """Say whether enough frames wait for a whole chunk."""
+        return state.frames.shape[0] >= self.chunk_frames
+
+    def next_chunk(self, state: EncoderState) -> tuple[SpeechSteps, EncoderState]:
+        """Encode the next whole chunk, which must be there."""
+        return self._chunk(state, self.chunk_frames)
 
     def finish(self, state: EncoderState) -> list[SpeechSteps]:
         """Encode what is left: exactly the frames there are, whatever their number."""

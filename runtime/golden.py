@@ -46,7 +46,7 @@ def record_golden(
         manifest: gives the graphs' contracts.
         inputs: feeds by graph and tensor name.
     """
-    arrays = {}
+    arrays: dict[str, Array] = {}
     for name, spec in manifest.specs.items():
         runner = Graph(directory / f"{name}.onnx", spec, device="cpu", threads=0).runner()
         runner.bind(inputs[name])

@@ -61,7 +61,7 @@ class Graph:
             raise BundleError(f"device {device}: this onnxruntime has no {provider}; see bestow-edge doctor")
         try:
             self.session = ort.InferenceSession(str(path), options, providers=[provider])
-        except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no other base
+        except Exception as error:  # onnxruntime's errors share no other base
             raise BundleError(f"{path}: onnxruntime cannot load it: {str(error).splitlines()[0]:.200}") from error
         if provider not in self.session.get_providers():
             raise BundleError(f"device {device}: {provider} did not start; see bestow-edge doctor")
@@ -106,9 +106,7 @@ class GraphRunner:
             self._binding.bind_output(name, "cpu")
         self._graph.session.run_with_iobinding(self._binding)
         values = self._binding.get_outputs()
-        return {
-            name: value.numpy() for name, value in zip(self._graph.spec.output_names, values, strict=True)
-        }
+        return {name: value.numpy() for name, value in zip(self._graph.spec.output_names, values, strict=True)}
 
 
 def _fits(tensor: TensorSpec, shape: list[Any]) -> bool:  # Any: int or the name of a dynamic axis

@@ -71,9 +71,10 @@ class Session:
             AudioError: the block is not one-dimensional float32 or holds NaN.
         """
         self._check(samples)
-        steps, self._encoder_state = self._encoder.feed(samples, self._encoder_state)
+        self._encoder_state = self._encoder.add(samples, self._encoder_state)
         events = []
-        for speech in steps:
+        while self._encoder.has_chunk(self._encoder_state):  # one by one: a new segment restarts the encoder
+            speech, self._encoder_state = self._encoder.next_chunk(self._encoder_state)
             self._decoder.hear(speech)
             events += list(self._write())
         return events
@@ -110,7 +111,7 @@ class Session:
         while True:
             available = self._decoder.memory.written
             wanted = wanted_steps(self.policy, self._index, self._at_least)
-            if (wanted > available and not self._ended) or not available or self._full(available):
+            if (wanted > available and not self._ended) or not available or self._index >= available + SPARE_TOKENS:
                 return
             visible = min(wanted, available)
             attempt = self._decoder.attempt(visible)
@@ -125,6 +126,8 @@ class Session:
                 self._at_least = visible + self.policy.read_steps
 
     def _commit(self, attempt: Attempt, visible: int) -> Iterator[TextEvent]:
+        if self.num_tokens + 1 >= (context := self._model.manifest.max_text_tokens):
+            raise SessionError(f"{context} tokens without a long pause fill the LLM's context; open a new session")
         self._decoder.commit(attempt.token_id)
         self._index += 1
         self._at_least = self._last_visible = visible
@@ -133,18 +136,14 @@ class Session:
             yield TextEvent(text, (attempt.token_id,), attempt.log_prob, heard_s, self.segment)
 
     def _long_pause(self, available: int) -> bool:
-        return bool(self._pause_steps) and self._index > 0 and available - self._last_visible >= self._pause_steps
+        return bool(self._pause_steps) and available - self._last_visible >= self._pause_steps
 
     def _next_segment(self) -> None:
         """Begin anew after a long pause: prompt, speech memory and caches stay small however long the stream is."""
         self._base_s = self.heard_s - self._encoder_state.recent.shape[0] / FRAMES_PER_S
         self._encoder_state = self._encoder.restart(self._encoder_state)
-        self.segment += 1
+        self.segment += bool(self._index)  # a segment without text was silence
         self._begin_segment()
-
-    def _full(self, available: int) -> bool:
-        context = self._model.manifest.max_text_tokens
-        return self._index >= available + SPARE_TOKENS or self._decoder.num_tokens + 1 >= context
 
     def _check(self, samples: npt.NDArray[np.float32]) -> None:
         if self._ended:

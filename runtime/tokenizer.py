@@ -18,7 +18,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception
+    except Exception as error:  # tokenizers raises plain Exception
         raise BundleError(f"{path}: not a tokenizer file ({error}); export the checkpoint again") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,20 @@ def random_model(config: ModelConfig, seed: int = 0) -> Any:
         for weight in model.parameters():
             weight.copy_(torch.randn_like(weight) * (0.3 if weight.dim() > 1 else 0.1) + (weight.dim() == 1) * weight)
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def model_config() -> Callable[..., ModelConfig]:
+    """`tiny_config`, for tests that want variants of it."""
+    pytest.importorskip("torch")
+    return tiny_config
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Any]:
+    """`random_model`, for tests that want models of other configs."""
+    pytest.importorskip("torch")
+    return random_model
 
 
 @pytest.fixture(scope="session")

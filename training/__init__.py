@@ -1,1 +1,1 @@
-"""Training: manifests -> examples with wait-k masks -> checkpoint. Needs the extra `train`; the runtime never imports it."""
+"""Training: manifests -> examples with wait-k masks -> checkpoint. Needs the extra `train`."""

@@ -62,7 +62,8 @@ def augment(
         noise = _noise(out.size, rng, noises)
         out = out + noise * (level * 10 ** (-rng.uniform(8, 35) / 20))
     gain = rng.uniform(-recipe.gain_db, recipe.gain_db / 3)
-    return np.clip(out * 10 ** (gain / 20), -1, 1).astype(np.float32)
+    louder: Samples = np.clip(out * 10 ** (gain / 20), -1, 1).astype(np.float32)
+    return louder
 
 
 def _convolve(samples: Samples, rng: np.random.Generator, rate_hz: int, *, echo: bool, limited: bool) -> Samples:
@@ -72,7 +73,8 @@ def _convolve(samples: Samples, rng: np.random.Generator, rate_hz: int, *, echo:
         spectrum *= np.fft.rfft(_room(rng, rate_hz), length)
     if limited:
         spectrum *= _microphone(np.fft.rfftfreq(length, 1 / rate_hz), rng)
-    return np.fft.irfft(spectrum, length)[: samples.size].astype(np.float32)
+    out: Samples = np.fft.irfft(spectrum, length)[: samples.size].astype(np.float32)
+    return out
 
 
 def _room(rng: np.random.Generator, rate_hz: int) -> Samples:
@@ -82,10 +84,11 @@ def _room(rng: np.random.Generator, rate_hz: int) -> Samples:
     tail = rng.standard_normal(count) * decay
     tail *= 10 ** (-rng.uniform(3, 20) / 20) / np.sqrt(np.sum(tail**2))
     tail[0] = 1.0  # the direct sound
-    return tail.astype(np.float32)
+    room: Samples = tail.astype(np.float32)
+    return room
 
 
-def _microphone(frequency: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _microphone(frequency: npt.NDArray[np.floating], rng: np.random.Generator) -> npt.NDArray[np.float64]:
     high = rng.choice([3400, 4000, 5500, 7000, 9000]) * rng.uniform(0.9, 1.1)
     low = rng.choice([0.0, 50.0, 150.0, 300.0])
     gain = 1 / np.sqrt(1 + (frequency / high) ** 16) / np.sqrt(1 + (low / np.maximum(frequency, 1)) ** 4)
@@ -98,14 +101,15 @@ def _microphone(frequency: npt.NDArray[np.float64], rng: np.random.Generator) ->
 
 def _noise(count: int, rng: np.random.Generator, noises: Sequence[Samples]) -> Samples:
     if noises and rng.random() < 0.5:
-        recording = noises[rng.integers(len(noises))]
+        recording = noises[int(rng.integers(len(noises)))]
         start = rng.integers(recording.size)
-        noise = np.take(recording, np.arange(start, start + count), mode="wrap")
+        noise: npt.NDArray[np.floating] = np.take(recording, np.arange(start, start + count), mode="wrap")
     else:
         white = np.fft.rfft(rng.standard_normal(max(count, 2)))
         colour = np.arange(1, white.size + 1) ** -rng.uniform(0, 1.0)
         noise = np.fft.irfft(white * colour, max(count, 2))[:count]
-    return (noise / (np.sqrt(np.mean(noise**2)) + 1e-9)).astype(np.float32)
+    levelled: Samples = (noise / (np.sqrt(np.mean(noise**2)) + 1e-9)).astype(np.float32)
+    return levelled
 
 
 def mask_features(mel: Samples, rng: np.random.Generator, recipe: AugmentRecipe) -> Samples:

@@ -90,10 +90,9 @@ class Composer:
         return Composed(np.concatenate(parts), language, tuple(pieces))
 
     def _choose(self, rng: np.random.Generator, num_pieces: int) -> tuple[str, list[Utterance]]:
-        languages = sorted({language for language, _ in self.groups})
-        language = languages[rng.integers(len(languages))]
-        corpora = sorted(corpus for lang, corpus in self.groups if lang == language)
-        by_key = self.groups[language, corpora[rng.integers(len(corpora))]]
+        groups = sorted(self.groups)
+        language, corpus = groups[rng.integers(len(groups))]
+        by_key = self.groups[language, corpus]
         keys = sorted(by_key)
         chosen = [self._pick(rng, by_key[keys[rng.integers(len(keys))]]) for _ in range(num_pieces)]
         if num_pieces > 1 and rng.random() >= self.join.mixed_speakers:
@@ -108,7 +107,7 @@ class Composer:
 
     @staticmethod
     def _pick(rng: np.random.Generator, items: Sequence[Utterance]) -> Utterance:
-        return items[rng.integers(len(items))]
+        return items[int(rng.integers(len(items)))]
 
     def _levelled(self, rng: np.random.Generator, item: Utterance, trim: bool) -> Samples:
         samples = self._decode(item)
@@ -117,14 +116,15 @@ class Composer:
             edge = int(EDGE_S * self.rate_hz)
             samples = samples[max(0, start - edge) : end + edge]
         level = LEVEL * 10 ** (rng.uniform(-4, 4) / 20)
-        return (samples * (level / (np.sqrt(np.mean(samples**2)) + 1e-9))).astype(np.float32)
+        levelled: Samples = (samples * (level / (np.sqrt(np.mean(samples**2)) + 1e-9))).astype(np.float32)
+        return levelled
 
     def _decode(self, item: Utterance) -> Samples:
         key = (item.path, item.offset_s)
         if key not in self._decoded:
             start = round(item.offset_s * self.rate_hz)
-            whole = read_audio(item.path, self.rate_hz)
-            self._decoded[key] = whole[start : start + round(item.duration_s * self.rate_hz) + 16]  # durations are rounded to 1 ms
+            end = start + round(item.duration_s * self.rate_hz) + 16  # durations are rounded to 1 ms
+            self._decoded[key] = read_audio(item.path, self.rate_hz)[start:end]
         return self._decoded[key]
 
     def _gap(self, rng: np.random.Generator) -> Samples:
@@ -133,7 +133,8 @@ class Composer:
         return np.zeros(int(seconds * self.rate_hz), dtype=np.float32)
 
     def _silence(self, rng: np.random.Generator, usual_s: float) -> Samples:
-        seconds = rng.uniform(0, usual_s) if rng.random() < 0.9 else rng.uniform(0, 2.0)
+        kind = rng.random()
+        seconds = 0.0 if kind < 0.3 else rng.uniform(0, usual_s) if kind < 0.9 else rng.uniform(0, 2.0)
         return np.zeros(int(seconds * self.rate_hz), dtype=np.float32)
 
 

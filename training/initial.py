@@ -8,6 +8,8 @@ Mishkin and Matas 2015, arXiv 1511.06422) takes thousands of steps off the plate
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -28,14 +30,15 @@ def init_encoder(encoder: PreTrainedModel, features: Tensor) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d):
             module.reset_parameters()
-    subsampling = encoder.subsampling
+    subsampling: Any = encoder.subsampling  # Any: torch types a module's attributes as Tensor or Module
     stages = [subsampling.conv_in, *(layer.pointwise_conv for layer in subsampling.layers)]
     for stage in stages:
         _standardise(stage, subsampling, features, channel_axis=1, std=1.0)
-    _standardise(subsampling.linear, subsampling, features, channel_axis=2, std=1.0 / encoder.input_scale)
+    scale = float(encoder.input_scale)  # type: ignore[arg-type]  # as above; it is a float
+    _standardise(subsampling.linear, subsampling, features, channel_axis=2, std=1.0 / scale)
 
 
-def _standardise(stage: nn.Module, subsampling: nn.Module, features: Tensor, *, channel_axis: int, std: float) -> None:
+def _standardise(stage: Any, subsampling: nn.Module, features: Tensor, *, channel_axis: int, std: float) -> None:
     """Scale and shift a layer so that each of its output channels has zero mean and standard deviation `std`."""
     outputs: list[Tensor] = []
     hook = stage.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))

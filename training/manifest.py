@@ -61,7 +61,7 @@ def _utterance(line: str, manifest: Path, number: int) -> Utterance:
     duration = _field(entry, "duration", (int, float), where)
     if duration <= 0:
         raise ManifestError(f"{where}: duration {duration} s; expected more than 0")
-    source = entry.get("source_lang", entry.get("lang", "en"))
+    source = str(entry.get("source_lang") or entry.get("lang") or "en")
     target = entry.get("target_lang", source)
     texts = dict(entry.get("translations") or {})
     texts[target] = _field(entry, "text", str, where)

@@ -24,6 +24,7 @@ class Objective(nn.Module):
 
     def forward(
         self,
+        *,
         mel: Tensor,
         frame_lens: Tensor,
         token_ids: Tensor,
@@ -65,4 +66,3 @@ class Objective(nn.Module):
         labels = transcript_ids.clamp(min=0)
         blank = self.ctc_head.out_features - 1
         return F.ctc_loss(log_probs, labels, step_lens, label_lens, blank=blank, zero_infinity=True)
-

@@ -79,7 +79,7 @@ class Run:
         index = self.recipe.stages.index(stage)
         return BatchDataset(
             self.dev_composer if dev else self.composer,
-            ExampleMaker(self.config, self.tokenizer, stage, self.tokenizer.token_to_id(END)),
+            ExampleMaker(self.config, self.tokenizer, stage, self.config.llm["eos_token_id"]),
             AugmentRecipe() if dev else self.recipe.data.augment,
             noises=[] if dev else self.noises,
             num_batches=DEV_BATCHES if dev else stage.steps,
@@ -163,7 +163,7 @@ def _train_stage(run: Run, stage: StageRecipe, callbacks: Sequence[TrainerCallba
         data_collator=_only,
         callbacks=[JsonLog(run.out / "log.jsonl", stage.name), *callbacks],
     )
-    last = get_last_checkpoint(str(directory)) if directory.is_dir() else None
+    last = get_last_checkpoint(str(directory)) if directory.is_dir() else None  # type: ignore[no-untyped-call]  # theirs
     trainer.train(resume_from_checkpoint=last)
 
 

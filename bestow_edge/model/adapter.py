@@ -8,6 +8,8 @@ Legend of shape comments: batch, tokens (text), steps (speech, 80 ms each), head
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,7 +37,8 @@ class HeadedAttention(nn.Module):
     def join(self, x: Tensor) -> Tensor:
         """Undo `split` and apply the output projection."""
         batch, heads, positions, head_dim = x.shape
-        return self.out(x.transpose(1, 2).reshape(batch, positions, heads * head_dim))
+        joined: Tensor = self.out(x.transpose(1, 2).reshape(batch, positions, heads * head_dim))
+        return joined
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Project (batch, positions, width) to keys and values, each (batch, heads, positions, head_dim)."""
@@ -79,7 +82,8 @@ class Adapter(nn.Module):
         if config.text_mixer == "lstm":
             self.norm_lstm = nn.LayerNorm(config.width)
             self.lstm = nn.LSTM(config.width, config.width, num_layers=LSTM_LAYERS, batch_first=True)
-        self.layers = nn.ModuleList(AdapterLayer(config) for _ in range(config.num_layers))
+        layers = [AdapterLayer(config) for _ in range(config.num_layers)]
+        self.layers: Any = nn.ModuleList(layers)  # Any: ModuleList forgets its items' type
         self.norm_out = nn.LayerNorm(config.width)
         self.text_out = nn.Linear(config.width, llm_width)
 
@@ -103,9 +107,10 @@ class Adapter(nn.Module):
         self_mask = self._self_mask(bypassed)
         for layer in self.layers:
             x = self._layer(layer, x, speech, self_mask, cross_mask)
-        return embeddings + self.text_out(self.norm_out(x)) * ~bypassed[..., None]
+        change: Tensor = self.text_out(self.norm_out(x)) * ~bypassed[..., None]
+        return embeddings + change
 
-    def _layer(self, layer: nn.Module, x: Tensor, speech: Tensor, self_mask: Tensor, cross_mask: Tensor) -> Tensor:
+    def _layer(self, layer: AdapterLayer, x: Tensor, speech: Tensor, self_mask: Tensor, cross_mask: Tensor) -> Tensor:
         if self.config.text_mixer == "attention":
             x = x + self._attend(layer.self_attention, layer.norm_self(x), None, self_mask)
         x = x + self._attend(layer.cross_attention, layer.norm_cross(x), speech, cross_mask)

@@ -41,8 +41,10 @@ class BestowModel(nn.Module):
         if encoder_type not in ENCODERS:
             raise ConfigError(f"encoder: model_type {encoder_type!r} is not one of {', '.join(ENCODERS)}")
         encoder_config = _transformers_config(config.encoder, "encoder")
-        encoder = AutoModel.from_config(encoder_config, attn_implementation="sdpa")
-        llm = AutoModelForCausalLM.from_config(_transformers_config(config.llm, "llm"), attn_implementation="sdpa")
+        build: Any = AutoModel.from_config  # Any: transformers' auto classes have no types
+        build_llm: Any = AutoModelForCausalLM.from_config
+        encoder = build(encoder_config, attn_implementation="sdpa")
+        llm = build_llm(_transformers_config(config.llm, "llm"), attn_implementation="sdpa")
         return cls(config, encoder, llm)
 
     @property

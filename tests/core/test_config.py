@@ -1,0 +1,85 @@
+"""Model configuration: ranges, what the parts need of each other, JSON round trip."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bestow_edge.config import (
+    AdapterConfig,
+    FeatureConfig,
+    ModelConfig,
+    PolicyConfig,
+    StreamingConfig,
+    read_json,
+)
+from bestow_edge.errors import BestowEdgeError, ConfigError
+
+ENCODER = {"model_type": "nemotron_asr_streaming_encoder", "hidden_size": 64, "num_mel_bins": 80}
+LLM = {"model_type": "llama", "hidden_size": 48}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FeatureConfig(hop_samples=500), "hop_samples <= window_samples <= n_fft, got 500, 400, 512"),
+        (lambda: FeatureConfig(window_samples=600), "got 160, 600, 512"),
+        (lambda: AdapterConfig(num_layers=0), "num_layers and ffn_factor must be at least 1"),
+        (lambda: AdapterConfig(width=10, num_heads=4), "width 10 is not a multiple of num_heads 4"),
+        (lambda: AdapterConfig(num_heads=0), "num_heads"),
+        (lambda: AdapterConfig(text_mixer="lstm", num_layers=2), "set num_layers: 1"),
+        (lambda: StreamingConfig(default_lookahead=5), r"default_lookahead 5 is not in \(13, 6, 1, 0\)"),
+        (lambda: StreamingConfig(lookaheads=(13, 3)), "chunk of 4 steps does not divide left_context 70"),
+        (lambda: StreamingConfig(lookaheads=(13, -1)), "chunk of 0 steps"),
+        (lambda: PolicyConfig(k=0), "k and l must be at least 1, got k=0, l=4"),
+        (lambda: PolicyConfig(l=0), "got k=6, l=0"),
+        (lambda: ModelConfig(encoder={"hidden_size": 1}, llm=LLM, adapter=AdapterConfig()), "encoder: transformers"),
+        (lambda: ModelConfig(encoder=ENCODER, llm={"model_type": "llama"}, adapter=AdapterConfig()), "llm: transfor"),
+        (
+            lambda: ModelConfig(encoder=ENCODER | {"num_mel_bins": 128}, llm=LLM, adapter=AdapterConfig()),
+            "80 mel bins, but the encoder takes 128",
+        ),
+    ],
+)
+def test_bad_values_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_defaults_are_the_papers() -> None:
+    assert (AdapterConfig().num_layers, AdapterConfig().head_dim) == (2, 128)
+    assert (PolicyConfig().k, PolicyConfig().l) == (6, 4)
+    assert FeatureConfig().step_s == pytest.approx(0.08)
+    assert StreamingConfig().max_chunk_steps == 14
+
+
+def test_config_survives_json(model_config: Callable[..., ModelConfig]) -> None:
+    config = model_config(prompt_mode="bypass")
+    again = ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again.streaming.lookaheads == (13, 6, 1, 0)
+
+
+def test_unknown_key_of_a_config_is_an_error(model_config: Callable[..., ModelConfig]) -> None:
+    values: dict[str, Any] = model_config().to_dict()
+    values["adapter"]["widht"] = 3
+    with pytest.raises(ConfigError, match=r"config\.adapter: unknown widht; known are num_layers, width"):
+        ModelConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"{", "not valid JSON"), (b"[1]", "expected a JSON object, got list"), (b"\xff\xfe", "not valid JSON")],
+)
+def test_only_json_objects_are_read(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_json(path)
+
+
+def test_config_errors_are_also_value_errors() -> None:
+    assert issubclass(ConfigError, ValueError)
+    assert issubclass(ConfigError, BestowEdgeError)

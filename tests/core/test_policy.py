@@ -1,0 +1,82 @@
+"""Wait-k and offline policies: the numbers of the paper, prompt positions, the end of the source, pauses."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bestow_edge.policy import ALL_STEPS, Offline, WaitK, visible_steps, wanted_steps
+
+
+def test_the_papers_example() -> None:
+    """K = 6 blocks of L = 4 steps (1.92 s) before the first token, then 4 steps (320 ms) for each."""
+    got = visible_steps(WaitK(6, 4), prompt_tokens=3, text_tokens=7, source_steps=100)
+    assert got.tolist() == [0, 0, 24, 28, 32, 36, 40]
+    assert got.dtype == np.int64
+
+
+def test_the_last_prompt_token_is_the_first_query() -> None:
+    assert visible_steps(WaitK(2, 3), prompt_tokens=1, text_tokens=1, source_steps=9).tolist() == [6]
+    assert visible_steps(WaitK(2, 3), prompt_tokens=4, text_tokens=4, source_steps=9).tolist() == [0, 0, 0, 6]
+
+
+def test_the_source_ends() -> None:
+    got = visible_steps(WaitK(2, 4), prompt_tokens=2, text_tokens=6, source_steps=13)
+    assert got.tolist() == [0, 8, 12, 13, 13, 13]
+
+
+def test_offline_sees_everything_from_the_first_token() -> None:
+    got = visible_steps(Offline(), prompt_tokens=3, text_tokens=5, source_steps=17)
+    assert got.tolist() == [0, 0, 17, 17, 17]
+    assert wanted_steps(Offline(), 0) == ALL_STEPS
+    assert Offline().read_steps == ALL_STEPS
+
+
+def test_pauses_raise_what_the_policy_allows() -> None:
+    at_least = np.array([0, 20, 20, 99])
+    got = visible_steps(WaitK(2, 4), prompt_tokens=2, text_tokens=5, source_steps=40, at_least=at_least)
+    assert got.tolist() == [0, 8, 20, 20, 40]
+
+
+@given(
+    k=st.integers(1, 12),
+    l=st.integers(1, 8),
+    index=st.integers(0, 50),
+    at_least=st.integers(0, 300),
+    prompt_tokens=st.integers(1, 10),
+    source_steps=st.integers(0, 300),
+)
+def test_mask_and_live_loop_have_one_definition(
+    k: int,
+    l: int,  # noqa: E741 - the paper's letter
+    index: int,
+    at_least: int,
+    prompt_tokens: int,
+    source_steps: int,
+) -> None:
+    policy = WaitK(k, l)
+    floors = np.full(index + 1, at_least)
+    mask = visible_steps(
+        policy,
+        prompt_tokens=prompt_tokens,
+        text_tokens=prompt_tokens + index,
+        source_steps=source_steps,
+        at_least=floors,
+    )
+    assert mask.shape == (prompt_tokens + index,)
+    assert not mask[: prompt_tokens - 1].any()
+    assert mask[-1] == min(wanted_steps(policy, index, at_least), source_steps)
+    assert wanted_steps(policy, index, at_least) == max((k + index) * l, at_least)
+    assert (np.diff(mask[prompt_tokens - 1 :]) >= 0).all()
+
+
+@pytest.mark.parametrize(("k", "l"), [(0, 4), (3, 0), (-1, 4)])
+def test_wait_k_needs_positive_numbers(k: int, l: int) -> None:  # noqa: E741 - the paper's letter
+    with pytest.raises(ValueError, match=f"got k={k}, l={l}"):
+        WaitK(k, l)
+
+
+@pytest.mark.parametrize(("prompt_tokens", "text_tokens"), [(0, 3), (4, 3)])
+def test_lengths_must_fit(prompt_tokens: int, text_tokens: int) -> None:
+    with pytest.raises(ValueError, match="1 <= prompt_tokens <= text_tokens"):
+        visible_steps(WaitK(3, 4), prompt_tokens=prompt_tokens, text_tokens=text_tokens, source_steps=9)

@@ -1,0 +1,51 @@
+"""Language pairs, tasks and the prompt's text."""
+
+import pytest
+
+from bestow_edge.config import ChatTemplate
+from bestow_edge.errors import PromptError
+from bestow_edge.prompts import Pair, Task, check_trained, make_pair, parse_pair, prompt_text
+
+
+@pytest.mark.parametrize(
+    ("text", "pair", "task"),
+    [
+        ("en-de", Pair("en", "de"), "translate"),
+        ("de-de", Pair("de", "de"), "transcribe"),
+        ("fr", Pair("fr", "fr"), "transcribe"),
+        (" EN-De ", Pair("en", "de"), "translate"),
+    ],
+)
+def test_pairs_are_read(text: str, pair: Pair, task: Task) -> None:
+    got = parse_pair(text)
+    assert got == pair
+    assert got.task == task
+    assert parse_pair(str(got)) == got
+
+
+@pytest.mark.parametrize("text", ["", "-", "en-", "xx", "en-xx", "en-de-fr", "english", "en_de"])
+def test_unknown_pairs_are_refused(text: str) -> None:
+    with pytest.raises(PromptError, match="expected SOURCE-TARGET such as en-de, with codes out of en, de"):
+        parse_pair(text)
+
+
+def test_task_and_languages_must_agree() -> None:
+    assert make_pair(None, "en", None) == Pair("en", "en")
+    assert make_pair("transcribe", "de", None) == Pair("de", "de")
+    assert make_pair("translate", "en", "de") == Pair("en", "de")
+    with pytest.raises(PromptError, match="task 'translate' with languages en-en: that pair means 'transcribe'"):
+        make_pair("translate", "en", None)
+    with pytest.raises(PromptError, match="task 'transcribe' with languages en-de"):
+        make_pair("transcribe", "en", "de")
+
+
+def test_the_prompt_names_the_languages() -> None:
+    chat = ChatTemplate(before="<u>", after="<a>")
+    assert prompt_text(Pair("en", "de"), chat) == "<u>Translate the English speech to German.<a>"
+    assert prompt_text(Pair("de", "de"), chat) == "<u>Transcribe the German speech.<a>"
+
+
+def test_untrained_pairs_are_refused() -> None:
+    check_trained(Pair("en", "de"), ("en-en", "en-de"))
+    with pytest.raises(PromptError, match="language pair de-en: this model was trained for en-en, en-de"):
+        check_trained(Pair("de", "en"), ("en-en", "en-de"))
