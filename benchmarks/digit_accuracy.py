@@ -1,10 +1,13 @@
 """Share of spoken digits that a bundle gets right on speakers it was not trained on, streaming and offline.
 
-    python benchmarks/digit_accuracy.py --data DATA [--bundle BUNDLE] [--split test] [--k 3,4,5,6] [--strings 60]
+    python benchmarks/digit_accuracy.py --data DATA [--bundle BUNDLE] [--split test] [--k 3,4,5,6] [--strings 60] [--checkpoint CKPT]
 
 Each corpus is tried as single recordings and as strings of 2 to 8 recordings of one speaker, transcribed and
-translated. Digits right = 1 - (substitutions + deletions + insertions) / digits, by jiwer; it can be negative.
-Needs the extras `cpu` and `eval`. Prints a table and, last, one JSON line.
+translated. Digits right = 1 - (substitutions + deletions + insertions) / digits, by jiwer; it can be negative. Delay =
+speech heard when a digit was written less the end of its recording, median over strings that are all right.
+With --checkpoint the same recordings also go through the PyTorch model, offline, whole sequences without caches: the
+reference that shows what export and int8 cost. Needs the extras `cpu` and `eval`, and `train` for the reference. Prints a
+table and, last, one JSON line.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ import json
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jiwer
 import numpy as np
@@ -38,7 +42,15 @@ DIGITS = {
 RATE_HZ = 16_000
 LEVEL = 0.08  # RMS to which the recordings of a string are brought, as in the data's own joining tool
 BLOCK = RATE_HZ * 80 // 1000  # audio arrives in 80 ms blocks
-Item = tuple[npt.NDArray[np.float32], list[int]]  # waveform, digits said
+
+
+class Item(NamedTuple):
+    """One utterance."""
+
+    waveform: npt.NDArray[np.float32]
+    digits: list[int]
+    ends_s: list[float]
+    """End of each digit's recording, seconds."""
 
 
 def recordings(data: Path, folders: list[str], split: str, language: str) -> dict[str, list[Item]]:
@@ -49,7 +61,8 @@ def recordings(data: Path, folders: list[str], split: str, language: str) -> dic
             entry = json.loads(line)
             if entry["source_lang"] == language and entry["text"] in DIGITS[language]:
                 waveform = be.read_audio(data / folder / entry["audio_filepath"], RATE_HZ)
-                speakers[entry["speaker"]].append((waveform, [DIGITS[language].index(entry["text"])]))
+                digit = DIGITS[language].index(entry["text"])
+                speakers[entry["speaker"]].append(Item(waveform, [digit], [waveform.size / RATE_HZ]))
     return speakers
 
 
@@ -61,23 +74,27 @@ def strings(speakers: dict[str, list[Item]], count: int, seed: int) -> list[Item
     for _ in range(count):
         items = speakers[names[rng.integers(len(names))]]
         parts = [np.zeros(int(RATE_HZ * rng.uniform(0.1, 0.4)), np.float32)]
-        digits = []
+        digits, ends_s = [], []
         for _ in range(rng.integers(2, 9)):
-            waveform, said = items[rng.integers(len(items))]
-            level = np.sqrt(np.mean(waveform**2)) + 1e-9
-            parts += [waveform * (LEVEL / level), np.zeros(int(RATE_HZ * rng.uniform(0, 0.3)), np.float32)]
-            digits += said
-        joined.append((np.clip(np.concatenate(parts), -1, 1).astype(np.float32), digits))
+            item = items[rng.integers(len(items))]
+            level = np.sqrt(np.mean(item.waveform**2)) + 1e-9
+            parts.append(item.waveform * (LEVEL / level))
+            ends_s.append(sum(part.size for part in parts) / RATE_HZ)
+            parts.append(np.zeros(int(RATE_HZ * rng.uniform(0, 0.3)), np.float32))
+            digits += item.digits
+        joined.append(Item(np.clip(np.concatenate(parts), -1, 1).astype(np.float32), digits, ends_s))
     return joined
 
 
-def hypothesis(model: be.Model, waveform: npt.NDArray[np.float32], pair: str, k: int | None, lookahead: int) -> str:
-    """Return the text of one file, streamed under wait-k or, without `k`, offline."""
+def hypothesis(
+    model: be.Model, waveform: npt.NDArray[np.float32], pair: str, k: int | None, lookahead: int
+) -> list[be.TextEvent]:
+    """Return what is written for one file, streamed under wait-k or, without `k`, offline."""
     source, target = pair.split("-")
     policy = be.Offline() if k is None else be.WaitK(k, model.config.policy.l)
     session = model.session(source=source, target=target, policy=policy, lookahead=lookahead)
     blocks = (waveform[start : start + BLOCK] for start in range(0, waveform.size, BLOCK))
-    return "".join(event.text for event in be.stream(session, blocks))
+    return list(be.stream(session, blocks))
 
 
 def conditions(args: argparse.Namespace) -> Iterator[tuple[str, str, str, list[Item]]]:
@@ -94,11 +111,57 @@ def conditions(args: argparse.Namespace) -> Iterator[tuple[str, str, str, list[I
                 yield corpus, "strings", f"{language}-{target}", joined
 
 
+def torch_reference(checkpoint: Path) -> Callable[[Item, str], str]:
+    """Return a function that transcribes one utterance with the PyTorch model, greedily."""
+    import torch
+    from tokenizers import Tokenizer
+
+    from bestow_edge.features import log_mel
+    from bestow_edge.model.checkpoint import load_checkpoint
+    from bestow_edge.policy import Offline, visible_steps
+    from bestow_edge.prompts import parse_pair, prompt_text
+
+    model = load_checkpoint(checkpoint)
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+
+    @torch.no_grad()
+    def transcribe(item: Item, pair: str) -> str:
+        prompt = tokenizer.encode(prompt_text(parse_pair(pair), model.config.chat), add_special_tokens=False).ids
+        mel = torch.from_numpy(log_mel(item.waveform, model.config.features))[None]
+        speech, steps = model.encode(mel, torch.tensor([mel.shape[1]]))
+        tokens, num_steps = list(prompt), int(steps)
+        while len(tokens) < len(prompt) + num_steps + 8:
+            visible = visible_steps(
+                Offline(), prompt_tokens=len(prompt), text_tokens=len(tokens), source_steps=num_steps
+            )
+            best = int(model(torch.tensor([tokens]), speech, torch.from_numpy(visible)[None])[0, -1].argmax())
+            if best == model.config.llm["eos_token_id"]:
+                break
+            tokens.append(best)
+        return str(tokenizer.decode(tokens[len(prompt) :])).strip()
+
+    return transcribe
+
+
+def evaluate(model: be.Model, items: list[Item], pair: str, k: int | None, lookahead: int) -> tuple[float, list[float]]:
+    """Return the share of digits right and the delays of the digits of strings that are all right."""
+    names = DIGITS[pair.split("-")[1]]
+    references = [" ".join(names[digit] for digit in item.digits) for item in items]
+    written = [hypothesis(model, item.waveform, pair, k, lookahead) for item in items]
+    texts = ["".join(event.text for event in events) for events in written]
+    delays = []
+    for item, events, text, reference in zip(items, written, texts, references, strict=True):
+        if text == reference and len(events) == len(item.digits):  # one token a digit
+            delays += [event.heard_s - end_s for event, end_s in zip(events, item.ends_s, strict=True)]
+    return 1 - float(jiwer.wer(references, texts)), delays
+
+
 def main() -> None:
     """Run all conditions and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="directory with human/ and human_extra/")
     parser.add_argument("--bundle", type=Path, help="bundle directory; the embedded demo by default")
+    parser.add_argument("--checkpoint", type=Path, help="also run this checkpoint in PyTorch, offline")
     parser.add_argument("--split", default="test", help="train, dev or test")
     parser.add_argument("--k", default="3,4,5,6", help="values of K for streaming, separated by commas")
     parser.add_argument("--strings", type=int, default=60, help="joined strings for each corpus and language")
@@ -106,24 +169,45 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of onnxruntime")
     args = parser.parse_args()
     model = be.load(args.bundle, threads=args.threads)
+    reference = torch_reference(args.checkpoint) if args.checkpoint else None
     modes: list[int | None] = [None, *map(int, args.k.split(","))]
-    console, table = Console(), Table("corpus", "kind", "pair", "digits", *(f"K={k}" if k else "offline" for k in modes))
+    console, table = (
+        Console(),
+        Table("corpus", "kind", "pair", "digits", *(f"K={k}" if k else "offline" for k in modes)),
+    )
+    if reference:
+        table.add_column("PyTorch offline")
     rows, audio_s, started = [], 0.0, time.perf_counter()
-    for corpus, kind, pair, items in track(list(conditions(args)), "digits", console=Console(stderr=True), transient=True):
-        names = DIGITS[pair.split("-")[1]]
-        references = [" ".join(names[digit] for digit in digits) for _, digits in items]
+    delays: dict[str, list[float]] = defaultdict(list)
+    for corpus, kind, pair, items in track(
+        list(conditions(args)), "digits", console=Console(stderr=True), transient=True
+    ):
         right = {}
         for k in modes:
-            texts = [hypothesis(model, waveform, pair, k, args.lookahead) for waveform, _ in items]
-            right["offline" if k is None else f"k{k}"] = round(1 - jiwer.wer(references, texts), 4)
-            audio_s += sum(waveform.size for waveform, _ in items) / RATE_HZ
-        count = sum(len(digits) for _, digits in items)
+            mode = "offline" if k is None else f"k{k}"
+            share, mode_delays = evaluate(model, items, pair, k, args.lookahead)
+            right[mode] = round(share, 4)
+            delays[mode] += mode_delays if kind == "strings" else []
+            audio_s += sum(item.waveform.size for item in items) / RATE_HZ
+        if reference:
+            names = DIGITS[pair.split("-")[1]]
+            expected = [" ".join(names[digit] for digit in item.digits) for item in items]
+            right["torch"] = round(1 - float(jiwer.wer(expected, [reference(item, pair) for item in items])), 4)
+        count = sum(len(item.digits) for item in items)
         rows.append({"corpus": corpus, "kind": kind, "pair": pair, "digits": count, **right})
         table.add_row(corpus, kind, pair, str(count), *(f"{value:.1%}" for value in right.values()))
     wall_s = time.perf_counter() - started
     console.print(table)
+    medians = {mode: round(float(np.median(values)), 2) for mode, values in delays.items() if values}
+    console.print("median delay of a digit in strings, s: " + ", ".join(f"{m} {v:.2f}" for m, v in medians.items()))
     console.print(f"{audio_s:.0f} s of audio in {wall_s:.0f} s on {args.threads} thread(s), {platform.machine()}")
-    summary = {"benchmark": "digit_accuracy", "split": args.split, "lookahead": args.lookahead, "rows": rows}
+    summary = {
+        "benchmark": "digit_accuracy",
+        "split": args.split,
+        "lookahead": args.lookahead,
+        "rows": rows,
+        "delay_s": medians,
+    }
     print(json.dumps(summary | {"rtf": round(wall_s / audio_s, 4), "threads": args.threads}))
 
 

@@ -124,13 +124,16 @@ def read_manifest(directory: Path) -> BundleManifest:
         document = read_json(path)
         _check_version(document, path)
         manifest = decode(BundleManifest, document, MANIFEST_FILE)
+        specs = manifest.specs
     except ConfigError as error:
         raise BundleError(f"{directory}: {error}") from error
+    except KeyError as error:
+        raise BundleError(f"{path}: the encoder's or the LLM's config lacks {error}; export again") from error
     for entry in (*(item.path for item in manifest.files), *(graph.file for graph in manifest.graphs.values())):
         pure = PurePosixPath(entry)
         if pure.is_absolute() or ".." in pure.parts or "\\" in entry or ":" in entry:
             raise BundleError(f"{path}: {entry!r} leaves the bundle; every path must be relative and inside it")
-    if missing := set(manifest.specs) - set(manifest.graphs):
+    if missing := set(specs) - set(manifest.graphs):
         raise BundleError(f"{path}: no entry for graph {', '.join(sorted(missing))}; export the checkpoint again")
     return manifest
 

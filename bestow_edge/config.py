@@ -70,8 +70,8 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         """Check sizes."""
-        if self.num_layers < 1 or self.ffn_factor < 1:
-            raise ConfigError("adapter: num_layers and ffn_factor must be at least 1")
+        if min(self.num_layers, self.width, self.num_heads, self.ffn_factor) < 1:
+            raise ConfigError("adapter: num_layers, width, num_heads and ffn_factor must be at least 1")
         if self.width % self.num_heads:
             raise ConfigError(f"adapter: width {self.width} is not a multiple of num_heads {self.num_heads}")
         if self.text_mixer == "lstm" and self.num_layers != 1:
@@ -160,6 +160,12 @@ class ModelConfig:
         for part, config in (("encoder", self.encoder), ("llm", self.llm)):
             if "model_type" not in config or "hidden_size" not in config:
                 raise ConfigError(f"{part}: transformers config without model_type or hidden_size")
+        if (factor := self.encoder.get("subsampling_factor", SUBSAMPLING)) != SUBSAMPLING:
+            raise ConfigError(f"encoder: subsampling_factor {factor}; only {SUBSAMPLING} is supported")
+        window = self.encoder.get("sliding_window", self.streaming.left_context + 1)
+        if window != self.streaming.left_context + 1:  # transformers counts the step itself
+            expected = self.streaming.left_context + 1
+            raise ConfigError(f"encoder: sliding_window {window}, streaming.left_context needs {expected}")
         bins = self.encoder.get("num_mel_bins", self.features.num_mel_bins)
         if bins != self.features.num_mel_bins:
             raise ConfigError(f"features: {self.features.num_mel_bins} mel bins, but the encoder takes {bins}")

@@ -29,6 +29,7 @@ from bestow_edge.bundle import (
     list_files,
     write_manifest,
 )
+from bestow_edge.checkpoint import WEIGHTS_FILE
 from bestow_edge.errors import ExportError
 from bestow_edge.export.adapter import AdapterStep
 from bestow_edge.export.encoder import EncoderChunk
@@ -39,10 +40,9 @@ from bestow_edge.export.quantize import quantize_int8
 from bestow_edge.files import atomic_directory, sha256
 from bestow_edge.graphs import ADAPTER, ENCODER, LLM, GraphSpec
 from bestow_edge.model.bestow import BestowModel
-from bestow_edge.model.checkpoint import WEIGHTS_FILE, load_checkpoint
+from bestow_edge.model.checkpoint import load_checkpoint
 from bestow_edge.prompts import parse_pair, prompt_text
 from bestow_edge.runtime.golden import record_golden
-from bestow_edge.runtime.graph import Array
 from bestow_edge.runtime.graph import Array
 
 TOOLS = ("bestow-edge", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")

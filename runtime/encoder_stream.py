@@ -101,7 +101,7 @@ class EncoderStream:
 
     def has_chunk(self, state: EncoderState) -> bool:
         """Say whether enough frames wait for a whole chunk."""
-        return state.frames.shape[0] >= self.chunk_frames
+        return bool(state.frames.shape[0] >= self.chunk_frames)
 
     def next_chunk(self, state: EncoderState) -> tuple[SpeechSteps, EncoderState]:
         """Encode the next whole chunk, which must be there."""

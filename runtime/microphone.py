@@ -190,6 +190,11 @@ class Microphone:
             while True:
                 self.num_dropped_blocks += isinstance(self._queue.get_nowait(), np.ndarray)
 
+    @property
+    def waiting_s(self) -> float:
+        """Seconds that were recorded and wait to be taken, to a block."""
+        return self._queue.qsize() * BLOCK_MS / 1000
+
     def stop(self) -> None:
         """Stop recording; blocks recorded until now can still be iterated over."""
         self._stopping = True

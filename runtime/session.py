@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.errors import AudioError, SessionError
+from bestow_edge.graphs import FIRST_FRAME
 from bestow_edge.policy import Policy, wanted_steps
 from bestow_edge.prompts import Pair
 from bestow_edge.runtime.decoder import Attempt, TextDecoder
@@ -140,7 +141,8 @@ class Session:
 
     def _next_segment(self) -> None:
         """Begin anew after a long pause: prompt, speech memory and caches stay small however long the stream is."""
-        self._base_s = self.heard_s - self._encoder_state.recent.shape[0] / FRAMES_PER_S
+        replayed = FIRST_FRAME + self._encoder_state.recent.shape[0]  # the new stream begins with these frames
+        self._base_s = self.heard_s - replayed / FRAMES_PER_S
         self._encoder_state = self._encoder.restart(self._encoder_state)
         self.segment += bool(self._index)  # a segment without text was silence
         self._begin_segment()

@@ -12,6 +12,7 @@ import pytest
 
 from bestow_edge.config import AdapterConfig, ModelConfig, PolicyConfig, StreamingConfig
 
+pytest_plugins = ["microphones", "fake_portaudio"]
 AUDIO = Path(__file__).parent / "audio"
 PAIRS = ("en-en", "en-de", "de-de", "de-en")
 

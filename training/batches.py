@@ -97,7 +97,7 @@ def collate(examples: Sequence[Example], *, lookahead: int) -> Batch:
 
     Returns:
         mel (batch, frames, mel_bins), frame_lens (batch,), token_ids, visible_steps and targets (batch, tokens),
-        transcript_ids (batch, labels) with -1 as padding, step_labels (batch, steps), lookahead ().
+        transcript_ids (batch, labels) with -1 as padding, step_labels and step_counts (batch, steps), lookahead ().
     """
 
     def pad(rows: Sequence[npt.NDArray[np.generic]], value: float) -> Tensor:
@@ -112,6 +112,7 @@ def collate(examples: Sequence[Example], *, lookahead: int) -> Batch:
         "targets": pad([example.targets for example in examples], IGNORED),
         "transcript_ids": pad([example.transcript_ids for example in examples], -1),
         "step_labels": pad([example.step_labels for example in examples], IGNORED),
+        "step_counts": pad([example.step_counts for example in examples], IGNORED),
         "lookahead": torch.tensor(lookahead),
     }
 

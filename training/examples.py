@@ -18,6 +18,7 @@ from bestow_edge.training.recipe import StageRecipe
 from bestow_edge.training.schedule import heard_steps, make_schedule
 from bestow_edge.training.tokens import answer_ids, prompt_ids
 
+COUNTS = 16  # the encoder learns to count heard pieces modulo this
 NO_LABEL = -1  # step at which no token is heard
 IGNORED = -100  # target of positions without loss, PyTorch's default
 
@@ -38,6 +39,8 @@ class Example:
     """(labels,) tokens of the transcript, for the CTC loss"""
     step_labels: npt.NDArray[np.int64]
     """(steps,) transcript token heard at each encoder step, -1 = none; a path through CTC's trellis"""
+    step_counts: npt.NDArray[np.int64]
+    """(steps,) pieces heard so far at each encoder step, modulo `COUNTS`"""
 
 
 def num_steps(num_frames: int) -> int:
@@ -88,6 +91,7 @@ class ExampleMaker:
             targets=targets,
             transcript_ids=np.array(transcript, dtype=np.int64),
             step_labels=self._step_labels(composed, source_steps),
+            step_counts=self._step_counts(composed, source_steps),
         )
 
     def _step_labels(self, composed: Composed, source_steps: int) -> npt.NDArray[np.int64]:
@@ -104,6 +108,11 @@ class ExampleMaker:
             for token_id, first, last in zip(ids, edges[:-1], edges[1:], strict=True):
                 labels[round(first) : max(round(first) + 1, round(last))] = token_id
         return labels
+
+    def _step_counts(self, composed: Composed, source_steps: int) -> npt.NDArray[np.int64]:
+        middles_s = np.array([(piece.start_s + piece.end_s) / 2 for piece in composed.pieces])
+        steps_s = (np.arange(source_steps) + 0.5) * self.config.features.step_s
+        return np.searchsorted(middles_s, steps_s).astype(np.int64) % COUNTS
 
     def _serves(self, pair: str, composed: Composed) -> bool:
         source, target = pair.split("-")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bestow_edge.model.bestow import BestowModel
-from bestow_edge.training.examples import IGNORED, NO_LABEL
+from bestow_edge.training.examples import COUNTS, IGNORED, NO_LABEL
 
 BLANK_WEIGHT = 0.3  # nine steps in ten hold no label; at equal weight the words are learned late
 
@@ -18,8 +18,10 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.ctc_head = nn.Linear(model.config.encoder["hidden_size"], vocab_size + 1)  # the last label is the blank
-        self.ctc_weight = 0.0  # both weights are set for each stage
+        self.ctc_weight = 0.0  # the weights are set for each stage
         self.alignment_weight = 0.0
+        self.count_weight = 0.0
+        self.count_head = nn.Linear(model.config.encoder["hidden_size"], COUNTS)
         self.label_smoothing = label_smoothing
 
     def forward(
@@ -32,6 +34,7 @@ class Objective(nn.Module):
         targets: Tensor,
         transcript_ids: Tensor,
         step_labels: Tensor,
+        step_counts: Tensor,
         lookahead: Tensor,
     ) -> dict[str, Tensor]:
         """Return `loss` and, for logging, its parts and `right` (share of right answer tokens).
@@ -48,8 +51,11 @@ class Objective(nn.Module):
         alignment_loss = self._alignment(heard, step_labels) if self.alignment_weight else token_loss.new_zeros(())
         answered = targets != IGNORED
         right = (logits.argmax(-1) == targets)[answered].float().mean()
-        loss = token_loss + self.ctc_weight * ctc_loss + self.alignment_weight * alignment_loss
-        parts = {"token_loss": token_loss, "ctc_loss": ctc_loss, "alignment_loss": alignment_loss, "right": right}
+        count_loss = self._count(speech, step_counts) if self.count_weight else token_loss.new_zeros(())
+        loss = token_loss + self.ctc_weight * ctc_loss
+        loss = loss + self.alignment_weight * alignment_loss + self.count_weight * count_loss
+        parts = {"token_loss": token_loss, "ctc_loss": ctc_loss, "alignment_loss": alignment_loss}
+        parts |= {"count_loss": count_loss, "right": right}
         return {"loss": loss} | {name: part.detach() for name, part in parts.items()}
 
     def _alignment(self, log_probs: Tensor, step_labels: Tensor) -> Tensor:
@@ -59,6 +65,15 @@ class Objective(nn.Module):
         weight = log_probs.new_ones(blank + 1)
         weight[blank] = BLANK_WEIGHT
         return F.nll_loss(log_probs.flatten(0, 1), labels.flatten(), weight, ignore_index=IGNORED)
+
+    def _count(self, speech: Tensor, step_counts: Tensor) -> Tensor:
+        """Cross-entropy of each step with the number of words heard so far.
+
+        The adapter has no positions over speech: which of two equal words comes next it can tell only by what the
+        encoder says of their order.
+        """
+        counts = self.count_head(speech).float()
+        return F.cross_entropy(counts.flatten(0, 1), step_counts.flatten(), ignore_index=IGNORED)
 
     def _ctc(self, log_probs: Tensor, step_lens: Tensor, transcript_ids: Tensor) -> Tensor:
         log_probs = log_probs.transpose(0, 1)  # (steps, batch, vocab + blank)

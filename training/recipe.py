@@ -103,6 +103,8 @@ class StageRecipe:
     """Weight of the CTC loss on the encoder's output."""
     alignment_weight: float = 0.0
     """Weight of the cross-entropy of each encoder step with the word heard there; needs word times."""
+    count_weight: float = 0.0
+    """Weight of the cross-entropy of each encoder step with the number of words heard so far; needs word times."""
     lookaheads: tuple[int, ...] = (13,)
     """Look-aheads one of which is drawn for each step."""
 

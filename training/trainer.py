@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoConfig, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from bestow_edge.model.bestow import BestowModel
@@ -32,6 +31,7 @@ from bestow_edge.training.tokens import BEGIN, CHAT, END, PAD, train_tokenizer
 
 logger = logging.getLogger(__name__)
 DEV_BATCHES = 8
+UNKEPT = {"architectures", "dtype", "transformers_version"}  # fields that say nothing of the model's shape
 WORKERS = 1  # one process makes batches while the others' cores train
 
 
@@ -154,7 +154,9 @@ def train(recipe: Recipe, data_dir: Path, out: Path, callbacks: Sequence[Trainer
 
 def _train_stage(run: Run, stage: StageRecipe, callbacks: Sequence[TrainerCallback]) -> None:
     directory = run.out / stage.name
-    run.objective.ctc_weight, run.objective.alignment_weight = stage.ctc_weight, stage.alignment_weight
+    objective = run.objective
+    objective.ctc_weight, objective.alignment_weight = stage.ctc_weight, stage.alignment_weight
+    objective.count_weight = stage.count_weight
     trainer = StageTrainer(
         model=run.objective,
         args=_arguments(run.recipe, stage, directory),
@@ -163,6 +165,7 @@ def _train_stage(run: Run, stage: StageRecipe, callbacks: Sequence[TrainerCallba
         data_collator=_only,
         callbacks=[JsonLog(run.out / "log.jsonl", stage.name), *callbacks],
     )
+    trainer.remove_callback(PrinterCallback)  # it prints; records go to the log and to the callbacks
     last = get_last_checkpoint(str(directory)) if directory.is_dir() else None  # type: ignore[no-untyped-call]  # theirs
     trainer.train(resume_from_checkpoint=last)
 
@@ -207,7 +210,10 @@ def _within(texts: Any, recipe: Recipe) -> bool:  # Any: mapping of language to 
 
 
 def _encoder_config(recipe: Recipe) -> dict[str, Any]:
-    return _complete({**recipe.model.encoder, "num_mel_bins": recipe.model.features.num_mel_bins})
+    window = recipe.model.streaming.left_context + 1  # transformers counts the step itself
+    return _complete(
+        {**recipe.model.encoder, "num_mel_bins": recipe.model.features.num_mel_bins, "sliding_window": window}
+    )
 
 
 def _llm_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -217,12 +223,9 @@ def _llm_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _complete(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a transformers config with every field it has, as JSON holds it."""
     options = dict(values)
-    complete = AutoConfig.for_model(options.pop("model_type"), **options).to_diff_dict() | values
-    full = AutoConfig.for_model(values["model_type"], **options).to_dict()
-    keep = {key: full[key] for key in full if not key.startswith("_") and key != "transformers_version"}
-    return json.loads(json.dumps(keep | {"model_type": complete["model_type"]}, default=_plain))  # type: ignore[no-any-return]  # json
-
-
-def _plain(value: object) -> object:
-    return value.tolist() if isinstance(value, np.ndarray) else str(value)
+    model_type = options.pop("model_type")
+    full = json.loads(AutoConfig.for_model(model_type, **options).to_json_string(use_diff=False))
+    kept = {key: value for key, value in full.items() if key not in UNKEPT and not key.startswith("_")}
+    return kept | {"model_type": model_type}

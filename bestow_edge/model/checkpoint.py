@@ -12,17 +12,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
-from bestow_edge.config import ModelConfig, read_json
+from bestow_edge.checkpoint import CONFIG_FILE, FORMAT, FORMAT_VERSION, TOKENIZER_FILE, WEIGHTS_FILE, load_config
 from bestow_edge.errors import CheckpointError
 from bestow_edge.files import atomic_directory
 from bestow_edge.model.bestow import BestowModel
-from bestow_edge.prompts import parse_pair
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-TOKENIZER_FILE = "tokenizer.json"
-FORMAT = "bestow-edge-checkpoint"
-FORMAT_VERSION = 1
 
 
 def save_checkpoint(model: BestowModel, tokenizer_json: str, directory: Path) -> None:
@@ -38,26 +31,6 @@ def save_checkpoint(model: BestowModel, tokenizer_json: str, directory: Path) ->
         (partial / CONFIG_FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
         (partial / TOKENIZER_FILE).write_text(tokenizer_json, encoding="utf-8")
         save_model(model, str(partial / WEIGHTS_FILE))
-
-
-def load_config(directory: Path) -> ModelConfig:
-    """Read the model config of a checkpoint.
-
-    Raises:
-        CheckpointError: it is not a checkpoint directory of this format version.
-        ConfigError: its config has unknown or wrong fields.
-    """
-    for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
-        if not (directory / name).is_file():
-            raise CheckpointError(f"{directory}: not a checkpoint, {name} is missing; make one with bestow-edge train")
-    document = read_json(directory / CONFIG_FILE)
-    if document.get("format") != FORMAT or document.get("format_version") != FORMAT_VERSION:
-        got = f"{document.get('format')} {document.get('format_version')}"
-        raise CheckpointError(f"{directory}: config.json is {got}, expected {FORMAT} {FORMAT_VERSION}")
-    config = ModelConfig.from_dict(document.get("model", {}))
-    for pair in config.pairs:
-        parse_pair(pair)
-    return config
 
 
 def load_checkpoint(directory: Path) -> BestowModel:

@@ -26,9 +26,9 @@ LLM = {"model_type": "llama", "hidden_size": 48}
     [
         (lambda: FeatureConfig(hop_samples=500), "hop_samples <= window_samples <= n_fft, got 500, 400, 512"),
         (lambda: FeatureConfig(window_samples=600), "got 160, 600, 512"),
-        (lambda: AdapterConfig(num_layers=0), "num_layers and ffn_factor must be at least 1"),
+        (lambda: AdapterConfig(num_layers=0), "num_layers, width, num_heads and ffn_factor must be at least 1"),
         (lambda: AdapterConfig(width=10, num_heads=4), "width 10 is not a multiple of num_heads 4"),
-        (lambda: AdapterConfig(num_heads=0), "num_heads"),
+        (lambda: AdapterConfig(num_heads=0), "must be at least 1"),
         (lambda: AdapterConfig(text_mixer="lstm", num_layers=2), "set num_layers: 1"),
         (lambda: StreamingConfig(default_lookahead=5), r"default_lookahead 5 is not in \(13, 6, 1, 0\)"),
         (lambda: StreamingConfig(lookaheads=(13, 3)), "chunk of 4 steps does not divide left_context 70"),
@@ -57,8 +57,11 @@ def test_defaults_are_the_papers() -> None:
 
 def test_config_survives_json(model_config: Callable[..., ModelConfig]) -> None:
     config = model_config(prompt_mode="bypass")
-    again = ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())))
-    assert again == config
+    text = json.dumps(config.to_dict())
+    again = ModelConfig.from_dict(json.loads(text))
+    assert json.dumps(again.to_dict()) == text
+    assert again.adapter == config.adapter
+    assert again.pairs == config.pairs
     assert again.streaming.lookaheads == (13, 6, 1, 0)
 
 

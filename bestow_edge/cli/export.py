@@ -1,0 +1,72 @@
+"""`bestow-edge export`: checkpoint to bundle. Knows the exporter's front door and how to show its progress."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from bestow_edge.cli import options
+from bestow_edge.cli.console import err, megabytes, needs_extra, new_table, say, write_json, write_tables
+from bestow_edge.cli.inspect import parity_table
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Directory of a checkpoint.")],
+    out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="Directory to make.")],
+    precision: Annotated[Literal["int8", "fp32"], typer.Option("--precision", help="Of the weights.")] = "int8",
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Export a checkpoint as a bundle of three ONNX graphs, compared with PyTorch.
+
+    Nothing is left behind where a step or the comparison fails. Needs the extra `export`.
+
+    \b
+    Examples:
+      bestow-edge export runs/digits/checkpoint --out digits
+      bestow-edge export runs/digits/checkpoint --out digits --precision fp32 --force
+    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    with _shown_steps() as step:
+        step("loading torch")
+        with needs_extra("export"):
+            from bestow_edge.export.pipeline import export_bundle
+
+            # It warns that torchvision is absent; importing torch sets its level, so this comes after.
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            result = export_bundle(checkpoint, out, precision=precision, force=force, progress=step)
+    files = result.manifest.files
+    if as_json:
+        write_json(
+            {
+                "bundle": str(result.directory),
+                "bytes": sum(entry.size for entry in files),
+                "files": {entry.path: entry.size for entry in files},
+                "parity": [asdict(row) for row in result.manifest.parity],
+            }
+        )
+        return
+    sizes = new_table(f"Bundle {result.directory}", "file", "size", numbers=("size",))
+    for entry in files:
+        sizes.add_row(entry.path, megabytes(entry.size))
+    sizes.add_row("all", megabytes(sum(entry.size for entry in files)))
+    write_tables(parity_table(result.manifest), sizes)
+
+
+@contextmanager
+def _shown_steps() -> Iterator[Callable[[str], None]]:
+    """Yield what shows a step: with a clock on a terminal, as lines elsewhere."""
+    if not err.is_terminal:
+        yield say
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda description: progress.update(task, description=description)

@@ -1,0 +1,132 @@
+"""`bestow-edge inspect`: what a bundle or a checkpoint holds. Reads JSON and headers alone: no torch, no graph runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from math import prod
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from bestow_edge.bundle import FORMAT, FORMAT_VERSION, MANIFEST_FILE, BundleManifest, read_manifest
+from bestow_edge.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_config, weight_shapes
+from bestow_edge.cli import options
+from bestow_edge.cli.console import megabytes, new_table, write_json, write_tables
+from bestow_edge.config import ModelConfig
+from bestow_edge.errors import BundleMissingError
+from bestow_edge.graphs import NEXT, GraphSpec
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE|CKPT", help="Directory of a bundle or of a checkpoint.")],
+    as_json: options.Json = False,
+) -> None:
+    """Show what a bundle or a checkpoint holds.
+
+    \b
+    Examples:
+      bestow-edge inspect my-bundle
+      bestow-edge inspect runs/digits/checkpoint --json
+    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    if (path / MANIFEST_FILE).is_file():
+        manifest = read_manifest(path)
+        if as_json:
+            write_json(_bundle_record(path, manifest))
+        else:
+            write_tables(*_bundle_tables(path, manifest))
+    elif (path / CONFIG_FILE).is_file():
+        config, weights = load_config(path), _weights_by_part(path)
+        if as_json:
+            write_json({"kind": "checkpoint", "path": str(path), "weights": weights, "model": config.to_dict()})
+        else:
+            write_tables(_model_table(f"Checkpoint {path}", config), _weights_table(weights))
+    else:
+        problem = "is neither a bundle nor a checkpoint" if path.is_dir() else "no such directory"
+        raise BundleMissingError(f"{path}: {problem}; expected {MANIFEST_FILE}, or {CONFIG_FILE} and {WEIGHTS_FILE}")
+
+
+def _weights_by_part(directory: Path) -> dict[str, int]:
+    """Return the number of weights of encoder, adapter and LLM."""
+    counts: Counter[str] = Counter()
+    for name, shape in weight_shapes(directory / WEIGHTS_FILE).items():
+        counts[name.partition(".")[0]] += prod(shape)
+    return dict(counts)
+
+
+def _bundle_record(path: Path, manifest: BundleManifest) -> dict[str, object]:
+    graphs = {
+        name: asdict(manifest.graphs[name])
+        | {"inputs": [str(tensor) for tensor in (*spec.inputs, *spec.states)], "outputs": _outputs(spec)}
+        for name, spec in manifest.specs.items()
+    }
+    return {
+        "kind": "bundle",
+        "path": str(path),
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "bytes": sum(entry.size for entry in manifest.files),
+        **asdict(manifest),
+        "graphs": graphs,
+    }
+
+
+def _outputs(spec: GraphSpec) -> list[str]:
+    return [str(tensor) for tensor in spec.outputs] + [f"{NEXT}{tensor}" for tensor in spec.states]
+
+
+def _bundle_tables(path: Path, manifest: BundleManifest) -> list[Table]:
+    total = sum(entry.size for entry in manifest.files)
+    model = _model_table(f"Bundle {path}: {FORMAT} {FORMAT_VERSION}, {megabytes(total)}", manifest.model)
+    model.add_row("context", f"{manifest.max_text_tokens} tokens a segment, prompt included")
+    model.add_row("made with", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
+    model.add_row("checkpoint", f"SHA-256 {manifest.checkpoint_sha256}")
+    tensors = new_table("Graphs", "graph", "precision", "inputs", "outputs")
+    for name, spec in manifest.specs.items():
+        inputs = "\n".join(map(str, (*spec.inputs, *_first_states(spec))))
+        outputs = "\n".join(map(str, spec.outputs))
+        tensors.add_row(name, manifest.graphs[name].precision, inputs, outputs, end_section=True)
+    files = new_table("Files", "file", "size", "SHA-256", numbers=("size",))
+    for entry in manifest.files:
+        files.add_row(entry.path, megabytes(entry.size), entry.sha256)
+    return [model, tensors, files, parity_table(manifest)]
+
+
+def _first_states(spec: GraphSpec) -> list[str]:
+    """Name a graph's states, whose number grows with the layers, in one line."""
+    return [f"{len(spec.states)} states, returned as {NEXT}...: {spec.states[0]} ..."] if spec.states else []
+
+
+def parity_table(manifest: BundleManifest) -> Table:
+    """Return how the graphs compared with PyTorch at export."""
+    table = new_table("Parity with PyTorch at export", "graph", "precision", "sizes", "error", "allowed")
+    for row in manifest.parity:
+        table.add_row(row.graph, row.precision, row.case, f"{row.error:.1e}", f"{row.tolerance:.0e}")
+    return table
+
+
+def _model_table(title: str, config: ModelConfig) -> Table:
+    encoder, llm, adapter, streaming = config.encoder, config.llm, config.adapter, config.streaming
+    table = new_table(title, "part", "value")
+    for name, part in (("encoder", encoder), ("LLM", llm)):
+        heads = f"{part.get('num_attention_heads')} heads"
+        sizes = f"{part.get('num_hidden_layers')} layers of width {part['hidden_size']}, {heads}"
+        table.add_row(name, f"{part['model_type']}: {sizes}")
+    kind = f"{adapter.text_mixer}, {adapter.prompt_mode}"
+    table.add_row("adapter", f"{kind}: {adapter.num_layers} layers of width {adapter.width}, {adapter.num_heads} heads")
+    table.add_row("vocabulary", f"{llm.get('vocab_size')} tokens")
+    table.add_row("audio", f"{config.features.sample_rate_hz} Hz, {config.features.num_mel_bins} mel bins")
+    table.add_row("pairs", ", ".join(config.pairs))
+    table.add_row("policy", f"wait-k, k {config.policy.k}, l {config.policy.l}")
+    lookaheads = ", ".join(map(str, streaming.lookaheads))
+    table.add_row("look-aheads", f"{lookaheads} steps of 80 ms, default {streaming.default_lookahead}")
+    return table
+
+
+def _weights_table(weights: dict[str, int]) -> Table:
+    table = new_table("Weights", "part", "number", numbers=("number",))
+    for part, number in (weights | {"all": sum(weights.values())}).items():
+        table.add_row(part, f"{number:,}")
+    return table

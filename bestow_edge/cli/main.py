@@ -1,0 +1,88 @@
+"""The command `bestow-edge`: puts the commands together and turns every error into one sentence and an exit code.
+
+Exit codes: 0 done, 1 a check failed (verify, doctor), 2 wrong use or an error with its message on stderr, 130 Ctrl-C.
+Commands import what is heavy when they run, so that `--help` costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, cast
+
+import typer
+
+from bestow_edge import __version__
+from bestow_edge.cli.console import logs_on_stderr, say, say_error, use_utf8, write
+from bestow_edge.cli.export import export
+from bestow_edge.cli.inspect import inspect
+from bestow_edge.cli.machine import devices, doctor
+from bestow_edge.cli.mic import mic
+from bestow_edge.cli.run import run
+from bestow_edge.cli.train import train
+from bestow_edge.cli.verify import verify
+from bestow_edge.errors import BestowEdgeError
+
+USAGE, INTERRUPTED = 2, 130
+UsageError = cast(type[Exception], typer.BadParameter.__mro__[2])  # typer's own click or click's; not exported by typer
+
+app = typer.Typer(
+    name="bestow-edge",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Run, export and train BESTOW streaming speech models: speech in, text out, without torch at run time.",
+)
+for command in (run, mic, devices, doctor, verify, inspect, export, train):
+    app.command()(command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        write(f"bestow-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Show the help where no command is given."""
+    if context.invoked_subcommand is None:
+        write(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Args:
+        arguments: what follows the program's name; None takes it from `sys.argv`.
+    """
+    use_utf8()
+    with logs_on_stderr():
+        code = _run(sys.argv[1:] if arguments is None else list(arguments))
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return int(app(arguments, prog_name="bestow-edge", standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        say("stopped")
+        return INTERRUPTED
+    except UsageError as error:
+        say_error(_usage(error))
+        return USAGE
+    except (BestowEdgeError, OSError) as error:  # OSError: no permission, disk full, and the like
+        say_error(error)
+        return USAGE
+
+
+def _usage(error: Exception) -> Exception:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "bestow-edge"
+    message = getattr(error, "format_message", error.__str__)().rstrip(". ")
+    return ValueError(f"{message}; see {command} --help")

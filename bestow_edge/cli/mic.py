@@ -1,0 +1,105 @@
+"""`bestow-edge mic`: live text from a microphone, until Ctrl-C. Knows the microphone, a session and signals."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bestow_edge.cli import options
+from bestow_edge.cli.console import say
+from bestow_edge.errors import AudioDeviceError
+from bestow_edge.prompts import parse_pair
+
+if TYPE_CHECKING:
+    from bestow_edge.cli.captions import Captions
+    from bestow_edge.runtime import Session
+    from bestow_edge.runtime.microphone import Microphone
+
+
+def mic(
+    lang: options.Lang = "en-de",
+    bundle: options.Bundle = None,
+    mic_device: Annotated[
+        str | None, typer.Option("--mic-device", metavar="NAME|INDEX", help="As `bestow-edge devices` lists it.")
+    ] = None,
+    k: options.K = None,
+    l: options.L = None,  # noqa: E741 - the paper's letter
+    lookahead: options.Lookahead = None,
+    seconds: Annotated[float | None, typer.Option(min=0.0, metavar="S", help="Stop after so much audio.")] = None,
+    as_json: options.Json = False,
+    device_rate: Annotated[
+        int | None, typer.Option(min=1, metavar="HZ", help="Sampling rate of the device; default: its own.")
+    ] = None,
+    device: options.Device = "cpu",
+    threads: options.Threads = 0,
+) -> None:
+    """Write what is said into a microphone, as it is said.
+
+    Ctrl-C stops listening, writes the rest and ends; a second one ends at once.
+    On a terminal a line shows level, lag and whether the machine keeps up.
+
+    \b
+    Examples:
+      bestow-edge mic
+      bestow-edge mic --lang de-en --mic-device USB
+      bestow-edge mic --seconds 30 --json > events.jsonl
+    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    pair = parse_pair(lang)
+    from bestow_edge.cli.captions import Captions
+    from bestow_edge.runtime import load
+    from bestow_edge.runtime.microphone import Microphone
+
+    model = load(bundle, device=device, threads=threads)
+    rate_hz = model.sample_rate_hz
+    microphone = Microphone(mic_device, sample_rate_hz=rate_hz, device_rate_hz=device_rate, seconds=seconds)
+    session = model.session(source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead)
+    with session, microphone, _stopped_by_ctrl_c(microphone):
+        say(f"listening to {microphone.device} at {microphone.device_rate_hz} Hz, {pair}; Ctrl-C ends")
+        _listen(microphone, session, rate_hz, Captions(as_json=as_json))
+    _say_lost(microphone)
+
+
+def _listen(microphone: Microphone, session: Session, rate_hz: int, captions: Captions) -> None:
+    """Show text until the microphone ends, however it ends; nothing that was heard is lost."""
+    from bestow_edge.cli.captions import Status, level_db
+
+    started_s = time.monotonic()
+    num_samples = 0
+    with captions:
+        try:
+            for block in microphone:
+                events = session.feed(block)
+                num_samples += len(block)
+                audio_s, wall_s = num_samples / rate_hz, time.monotonic() - started_s
+                captions.add(events, audio_s, wall_s)
+                captions.show(Status(level_db(block), microphone.waiting_s, audio_s, microphone.num_overflows))
+        except AudioDeviceError:
+            captions.add(session.finish(), num_samples / rate_hz, time.monotonic() - started_s)
+            raise
+        captions.add(session.finish(), num_samples / rate_hz, time.monotonic() - started_s)
+
+
+@contextmanager
+def _stopped_by_ctrl_c(microphone: Microphone) -> Iterator[None]:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        microphone.stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _say_lost(microphone: Microphone) -> None:
+    if microphone.num_overflows:
+        say(f"warning: audio was lost {microphone.num_overflows} times because the machine did not keep up")
+    if microphone.num_dropped_blocks:
+        say(f"warning: {microphone.num_dropped_blocks} recorded blocks were not used")

@@ -1,0 +1,28 @@
+"""Arguments that several commands take, declared once. Knows typer only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Lang = Annotated[
+    str, typer.Option("--lang", metavar="SOURCE-TARGET", help="Languages of speech and text; en-en transcribes.")
+]
+Bundle = Annotated[
+    Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle to run; without it the embedded digit demo.")
+]
+Device = Annotated[Literal["cpu", "cuda"], typer.Option("--device", help="cuda needs the extra `gpu`.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, metavar="N", help="CPU threads; 0 = one for each core.")]
+K = Annotated[
+    int | None, typer.Option("--k", min=1, metavar="N", help="Blocks heard before the first token; default: bundle's.")
+]
+L = Annotated[
+    int | None, typer.Option("--l", min=1, metavar="N", help="Steps of 80 ms in a block; default: the bundle's.")
+]
+Lookahead = Annotated[
+    int | None,
+    typer.Option("--lookahead", min=0, metavar="N", help="Steps of 80 ms the encoder looks ahead; default: bundle's."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

@@ -1,0 +1,42 @@
+"""`bestow-edge verify`: runs a bundle's golden inputs on this machine. Knows the runtime's check, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bestow_edge.cli import options
+from bestow_edge.cli.console import new_table, write_json, write_tables
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")],
+    as_json: options.Json = False,
+) -> None:
+    """Check a bundle's files and hashes and run its golden inputs on this machine.
+
+    Exit code 1: a graph computes something else here; 2: the bundle is damaged.
+
+    \b
+    Examples:
+      bestow-edge verify my-bundle
+      bestow-edge verify my-bundle --json
+    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    from bestow_edge.runtime import golden
+
+    rows = golden.verify(bundle)
+    passed = all(row.passed for row in rows)
+    if as_json:
+        graphs = [asdict(row) | {"passed": row.passed} for row in rows]
+        write_json({"bundle": str(bundle), "passed": passed, "graphs": graphs})
+    else:
+        table = new_table(f"{bundle}: all files unchanged", "graph", "precision", "error", "allowed", "result")
+        for row in rows:
+            result = "ok" if row.passed else "FAILED"
+            table.add_row(row.graph, row.precision, f"{row.error:.1e}", f"{row.tolerance:.0e}", result)
+        write_tables(table)
+    if not passed:
+        raise typer.Exit(1)

@@ -1,0 +1,102 @@
+"""`bestow-edge mic` on virtual microphones: text as it comes, Ctrl-C, limits."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from microphones import PulseMicrophone, VirtualMicrophone
+
+from bestow_edge.cli.captions import Status, level_db
+
+RUN = [sys.executable, "-c", "from bestow_edge.cli.main import main; main()", "mic"]
+RATE_HZ = 16_000
+BuildMicrophone = Callable[[npt.NDArray[np.int16]], VirtualMicrophone]
+
+
+def start(microphone: VirtualMicrophone, *arguments: object) -> subprocess.Popen[str]:
+    """Start the command and wait until it listens."""
+    process = subprocess.Popen(
+        [*RUN, "--mic-device", microphone.name, *map(str, arguments)],
+        env=microphone.env | {"PYTHONIOENCODING": "utf-8"},
+        cwd=microphone.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("listening to ")
+    return process
+
+
+def expected(bundle: Path, waveform: npt.NDArray[np.float32]) -> str:
+    from bestow_edge.runtime import load
+
+    with load(bundle).session(source="en", target="de") as session:
+        return "".join(event.text for event in [*session.feed(waveform), *session.finish()])
+
+
+@pytest.mark.mic
+@pytest.mark.parametrize("as_json", [False, True])
+def test_text_is_the_sessions(
+    file_microphone: BuildMicrophone, tiny_bundle: Path, speech: npt.NDArray[np.float32], as_json: bool
+) -> None:
+    heard = (speech * 32_767).astype(np.int16)
+    options = ["--bundle", tiny_bundle, "--device-rate", RATE_HZ, "--seconds", 3, *(["--json"] if as_json else [])]
+    process = start(file_microphone(heard), *options)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    text = expected(tiny_bundle, heard[: 3 * RATE_HZ].astype(np.float32) / 32_768)
+    if as_json:
+        events = [json.loads(line) for line in out.splitlines()]
+        assert "".join(event["text"] for event in events) == text
+        assert events[-1]["audio_s"] == 3.0
+        assert set(events[0]) == {"text", "heard_s", "log_prob", "segment", "audio_s", "wall_s"}
+    else:
+        assert out == text + "\n"
+
+
+@pytest.mark.mic
+@pytest.mark.slow
+def test_ctrl_c_flushes_and_ends_well(
+    pulse_microphone: PulseMicrophone, tiny_bundle: Path, speech: npt.NDArray[np.float32]
+) -> None:
+    pulse_microphone.speak((speech * 32_767).astype(np.int16), after_s=0)
+    process = start(pulse_microphone, "--bundle", tiny_bundle, "--json", "--device-rate", RATE_HZ)
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    events = [json.loads(line) for line in (first + out).splitlines()]
+    # The last look-ahead of 1.1 s is encoded by finish() alone: its events see more audio than the first one could.
+    assert len(events) > 1
+    assert events[-1]["heard_s"] > events[0]["heard_s"]
+    assert events[-1]["wall_s"] < 30
+
+
+@pytest.mark.mic
+def test_unknown_device(file_microphone: BuildMicrophone, tiny_bundle: Path) -> None:
+    microphone = file_microphone(np.zeros(100, np.int16))
+    done = subprocess.run(
+        [*RUN, "--mic-device", "no such", "--bundle", str(tiny_bundle)],
+        env=microphone.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "there is none for input device 'no such'; give the index or name of one of: 0: wavmic" in done.stderr
+
+
+def test_status_line() -> None:
+    assert str(Status(-30.0, 0.2, 12.34)) == "[##########----------]  -30 dB  lag 0.2 s  keeping up  heard 12.3 s"
+    late = str(Status(-90.0, 2.0, 60.0, num_overflows=3))
+    assert late == "[--------------------]  -60 dB  lag 2.0 s  falling behind, audio lost 3 times  heard 60.0 s"
+    assert level_db(np.full(100, 0.1, np.float32)) == pytest.approx(-20.0, abs=0.01)
+    assert level_db(np.zeros(100, np.float32)) == -120.0

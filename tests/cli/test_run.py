@@ -1,0 +1,162 @@
+"""`bestow-edge run`: audio of every kind, bad files, bad options, and the form of what is printed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from bestow_edge.cli.main import app, main
+
+soundfile = pytest.importorskip("soundfile")
+
+
+def run_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Run the command in this process, which spares the start of a new one."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def whole(model_dir: Path, waveform: np.ndarray, **policy: Any) -> str:
+    """Return what the Python API writes for a waveform."""
+    from bestow_edge.runtime import load
+
+    with load(model_dir).session(source="en", target="de", **policy) as session:
+        return "".join(event.text for event in [*session.feed(waveform), *session.finish()])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_text_is_the_sessions(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path, stream: bool) -> None:
+    from bestow_edge.runtime import Offline, read_audio
+
+    options = ["--stream", "--k", 2, "--l", 3] if stream else []
+    code, out, err = run_here(capsys, "run", wav, "--bundle", tiny_bundle, *options)
+    policy: dict[str, Any] = {"k": 2, "l": 3} if stream else {"policy": Offline()}
+    assert (code, err) == (0, "")
+    assert out == whole(tiny_bundle, read_audio(wav, 16_000), **policy) + "\n"
+
+
+def test_json(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path) -> None:
+    code, out, err = run_here(capsys, "run", wav, "--bundle", tiny_bundle, "--stream", "--json", "--lookahead", 1)
+    record = json.loads(out)
+    assert (code, err) == (0, "")
+    assert set(record) == {"file", "lang", "text", "duration_s", "wall_s", "rtf", "policy", "events"}
+    assert (record["file"], record["lang"], record["duration_s"]) == (str(wav), "en-de", 3.0)
+    assert record["policy"] == {"name": "wait-k", "k": 3, "l": 4, "lookahead": 1}
+    assert "".join(event["text"] for event in record["events"]) == record["text"] != ""
+    assert set(record["events"][0]) == {"text", "heard_s", "log_prob", "segment"}
+    code, out, _ = run_here(capsys, "run", wav, "--bundle", tiny_bundle, "--json", "--lang", "en")
+    record = json.loads(out)
+    assert (record["lang"], record["policy"]) == ("en-en", {"name": "offline", "lookahead": 13})
+    assert "events" not in record
+
+
+@pytest.mark.parametrize(
+    ("name", "rate_hz", "channels", "subtype"),
+    [
+        ("a.wav", 8_000, 1, "PCM_16"),
+        ("a.wav", 44_100, 2, "PCM_16"),
+        ("a.wav", 48_000, 1, "PCM_24"),
+        ("a.wav", 16_000, 1, "PCM_U8"),
+        ("a.wav", 16_000, 2, "PCM_32"),
+        ("a.wav", 16_000, 1, "FLOAT"),
+        ("a.flac", 16_000, 1, "PCM_16"),
+        ("a.ogg", 16_000, 1, "VORBIS"),
+        ("a.mp3", 16_000, 1, "MPEG_LAYER_III"),
+    ],
+)
+def test_audio_of_every_kind(
+    capsys: pytest.CaptureFixture[str],
+    tiny_bundle: Path,
+    tmp_path: Path,
+    speech: np.ndarray,
+    name: str,
+    rate_hz: int,
+    channels: int,
+    subtype: str,
+) -> None:
+    path = tmp_path / name
+    soundfile.write(path, np.repeat(speech[:rate_hz, None], channels, axis=1), rate_hz, subtype=subtype)
+    code, out, err = run_here(capsys, "run", path, "--bundle", tiny_bundle, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["duration_s"] == pytest.approx(len(speech[:rate_hz]) / rate_hz, abs=0.1)
+
+
+def test_silence_and_one_sample_work(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "silent.wav", np.zeros(16_000), 16_000)
+    soundfile.write(tmp_path / "short.wav", np.zeros(1), 16_000)
+    code, out, err = run_here(
+        capsys, "run", tmp_path / "silent.wav", tmp_path / "short.wav", "--bundle", tiny_bundle, "--json"
+    )
+    assert (code, err, len(out.splitlines())) == (0, "", 2)
+
+
+def test_bad_files_are_reported_and_the_others_done(
+    capsys: pytest.CaptureFixture[str], tiny_bundle: Path, tmp_path: Path, wav: Path
+) -> None:
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("this is not audio " * 10)
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 16_000)
+    names = ["gone.wav", "empty.wav", "text.wav", "none.wav"]
+    paths = [*(tmp_path / name for name in names), wav]
+    code, out, err = run_here(capsys, "run", *paths, "--bundle", tiny_bundle)
+    assert code == 2
+    assert out.startswith(f"{wav}: ")
+    problems = ["no such file", "is empty (0 bytes)", "cannot be read as audio", "has no samples"]
+    assert len(err.splitlines()) == 4
+    for line, name, problem in zip(err.splitlines(), names, problems, strict=True):
+        assert line.startswith(f"error: {tmp_path / name}: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lang", "en-fr"], "error: language pair en-fr: this model was trained for en-en, en-de, de-de, de-en"),
+        (["--lang", "klingon"], "error: language pair 'klingon': expected SOURCE-TARGET such as en-de"),
+        (["--lookahead", 5], "error: lookahead 5: this model has 13, 6, 1, 0"),
+        (["--k", 3], "--k and --l need --stream"),
+        (["--k", 0, "--stream"], "'--k'"),
+        (["--device", "tpu"], "'--device'"),
+        (["--device", "cuda"], "error: device cuda: "),
+        (["--speed", 2], "--speed"),
+    ],
+)
+def test_bad_options(
+    capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path, options: list[object], message: str
+) -> None:
+    code, out, err = run_here(capsys, "run", wav, "--bundle", tiny_bundle, *options)
+    if code == 0 and "cuda" in options:
+        pytest.skip("this machine has CUDA")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith("error: ")
+    assert message in err
+
+
+def test_no_file_and_no_such_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here(capsys, "run") == (2, "", "error: Missing argument 'FILE...'; see bestow-edge run --help\n")
+    assert run_here(capsys, "walk") == (2, "", "error: No such command 'walk'; see bestow-edge --help\n")
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("run", "mic", "devices", "doctor", "verify", "inspect", "export", "train"):
+        done = CliRunner().invoke(app, [command, "--help"])
+        assert done.exit_code == 0
+        assert "Examples:" in done.output
+    assert "Run, export and train" in run_here(capsys)[1]
+    assert run_here(capsys, "--version")[1].startswith("bestow-edge ")
+
+
+def test_help_imports_nothing_heavy(cli: Callable[..., Any]) -> None:
+    heavy = ("numpy", "onnxruntime", "torch", "transformers", "sounddevice")
+    blocked = f"import sys\nfor name in {heavy}: sys.modules[name] = None"
+    assert cli("--help", before=blocked).returncode == 0
+
+
+def test_without_a_bundle_the_demo_is_named_once(cli: Callable[..., Any], wav: Path) -> None:
+    done = cli("run", wav)
+    assert done.stderr.count("no bundle given: using the embedded demo") == 1

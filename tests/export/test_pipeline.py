@@ -1,0 +1,166 @@
+"""Checkpoint to bundle: contents, int8, refusals, and nothing left behind after a failure.
+
+Tracing takes long, so all but `tiny_bundle` take their fp32 graphs from it; everything behind tracing runs as it is.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from bestow_edge.export import parity, pipeline
+from bestow_edge.export.pipeline import export_bundle
+from bestow_edge.runtime import load
+from bestow_edge.runtime.golden import verify
+from onnx import numpy_helper
+
+from bestow_edge.bundle import BundleManifest, read_manifest
+from bestow_edge.config import ModelConfig
+from bestow_edge.errors import CheckpointError, ConfigError, ExportError, ParityError
+from bestow_edge.graphs import ADAPTER, ENCODER, LLM
+from bestow_edge.model.checkpoint import save_checkpoint
+
+
+def quiet(_: str) -> None:
+    """Report no progress."""
+
+
+@pytest.fixture
+def traced(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the graphs of `tiny_bundle` in place of tracing the same model again."""
+
+    def copy(_module: object, spec: Any, _inputs: object, path: Path) -> None:
+        shutil.copyfile(tiny_bundle / f"{spec.name}.onnx", path)
+
+    monkeypatch.setattr(pipeline, "write_graph", copy)
+
+
+def edit_config(checkpoint: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = checkpoint / "config.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    change(document["model"])
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def total(manifest: BundleManifest) -> int:
+    return sum(entry.size for entry in manifest.files if entry.path.endswith(".onnx"))
+
+
+def test_what_a_bundle_holds(tiny_bundle: Path) -> None:
+    manifest = read_manifest(tiny_bundle)
+    assert sorted(path.name for path in tiny_bundle.iterdir()) == [
+        "adapter_step.onnx", "bundle.json", "encoder_chunk.onnx", "golden.npz", "llm_step.onnx", "tokenizer.json"
+    ]  # fmt: skip
+    assert set(manifest.prompts) == {"en-en", "en-de", "de-de", "de-en"}
+    assert len({ids for ids in manifest.prompts.values()}) == 4
+    assert manifest.end_ids == (2,)
+    assert manifest.max_text_tokens == 200
+    assert {"torch", "onnx", "bestow-edge"} <= set(manifest.tools)
+    rows = {(row.graph, row.precision) for row in manifest.parity}
+    assert rows == {(ENCODER, "fp32"), (ADAPTER, "fp32"), (LLM, "fp32")}
+    assert all(row.error <= row.tolerance for row in manifest.parity)
+    assert all(row.passed and row.error < 1e-6 for row in verify(tiny_bundle))
+
+
+@pytest.mark.usefixtures("traced")
+def test_int8_is_smaller_and_says_what_it_costs(tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    result = export_bundle(tiny_checkpoint, tmp_path / "int8", progress=told.append)
+    manifest = read_manifest(tmp_path / "int8")
+    assert result.manifest == manifest
+    assert "encoder_chunk: quantising" in told
+    assert total(manifest) < 0.65 * total(read_manifest(tiny_bundle))  # the graph itself is a third of so small a model
+    assert {entry.precision for entry in manifest.graphs.values()} == {"int8"}
+    for name in (ENCODER, ADAPTER, LLM):
+        errors = {row.precision: row.error for row in manifest.parity if row.graph == name}
+        assert 0 < errors["fp32"] < 1e-4 < errors["int8"] < 0.25
+    assert all(row.passed and row.precision == "int8" for row in verify(tmp_path / "int8"))
+    with load(tmp_path / "int8").session(source="en", target="de", k=1) as session:
+        session.feed(np.zeros(16000, dtype=np.float32))
+        session.finish()
+        assert session.num_tokens > 8
+
+
+@pytest.mark.usefixtures("traced")
+def test_failing_parity_leaves_no_bundle(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(parity.TOLERANCES, "fp32", 0.0)
+    with pytest.raises(ParityError, match=r"encoder_chunk \(fp32, .*\) differs from PyTorch by .*no bundle was written"):
+        export_bundle(tiny_checkpoint, tmp_path / "out", precision="fp32", progress=quiet)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [ENCODER, ADAPTER, LLM])
+def test_one_wrong_weight_is_noticed(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def wrong(_module: object, spec: Any, _inputs: object, path: Path) -> None:
+        graph = onnx.load(tiny_bundle / f"{spec.name}.onnx")
+        if spec.name == name:
+            tensor = max(graph.graph.initializer, key=lambda item: item.ByteSize())
+            array = numpy_helper.to_array(tensor) * np.float32(1.02)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        onnx.save(graph, path)
+
+    monkeypatch.setattr(pipeline, "write_graph", wrong)
+    with pytest.raises(ParityError, match=name):
+        export_bundle(tiny_checkpoint, tmp_path / "out", precision="fp32", progress=quiet)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("traced")
+def test_an_existing_target_is_replaced_only_by_force(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="out exists; choose another path or allow it to be replaced"):
+        export_bundle(tiny_checkpoint, out, precision="fp32", progress=quiet)
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    export_bundle(tiny_checkpoint, out, precision="fp32", force=True, progress=quiet)
+    assert not (out / "mine.txt").exists()
+    assert read_manifest(out).graphs
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        export_bundle(tmp_path / "nowhere", tmp_path / "out", progress=quiet)
+
+
+def test_bidirectional_encoders_are_refused(
+    model_config: Callable[..., ModelConfig], make_model: Callable[..., Any], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    encoder = {
+        "model_type": "parakeet_encoder",
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "subsampling_conv_channels": 8,
+        "num_mel_bins": 80,
+    }
+    model = make_model(replace(model_config(), encoder=encoder))
+    save_checkpoint(model, (tiny_checkpoint / "tokenizer.json").read_text(encoding="utf-8"), tmp_path / "ck")
+    with pytest.raises(ExportError, match="encoder parakeet_encoder is not cache-aware; export needs a streaming"):
+        export_bundle(tmp_path / "ck", tmp_path / "out", progress=quiet)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(lambda model: model["llm"].update(eos_token_id=None), r"llm\.eos_token_id is missing")],
+)
+def test_a_model_that_cannot_end_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "ck"))
+    edit_config(checkpoint, change)
+    with pytest.raises(ExportError, match=message):
+        export_bundle(checkpoint, tmp_path / "out", progress=quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ["ck"]

@@ -1,0 +1,128 @@
+"""int8 quantisation of small graphs made by hand: what changes, what stays, what is refused."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+import pytest
+from bestow_edge.export.quantize import quantize_int8
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from bestow_edge.errors import ExportError
+
+Floats = npt.NDArray[np.float32]
+RNG = np.random.default_rng(0)
+
+
+def weights(*shape: int) -> Floats:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def write(path: Path, nodes: Sequence[NodeProto], constants: dict[str, Floats], source: str, width: int) -> Path:
+    """Write a graph with input `x` (rows, `width`) or `ids` (rows,) and output `y`."""
+    kind, shape = (TensorProto.FLOAT, ["rows", width]) if source == "x" else (TensorProto.INT64, ["rows"])
+    graph = helper.make_graph(
+        list(nodes),
+        "graph",
+        [helper.make_tensor_value_info(source, kind, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def run(path: Path, **feeds: npt.NDArray[np.generic]) -> Floats:
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    out: Floats = session.run(None, feeds)[0]
+    return out
+
+
+def kinds(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def constant_types(path: Path) -> dict[str, int]:
+    return {item.name: item.data_type for item in onnx.load(path).graph.initializer}
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_gemm_becomes_an_int8_product(tmp_path: Path, transposed: int, with_bias: bool) -> None:
+    matrix, bias = weights(64, 96), weights(96)
+    constants = {"m": matrix.T.copy() if transposed else matrix} | ({"b": bias} if with_bias else {})
+    gemm = helper.make_node("Gemm", ["x", *constants], ["y"], transB=transposed)
+    full = write(tmp_path / "full.onnx", [gemm], constants, "x", 64)
+    quantize_int8(full, tmp_path / "int8.onnx")
+    assert "Gemm" not in kinds(tmp_path / "int8.onnx")
+    assert TensorProto.INT8 in constant_types(tmp_path / "int8.onnx").values()
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.5 * full.stat().st_size
+    x = weights(7, 64)
+    want = x @ matrix + (bias if with_bias else 0)
+    np.testing.assert_allclose(run(full, x=x), want, atol=1e-4)
+    got = run(tmp_path / "int8.onnx", x=x)
+    assert 0 < np.abs(got - want).max() < 0.03 * np.abs(want).max()
+
+
+def test_gemm_with_other_factors_stays(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "m"], ["h"], alpha=0.5),
+        helper.make_node("MatMul", ["h", "n"], ["y"]),
+    ]
+    full = write(tmp_path / "full.onnx", nodes, {"m": weights(64, 64), "n": weights(64, 64)}, "x", 64)
+    quantize_int8(full, tmp_path / "int8.onnx")
+    assert "Gemm" in kinds(tmp_path / "int8.onnx")
+    x = weights(3, 64)
+    want = run(full, x=x)
+    assert np.abs(run(tmp_path / "int8.onnx", x=x) - want).max() < 0.03 * np.abs(want).max()
+
+
+def test_table_has_a_scale_for_each_row(tmp_path: Path) -> None:
+    table = weights(100, 50)
+    table[3] *= 1000  # one scale for the whole table would make all other rows coarse
+    table[4] = 0
+    full = write(tmp_path / "full.onnx", [helper.make_node("Gather", ["t", "ids"], ["y"])], {"t": table}, "ids", 0)
+    quantize_int8(full, tmp_path / "int8.onnx")
+    assert TensorProto.INT8 in constant_types(tmp_path / "int8.onnx").values()
+    assert "t" not in constant_types(tmp_path / "int8.onnx")
+    ids = np.arange(100)
+    got = run(tmp_path / "int8.onnx", ids=ids)
+    largest = np.abs(table).max(axis=1, keepdims=True)
+    assert (np.abs(got - table) <= largest / 127 * 0.501).all()
+    assert (got[4] == 0).all()
+    assert np.abs(got - table).max() > 0
+
+
+def test_table_that_is_also_multiplied_stays_for_the_product(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gather", ["t", "ids"], ["h"]),
+        helper.make_node("Transpose", ["t"], ["tt"], perm=[1, 0]),
+        helper.make_node("MatMul", ["h", "tt"], ["y"]),
+    ]
+    table = weights(100, 50)
+    full = write(tmp_path / "full.onnx", nodes, {"t": table}, "ids", 0)
+    quantize_int8(full, tmp_path / "int8.onnx")
+    ids = np.array([0, 99, 5])
+    want = table[ids] @ table.T
+    assert np.abs(run(tmp_path / "int8.onnx", ids=ids) - want).max() < 0.03 * np.abs(want).max()
+
+
+def test_small_constants_stay_float(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "small"], ["h"]), helper.make_node("MatMul", ["h", "large"], ["y"])]
+    constants = {"small": weights(32, 64), "large": weights(64, 64)}
+    full = write(tmp_path / "full.onnx", nodes, constants, "x", 32)
+    quantize_int8(full, tmp_path / "int8.onnx")
+    types = constant_types(tmp_path / "int8.onnx")
+    assert types["small"] == TensorProto.FLOAT
+    assert "large" not in types
+    assert kinds(tmp_path / "int8.onnx").count("MatMul") == 1
+
+
+def test_nothing_to_quantise(tmp_path: Path) -> None:
+    full = write(tmp_path / "full.onnx", [helper.make_node("MatMul", ["x", "m"], ["y"])], {"m": weights(8, 8)}, "x", 8)
+    with pytest.raises(ExportError, match=r"full\.onnx: no matrix or table of 4096 or more weights; keep this graph"):
+        quantize_int8(full, tmp_path / "int8.onnx")
+    assert not (tmp_path / "int8.onnx").exists()

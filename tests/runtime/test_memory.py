@@ -1,0 +1,41 @@
+"""The speech memory: growth, the ring, and its agreement with the graph's arithmetic."""
+
+import numpy as np
+import pytest
+import torch
+from bestow_edge.export.adapter import visible_slots
+from bestow_edge.runtime.encoder_stream import SpeechSteps
+from bestow_edge.runtime.memory import SpeechMemory
+
+from bestow_edge.config import AdapterConfig
+
+CONFIG = AdapterConfig(num_layers=2, width=6, num_heads=3)
+
+
+def steps(first: int, count: int) -> SpeechSteps:
+    """Steps whose keys hold their number and whose values hold its negative."""
+    numbers = np.arange(first, first + count, dtype=np.float32)[:, None]
+    keys = np.broadcast_to(numbers, (2, 1, 3, count, 2)).copy()
+    return SpeechSteps(keys, -keys)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+@pytest.mark.parametrize("total", [0, 1, 8, 9, 16, 17, 40])
+def test_every_slot_holds_the_step_the_graph_expects(chunk: int, total: int) -> None:
+    memory = SpeechMemory(CONFIG, first_slots=8, max_slots=16)
+    while memory.written < total:
+        before = memory.slots
+        grown = memory.write(steps(memory.written, min(chunk, total - memory.written)))
+        assert grown == (memory.slots != before)
+    assert memory.slots == (8 if total <= 8 else 16)
+    written = torch.tensor([memory.written])
+    for step in range(total + 1):  # the slot that becomes visible with step + 1 holds this step
+        now = visible_slots(torch.tensor([[step + 1]]), written, memory.slots)[0, 0].numpy()
+        then = visible_slots(torch.tensor([[step]]), written, memory.slots)[0, 0].numpy()
+        (slots,) = np.nonzero(now & ~then)
+        if max(0, total - memory.slots) <= step < total:
+            assert len(slots) == 1
+            assert (memory.keys[:, 0, :, slots[0]] == step).all()
+            assert (memory.values[:, 0, :, slots[0]] == -step).all()
+        else:
+            assert len(slots) == 0
