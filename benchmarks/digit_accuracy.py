@@ -1,13 +1,13 @@
 """Share of spoken digits that a bundle gets right on speakers it was not trained on, streaming and offline.
 
-    python benchmarks/digit_accuracy.py --data DATA [--bundle BUNDLE] [--split test] [--k 3,4,5,6] [--strings 60] [--checkpoint CKPT]
+    python benchmarks/digit_accuracy.py --data DATA [--bundle BUNDLE] [--k 3,4,5,6] [--checkpoint CKPT]
 
 Each corpus is tried as single recordings and as strings of 2 to 8 recordings of one speaker, transcribed and
 translated. Digits right = 1 - (substitutions + deletions + insertions) / digits, by jiwer; it can be negative. Delay =
 speech heard when a digit was written less the end of its recording, median over strings that are all right.
 With --checkpoint the same recordings also go through the PyTorch model, offline, whole sequences without caches: the
-reference that shows what export and int8 cost. Needs the extras `cpu` and `eval`, and `train` for the reference. Prints a
-table and, last, one JSON line.
+reference that shows what export and int8 cost. Needs the extras `cpu` and `eval`, and `train` for the reference.
+Prints a table and, last, one JSON line.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ CORPORA = {
     "speech_commands": ["human/speech_commands", "human_extra/speech_commands"],
 }
 DIGITS = {
-    "en": "zero one two three four five six seven eight nine".split(),
-    "de": "null eins zwei drei vier fünf sechs sieben acht neun".split(),
+    "en": ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
+    "de": ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"],
 }
 RATE_HZ = 16_000
 LEVEL = 0.08  # RMS to which the recordings of a string are brought, as in the data's own joining tool
@@ -111,7 +111,7 @@ def conditions(args: argparse.Namespace) -> Iterator[tuple[str, str, str, list[I
                 yield corpus, "strings", f"{language}-{target}", joined
 
 
-def torch_reference(checkpoint: Path) -> Callable[[Item, str], str]:
+def torch_reference(checkpoint: Path, threads: int) -> Callable[[Item, str], str]:
     """Return a function that transcribes one utterance with the PyTorch model, greedily."""
     import torch
     from tokenizers import Tokenizer
@@ -121,6 +121,7 @@ def torch_reference(checkpoint: Path) -> Callable[[Item, str], str]:
     from bestow_edge.policy import Offline, visible_steps
     from bestow_edge.prompts import parse_pair, prompt_text
 
+    torch.set_num_threads(threads)
     model = load_checkpoint(checkpoint)
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
 
@@ -143,21 +144,26 @@ def torch_reference(checkpoint: Path) -> Callable[[Item, str], str]:
     return transcribe
 
 
-def evaluate(model: be.Model, items: list[Item], pair: str, k: int | None, lookahead: int) -> tuple[float, list[float]]:
-    """Return the share of digits right and the delays of the digits of strings that are all right."""
+def score(items: list[Item], texts: list[str], pair: str) -> float:
+    """Return the share of digits right."""
     names = DIGITS[pair.split("-")[1]]
     references = [" ".join(names[digit] for digit in item.digits) for item in items]
+    return round(1 - float(jiwer.wer(references, texts)), 4)
+
+
+def evaluate(model: be.Model, items: list[Item], pair: str, k: int | None, lookahead: int) -> tuple[float, list[float]]:
+    """Return the share of digits right and the delays of the digits of utterances that are all right."""
     written = [hypothesis(model, item.waveform, pair, k, lookahead) for item in items]
     texts = ["".join(event.text for event in events) for events in written]
     delays = []
-    for item, events, text, reference in zip(items, written, texts, references, strict=True):
-        if text == reference and len(events) == len(item.digits):  # one token a digit
+    for item, events, text in zip(items, written, texts, strict=True):
+        if len(events) == len(item.digits) and score([item], [text], pair) == 1.0:  # one token a digit
             delays += [event.heard_s - end_s for event, end_s in zip(events, item.ends_s, strict=True)]
-    return 1 - float(jiwer.wer(references, texts)), delays
+    return score(items, texts, pair), delays
 
 
-def main() -> None:
-    """Run all conditions and print them."""
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="directory with human/ and human_extra/")
     parser.add_argument("--bundle", type=Path, help="bundle directory; the embedded demo by default")
@@ -166,49 +172,40 @@ def main() -> None:
     parser.add_argument("--k", default="3,4,5,6", help="values of K for streaming, separated by commas")
     parser.add_argument("--strings", type=int, default=60, help="joined strings for each corpus and language")
     parser.add_argument("--lookahead", type=int, default=13, help="right context of the encoder, steps")
-    parser.add_argument("--threads", type=int, default=1, help="threads of onnxruntime")
-    args = parser.parse_args()
+    parser.add_argument("--threads", type=int, default=1, help="threads of onnxruntime and PyTorch")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run all conditions and print them."""
+    args = arguments()
     model = be.load(args.bundle, threads=args.threads)
-    reference = torch_reference(args.checkpoint) if args.checkpoint else None
-    modes: list[int | None] = [None, *map(int, args.k.split(","))]
-    console, table = (
-        Console(),
-        Table("corpus", "kind", "pair", "digits", *(f"K={k}" if k else "offline" for k in modes)),
-    )
-    if reference:
-        table.add_column("PyTorch offline")
-    rows, audio_s, started = [], 0.0, time.perf_counter()
+    reference = torch_reference(args.checkpoint, args.threads) if args.checkpoint else None
+    modes: dict[str, int | None] = {"offline": None} | {f"K={k}": int(k) for k in args.k.split(",")}
+    table = Table("corpus", "kind", "pair", "digits", *modes, *(["PyTorch offline"] if reference else []))
+    rows, audio_s, wall_s = [], 0.0, 0.0
     delays: dict[str, list[float]] = defaultdict(list)
     for corpus, kind, pair, items in track(
-        list(conditions(args)), "digits", console=Console(stderr=True), transient=True
+        list(conditions(args)), description="digits", console=Console(stderr=True), transient=True
     ):
         right = {}
-        for k in modes:
-            mode = "offline" if k is None else f"k{k}"
-            share, mode_delays = evaluate(model, items, pair, k, args.lookahead)
-            right[mode] = round(share, 4)
-            delays[mode] += mode_delays if kind == "strings" else []
+        for mode, k in modes.items():
+            started = time.perf_counter()
+            right[mode], mode_delays = evaluate(model, items, pair, k, args.lookahead)
+            wall_s += time.perf_counter() - started
             audio_s += sum(item.waveform.size for item in items) / RATE_HZ
+            delays[mode] += mode_delays if kind == "strings" else []
         if reference:
-            names = DIGITS[pair.split("-")[1]]
-            expected = [" ".join(names[digit] for digit in item.digits) for item in items]
-            right["torch"] = round(1 - float(jiwer.wer(expected, [reference(item, pair) for item in items])), 4)
+            right["PyTorch offline"] = score(items, [reference(item, pair) for item in items], pair)
         count = sum(len(item.digits) for item in items)
         rows.append({"corpus": corpus, "kind": kind, "pair": pair, "digits": count, **right})
         table.add_row(corpus, kind, pair, str(count), *(f"{value:.1%}" for value in right.values()))
-    wall_s = time.perf_counter() - started
-    console.print(table)
     medians = {mode: round(float(np.median(values)), 2) for mode, values in delays.items() if values}
-    console.print("median delay of a digit in strings, s: " + ", ".join(f"{m} {v:.2f}" for m, v in medians.items()))
-    console.print(f"{audio_s:.0f} s of audio in {wall_s:.0f} s on {args.threads} thread(s), {platform.machine()}")
-    summary = {
-        "benchmark": "digit_accuracy",
-        "split": args.split,
-        "lookahead": args.lookahead,
-        "rows": rows,
-        "delay_s": medians,
-    }
-    print(json.dumps(summary | {"rtf": round(wall_s / audio_s, 4), "threads": args.threads}))
+    Console().print(table)
+    print("median delay of a digit in strings, s:", ", ".join(f"{mode} {value}" for mode, value in medians.items()))
+    print(f"{audio_s:.0f} s of audio in {wall_s:.0f} s on {args.threads} thread(s), {platform.machine()}")
+    summary = {"benchmark": "digit_accuracy", "split": args.split, "lookahead": args.lookahead, "rows": rows}
+    print(json.dumps(summary | {"delay_s": medians, "rtf": round(wall_s / audio_s, 4), "threads": args.threads}))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,10 @@ def test_no_sounddevice(cli: Callable[..., Any], tiny_bundle: object, command: l
     assert done.stderr == "error: sounddevice is not installed; run: pip install 'bestow-edge[mic]'\n"
 
 
-FAKE = "import sys, types\nfake = types.ModuleType('sounddevice')\nsys.modules['sounddevice'] = fake\n"
+FAKE = (
+    "import importlib.machinery, sys, types\nfake = types.ModuleType('sounddevice')\n"
+    "fake.__spec__ = importlib.machinery.ModuleSpec('sounddevice', None)\nsys.modules['sounddevice'] = fake\n"
+)
 NO_DEVICE = FAKE + (
     "fake.query_hostapis = lambda: []\nfake.query_devices = lambda: []\n"
     "fake.default = types.SimpleNamespace(device=(-1, -1))"
