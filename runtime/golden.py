@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -63,13 +64,21 @@ def verify(directory: Path) -> list[GoldenRow]:
     """
     manifest = read_manifest(directory)
     check_files(directory, manifest, hashes=True)
-    path = directory / GOLDEN_FILE
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            golden = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise BundleIntegrityError(f"{path}: not readable ({error}); export the checkpoint again") from error
+    golden = _read(directory / GOLDEN_FILE, manifest)
     return [_run_again(name, directory, manifest, golden) for name in manifest.specs]
+
+
+def _read(path: Path, manifest: BundleManifest) -> dict[str, Array]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            golden = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise BundleIntegrityError(f"{path}: not readable ({error}); export the checkpoint again") from error
+    names = {f"{name}/in/{key}" for name, spec in manifest.specs.items() for key in spec.input_names}
+    names |= {f"{name}/out/{key}" for name, spec in manifest.specs.items() for key in spec.output_names}
+    if odd := names ^ set(golden):
+        raise BundleIntegrityError(f"{path}: not this model's arrays: {min(odd)}; export the checkpoint again")
+    return golden
 
 
 def _run_again(name: str, directory: Path, manifest: BundleManifest, golden: Mapping[str, Array]) -> GoldenRow:

@@ -60,7 +60,7 @@ def augment(
     if rng.random() < recipe.noise:
         level = np.sqrt(np.mean(samples**2)) if samples.any() else 0.02
         noise = _noise(out.size, rng, noises)
-        out = out + noise * (level * 10 ** (-rng.uniform(8, 35) / 20))
+        out = out + noise * (level * 10 ** (-rng.uniform(10, 35) / 20))
     gain = rng.uniform(-recipe.gain_db, recipe.gain_db / 3)
     louder: Samples = np.clip(out * 10 ** (gain / 20), -1, 1).astype(np.float32)
     return louder

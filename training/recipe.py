@@ -46,7 +46,7 @@ class AugmentRecipe:
     filter: float = 0.0
     """Chance of a random band limit and tilt, as of other microphones and telephones."""
     noise: float = 0.0
-    """Chance of added noise at 8 to 35 dB below the speech."""
+    """Chance of added noise at 10 to 35 dB below the speech."""
     noise_files: str = ""
     """Directory of noise recordings under the data directory; without it noise is coloured noise alone."""
     gain_db: float = 0.0

@@ -17,7 +17,6 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_weights, save_checkpoint
@@ -166,8 +165,14 @@ def _train_stage(run: Run, stage: StageRecipe, callbacks: Sequence[TrainerCallba
         callbacks=[JsonLog(run.out / "log.jsonl", stage.name), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # it prints; records go to the log and to the callbacks
-    last = get_last_checkpoint(str(directory)) if directory.is_dir() else None  # type: ignore[no-untyped-call]  # theirs
+    last = _last_complete(directory)
     trainer.train(resume_from_checkpoint=last)
+
+
+def _last_complete(directory: Path) -> str | None:
+    """Return the newest checkpoint of the Trainer; one without its state, which is written last, was interrupted."""
+    complete = [path.parent for path in directory.glob("checkpoint-*/trainer_state.json")]
+    return str(max(complete, key=lambda path: int(path.name.partition("-")[2]))) if complete else None
 
 
 def _arguments(recipe: Recipe, stage: StageRecipe, directory: Path) -> TrainingArguments:

@@ -72,12 +72,16 @@ def test_train_stop_and_go_on(cli: Callable[..., Any], recipe: Path, tmp_path: P
     assert (process.returncode, out) == (130, "")
     assert "stopped; the same command goes on from the last save" in err
     assert "Traceback" not in err
-    saved = max(int(path.name.partition("-")[2]) for path in (tmp_path / "run" / "only").glob("checkpoint-*"))
+    saved = max(
+        int(path.parent.name.partition("-")[2])
+        for path in (tmp_path / "run" / "only").glob("checkpoint-*/trainer_state.json")
+    )
+    (tmp_path / "run" / "only" / f"checkpoint-{saved + 2}").mkdir(exist_ok=True)  # as if stopped while saving
     recipe.write_text(RECIPE.replace("STEPS", str(saved + 4)), encoding="utf-8")
     done = cli("train", recipe, "--out", "run")
     assert done.returncode == 0, done.stderr
     assert "holds an earlier run: going on where it stopped" in done.stderr
-    assert "going on at step" in done.stderr
+    assert f"going on at step {saved}" in done.stderr
     assert done.stdout == f"checkpoint: {Path('run') / 'checkpoint'}\n"
     assert cli("inspect", "run/checkpoint").returncode == 0
 

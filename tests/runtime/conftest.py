@@ -46,3 +46,10 @@ def torch_model(tiny_checkpoint: Path) -> BestowModel:
     from bestow_edge.model.checkpoint import load_checkpoint
 
     return load_checkpoint(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def tiny_vocabulary(model: Model) -> int:
+    """Number of tokens of the tiny bundle."""
+    size: int = model.config.llm["vocab_size"]
+    return size

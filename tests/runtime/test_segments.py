@@ -1,0 +1,166 @@
+"""Long pauses: a scripted model that writes one word per burst of sound shows that none is lost or written twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from bestow_edge.runtime import session as session_module
+from bestow_edge.runtime.decoder import Attempt
+from bestow_edge.runtime.encoder_stream import SpeechSteps
+from bestow_edge.runtime.events import TextEvent
+from bestow_edge.runtime.model import Model
+
+from bestow_edge.graphs import GraphSpec
+
+Floats = npt.NDArray[np.float32]
+RATE_HZ = 16000
+LOUD = -10.0  # mean log-mel of a step that holds sound; silence has -16.6
+END = 2
+WORDS = {1: 48, 2: 49}  # token by length of the burst: "word" here is one letter, short or long
+
+
+class LoudnessGraph:
+    """In the encoder's place: the key of a step is 1 if the step is loud."""
+
+    def __init__(self, spec: GraphSpec) -> None:
+        self.spec = spec
+        self.steps_run: list[int] = []
+
+    def runner(self) -> LoudnessGraph:
+        """One stream at a time."""
+        self.bound: dict[str, Any] = {}
+        return self
+
+    def bind(self, arrays: Mapping[str, Any]) -> None:
+        """Keep what is bound."""
+        self.bound |= arrays
+
+    def run(self) -> dict[str, Any]:
+        """Return keys that hold the loudness; caches pass through."""
+        mel = self.bound["mel"][0].copy()
+        mel[: self.bound["frame_start"][0]] = -20
+        mel[self.bound["frame_end"][0] :] = -20
+        loud = mel.mean(1).reshape(-1, 8).max(1) > LOUD  # (steps,)
+        self.steps_run.append(loud.size)
+        keys = loud.astype(np.float32)[None, None, None, :, None]
+        states = {name: self.bound[name.removeprefix("next_")] for name in self.spec.output_names[2:]}
+        return {"cross_keys": keys, "cross_values": keys} | states
+
+
+class Memory:
+    """As much of the speech memory as a session looks at."""
+
+    written = 0
+
+
+class BurstDecoder:
+    """In the text side's place: token 100 + i for burst i once it has ended, else the end token."""
+
+    def __init__(self, *_: object) -> None:
+        self.memory = Memory()
+        self.loud: list[bool] = []
+        self.num_tokens = 1
+        self.done = 0
+
+    def hear(self, speech: SpeechSteps) -> None:
+        """Note which steps are loud."""
+        self.loud += [bool(key) for key in speech.keys[0, 0, 0, :, 0]]
+        self.memory.written = len(self.loud)
+
+    def attempt(self, visible: int) -> Attempt:
+        """Count the bursts that end within what is visible."""
+        seen = np.array([*self.loud[:visible]], dtype=int)
+        (ends,) = np.nonzero(np.diff(seen) == -1)
+        token = 100 + self.done if self.done < ends.size else END
+        return Attempt(token, 0.0, np.zeros(1, dtype=np.float32))
+
+    def commit(self, _token_id: int) -> None:
+        """One more burst is written."""
+        self.done += 1
+        self.num_tokens += 1
+
+
+class NumberText:
+    """In the detokenizer's place: numbers."""
+
+    def __init__(self, _tokenizer: object, prefix: str) -> None:
+        self.prefix = prefix
+
+    def push(self, token_id: int) -> str:
+        """Return the burst's number in its segment."""
+        return f"{self.prefix}{token_id - 100}"
+
+
+@pytest.fixture
+def scripted(remake_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch) -> Model:
+    """A model whose sessions write one number per burst."""
+    model = remake_model()
+    monkeypatch.setattr(model, "encoder", LoudnessGraph(model.encoder.spec))
+    monkeypatch.setattr(session_module, "TextDecoder", BurstDecoder)
+    monkeypatch.setattr(session_module, "Detokenizer", NumberText)
+    return model
+
+
+def bursts(starts_s: list[float], total_s: float) -> Floats:
+    """Silence with bursts of noise of 0.3 s."""
+    samples = np.zeros(round(total_s * RATE_HZ), dtype=np.float32)
+    rng = np.random.default_rng(0)
+    for start_s in starts_s:
+        first = round(start_s * RATE_HZ)
+        samples[first : first + 4800] = 0.3 * rng.standard_normal(4800)
+    return samples
+
+
+def hear(model: Model, samples: Floats, block: int, **options: Any) -> tuple[list[TextEvent], float]:
+    session = model.session(source="en", **({"k": 1, "l": 1, "lookahead": 1} | options))
+    events = [event for start in range(0, samples.size, block) for event in session.feed(samples[start : start + block])]
+    events += session.finish()
+    return events, session.heard_s
+
+
+def test_long_pauses_begin_segments(scripted: Model) -> None:
+    starts = [0.5, 1.2, 1.9, 5.5, 6.2, 10.0]
+    events, heard_s = hear(scripted, bursts(starts, 11), 1000)
+    assert [event.segment for event in events] == [0, 0, 0, 1, 1, 2]
+    assert "".join(event.text for event in events) == "012 0 1 0".replace(" 1", " 1")
+    assert heard_s == pytest.approx(11, abs=0.09)
+    for event, start_s in zip(events, starts, strict=True):
+        assert start_s + 0.3 <= event.heard_s < start_s + 0.75
+
+
+def test_short_pauses_do_not(scripted: Model) -> None:
+    samples = bursts([0.5, 2.3, 4.1], 5)
+    assert {event.segment for event in hear(scripted, samples, 1000)[0]} == {0}
+    assert {event.segment for event in hear(scripted, bursts([0.5, 9.0], 10), 1000, segment_pause_s=0)[0]} == {0}
+    assert {event.segment for event in hear(scripted, samples, 1000, segment_pause_s=1.0)[0]} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("block", [160, 1600, 7777, 1_000_000])
+def test_segments_do_not_depend_on_blocks(scripted: Model, block: int) -> None:
+    samples = bursts([0.5, 1.2, 5.5, 6.2, 10.0], 12)
+    assert hear(scripted, samples, block) == hear(scripted, samples, 999)
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 6, 13])
+@pytest.mark.parametrize("pause_s", np.round(np.arange(2.0, 4.6, 0.13), 2).tolist())
+def test_no_word_is_lost_or_repeated_at_a_roll_over(scripted: Model, pause_s: float, lookahead: int) -> None:
+    """The second word begins before, at and after the moment at which the segment rolls over."""
+    samples = bursts([0.5, 0.8 + pause_s, 1.5 + pause_s], pause_s + 4)
+    events, _ = hear(scripted, samples, 1000, lookahead=lookahead)
+    assert len(events) == 3, [event.text for event in events]
+
+
+def test_silence_alone_rolls_over_without_segments(scripted: Model) -> None:
+    session = scripted.session(source="en", k=1, l=1, lookahead=1)
+    for _ in range(60):
+        assert session.feed(np.zeros(RATE_HZ, dtype=np.float32)) == []
+    assert session.segment == 0
+    assert session._decoder.memory.written < 40  # noqa: SLF001 - bounded memory is the point
+    assert session.heard_s == pytest.approx(60, abs=0.2)  # and its clock does not drift
+    (event,) = [*session.feed(bursts([0.3], 1.5)), *session.finish()]
+    assert event.text == "0"
+    assert event.heard_s == pytest.approx(60.7, abs=0.25)
