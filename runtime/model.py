@@ -83,11 +83,11 @@ class Model:
             l: wait-k's L in encoder steps (80 ms), None = the bundle's default.
             policy: another read/write policy, such as `Offline()`; excludes `k` and `l`.
             lookahead: right context of the encoder in steps, None = the bundle's default.
-            segment_pause_s: silence after which a new segment begins, seconds; 0 = never.
+            segment_pause_s: silence after which a new segment begins, at least 1.5 seconds; 0 = never.
 
         Raises:
             PromptError: the model was not trained for these languages.
-            ConfigError: the policy or the look-ahead is out of range.
+            ConfigError: the policy, the look-ahead or the pause is out of range.
         """
         pair = make_pair(task, source, target)
         check_trained(pair, self.config.pairs)

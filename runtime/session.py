@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bestow_edge.errors import AudioError, SessionError
+from bestow_edge.errors import AudioError, ConfigError, SessionError
 from bestow_edge.graphs import FIRST_FRAME
 from bestow_edge.policy import Policy, wanted_steps
 from bestow_edge.prompts import Pair
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bestow_edge.runtime.model import Model
 
 FRAMES_PER_S = 100  # mel frames
+SHORTEST_PAUSE_S = 1.5  # must be longer than what a new segment hears again, or it would roll over for ever
 SPARE_TOKENS = 8  # tokens an answer may be ahead of one per encoder step; more is a loop
 
 
@@ -41,11 +42,16 @@ class Session:
             policy: read/write policy.
             lookahead: right context of the encoder, steps.
             segment_pause_s: silence after which a new segment begins, seconds; 0 = never.
+
+        Raises:
+            ConfigError: `segment_pause_s` is too short.
         """
         self.pair, self.policy = pair, policy
         self.segment = 0
         self._model = model
         self._step_s = model.config.features.step_s
+        if segment_pause_s and not segment_pause_s >= SHORTEST_PAUSE_S:
+            raise ConfigError(f"segment_pause_s {segment_pause_s}: expected 0 or at least {SHORTEST_PAUSE_S} s")
         self._pause_steps = round(segment_pause_s / self._step_s)
         self._encoder = EncoderStream(model.encoder, model.config, lookahead)
         self._ended = False

@@ -89,9 +89,10 @@ def _room(rng: np.random.Generator, rate_hz: int) -> Samples:
 
 
 def _microphone(frequency: npt.NDArray[np.floating], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    high = rng.choice([3400, 4000, 5500, 7000, 9000]) * rng.uniform(0.9, 1.1)
+    high = rng.choice([3400, 3700, 4000, 5500, 8000]) * rng.uniform(0.95, 1.05)
+    steepness = rng.choice([16, 120])  # a microphone's slope, or the wall of a lower sampling rate
     low = rng.choice([0.0, 50.0, 150.0, 300.0])
-    gain = 1 / np.sqrt(1 + (frequency / high) ** 16) / np.sqrt(1 + (low / np.maximum(frequency, 1)) ** 4)
+    gain = 1 / np.sqrt(1 + (frequency / high) ** steepness) / np.sqrt(1 + (low / np.maximum(frequency, 1)) ** 4)
     tilt_db = rng.uniform(-6, 6) * np.log2(np.maximum(frequency, 60) / 1000) / 3
     centre, width = rng.uniform(200, 4000), rng.uniform(0.3, 1.0)
     bump_db = rng.uniform(-8, 8) * np.exp(-0.5 * (np.log2(np.maximum(frequency, 60) / centre) / width) ** 2)

@@ -73,7 +73,10 @@ def test_another_version(bundle: Path, change: Callable[[Document], object], mes
         (lambda d: d.pop("prompts"), r"bundle\.json: prompts is missing"),
         (lambda d: d["model"]["policy"].update(k="3"), r"bundle\.json\.model\.policy\.k: expected int, got str '3'"),
         (lambda d: d["model"]["policy"].update(k=0), "k and l must be at least 1"),
-        (lambda d: d["graphs"][LLM].update(precision="int3"), r"graphs\.llm_step\.precision: expected one of fp32, int"),
+        (
+            lambda d: d["graphs"][LLM].update(precision="int3"),
+            r"graphs\.llm_step\.precision: expected one of fp32, int",
+        ),
         (lambda d: d["files"][1].pop("sha256"), r"files\[1\]: sha256 is missing"),
         (lambda d: d["graphs"].pop(ADAPTER), "no entry for graph adapter_step; export the checkpoint again"),
         (lambda d: d["model"]["encoder"].pop("num_attention_heads"), "num_attention_heads"),

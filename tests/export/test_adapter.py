@@ -1,22 +1,21 @@
 """The `adapter_step` module and graph: token by token = whole sequence, PyTorch = onnxruntime, the ring's arithmetic."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from bestow_edge.export.adapter import AdapterStep, visible_slots
-from bestow_edge.export.graph import sample_inputs, write_graph
-from bestow_edge.export.parity import torch_reference
-from bestow_edge.runtime.graph import Graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bestow_edge.config import ModelConfig
+from bestow_edge.export.adapter import AdapterStep, visible_slots
+from bestow_edge.export.graph import sample_inputs, write_graph
+from bestow_edge.export.parity import torch_reference
 from bestow_edge.graphs import adapter_spec
 from bestow_edge.model.bestow import BestowModel
+from bestow_edge.runtime.graph import Graph
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "attention": {},
@@ -47,7 +46,9 @@ def graph(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Graph:
 
 
 @torch.no_grad()
-def token_by_token(built: Built, tokens: list[int], visible: list[int], speech: torch.Tensor, prompt: int) -> torch.Tensor:
+def token_by_token(
+    built: Built, tokens: list[int], visible: list[int], speech: torch.Tensor, prompt: int
+) -> torch.Tensor:
     """Prefill `prompt` - 1 tokens, then one at a time, in a memory with unwritten slots and a text cache with slack."""
     model, step = built
     config = model.config.adapter
@@ -100,7 +101,14 @@ def test_token_by_token_equals_the_whole_sequence(built: Built, prompt: int) -> 
 
 @pytest.mark.parametrize(
     ("batch", "tokens", "memory", "capacity", "written"),
-    [(1, 1, 8, 4, 5), (2, 6, 16, 9, 40), (1, 1, 64, 1, 0), (1, 3, 1, 5, 1), (1, 7, 128, 64, 128), (3, 2, 256, 128, 999)],
+    [
+        (1, 1, 8, 4, 5),
+        (2, 6, 16, 9, 40),
+        (1, 1, 64, 1, 0),
+        (1, 3, 1, 5, 1),
+        (1, 7, 128, 64, 128),
+        (3, 2, 256, 128, 999),
+    ],
 )
 def test_graph_equals_the_module(
     built: Built, graph: Graph, batch: int, tokens: int, memory: int, capacity: int, written: int

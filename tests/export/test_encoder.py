@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bestow_edge.export.encoder import EncoderChunk
-from bestow_edge.export.parity import torch_reference
-from bestow_edge.runtime.graph import Graph
 
 from bestow_edge.bundle import read_manifest
 from bestow_edge.config import SUBSAMPLING, ModelConfig
+from bestow_edge.export.encoder import EncoderChunk
+from bestow_edge.export.parity import torch_reference
 from bestow_edge.graphs import ENCODER, FIRST_FRAME, encoder_spec
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_checkpoint
+from bestow_edge.runtime.graph import Graph
 
 BINS = 80
 TOLERANCE = 1e-4  # float32 sums in another order over 150 chunks, values near 3; 1e-5 was measured
@@ -34,7 +34,9 @@ def stream(model: BestowModel, mel: torch.Tensor, lookahead: int) -> tuple[torch
     frames = SUBSAMPLING * (lookahead + 1)
     left = model.config.streaming.left_context
     padded = torch.cat([torch.zeros(FIRST_FRAME, BINS), mel])
-    states = [torch.zeros([1 if axis == "batch" else axis for axis in t.axes]) for t in encoder_spec(model.config).states]
+    states = [
+        torch.zeros([1 if axis == "batch" else axis for axis in t.axes]) for t in encoder_spec(model.config).states
+    ]
     keys, values, cache_steps = [], [], 0
     for start in range(0, padded.shape[0], frames):
         chunk = padded[start : start + frames]

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from bestow_edge.export import parity, pipeline
-from bestow_edge.export.pipeline import export_bundle
-from bestow_edge.runtime import load
-from bestow_edge.runtime.golden import verify
 from onnx import numpy_helper
 
 from bestow_edge.bundle import BundleManifest, read_manifest
 from bestow_edge.config import ModelConfig
 from bestow_edge.errors import CheckpointError, ConfigError, ExportError, ParityError
+from bestow_edge.export import parity, pipeline
+from bestow_edge.export.pipeline import export_bundle
 from bestow_edge.graphs import ADAPTER, ENCODER, LLM
 from bestow_edge.model.checkpoint import save_checkpoint
+from bestow_edge.runtime import load
+from bestow_edge.runtime.golden import verify
 
 
 def quiet(_: str) -> None:
@@ -91,7 +91,9 @@ def test_failing_parity_leaves_no_bundle(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(parity.TOLERANCES, "fp32", 0.0)
-    with pytest.raises(ParityError, match=r"encoder_chunk \(fp32, .*\) differs from PyTorch by .*no bundle was written"):
+    with pytest.raises(
+        ParityError, match=r"encoder_chunk \(fp32, .*\) differs from PyTorch by .*no bundle was written"
+    ):
         export_bundle(tiny_checkpoint, tmp_path / "out", precision="fp32", progress=quiet)
     assert not list(tmp_path.iterdir())
 

@@ -8,10 +8,10 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
-from bestow_edge.export.quantize import quantize_int8
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from bestow_edge.errors import ExportError
+from bestow_edge.export.quantize import quantize_int8
 
 Floats = npt.NDArray[np.float32]
 RNG = np.random.default_rng(0)

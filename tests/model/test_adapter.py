@@ -96,7 +96,7 @@ def test_hidden_and_padded_speech_changes_nothing(variant: dict[str, Any]) -> No
     visible = torch.tensor([[0, 2, 4, 5, 5], [0, 1, 1, 3, 4]])
     other = speech.clone()
     other[0, 5:] = 100 * torch.randn(STEPS - 5, SPEECH_WIDTH)
-    other[1, 4:] = float(1e4)
+    other[1, 4:] = 1e4
     padded = torch.cat([speech, torch.full((2, 4, SPEECH_WIDTH), 7.0)], dim=1)
     with torch.no_grad():
         want = adapter(embeddings, speech, visible)
@@ -159,8 +159,10 @@ def test_rows_of_a_batch_are_independent() -> None:
     embeddings, speech = inputs()
     with torch.no_grad():
         both = adapter(embeddings, speech, VISIBLE)
-        alone: Callable[[int], Tensor] = lambda row: adapter(  # noqa: E731 - used twice below
-            embeddings[row : row + 1], speech[row : row + 1], VISIBLE[row : row + 1]
+        alone: Callable[[int], Tensor] = (
+            lambda row: adapter(
+                embeddings[row : row + 1], speech[row : row + 1], VISIBLE[row : row + 1]
+            )
         )
         torch.testing.assert_close(torch.cat([alone(0), alone(1)]), both, atol=1e-6, rtol=1e-5)
 

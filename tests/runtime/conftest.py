@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bestow_edge.runtime.model import Model, load
 
 from bestow_edge.bundle import read_manifest
+from bestow_edge.runtime.model import Model, load
 
 if TYPE_CHECKING:
     from bestow_edge.model.bestow import BestowModel

@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from bestow_edge.runtime.encoder_stream import REPLAY_FRAMES, EncoderStream, SpeechSteps
-from bestow_edge.runtime.model import Model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bestow_edge.features import log_mel
+from bestow_edge.runtime.encoder_stream import REPLAY_FRAMES, EncoderStream, SpeechSteps
+from bestow_edge.runtime.model import Model
 
 Floats = npt.NDArray[np.float32]
 TOLERANCE = 1e-4  # float32 sums in another order, values near 3

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from bestow_edge.runtime import load, model
-from bestow_edge.runtime.golden import verify
 from onnx import numpy_helper
 
 from bestow_edge.bundle import MANIFEST_FILE, list_files, read_manifest, write_manifest
 from bestow_edge.errors import BundleError, BundleIntegrityError, BundleMissingError, SignatureError
 from bestow_edge.graphs import ADAPTER, ENCODER, LLM
+from bestow_edge.runtime import load, model
+from bestow_edge.runtime.golden import verify
 
 
 @pytest.fixture

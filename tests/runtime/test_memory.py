@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+
+from bestow_edge.config import AdapterConfig
 from bestow_edge.export.adapter import visible_slots
 from bestow_edge.runtime.encoder_stream import SpeechSteps
 from bestow_edge.runtime.memory import SpeechMemory
-
-from bestow_edge.config import AdapterConfig
 
 CONFIG = AdapterConfig(num_layers=2, width=6, num_heads=3)
 

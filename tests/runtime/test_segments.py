@@ -8,19 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+from bestow_edge.graphs import GraphSpec
 from bestow_edge.runtime import session as session_module
 from bestow_edge.runtime.decoder import Attempt
 from bestow_edge.runtime.encoder_stream import SpeechSteps
 from bestow_edge.runtime.events import TextEvent
 from bestow_edge.runtime.model import Model
 
-from bestow_edge.graphs import GraphSpec
-
 Floats = npt.NDArray[np.float32]
 RATE_HZ = 16000
 LOUD = -10.0  # mean log-mel of a step that holds sound; silence has -16.6
 END = 2
-WORDS = {1: 48, 2: 49}  # token by length of the burst: "word" here is one letter, short or long
 
 
 class LoudnessGraph:
@@ -117,7 +116,9 @@ def bursts(starts_s: list[float], total_s: float) -> Floats:
 
 def hear(model: Model, samples: Floats, block: int, **options: Any) -> tuple[list[TextEvent], float]:
     session = model.session(source="en", **({"k": 1, "l": 1, "lookahead": 1} | options))
-    events = [event for start in range(0, samples.size, block) for event in session.feed(samples[start : start + block])]
+    events = [
+        event for start in range(0, samples.size, block) for event in session.feed(samples[start : start + block])
+    ]
     events += session.finish()
     return events, session.heard_s
 
@@ -126,17 +127,17 @@ def test_long_pauses_begin_segments(scripted: Model) -> None:
     starts = [0.5, 1.2, 1.9, 5.5, 6.2, 10.0]
     events, heard_s = hear(scripted, bursts(starts, 11), 1000)
     assert [event.segment for event in events] == [0, 0, 0, 1, 1, 2]
-    assert "".join(event.text for event in events) == "012 0 1 0".replace(" 1", " 1")
+    assert [event.text for event in events] == ["0", "1", "2", " 0", " 1", " 0"]
     assert heard_s == pytest.approx(11, abs=0.09)
     for event, start_s in zip(events, starts, strict=True):
         assert start_s + 0.3 <= event.heard_s < start_s + 0.75
 
 
 def test_short_pauses_do_not(scripted: Model) -> None:
-    samples = bursts([0.5, 2.3, 4.1], 5)
+    samples = bursts([0.5, 2.35, 4.2], 5.5)
     assert {event.segment for event in hear(scripted, samples, 1000)[0]} == {0}
     assert {event.segment for event in hear(scripted, bursts([0.5, 9.0], 10), 1000, segment_pause_s=0)[0]} == {0}
-    assert {event.segment for event in hear(scripted, samples, 1000, segment_pause_s=1.0)[0]} == {0, 1, 2}
+    assert {event.segment for event in hear(scripted, samples, 1000, segment_pause_s=1.5)[0]} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("block", [160, 1600, 7777, 1_000_000])
@@ -159,7 +160,7 @@ def test_silence_alone_rolls_over_without_segments(scripted: Model) -> None:
     for _ in range(60):
         assert session.feed(np.zeros(RATE_HZ, dtype=np.float32)) == []
     assert session.segment == 0
-    assert session._decoder.memory.written < 40  # noqa: SLF001 - bounded memory is the point
+    assert session._decoder.memory.written < 40
     assert session.heard_s == pytest.approx(60, abs=0.2)  # and its clock does not drift
     (event,) = [*session.feed(bursts([0.3], 1.5)), *session.finish()]
     assert event.text == "0"

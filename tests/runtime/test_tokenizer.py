@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from bestow_edge.runtime.tokenizer import Detokenizer, load_tokenizer
-from bestow_edge.training.tokens import answer_ids, train_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bestow_edge.errors import BundleError
+from bestow_edge.runtime.tokenizer import Detokenizer, load_tokenizer
+from bestow_edge.training.tokens import answer_ids, train_tokenizer
 
 BYTES = train_tokenizer(["a"], ["en-de"], 261)  # 256 bytes and the special tokens: every other letter is split
 WORDS = train_tokenizer(["fünf sechs fünf sieben", "zwölf"] * 9, ["en-de"], 400)

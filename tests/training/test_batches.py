@@ -1,0 +1,187 @@
+"""From recordings to batches: all follows from the generator, padding hides nothing, the loss has gradients."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bestow_edge.errors import ManifestError
+from bestow_edge.model.bestow import BestowModel
+from bestow_edge.training.batches import Batch, collate, read_noises
+from bestow_edge.training.compose import active_range
+from bestow_edge.training.examples import IGNORED, NO_LABEL, Example, num_steps
+from bestow_edge.training.objective import Objective
+from bestow_edge.training.recipe import AugmentRecipe, DataRecipe
+from bestow_edge.training.tokens import END
+from bestow_edge.training.trainer import Run
+
+RATE_HZ = 16000
+
+
+def batch_of(run: Run, stage: int, index: int) -> Batch:
+    return run.dataset(run.recipe.stages[stage], dev=False)[index]
+
+
+def test_utterances_follow_from_the_generator(tiny_run: Run) -> None:
+    drawn = [tiny_run.composer.draw(np.random.default_rng(seed), 3) for seed in (1, 1, 2)]
+    assert np.array_equal(drawn[0].waveform, drawn[1].waveform)
+    assert drawn[0].pieces == drawn[1].pieces
+    assert drawn[0].waveform.size != drawn[2].waveform.size or drawn[0].pieces != drawn[2].pieces
+
+
+def test_pieces_lie_where_the_sound_is(tiny_run: Run) -> None:
+    for seed in range(10):
+        composed = tiny_run.composer.draw(np.random.default_rng(seed), 2)
+        sound = np.zeros(composed.waveform.size, dtype=bool)
+        for piece in composed.pieces:
+            assert piece.end_s - piece.start_s == pytest.approx(0.3, abs=0.05)
+            assert piece.texts["de"] in {"eins", "zwei", "drei"}
+            sound[max(0, round((piece.start_s - 0.03) * RATE_HZ)) : round((piece.end_s + 0.03) * RATE_HZ)] = True
+        assert np.abs(composed.waveform[sound]).max() > 0.05
+        assert np.abs(composed.waveform[~sound]).max(initial=0) < 0.02
+    assert tiny_run.composer.draw(np.random.default_rng(0), 0).pieces == ()
+
+
+def test_words_outside_the_vocabulary_are_left_out(tiny_run: Run) -> None:
+    assert {item.texts["en"] for item in tiny_run.composer.others} == {"other"}
+    words = {
+        piece.texts["en"]
+        for seed in range(30)
+        for piece in tiny_run.composer.draw(np.random.default_rng(seed), 2).pieces
+    }
+    assert words == {"one", "two", "three"}
+
+
+def test_active_range() -> None:
+    samples = np.zeros(16000, dtype=np.float32)
+    samples[5000:9000] = 0.5
+    first, last = active_range(samples, RATE_HZ)
+    assert 5000 - 320 <= first <= 5000
+    assert 9000 <= last <= 9000 + 320
+    assert active_range(samples[:100], RATE_HZ) == (0, 100)
+
+
+def test_steps_are_those_of_the_encoder(tiny_run: Run) -> None:
+    model = tiny_run.objective.model.eval()
+    for frames in (1, 2, 8, 9, 10, 16, 17, 100):
+        with torch.no_grad():
+            speech, steps = model.encode(torch.zeros(1, frames, 80), torch.tensor([frames]))
+        assert num_steps(frames) == speech.shape[1] == int(steps)
+    assert num_steps(0) == 0
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_batch_follows_from_its_number(tiny_run: Run, stage: int) -> None:
+    one, same, other = (batch_of(tiny_run, stage, index) for index in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["frame_lens"], other["frame_lens"])
+    with pytest.raises(IndexError):
+        batch_of(tiny_run, stage, 99)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_rows_are_lawful(tiny_run: Run, stage: int) -> None:
+    end = tiny_run.tokenizer.token_to_id(END)
+    lookaheads = set()
+    for index in range(4):
+        batch = batch_of(tiny_run, stage, index)
+        lookaheads.add(int(batch["lookahead"]))
+        assert batch["mel"].shape[0] * batch["mel"].shape[1] / 100 < 8  # batch_s and one more utterance
+        for row, frames in enumerate(batch["frame_lens"].tolist()):
+            targets, visible = batch["targets"][row], batch["visible_steps"][row]
+            answered = targets != IGNORED
+            assert (batch["mel"][row, frames:] == 0).all()
+            assert int(visible.max()) <= num_steps(frames)
+            assert (visible[answered] > 0).all()
+            assert (visible[~answered] == 0).all()  # prompt and padding hear the null frame only
+            last = int(answered.nonzero().max())
+            assert targets[last] == end
+            tokens, spoken = batch["token_ids"][row], targets[answered]
+            begin = int(answered.nonzero().min())
+            expected = torch.cat([tokens[begin + 1 : last + 1], torch.tensor([end])])
+            assert ((spoken == expected) | (spoken == end)).all()  # the next token, or a pause
+            labels = batch["step_labels"][row]
+            assert (labels[num_steps(frames) :] == IGNORED).all()
+            heard = labels[labels >= 0]
+            transcript = batch["transcript_ids"][row]
+            assert set(heard.tolist()) <= set(transcript[transcript >= 0].tolist())
+            assert bool(heard.numel()) == bool((transcript >= 0).any())
+            counts = batch["step_counts"][row, : num_steps(frames)]
+            assert int(counts[0]) == 0
+            assert set(counts.diff().tolist()) <= {0, 1}  # fewer pieces than the count wraps at
+            assert bool(counts[-1]) == bool(heard.numel())
+    assert lookaheads <= set(tiny_run.recipe.stages[stage].lookaheads)
+
+
+def test_padding(tiny_run: Run) -> None:
+    def example(frames: int, tokens: int) -> Example:
+        return Example(
+            mel=np.ones((frames, 80), dtype=np.float32),
+            token_ids=np.full(tokens, 7),
+            visible=np.full(tokens, 3),
+            targets=np.full(tokens, 5),
+            transcript_ids=np.full(tokens - 2, 6),
+            step_labels=np.full(num_steps(frames), NO_LABEL),
+            step_counts=np.full(num_steps(frames), 2),
+        )
+
+    batch = collate([example(20, 4), example(9, 6)], lookahead=6)
+    assert batch["mel"].shape == (2, 20, 80)
+    assert batch["frame_lens"].tolist() == [20, 9]
+    assert batch["token_ids"].tolist() == [[7, 7, 7, 7, 0, 0], [7] * 6]
+    assert batch["visible_steps"].tolist() == [[3, 3, 3, 3, 0, 0], [3] * 6]
+    assert batch["targets"].tolist() == [[5, 5, 5, 5, IGNORED, IGNORED], [5] * 6]
+    assert batch["transcript_ids"].tolist() == [[6, 6, -1, -1], [6] * 4]
+    assert batch["step_labels"].tolist() == [[-1] * 4, [-1, -1, IGNORED, IGNORED]]
+    assert batch["step_counts"].tolist() == [[2] * 4, [2, 2, IGNORED, IGNORED]]
+    assert int(batch["lookahead"]) == 6
+
+
+def test_padding_does_not_change_a_rows_logits(tiny_run: Run) -> None:
+    """The wait-k mask and the padding mask together: a row in a batch is what it is alone."""
+    model = tiny_run.objective.model.eval()
+    batch = batch_of(tiny_run, 1, 0)
+    row = int(batch["frame_lens"].argmin())
+    frames = int(batch["frame_lens"][row])
+    tokens = int((batch["targets"][row] != IGNORED).nonzero().max()) + 1
+    assert frames < batch["mel"].shape[1]
+    with torch.no_grad():
+        speech, _ = model.encode(batch["mel"], batch["frame_lens"], int(batch["lookahead"]))
+        together = model(batch["token_ids"], speech, batch["visible_steps"])[row, :tokens]
+        one = slice(row, row + 1)
+        speech, _ = model.encode(batch["mel"][one, :frames], batch["frame_lens"][one], int(batch["lookahead"]))
+        alone = model(batch["token_ids"][one, :tokens], speech, batch["visible_steps"][one, :tokens])[0]
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
+
+
+def test_the_loss_reaches_every_part(tiny_run: Run) -> None:
+    torch.manual_seed(0)
+    model = BestowModel.from_config(tiny_run.config)
+    objective = Objective(model, vocab_size=tiny_run.tokenizer.get_vocab_size(), label_smoothing=0.1)
+    objective.ctc_weight, objective.alignment_weight, objective.count_weight = 0.5, 0.5, 0.25
+    batch = batch_of(tiny_run, 1, 1)
+    outputs = objective(**batch)
+    weighted = {"token_loss": 1.0, "ctc_loss": 0.5, "alignment_loss": 0.5, "count_loss": 0.25}
+    total = sum(weight * outputs[name] for name, weight in weighted.items())
+    torch.testing.assert_close(outputs["loss"].detach(), total)
+    assert all(torch.isfinite(value) for value in outputs.values())
+    assert all(float(outputs[name]) > 0 for name in weighted)
+    assert 0 <= float(outputs["right"]) <= 1
+    outputs["loss"].backward()
+    for part in (model.encoder, model.adapter, model.llm, objective.ctc_head, objective.count_head):
+        gradients = [weight.grad for weight in part.parameters() if weight.grad is not None]
+        assert gradients
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)
+        assert any(gradient.abs().max() > 0 for gradient in gradients)
+
+
+def test_noise_directories(corpus: Path) -> None:
+    def noises(folder: str) -> int:
+        data = DataRecipe(train=(), dev=(), augment=AugmentRecipe(noise_files=folder))
+        return len(read_noises(data, corpus.parent, RATE_HZ))
+
+    assert noises("") == 0
+    assert noises(corpus.name) == 8
+    with pytest.raises(ManifestError, match=r"nowhere: no noise recordings \(\.wav, \.flac, \.ogg\)"):
+        noises("nowhere")

@@ -1,0 +1,70 @@
+"""Speech manifests: fields, languages, and errors that name the line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bestow_edge.errors import ManifestError
+from bestow_edge.training.manifest import read_manifest
+
+LINE: dict[str, Any] = {"audio_filepath": "a/b.wav", "duration": 1.5, "text": "one"}
+
+
+def write(tmp_path: Path, *lines: object) -> Path:
+    path = tmp_path / "corpus" / "train.jsonl"
+    path.parent.mkdir()
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path, LINE)
+    (item,) = read_manifest(path)
+    assert item.path == path.parent / "a/b.wav"
+    assert (item.duration_s, item.offset_s) == (1.5, 0.0)
+    assert (item.source_lang, dict(item.texts)) == ("en", {"en": "one"})
+    assert (item.speaker, item.corpus, item.word_ends_s) == ("", "corpus", None)
+
+
+def test_translation_with_transcript(tmp_path: Path) -> None:
+    fields = {"source_lang": "de", "target_lang": "en", "transcript": "eins", "offset": 2, "word_ends": [1]}
+    (item,) = read_manifest(write(tmp_path, LINE | fields))
+    assert dict(item.texts) == {"en": "one", "de": "eins"}
+    assert (item.source_lang, item.offset_s, item.word_ends_s) == ("de", 2.0, (1.0,))
+
+
+def test_translations_by_language(tmp_path: Path) -> None:
+    (item,) = read_manifest(write(tmp_path, LINE | {"lang": "en", "translations": {"de": "eins", "fr": "un"}}))
+    assert dict(item.texts) == {"en": "one", "de": "eins", "fr": "un"}
+
+
+def test_empty_lines_are_skipped_but_counted(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"train\.jsonl:4: duration is None; expected a number"):
+        read_manifest(write(tmp_path, LINE, "", "  ", {"audio_filepath": "x", "text": "one"}))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"a": ', r":2: not valid JSON"),
+        ("[1]", r":2: expected a JSON object, got list"),
+        (LINE | {"duration": 0}, r":2: duration 0 s; expected more than 0"),
+        (LINE | {"duration": "1"}, r":2: duration is '1'; expected a number"),
+        (LINE | {"duration": True}, r":2: duration is True; expected a number"),
+        (LINE | {"text": None}, r":2: text is None; expected text"),
+        ({"duration": 1, "text": "a"}, r":2: audio_filepath is None; expected text"),
+    ],
+)
+def test_errors_name_the_line(tmp_path: Path, line: object, message: str) -> None:
+    with pytest.raises(ManifestError, match=r"train\.jsonl" + message):
+        read_manifest(write(tmp_path, LINE, line))
+
+
+def test_missing_and_empty(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no such manifest; expected a file of JSON lines"):
+        read_manifest(tmp_path / "nowhere.jsonl")
+    with pytest.raises(ManifestError, match="no lines; expected one JSON object a line"):
+        read_manifest(write(tmp_path, ""))
