@@ -1,4 +1,4 @@
-"""The `adapter_step` module and graph: token by token = whole sequence, PyTorch = onnxruntime, the ring's arithmetic."""
+"""The `adapter_step` module and graph: token by token = whole sequence, PyTorch = onnxruntime, the ring."""
 
 from collections.abc import Callable
 from typing import Any

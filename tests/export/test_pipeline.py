@@ -57,7 +57,7 @@ def test_what_a_bundle_holds(tiny_bundle: Path) -> None:
         "adapter_step.onnx", "bundle.json", "encoder_chunk.onnx", "golden.npz", "llm_step.onnx", "tokenizer.json"
     ]  # fmt: skip
     assert set(manifest.prompts) == {"en-en", "en-de", "de-de", "de-en"}
-    assert len({ids for ids in manifest.prompts.values()}) == 4
+    assert len(set(manifest.prompts.values())) == 4
     assert manifest.end_ids == (2,)
     assert manifest.max_text_tokens == 200
     assert {"torch", "onnx", "bestow-edge"} <= set(manifest.tools)

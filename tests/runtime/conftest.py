@@ -1,4 +1,4 @@
-"""Models the runtime's tests share: the tiny bundle as it is, one that pauses often, and the same weights in PyTorch."""
+"""Models the runtime's tests share: the tiny bundle, one that pauses often, the same weights in PyTorch."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_rows_are_lawful(tiny_run: Run, stage: int) -> None:
     assert lookaheads <= set(tiny_run.recipe.stages[stage].lookaheads)
 
 
-def test_padding(tiny_run: Run) -> None:
+def test_padding() -> None:
     def example(frames: int, tokens: int) -> Example:
         return Example(
             mel=np.ones((frames, 80), dtype=np.float32),
