@@ -54,7 +54,7 @@ RECIPE: dict[str, Any] = {
         {"name": "offline", "steps": 6, "batch_s": 4.0, "learning_rate": 0.003, "warmup_steps": 1, "pieces": [1, 2],
          "alignment_weight": 0.5},
         {"name": "streaming", "steps": 4, "batch_s": 4.0, "learning_rate": 0.002, "warmup_steps": 1, "pieces": [2, 2],
-         "streaming": 0.8, "pauses": 0.5, "ctc_weight": 0.3, "lookaheads": [13, 1]},
+         "streaming": 0.8, "k_min": 1, "k_max": 2, "pauses": 0.9, "ctc_weight": 0.3, "lookaheads": [13, 1]},
     ],
 }  # fmt: skip
 
