@@ -96,6 +96,8 @@ class StreamingConfig:
 
     def __post_init__(self) -> None:
         """Check that each chunk divides the left context, which makes chunked and whole-utterance masks equal."""
+        if self.left_context < 1:
+            raise ConfigError(f"streaming: left_context must be at least 1, got {self.left_context}")
         if self.default_lookahead not in self.lookaheads:
             raise ConfigError(f"streaming: default_lookahead {self.default_lookahead} is not in {self.lookaheads}")
         for lookahead in self.lookaheads:

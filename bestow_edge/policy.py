@@ -89,7 +89,10 @@ def visible_steps(
     """
     if prompt_tokens < 1 or text_tokens < prompt_tokens:
         raise ValueError(f"need 1 <= prompt_tokens <= text_tokens, got {prompt_tokens} and {text_tokens}")
-    floors = [0] * (text_tokens - prompt_tokens + 1) if at_least is None else at_least.tolist()
+    num_answers = text_tokens - prompt_tokens + 1
+    floors = [0] * num_answers if at_least is None else at_least.tolist()
+    if len(floors) != num_answers:
+        raise ValueError(f"at_least has {len(floors)} entries, expected {num_answers}: one for each answer position")
     answers = [min(wanted_steps(policy, index, floor), source_steps) for index, floor in enumerate(floors)]
     return np.array([0] * (prompt_tokens - 1) + answers, dtype=np.int64)
 

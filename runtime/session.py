@@ -130,7 +130,7 @@ class Session:
                 self._next_segment()
                 return
             else:  # a pause: the next word has not been heard yet
-                self._at_least = visible + self.policy.read_steps
+                self._at_least = visible + max(1, self.policy.read_steps)
 
     def _commit(self, attempt: Attempt, visible: int) -> Iterator[TextEvent]:
         if self.num_tokens + 1 >= (context := self._model.manifest.max_text_tokens):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from bestow_edge.config import SUBSAMPLING, ModelConfig
+from bestow_edge.errors import ManifestError
 from bestow_edge.policy import Offline, Policy, WaitK
 from bestow_edge.training.compose import Composed
 from bestow_edge.training.recipe import StageRecipe
@@ -66,8 +67,16 @@ class ExampleMaker:
             composed: the utterance.
             mel: (frames, mel_bins) its features.
             rng: decides pair, policy and pauses.
+
+        Raises:
+            ManifestError: the utterance has no text for any of the model's pairs.
         """
         pairs = [pair for pair in self.config.pairs if self._serves(pair, composed)]
+        if not pairs:
+            spoken, trained = composed.source_lang, ", ".join(self.config.pairs)
+            raise ManifestError(
+                f"an utterance in {spoken!r} has no text for any of the pairs {trained}; add translations"
+            )
         pair = pairs[rng.integers(len(pairs))]
         prompt = self.prompts[pair]
         answer, ends_s = self._tokens(composed, pair.split("-")[1])

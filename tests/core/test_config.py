@@ -30,6 +30,7 @@ LLM = {"model_type": "llama", "hidden_size": 48}
         (lambda: AdapterConfig(width=10, num_heads=4), "width 10 is not a multiple of num_heads 4"),
         (lambda: AdapterConfig(num_heads=0), "must be at least 1"),
         (lambda: AdapterConfig(text_mixer="lstm", num_layers=2), "set num_layers: 1"),
+        (lambda: StreamingConfig(left_context=0), "left_context must be at least 1, got 0"),
         (lambda: StreamingConfig(default_lookahead=5), r"default_lookahead 5 is not in \(13, 6, 1, 0\)"),
         (lambda: StreamingConfig(lookaheads=(13, 3)), "chunk of 4 steps does not divide left_context 70"),
         (lambda: StreamingConfig(lookaheads=(13, -1)), "chunk of 0 steps"),

@@ -80,3 +80,8 @@ def test_wait_k_needs_positive_numbers(k: int, l: int) -> None:  # noqa: E741 - 
 def test_lengths_must_fit(prompt_tokens: int, text_tokens: int) -> None:
     with pytest.raises(ValueError, match="1 <= prompt_tokens <= text_tokens"):
         visible_steps(WaitK(3, 4), prompt_tokens=prompt_tokens, text_tokens=text_tokens, source_steps=9)
+
+
+def test_one_floor_for_each_answer_position() -> None:
+    with pytest.raises(ValueError, match="at_least has 2 entries, expected 4"):
+        visible_steps(WaitK(2, 4), prompt_tokens=2, text_tokens=5, source_steps=40, at_least=np.array([0, 0]))

@@ -348,3 +348,14 @@ def test_blocks_that_are_no_audio(model: Model, block: Any, message: str) -> Non
 def test_wrong_options(model: Model, options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         model.session(**options)
+
+
+def test_a_policy_that_reads_nothing_ends_all_the_same(pausing_model: Model, speech: Floats) -> None:
+    class Greedy:
+        read_steps = 0
+
+        def steps_needed(self, index: int) -> int:
+            return index + 1
+
+    session = pausing_model.session(source="en", policy=Greedy())
+    assert [*session.feed(speech), *session.finish()]

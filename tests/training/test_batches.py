@@ -9,7 +9,7 @@ import torch
 from bestow_edge.errors import ManifestError
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.training.batches import Batch, collate, read_noises
-from bestow_edge.training.compose import active_range
+from bestow_edge.training.compose import Composed, active_range
 from bestow_edge.training.examples import IGNORED, NO_LABEL, Example, num_steps
 from bestow_edge.training.objective import Objective
 from bestow_edge.training.recipe import AugmentRecipe, DataRecipe
@@ -188,3 +188,10 @@ def test_noise_directories(corpus: Path) -> None:
     assert noises(corpus.name) == 8
     with pytest.raises(ManifestError, match=r"nowhere: no noise recordings \(\.wav, \.flac, \.ogg\)"):
         noises("nowhere")
+
+
+def test_speech_that_no_pair_serves(tiny_run: Run) -> None:
+    maker = tiny_run.dataset(tiny_run.recipe.stages[0], dev=False).maker
+    composed = Composed(np.zeros(16000, np.float32), "fr", ())
+    with pytest.raises(ManifestError, match="utterance in 'fr' has no text for any of the pairs en-en, en-de"):
+        maker.make(composed, np.zeros((100, 80), np.float32), np.random.default_rng(0))
