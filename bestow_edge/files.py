@@ -1,7 +1,6 @@
 """Files and directories that appear complete or not at all. Standard library only."""
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -45,18 +44,6 @@ def _take_place(partial: Path, target: Path) -> None:
     target.rename(old / target.name)
     partial.rename(target)
     shutil.rmtree(old)
-
-
-def atomic_write(target: Path, text: str) -> None:
-    """Write a UTF-8 file by way of a sibling, so that a reader never sees half of it."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    partial = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

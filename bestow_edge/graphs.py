@@ -13,7 +13,6 @@ ENCODER = "encoder_chunk"
 ADAPTER = "adapter_step"
 LLM = "llm_step"
 NEXT = "next_"  # prefix of a state's name on the way out
-FREQUENCY_TAPS = 3  # kernel of the sub-sampling convolutions over mel bins, stride 2: n -> n // 2 + 1
 
 
 @dataclass(frozen=True, slots=True)

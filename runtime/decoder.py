@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.bundle import BundleManifest
-from bestow_edge.graphs import ADAPTER, LLM, NEXT
+from bestow_edge.graphs import NEXT
 from bestow_edge.runtime.encoder_stream import SpeechSteps
 from bestow_edge.runtime.graph import Array, Graph, zeros
 from bestow_edge.runtime.memory import SpeechMemory
@@ -132,8 +132,3 @@ class TextDecoder:
         self._next_states = {name: out[NEXT + name] for name in self._states}
         logits = self._llm.run({"inputs_embeds": out["inputs_embeds"]}, len(tokens))["logits"]
         return logits[0], out["alignment"][0, -1]
-
-
-def text_graphs(graphs: dict[str, Graph]) -> tuple[Graph, Graph]:
-    """Return adapter and LLM out of all graphs."""
-    return graphs[ADAPTER], graphs[LLM]

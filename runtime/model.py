@@ -19,7 +19,7 @@ from bestow_edge.bundle import BundleManifest, check_files, read_manifest
 from bestow_edge.config import ModelConfig
 from bestow_edge.errors import ConfigError
 from bestow_edge.graphs import ADAPTER, ENCODER, LLM
-from bestow_edge.policy import Offline, Policy, WaitK
+from bestow_edge.policy import Policy, WaitK
 from bestow_edge.prompts import Pair, Task, check_trained, make_pair
 from bestow_edge.runtime.events import TextEvent
 from bestow_edge.runtime.graph import Graph
@@ -146,6 +146,3 @@ def stream(session: Session, blocks: Iterator[npt.NDArray[np.float32]]) -> Itera
     for block in blocks:
         yield from session.feed(block)
     yield from session.finish()
-
-
-__all__ = ["Model", "Offline", "load", "stream"]

@@ -1,7 +1,7 @@
 """Speech manifests: JSON lines with NeMo's field names. Knows files and fields, not audio.
 
 A line has `audio_filepath` (relative to the manifest), `duration` and `text`, and may have `offset`, `source_lang`,
-`target_lang`, `transcript`, `speaker`, `word_ends` (seconds) and `translations` {language: text}.
+`target_lang`, `transcript`, `speaker` and `translations` {language: text}.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ class Utterance:
     speaker: str
     corpus: str
     """The manifest it came from, one name per directory."""
-    word_ends_s: tuple[float, ...] | None
-    """End of each transcript word, seconds from the start of the recording; None where unknown."""
 
 
 def read_manifest(path: Path) -> list[Utterance]:
@@ -67,7 +65,6 @@ def _utterance(line: str, manifest: Path, number: int) -> Utterance:
     texts[target] = _field(entry, "text", str, where)
     if target != source and isinstance(entry.get("transcript"), str):
         texts[source] = entry["transcript"]
-    ends = entry.get("word_ends")
     return Utterance(
         path=manifest.parent / _field(entry, "audio_filepath", str, where),
         duration_s=float(duration),
@@ -76,7 +73,6 @@ def _utterance(line: str, manifest: Path, number: int) -> Utterance:
         texts=texts,
         speaker=str(entry.get("speaker", "")),
         corpus=manifest.parent.name,
-        word_ends_s=None if ends is None else tuple(float(end) for end in ends),
     )
 
 

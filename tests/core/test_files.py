@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bestow_edge.errors import ConfigError
-from bestow_edge.files import atomic_directory, atomic_write, sha256
+from bestow_edge.files import atomic_directory, sha256
 
 
 def write_part(target: Path, *, replace: bool, fail: bool = False) -> None:
@@ -58,17 +58,6 @@ def test_it_refuses_what_exists(tmp_path: Path) -> None:
         write_part(file, replace=True)
     assert file.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "file"]
-
-
-def test_a_file_is_written_whole(tmp_path: Path) -> None:
-    path = tmp_path / "log.json"
-    path.write_text("old")
-    atomic_write(path, "fünf")
-    assert path.read_text(encoding="utf-8") == "fünf"
-    with pytest.raises(UnicodeEncodeError):
-        atomic_write(path, "\ud800")
-    assert path.read_text(encoding="utf-8") == "fünf"
-    assert [item.name for item in tmp_path.iterdir()] == ["log.json"]
 
 
 def test_hash(tmp_path: Path) -> None:

@@ -26,14 +26,14 @@ def test_defaults(tmp_path: Path) -> None:
     assert item.path == path.parent / "a/b.wav"
     assert (item.duration_s, item.offset_s) == (1.5, 0.0)
     assert (item.source_lang, dict(item.texts)) == ("en", {"en": "one"})
-    assert (item.speaker, item.corpus, item.word_ends_s) == ("", "corpus", None)
+    assert (item.speaker, item.corpus) == ("", "corpus")
 
 
 def test_translation_with_transcript(tmp_path: Path) -> None:
-    fields = {"source_lang": "de", "target_lang": "en", "transcript": "eins", "offset": 2, "word_ends": [1]}
+    fields = {"source_lang": "de", "target_lang": "en", "transcript": "eins", "offset": 2}
     (item,) = read_manifest(write(tmp_path, LINE | fields))
     assert dict(item.texts) == {"en": "one", "de": "eins"}
-    assert (item.source_lang, item.offset_s, item.word_ends_s) == ("de", 2.0, (1.0,))
+    assert (item.source_lang, item.offset_s) == ("de", 2.0)
 
 
 def test_translations_by_language(tmp_path: Path) -> None:
