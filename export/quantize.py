@@ -15,9 +15,9 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from bestow_edge.errors import ExportError
+from bestow_edge.export.graph import EXTERNAL_DATA_BYTES
 
 MIN_WEIGHTS = 4096  # elements: a smaller constant saves under 12 kB and stays float32
-EXTERNAL_DATA_BYTES = 1_500_000_000  # one protobuf file ends at 2 GB
 _LARGEST_INT8 = 127  # symmetric: -128 is not used
 
 

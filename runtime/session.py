@@ -74,7 +74,7 @@ class Session:
             samples: (samples,) float32 mono at the model's rate, any number of them, full scale 1.
 
         Raises:
-            SessionError: the session was finished.
+            SessionError: the session was finished, or the LLM's context is full.
             AudioError: the block is not one-dimensional float32 or holds NaN.
         """
         self._check(samples)
@@ -87,9 +87,12 @@ class Session:
         return events
 
     def finish(self) -> list[TextEvent]:
-        """End the audio and return the rest of the text; nothing said is lost."""
-        if self._ended:
-            raise SessionError("the session was finished; open a new one with model.session(...)")
+        """End the audio and return the rest of the text; nothing said is lost.
+
+        Raises:
+            SessionError: the session was finished before, or the LLM's context is full.
+        """
+        self._check_open()
         for speech in self._encoder.finish(self._encoder_state):
             self._decoder.hear(speech)
         self._ended = True
@@ -153,9 +156,12 @@ class Session:
         self.segment += bool(self._index)  # a segment without text was silence
         self._begin_segment()
 
-    def _check(self, samples: npt.NDArray[np.float32]) -> None:
+    def _check_open(self) -> None:
         if self._ended:
             raise SessionError("the session was finished; open a new one with model.session(...)")
+
+    def _check(self, samples: npt.NDArray[np.float32]) -> None:
+        self._check_open()
         if samples.ndim != 1 or samples.dtype != np.float32:
             got = f"{samples.dtype} {samples.shape}"
             raise AudioError(f"audio block is {got}; expected float32 (samples,), mono at the model's rate")
