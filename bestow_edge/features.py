@@ -129,9 +129,8 @@ def mel_filters(config: FeatureConfig) -> npt.NDArray[np.float32]:
 
     Source: transformers `audio_utils.mel_filter_bank` with Slaney norm and scale in float32, equal bit for bit.
     """
-    highest_hz = config.sample_rate_hz / 2
     bins_hz = np.linspace(0, config.sample_rate_hz // 2, config.n_fft // 2 + 1)
-    corners_hz = _mel_to_hz(np.linspace(0.0, _hz_to_mel(highest_hz), config.num_mel_bins + 2))
+    corners_hz = _corners_hz(config)
     slopes = corners_hz[None, :] - bins_hz[:, None]  # (bins, mel_bins + 2)
     widths_hz = np.diff(corners_hz)
     rising = -slopes[:, :-2] / widths_hz[:-1]
@@ -139,6 +138,15 @@ def mel_filters(config: FeatureConfig) -> npt.NDArray[np.float32]:
     filters: npt.NDArray[np.float32] = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
     filters *= 2.0 / (corners_hz[2:] - corners_hz[:-2])
     return _read_only(filters)
+
+
+def mel_centres(config: FeatureConfig) -> npt.NDArray[np.float64]:
+    """Return the centre frequencies of the mel bins, Hz, shape (num_mel_bins,)."""
+    return _corners_hz(config)[1:-1]
+
+
+def _corners_hz(config: FeatureConfig) -> npt.NDArray[np.float64]:
+    return _mel_to_hz(np.linspace(0.0, _hz_to_mel(config.sample_rate_hz / 2), config.num_mel_bins + 2))
 
 
 @lru_cache(maxsize=8)

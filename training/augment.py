@@ -12,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from bestow_edge.config import FeatureConfig
+from bestow_edge.features import mel_centres
 from bestow_edge.training.recipe import AugmentRecipe
 
 Samples = npt.NDArray[np.float32]
+TELEPHONE_HZ = 8000  # sampling rate of telephones and of old corpora
 FRAME_SAMPLES_ROUND = 4096  # FFT lengths are rounded up to a multiple with small factors
 
 
@@ -23,6 +26,8 @@ def scaled(recipe: AugmentRecipe, strength: float) -> AugmentRecipe:
     return replace(
         recipe,
         speed=recipe.speed * strength,
+        warp=recipe.warp * strength,
+        narrow=recipe.narrow * strength,
         room=recipe.room * strength,
         filter=recipe.filter * strength,
         noise=recipe.noise * strength,
@@ -40,7 +45,7 @@ def change_speed(samples: Samples, factor: float, rate_hz: int) -> Samples:
 def augment(
     samples: Samples, rng: np.random.Generator, recipe: AugmentRecipe, noises: Sequence[Samples], rate_hz: int
 ) -> Samples:
-    """Apply room, microphone, noise and level, each with its chance.
+    """Apply band limit, room, microphone, noise and level, each with its chance.
 
     Args:
         samples: (samples,) float32 speech at the joiner's level.
@@ -53,6 +58,8 @@ def augment(
         (samples,) float32 within [-1, 1].
     """
     out = samples
+    if rng.random() < recipe.narrow:
+        out = _narrow(out, rate_hz)
     echo = rng.random() < recipe.room
     limited = rng.random() < recipe.filter
     if (echo or limited) and out.size:
@@ -64,6 +71,14 @@ def augment(
     gain = rng.uniform(-recipe.gain_db, recipe.gain_db / 3)
     louder: Samples = np.clip(out * 10 ** (gain / 20), -1, 1).astype(np.float32)
     return louder
+
+
+def _narrow(samples: Samples, rate_hz: int) -> Samples:
+    telephone = soxr.resample(samples, rate_hz, TELEPHONE_HZ, quality="LQ")
+    out = np.zeros_like(samples)
+    again = soxr.resample(telephone, TELEPHONE_HZ, rate_hz, quality="LQ")[: samples.size]
+    out[: again.size] = again
+    return out
 
 
 def _convolve(samples: Samples, rng: np.random.Generator, rate_hz: int, *, echo: bool, limited: bool) -> Samples:
@@ -111,6 +126,25 @@ def _noise(count: int, rng: np.random.Generator, noises: Sequence[Samples]) -> S
         noise = np.fft.irfft(white * colour, max(count, 2))[:count]
     levelled: Samples = (noise / (np.sqrt(np.mean(noise**2)) + 1e-9)).astype(np.float32)
     return levelled
+
+
+def warp_features(mel: Samples, factor: float, config: FeatureConfig) -> Samples:
+    """Move formants by `factor` while pitch and pace stay: bin b takes the value found at its frequency / `factor`.
+
+    Args:
+        mel: (frames, mel_bins) float32.
+        factor: above 1 makes the vocal tract shorter.
+        config: the front-end that made `mel`.
+
+    Source: vocal tract length perturbation, Jaitly and Hinton 2013, with interpolated log-mel bins in place of moved
+    filters.
+    """
+    bins_hz = mel_centres(config)
+    source = np.interp(bins_hz / factor, bins_hz, np.arange(bins_hz.size))  # fractional bins, the ends repeated
+    low = np.minimum(source.astype(np.int64), bins_hz.size - 2)
+    share = (source - low).astype(np.float32)
+    warped: Samples = mel[:, low] * (1 - share) + mel[:, low + 1] * share
+    return warped
 
 
 def mask_features(mel: Samples, rng: np.random.Generator, recipe: AugmentRecipe) -> Samples:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from bestow_edge.errors import ManifestError
 from bestow_edge.features import log_mel
 from bestow_edge.runtime.audio import read_audio
-from bestow_edge.training.augment import augment, change_speed, mask_features, scaled
+from bestow_edge.training.augment import augment, change_speed, mask_features, scaled, warp_features
 from bestow_edge.training.compose import Composed, Composer, Piece
 from bestow_edge.training.examples import IGNORED, Example, ExampleMaker
 from bestow_edge.training.manifest import Utterance, read_manifest
@@ -84,7 +84,11 @@ class BatchDataset(Dataset[Batch]):
             pieces = tuple(Piece(piece.texts, piece.start_s / factor, piece.end_s / factor) for piece in pieces)
         waveform = np.pad(waveform, (0, max(0, rate_hz // 10 - waveform.size)))  # at least ten frames
         waveform = augment(waveform, rng, augments, self.noises, rate_hz)
-        mel = mask_features(log_mel(waveform, self.maker.config.features), rng, augments)
+        features = self.maker.config.features
+        mel = log_mel(waveform, features)
+        if augments.warp:
+            mel = warp_features(mel, 1 + rng.uniform(-augments.warp, augments.warp), features)
+        mel = mask_features(mel, rng, augments)
         return self.maker.make(Composed(waveform, composed.source_lang, pieces), mel, rng)
 
 
@@ -97,7 +101,8 @@ def collate(examples: Sequence[Example], *, lookahead: int) -> Batch:
 
     Returns:
         mel (batch, frames, mel_bins), frame_lens (batch,), token_ids, visible_steps and targets (batch, tokens),
-        transcript_ids (batch, labels) with -1 as padding, step_labels and step_counts (batch, steps), lookahead ().
+        transcript_ids (batch, labels) with -1 as padding, step_labels and step_counts (batch, steps),
+        word_steps (batch, tokens, 2), lookahead ().
     """
 
     def pad(rows: Sequence[npt.NDArray[np.generic]], value: float) -> Tensor:
@@ -113,6 +118,7 @@ def collate(examples: Sequence[Example], *, lookahead: int) -> Batch:
         "transcript_ids": pad([example.transcript_ids for example in examples], -1),
         "step_labels": pad([example.step_labels for example in examples], IGNORED),
         "step_counts": pad([example.step_counts for example in examples], IGNORED),
+        "word_steps": pad([example.word_steps for example in examples], IGNORED),
         "lookahead": torch.tensor(lookahead),
     }
 

@@ -22,6 +22,7 @@ from bestow_edge.training.tokens import answer_ids, prompt_ids
 COUNTS = 16  # the encoder learns to count heard pieces modulo this
 NO_LABEL = -1  # step at which no token is heard
 IGNORED = -100  # target of positions without loss, PyTorch's default
+NULL_FRAME = -1  # word steps of a position that has nothing to write
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,9 @@ class Example:
     """(steps,) transcript token heard at each encoder step, -1 = none; a path through CTC's trellis"""
     step_counts: npt.NDArray[np.int64]
     """(steps,) pieces heard so far at each encoder step, modulo `COUNTS`"""
+    word_steps: npt.NDArray[np.int64]
+    """(tokens, 2) first step and end of the word each position writes next; `NULL_FRAME` where it writes none yet,
+    `IGNORED` inside the prompt"""
 
 
 def num_steps(num_frames: int) -> int:
@@ -79,13 +83,13 @@ class ExampleMaker:
             )
         pair = pairs[rng.integers(len(pairs))]
         prompt = self.prompts[pair]
-        answer, ends_s = self._tokens(composed, pair.split("-")[1])
+        answer, spans_s = self._tokens(composed, pair.split("-")[1])
         transcript, _ = self._tokens(composed, composed.source_lang)
         source_steps = num_steps(mel.shape[0])
         schedule = make_schedule(
             self._policy(rng),
             prompt_tokens=len(prompt),
-            heard=heard_steps(ends_s, self.config.features.step_s, source_steps),
+            heard=heard_steps(spans_s[:, 1], self.config.features.step_s, source_steps),
             source_steps=source_steps,
             pauses=self.stage.pauses,
             rng=rng,
@@ -93,6 +97,10 @@ class ExampleMaker:
         next_tokens = np.array([*answer, self.end_id], dtype=np.int64)
         targets = np.full(len(prompt) + len(answer), IGNORED, dtype=np.int64)
         targets[len(prompt) - 1 :] = np.where(schedule.paused, self.end_id, next_tokens)
+        words = np.full((targets.size, 2), IGNORED, dtype=np.int64)
+        words[len(prompt) - 1 :] = NULL_FRAME
+        words[len(prompt) - 1 : targets.size - 1] = self._word_steps(spans_s, source_steps)
+        words[len(prompt) - 1 :][schedule.paused] = NULL_FRAME
         return Example(
             mel=mel,
             token_ids=np.array([*prompt, *answer], dtype=np.int64),
@@ -101,7 +109,14 @@ class ExampleMaker:
             transcript_ids=np.array(transcript, dtype=np.int64),
             step_labels=self._step_labels(composed, source_steps),
             step_counts=self._step_counts(composed, source_steps),
+            word_steps=words,
         )
+
+    def _word_steps(self, spans_s: npt.NDArray[np.float64], source_steps: int) -> npt.NDArray[np.int64]:
+        """Return (words, 2) steps a word may be found in: from its onset to one step after its end."""
+        first, last = (spans_s / self.config.features.step_s).T
+        ends = np.minimum(np.ceil(last).astype(np.int64) + 2, source_steps)
+        return np.stack([np.minimum(np.floor(first).astype(np.int64), ends - 1), ends], axis=1)
 
     def _step_labels(self, composed: Composed, source_steps: int) -> npt.NDArray[np.int64]:
         """Label the steps of the second half of each piece with its tokens, in equal shares.
@@ -134,10 +149,10 @@ class ExampleMaker:
 
     def _tokens(self, composed: Composed, language: str) -> tuple[list[int], npt.NDArray[np.float64]]:
         tokens: list[int] = []
-        ends: list[float] = []
+        spans: list[tuple[float, float]] = []
         for piece in composed.pieces:
             if language in piece.texts:
                 ids = answer_ids(self.tokenizer, piece.texts[language])
                 tokens += ids
-                ends += [piece.end_s] * len(ids)
-        return tokens, np.array(ends, dtype=np.float64)
+                spans += [(piece.start_s, piece.end_s)] * len(ids)
+        return tokens, np.array(spans, dtype=np.float64).reshape(-1, 2)

@@ -41,6 +41,10 @@ class AugmentRecipe:
 
     speed: float = 0.0
     """Largest change of playing speed (pitch and formants move along), 0.15 = from 0.85 to 1.15."""
+    warp: float = 0.0
+    """Largest change of the frequency axis alone, as of longer and shorter vocal tracts, 0.1 = from 0.9 to 1.1."""
+    narrow: float = 0.0
+    """Chance of a sampling rate of 8 kHz: nothing is left above 4 kHz."""
     room: float = 0.0
     """Chance of a room's echo (decaying noise, RT60 0.08 to 0.6 s)."""
     filter: float = 0.0
@@ -105,6 +109,8 @@ class StageRecipe:
     """Weight of the cross-entropy of each encoder step with the word heard there; needs word times."""
     count_weight: float = 0.0
     """Weight of the cross-entropy of each encoder step with the number of words heard so far; needs word times."""
+    attention_weight: float = 0.0
+    """Weight of the loss that turns each answer token's cross-attention to its own word; needs word times."""
     lookaheads: tuple[int, ...] = (13,)
     """Look-aheads one of which is drawn for each step."""
 

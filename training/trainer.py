@@ -155,7 +155,7 @@ def _train_stage(run: Run, stage: StageRecipe, callbacks: Sequence[TrainerCallba
     directory = run.out / stage.name
     objective = run.objective
     objective.ctc_weight, objective.alignment_weight = stage.ctc_weight, stage.alignment_weight
-    objective.count_weight = stage.count_weight
+    objective.count_weight, objective.attention_weight = stage.count_weight, stage.attention_weight
     trainer = StageTrainer(
         model=run.objective,
         args=_arguments(run.recipe, stage, directory),

@@ -88,7 +88,11 @@ class Adapter(nn.Module):
         self.text_out = nn.Linear(config.width, llm_width)
 
     def forward(self, embeddings: Tensor, speech: Tensor, visible_steps: Tensor) -> Tensor:
-        """Return the LLM's input embeddings.
+        """Return the LLM's input embeddings, (batch, tokens, llm_width) float; arguments as for `align`."""
+        return self.align(embeddings, speech, visible_steps)[0]
+
+    def align(self, embeddings: Tensor, speech: Tensor, visible_steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the LLM's input embeddings and where each token looked for them.
 
         Args:
             embeddings: (batch, tokens, llm_width) float, token embeddings.
@@ -96,7 +100,8 @@ class Adapter(nn.Module):
             visible_steps: (batch, tokens) int64, speech steps each token sees; padded steps must lie behind them.
 
         Returns:
-            (batch, tokens, llm_width) float.
+            (batch, tokens, llm_width) float, and (batch, tokens, steps + 1) float cross-attention of the last layer,
+            mean over heads, the null frame last.
         """
         bypassed = (visible_steps == 0) & (self.config.prompt_mode == "bypass")  # (batch, tokens)
         speech = F.pad(self.speech_in(speech), (0, 0, 0, 1))  # (batch, steps + null, width)
@@ -105,21 +110,29 @@ class Adapter(nn.Module):
         if self.config.text_mixer == "lstm":
             x = x + self.lstm(self.norm_lstm(x))[0]
         self_mask = self._self_mask(bypassed)
+        alignment = x
         for layer in self.layers:
-            x = self._layer(layer, x, speech, self_mask, cross_mask)
+            x, alignment = self._layer(layer, x, speech, self_mask, cross_mask)
         change: Tensor = self.text_out(self.norm_out(x)) * ~bypassed[..., None]
-        return embeddings + change
+        return embeddings + change, alignment
 
-    def _layer(self, layer: AdapterLayer, x: Tensor, speech: Tensor, self_mask: Tensor, cross_mask: Tensor) -> Tensor:
+    def _layer(
+        self, layer: AdapterLayer, x: Tensor, speech: Tensor, self_mask: Tensor, cross_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
         if self.config.text_mixer == "attention":
-            x = x + self._attend(layer.self_attention, layer.norm_self(x), None, self_mask)
-        x = x + self._attend(layer.cross_attention, layer.norm_cross(x), speech, cross_mask)
-        return x + F.dropout(layer.ffn(layer.norm_ffn(x)), self.config.dropout, self.training)
+            own = layer.norm_self(x)
+            x = x + self._attend(layer.self_attention, own, own, self_mask)[0]
+        mixed, weights = self._attend(layer.cross_attention, layer.norm_cross(x), speech, cross_mask)
+        x = x + mixed
+        return x + F.dropout(layer.ffn(layer.norm_ffn(x)), self.config.dropout, self.training), weights.mean(1)
 
-    def _attend(self, attention: HeadedAttention, x: Tensor, source: Tensor | None, mask: Tensor) -> Tensor:
-        keys, values = attention.keys_values(x if source is None else source)
-        mixed = F.scaled_dot_product_attention(attention.split(attention.query(x)), keys, values, attn_mask=mask)
-        return F.dropout(attention.join(mixed), self.config.dropout, self.training)
+    def _attend(self, attention: HeadedAttention, x: Tensor, source: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mix, (batch, tokens, width), and the weights, (batch, heads, tokens, positions of source)."""
+        keys, values = attention.keys_values(source)
+        scores = attention.split(attention.query(x)) @ keys.transpose(2, 3) * keys.shape[-1] ** -0.5
+        weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+        mixed = attention.join(weights.to(values.dtype) @ values)
+        return F.dropout(mixed, self.config.dropout, self.training), weights
 
     @staticmethod
     def _cross_mask(visible_steps: Tensor, length: int) -> Tensor:

@@ -73,7 +73,11 @@ class BestowModel(nn.Module):
         return out.last_hidden_state, out.attention_mask.sum(-1)
 
     def forward(self, token_ids: Tensor, speech: Tensor, visible_steps: Tensor) -> Tensor:
-        """Return next-token logits of whole sequences.
+        """Return next-token logits of whole sequences, (batch, tokens, vocab) float; arguments as for `align`."""
+        return self.align(token_ids, speech, visible_steps)[0]
+
+    def align(self, token_ids: Tensor, speech: Tensor, visible_steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return next-token logits of whole sequences and where the adapter looked for them.
 
         Args:
             token_ids: (batch, tokens) int64, prompt and answer, padded on the right.
@@ -81,11 +85,11 @@ class BestowModel(nn.Module):
             visible_steps: (batch, tokens) int64 from `bestow_edge.policy.visible_steps`.
 
         Returns:
-            (batch, tokens, vocab) float.
+            (batch, tokens, vocab) float, and (batch, tokens, steps + 1) float cross-attention, see `Adapter.align`.
         """
         embeddings = self.llm.get_input_embeddings()(token_ids)  # (batch, tokens, hidden)
-        logits: Tensor = self.llm(inputs_embeds=self.adapter(embeddings, speech, visible_steps), use_cache=False).logits
-        return logits
+        embeddings, alignment = self.adapter.align(embeddings, speech, visible_steps)
+        return self.llm(inputs_embeds=embeddings, use_cache=False).logits, alignment
 
 
 def _transformers_config(values: dict[str, Any], part: str) -> Any:  # Any: a PretrainedConfig subclass of many

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from bestow_edge.training.augment import augment, change_speed, mask_features, scaled
+from bestow_edge.config import FeatureConfig
+from bestow_edge.features import log_mel, mel_centres
+from bestow_edge.training.augment import augment, change_speed, mask_features, scaled, warp_features
 from bestow_edge.training.recipe import AugmentRecipe
 
 RATE_HZ = 16000
-FULL = AugmentRecipe(speed=0.2, room=1.0, filter=1.0, noise=1.0, gain_db=20.0, mask_bins=10, mask_frames=12)
+FULL = AugmentRecipe(speed=0.2, narrow=1.0, room=1.0, filter=1.0, noise=1.0, gain_db=20.0, mask_bins=10, mask_frames=12)
 NONE = AugmentRecipe()
 
 
@@ -51,6 +53,32 @@ def test_speed_changes_length_and_pitch(factor: float) -> None:
     assert abs(out.size - RATE_HZ / factor) <= 2
     spectrum = np.abs(np.fft.rfft(out * np.hanning(out.size)))
     assert spectrum.argmax() * RATE_HZ / out.size == pytest.approx(500 * factor, abs=3)
+
+
+def tone(hz: float) -> np.ndarray:
+    return np.sin(2 * np.pi * hz * np.arange(RATE_HZ) / RATE_HZ).astype(np.float32)
+
+
+def test_a_narrow_band_keeps_what_lies_below_4_khz_only() -> None:
+    recipe = AugmentRecipe(narrow=1.0)
+    low, high = (augment(tone(hz), np.random.default_rng(0), recipe, [], RATE_HZ) for hz in (1000, 5000))
+    assert low.shape == high.shape == (RATE_HZ,)
+    np.testing.assert_allclose(low[2000:-2000], tone(1000)[2000:-2000], atol=0.01)
+    assert np.abs(high[2000:-2000]).max() < 0.01
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.0, 1.2])
+@pytest.mark.parametrize("hz", [700.0, 2500.0])
+def test_a_warp_moves_a_tone_in_the_features_alone(hz: float, factor: float) -> None:
+    config = FeatureConfig()
+    mel = log_mel(tone(hz), config)
+    warped = warp_features(mel, factor, config)
+    assert warped.shape == mel.shape
+    assert warped.dtype == np.float32
+    centres = mel_centres(config)
+    assert centres[warped[50].argmax()] == pytest.approx(hz * factor, rel=0.06)  # a bin is 3 to 5 % wide
+    if factor == 1.0:
+        np.testing.assert_allclose(warped, mel, atol=1e-5)
 
 
 @pytest.mark.parametrize("frames", [0, 1, 5, 300])

@@ -10,7 +10,7 @@ from bestow_edge.errors import ManifestError
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.training.batches import Batch, collate, read_noises
 from bestow_edge.training.compose import Composed, active_range
-from bestow_edge.training.examples import IGNORED, NO_LABEL, Example, num_steps
+from bestow_edge.training.examples import IGNORED, NO_LABEL, NULL_FRAME, Example, num_steps
 from bestow_edge.training.objective import Objective
 from bestow_edge.training.recipe import AugmentRecipe, DataRecipe
 from bestow_edge.training.tokens import END
@@ -127,6 +127,7 @@ def test_padding() -> None:
             transcript_ids=np.full(tokens - 2, 6),
             step_labels=np.full(num_steps(frames), NO_LABEL),
             step_counts=np.full(num_steps(frames), 2),
+            word_steps=np.full((tokens, 2), NULL_FRAME),
         )
 
     batch = collate([example(20, 4), example(9, 6)], lookahead=6)
@@ -138,7 +139,30 @@ def test_padding() -> None:
     assert batch["transcript_ids"].tolist() == [[6, 6, -1, -1], [6] * 4]
     assert batch["step_labels"].tolist() == [[-1] * 4, [-1, -1, IGNORED, IGNORED]]
     assert batch["step_counts"].tolist() == [[2] * 4, [2, 2, IGNORED, IGNORED]]
+    assert batch["word_steps"].tolist() == [[[-1, -1]] * 4 + [[IGNORED, IGNORED]] * 2, [[-1, -1]] * 6]
     assert int(batch["lookahead"]) == 6
+
+
+def test_the_attention_loss_is_the_attention_paid_elsewhere(tiny_run: Run) -> None:
+    """Three positions: one whose word has steps 1 and 2, one that writes nothing, one inside the prompt."""
+    attention = torch.tensor([[[0.1, 0.3, 0.2, 0.4], [0.1, 0.1, 0.3, 0.5], [0.25, 0.25, 0.25, 0.25]]])
+    words = torch.tensor([[[1, 3], [NULL_FRAME, NULL_FRAME], [IGNORED, IGNORED]]])
+    assert float(tiny_run.objective._attention(attention, words)) == pytest.approx(-np.log(0.5))
+
+
+def test_every_written_word_has_steps_it_was_heard_in(tiny_run: Run) -> None:
+    for stage in range(2):
+        batch = batch_of(tiny_run, stage, 0)
+        for tokens, words, visible in zip(batch["targets"], batch["word_steps"], batch["visible_steps"], strict=True):
+            ends = tokens == tiny_run.config.llm["eos_token_id"]
+            written = (tokens != IGNORED) & ~ends
+            assert (words[tokens == IGNORED] == IGNORED).all()
+            assert (words[ends] == NULL_FRAME).all()  # a pause, or the end
+            first, end = words[written].T
+            assert (first >= 0).all()
+            assert (first < end).all()
+            assert (first < visible[written]).all()  # the mask lets the position see some of it
+            assert (first.diff() >= 0).all()  # tokens of one word share its steps
 
 
 def test_padding_does_not_change_a_rows_logits(tiny_run: Run) -> None:
@@ -163,9 +187,10 @@ def test_the_loss_reaches_every_part(tiny_run: Run) -> None:
     model = BestowModel.from_config(tiny_run.config)
     objective = Objective(model, vocab_size=tiny_run.tokenizer.get_vocab_size(), label_smoothing=0.1)
     objective.ctc_weight, objective.alignment_weight, objective.count_weight = 0.5, 0.5, 0.25
+    objective.attention_weight = 0.2
+    weighted = {"token_loss": 1.0, "ctc_loss": 0.5, "alignment_loss": 0.5, "count_loss": 0.25, "attention_loss": 0.2}
     batch = batch_of(tiny_run, 1, 1)
     outputs = objective(**batch)
-    weighted = {"token_loss": 1.0, "ctc_loss": 0.5, "alignment_loss": 0.5, "count_loss": 0.25}
     total = sum(weight * outputs[name] for name, weight in weighted.items())
     torch.testing.assert_close(outputs["loss"].detach(), total)
     assert all(torch.isfinite(value) for value in outputs.values())
