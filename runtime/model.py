@@ -19,6 +19,7 @@ from bestow_edge.bundle import BundleManifest, check_files, read_manifest
 from bestow_edge.config import ModelConfig
 from bestow_edge.errors import ConfigError
 from bestow_edge.graphs import ADAPTER, ENCODER, LLM
+from bestow_edge.latency import solve
 from bestow_edge.policy import Policy, WaitK
 from bestow_edge.prompts import Pair, Task, check_trained, make_pair
 from bestow_edge.runtime.events import TextEvent
@@ -71,6 +72,7 @@ class Model:
         l: int | None = None,  # noqa: E741 - the paper's letter
         policy: Policy | None = None,
         lookahead: int | None = None,
+        latency_s: float | None = None,
         segment_pause_s: float = SEGMENT_PAUSE_S,
     ) -> Session:
         """Open a session on one stream of audio.
@@ -83,14 +85,21 @@ class Model:
             l: wait-k's L in encoder steps (80 ms), None = the bundle's default.
             policy: another read/write policy, such as `Offline()`; excludes `k` and `l`.
             lookahead: right context of the encoder in steps, None = the bundle's default.
+            latency_s: most audio before the first token, seconds, from which `bestow_edge.latency.solve` chooses `k`,
+                `l` and `lookahead`; excludes them and `policy`.
             segment_pause_s: silence after which a new segment begins, at least 1.5 seconds; 0 = never.
 
         Raises:
             PromptError: the model was not trained for these languages.
-            ConfigError: the policy, the look-ahead or the pause is out of range.
+            ConfigError: the policy, the look-ahead, the latency or the pause is out of range.
         """
         pair = make_pair(task, source, target)
         check_trained(pair, self.config.pairs)
+        if latency_s is not None:
+            if (k, l, policy, lookahead) != (None, None, None, None):
+                raise ConfigError("give either latency_s or k, l, policy and lookahead, not both")
+            choice = solve(latency_s, self.config)
+            k, l, lookahead = choice.k, choice.l, choice.lookahead  # noqa: E741 - the paper's letter
         streaming = self.config.streaming
         lookahead = streaming.default_lookahead if lookahead is None else lookahead
         if lookahead not in streaming.lookaheads:
