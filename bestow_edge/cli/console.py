@@ -31,6 +31,11 @@ def say_error(error: Exception) -> None:
     say(f"error: {' '.join(str(error).split())}")
 
 
+def say_warning(message: str) -> None:
+    """Print a warning as one line on stderr, yellow on a terminal."""
+    err.print(f"warning: {message}", style="yellow", soft_wrap=True)
+
+
 def write(text: str, end: str = "\n") -> None:
     """Print a result on stdout at once."""
     typer.echo(text + end, nl=False)

@@ -13,6 +13,7 @@ import typer
 
 from bestow_edge.cli import options
 from bestow_edge.cli.console import say
+from bestow_edge.cli.latency import choose_for, latency_target
 from bestow_edge.errors import AudioDeviceError
 from bestow_edge.prompts import parse_pair
 
@@ -31,6 +32,7 @@ def mic(
     k: options.K = None,
     l: options.L = None,  # noqa: E741 - the paper's letter
     lookahead: options.Lookahead = None,
+    latency: options.Latency = None,
     seconds: Annotated[float | None, typer.Option(min=0.0, metavar="S", help="Stop after so much audio.")] = None,
     as_json: options.Json = False,
     device_rate: Annotated[
@@ -43,13 +45,16 @@ def mic(
 
     Ctrl-C stops listening, writes the rest and ends; a second one ends at once.
     On a terminal a line shows level, lag and whether the machine keeps up.
+    With --latency the machine is measured first, for two seconds.
 
     \b
     Examples:
       bestow-edge mic
       bestow-edge mic --lang de-en --mic-device USB
+      bestow-edge mic --latency 2.5s
       bestow-edge mic --seconds 30 --json > events.jsonl
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    target_s = latency_target(latency, k, l, lookahead)
     pair = parse_pair(lang)
     from bestow_edge.cli.captions import Captions
     from bestow_edge.runtime import load
@@ -58,6 +63,9 @@ def mic(
     model = load(bundle, device=device, threads=threads)
     rate_hz = model.sample_rate_hz
     microphone = Microphone(mic_device, sample_rate_hz=rate_hz, device_rate_hz=device_rate, seconds=seconds)
+    if target_s is not None:
+        choice = choose_for(target_s, model, pair, calibrated=True)
+        k, l, lookahead = choice.k, choice.l, choice.lookahead  # noqa: E741 - the paper's letter
     session = model.session(source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead)
     with session, microphone, _stopped_by_ctrl_c(microphone):
         say(f"listening to {microphone.device} at {microphone.device_rate_hz} Hz, {pair}; Ctrl-C ends")

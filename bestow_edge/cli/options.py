@@ -25,4 +25,8 @@ Lookahead = Annotated[
     int | None,
     typer.Option("--lookahead", min=0, metavar="N", help="Steps of 80 ms the encoder looks ahead; default: bundle's."),
 ]
+Latency = Annotated[
+    str | None,
+    typer.Option("--latency", metavar="TIME", help="Delay such as 2.5s or 800ms instead of --k, --l and --lookahead."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

@@ -13,6 +13,7 @@ import typer
 
 from bestow_edge.cli import options
 from bestow_edge.cli.console import err, say_error, write, write_json
+from bestow_edge.cli.latency import choose_for, latency_target
 from bestow_edge.errors import AudioError, SessionError
 from bestow_edge.prompts import Pair, parse_pair
 
@@ -49,6 +50,7 @@ def run(
     k: options.K = None,
     l: options.L = None,  # noqa: E741 - the paper's letter
     lookahead: options.Lookahead = None,
+    latency: options.Latency = None,
     as_json: options.Json = False,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
@@ -61,14 +63,20 @@ def run(
     Examples:
       bestow-edge run talk.wav
       bestow-edge run talk.wav --stream --k 4
+      bestow-edge run talk.wav --stream --latency 2.5s
       bestow-edge run *.wav --lang en-en --json
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
-    if not stream and (k is not None or l is not None):
-        raise typer.BadParameter("--k and --l need --stream: without it everything is heard before text is written")
+    if not stream and not (k is None and l is None and latency is None):
+        message = "--k, --l and --latency need --stream: without it everything is heard before text is written"
+        raise typer.BadParameter(message)
+    target_s = latency_target(latency, k, l, lookahead)
     pair = parse_pair(lang)
     from bestow_edge.runtime import Offline, load
 
     model = load(bundle, device=device, threads=threads)
+    if target_s is not None:
+        choice = choose_for(target_s, model, pair, calibrated=False)
+        k, l, lookahead = choice.k, choice.l, choice.lookahead  # noqa: E741 - the paper's letter
     with model.session(source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead) as session:
         policy = session.policy if stream else Offline()  # refuses a wrong pair or look-ahead before any file is read
     job = Job(
