@@ -21,7 +21,7 @@ MANIFEST_FILE = "bundle.json"
 TOKENIZER_FILE = "tokenizer.json"
 GOLDEN_FILE = "golden.npz"
 FORMAT = "bestow-edge-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Precision = Literal["fp32", "int8"]
 

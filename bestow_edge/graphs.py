@@ -90,22 +90,23 @@ def encoder_states(config: ModelConfig) -> tuple[TensorSpec, ...]:
 def adapter_spec(config: ModelConfig) -> GraphSpec:
     """`adapter_step`: tokens and the speech memory -> LLM input embeddings. Serves prompt prefill and single steps.
 
-    The memory is a ring of `memory` slots in which `written_steps` steps were ever written; `visible_steps` counts from
-    the first step of the stream. Self-attention keys and values of the new tokens come out; the runtime stores them in
+    The rows of a batch are texts about one stream: they share its memory, a ring of `memory` slots in which
+    `written_steps` steps were ever written; `visible_steps` counts from the first of them. `alignment` is each layer's
+    cross-attention, mean over heads, the null frame last. Self-attention keys and values of the new tokens come out; the runtime stores them in
     its buffer behind `past_tokens`, so no cache is ever copied. With LSTM text layers the state is fixed in size.
     """
     adapter, hidden = config.adapter, config.llm["hidden_size"]
-    memory = (adapter.num_layers, "batch", adapter.num_heads, "memory", adapter.head_dim)
+    memory = (adapter.num_layers, adapter.num_heads, "memory", adapter.head_dim)
     inputs = [
         TensorSpec("token_ids", "int64", ("batch", "tokens")),
         TensorSpec("visible_steps", "int64", ("batch", "tokens")),
-        TensorSpec("written_steps", "int64", ("batch",)),
+        TensorSpec("written_steps", "int64", (1,)),
         TensorSpec("memory_keys", "float32", memory),
         TensorSpec("memory_values", "float32", memory),
     ]
     outputs = [
         TensorSpec("inputs_embeds", "float32", ("batch", "tokens", hidden)),
-        TensorSpec("alignment", "float32", ("batch", "tokens", "memory_and_null")),
+        TensorSpec("alignment", "float32", (adapter.num_layers, "batch", "tokens", "memory_and_null")),
     ]
     if adapter.text_mixer == "lstm":
         state = (LSTM_LAYERS, "batch", adapter.width)

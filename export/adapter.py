@@ -44,9 +44,9 @@ class AdapterStep(nn.Module):
         bypassed = (visible_steps == 0) & (config.prompt_mode == "bypass")  # (batch, tokens)
         x = self.adapter.text_in(embeddings)
         x, state_out = self._mix_lstm(x, *state) if config.text_mixer == "lstm" else (x, [])
-        visible = visible_slots(visible_steps, written_steps, memory_keys.shape[3])  # (batch, tokens, memory)
+        visible = visible_slots(visible_steps, written_steps, memory_keys.shape[2])  # (batch, tokens, memory)
         new_keys, new_values = [], []
-        weights = x.new_zeros(())
+        alignment = []
         for index, layer in enumerate(self.adapter.layers):
             if config.text_mixer == "attention":
                 mixed, keys, values = _self_attend(layer, x, bypassed, state[0], state[1][index], state[2][index])
@@ -55,11 +55,12 @@ class AdapterStep(nn.Module):
                 new_values.append(values)
             null = getattr(self, f"null_key_{index}"), getattr(self, f"null_value_{index}")
             mixed, weights = _cross_attend(layer, x, visible, memory_keys[index], memory_values[index], null)
+            alignment.append(weights.mean(1))  # over heads: (batch, tokens, memory + 1)
             x = x + mixed
             x = x + layer.ffn(layer.norm_ffn(x))
         out = self.adapter.text_out(self.adapter.norm_out(x)) * (~bypassed[..., None]).to(x.dtype)
         state_out = state_out or [torch.stack(new_keys), torch.stack(new_values)]
-        return embeddings + out, weights.mean(1), *state_out  # weights: mean over heads of the last layer
+        return embeddings + out, torch.stack(alignment), *state_out
 
     def _mix_lstm(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, list[Tensor]]:
         mixed, (hidden, cell) = self.adapter.lstm(self.adapter.norm_lstm(x), (hidden, cell))
@@ -73,17 +74,17 @@ def visible_slots(visible_steps: Tensor, written_steps: Tensor, num_slots: int) 
 
     Args:
         visible_steps: (batch, tokens) int64, counted from the first step of the stream.
-        written_steps: (batch,) int64, steps ever written.
+        written_steps: (1,) int64, steps ever written.
         num_slots: slots of the ring.
 
     Returns:
         (batch, tokens, num_slots) bool.
     """
-    last = (written_steps - 1)[:, None]  # (batch, 1)
+    last = written_steps - 1  # (1,)
     slots = torch.arange(num_slots, device=last.device)
     divisor = torch.ones_like(slots).sum()  # a tensor: the exporter knows no remainder by a symbolic size
-    step = last - torch.remainder(last - slots, divisor)
-    return (step >= 0)[:, None] & (step[:, None] < visible_steps[..., None])
+    step = last - torch.remainder(last - slots, divisor)  # (num_slots,)
+    return (step >= 0) & (step < visible_steps[..., None])
 
 
 def _self_attend(
@@ -111,13 +112,16 @@ def _self_attend(
 def _cross_attend(
     layer: AdapterLayer, x: Tensor, visible: Tensor, keys: Tensor, values: Tensor, null: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Attend to the visible speech and the null frame; return the mix and (batch, heads, tokens, memory + 1)."""
+    """Attend to the visible speech and the null frame; return the mix and (batch, heads, tokens, memory + 1).
+
+    `keys` and `values` are (heads, memory, head_dim), the same for every row of the batch.
+    """
     attention = layer.cross_attention
     query = attention.split(attention.query(layer.norm_cross(x))) * keys.shape[-1] ** -0.5
     null_key, null_value = null
-    heard = _hide(query @ keys.transpose(2, 3), visible[:, None])
+    heard = _hide(query @ keys.transpose(1, 2), visible[:, None])
     weights = torch.cat([heard, query @ null_key.transpose(2, 3)], dim=-1).softmax(-1)
-    memory = keys.shape[2]
+    memory = keys.shape[1]
     mixed = weights[..., :memory] @ values + weights[..., memory:] * null_value
     return attention.join(mixed), weights
 

@@ -131,4 +131,4 @@ class TextDecoder:
         out = self._adapter.run(feeds | self._states, len(tokens))
         self._next_states = {name: out[NEXT + name] for name in self._states}
         logits = self._llm.run({"inputs_embeds": out["inputs_embeds"]}, len(tokens))["logits"]
-        return logits[0], out["alignment"][0, -1]
+        return logits[0], out["alignment"][-1, 0, -1]

@@ -27,7 +27,7 @@ class SpeechMemory:
             max_slots: most slots, `first_slots` times a power of two.
         """
         self._max_slots = max_slots
-        self.keys = np.zeros((config.num_layers, 1, config.num_heads, first_slots, config.head_dim), dtype=np.float32)
+        self.keys = np.zeros((config.num_layers, config.num_heads, first_slots, config.head_dim), dtype=np.float32)
         self.values = np.zeros_like(self.keys)
         self.written = 0
         """Steps ever written."""
@@ -35,7 +35,7 @@ class SpeechMemory:
     @property
     def slots(self) -> int:
         """Slots there are now."""
-        return self.keys.shape[3]
+        return self.keys.shape[2]
 
     def write(self, speech: SpeechSteps) -> bool:
         """Append steps; return whether the arrays were replaced by larger ones.
@@ -49,12 +49,12 @@ class SpeechMemory:
             self.keys, self.values = _doubled(self.keys), _doubled(self.values)
             grown = True
         slots = np.arange(self.written, self.written + steps) % self.slots
-        self.keys[:, :, :, slots] = speech.keys
-        self.values[:, :, :, slots] = speech.values
+        self.keys[:, :, slots] = speech.keys[:, 0]
+        self.values[:, :, slots] = speech.values[:, 0]
         self.written += steps
         return grown
 
 
 def _doubled(array: Floats) -> Floats:
-    larger: Floats = np.concatenate([array, np.zeros_like(array)], axis=3)
+    larger: Floats = np.concatenate([array, np.zeros_like(array)], axis=2)
     return larger

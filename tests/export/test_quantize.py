@@ -126,3 +126,20 @@ def test_nothing_to_quantise(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"full\.onnx: no matrix or table of 4096 or more weights; keep this graph"):
         quantize_int8(full, tmp_path / "int8.onnx")
     assert not (tmp_path / "int8.onnx").exists()
+
+
+def test_weight_only_rows_do_not_depend_on_each_other(tmp_path: Path) -> None:
+    """Several texts are decoded as one batch: each must come out as it does alone, to the last bit."""
+    gemm = helper.make_node("Gemm", ["x", "m", "b"], ["y"])
+    matrix, bias = weights(64, 96), weights(96)
+    full = write(tmp_path / "full.onnx", [gemm], {"m": matrix, "b": bias}, "x", 64)
+    quantize_int8(full, tmp_path / "rows.onnx", weight_only=True)
+    quantize_int8(full, tmp_path / "dynamic.onnx")
+    x = weights(3, 64) * np.array([[0.1], [1.0], [20.0]], dtype=np.float32)
+    want, together = run(full, x=x), run(tmp_path / "rows.onnx", x=x)
+    alone = np.concatenate([run(tmp_path / "rows.onnx", x=x[row : row + 1]) for row in range(3)])
+    assert np.array_equal(together, alone)
+    for row in range(3):  # the quiet row too
+        assert np.abs(together[row] - want[row]).max() < 0.02 * np.abs(want[row]).max()
+    assert not np.allclose(run(tmp_path / "dynamic.onnx", x=x)[:1], run(tmp_path / "dynamic.onnx", x=x[:1]), atol=1e-4)
+    assert (tmp_path / "rows.onnx").stat().st_size < 0.45 * full.stat().st_size

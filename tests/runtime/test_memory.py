@@ -35,7 +35,7 @@ def test_every_slot_holds_the_step_the_graph_expects(chunk: int, total: int) -> 
         (slots,) = np.nonzero(now & ~then)
         if max(0, total - memory.slots) <= step < total:
             assert len(slots) == 1
-            assert (memory.keys[:, 0, :, slots[0]] == step).all()
-            assert (memory.values[:, 0, :, slots[0]] == -step).all()
+            assert (memory.keys[:, :, slots[0]] == step).all()
+            assert (memory.values[:, :, slots[0]] == -step).all()
         else:
             assert len(slots) == 0
