@@ -15,6 +15,8 @@ from bestow_edge.errors import ConfigError
 from bestow_edge.strict import decode
 
 SUBSAMPLING = 8  # mel frames per encoder step, FastConformer's factor (paper, section 3: P = 8)
+CACHE_AWARE_ENCODERS = ("nemotron_asr_streaming_encoder",)  # transformers' model types: causal, chunk by chunk
+BIDIRECTIONAL_ENCODERS = ("parakeet_encoder",)  # the whole past is encoded again for each block
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +37,9 @@ class FeatureConfig:
     """First-order pre-emphasis coefficient; 0 switches it off."""
     log_guard: float = 2.0**-24
     """Added before the logarithm; the value of a silent frame is log(log_guard)."""
+    normalize: Literal["none", "per_feature"] = "none"
+    """`per_feature` gives each mel bin zero mean and unit variance over all frames that are encoded together, as
+    bidirectional checkpoints want it; it is not causal, so cache-aware encoders take `none` alone."""
 
     def __post_init__(self) -> None:
         """Check what the block-wise front-end relies on."""
@@ -112,6 +117,29 @@ class StreamingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BidirectionalConfig:
+    """How a bidirectional encoder streams, in encoder steps (80 ms): all audio so far is encoded again for each block.
+
+    Source: BESTOW-S-bidi of the paper, section 3.2; the bound is ours.
+    """
+
+    block: int = 4
+    """Steps between two encodings; the default is wait-k's L, so that no token waits for more than it must see."""
+    right_context: int = 13
+    """Steps at the end of each encoding that are dropped, because they lack a future, until the audio has ended."""
+    window: int = 375
+    """Most steps encoded at once (30 s), right context included; older steps keep the values they had last."""
+
+    def __post_init__(self) -> None:
+        """Check that each window reaches back to the steps before it."""
+        if self.block < 1 or self.right_context < 0:
+            got = f"block={self.block}, right_context={self.right_context}"
+            raise ConfigError(f"bidirectional: block must be at least 1 and right_context at least 0, got {got}")
+        if self.window < (need := self.block + self.right_context):
+            raise ConfigError(f"bidirectional: window {self.window} is below block + right_context, which are {need}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyConfig:
     """Default read/write policy of a session (paper, section 3.2)."""
 
@@ -149,7 +177,9 @@ class ModelConfig:
     features: FeatureConfig = field(default_factory=FeatureConfig)
     """The front-end."""
     streaming: StreamingConfig = field(default_factory=StreamingConfig)
-    """Attention contexts of the encoder."""
+    """Attention contexts of a cache-aware encoder."""
+    bidirectional: BidirectionalConfig | None = None
+    """How a bidirectional encoder streams, for which None means the defaults; always None with another encoder."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """Default policy of a session."""
     chat: ChatTemplate = field(default_factory=ChatTemplate)
@@ -171,6 +201,24 @@ class ModelConfig:
         bins = self.encoder.get("num_mel_bins", self.features.num_mel_bins)
         if bins != self.features.num_mel_bins:
             raise ConfigError(f"features: {self.features.num_mel_bins} mel bins, but the encoder takes {bins}")
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        """Settle what depends on whether the encoder is bidirectional."""
+        kind = self.encoder["model_type"]
+        if kind in BIDIRECTIONAL_ENCODERS:
+            if self.bidirectional is None:
+                object.__setattr__(self, "bidirectional", BidirectionalConfig())  # so that the file records it
+        elif self.bidirectional is not None:
+            raise ConfigError(f"bidirectional: encoder {kind} is not bidirectional; remove this field")
+        if kind in CACHE_AWARE_ENCODERS and self.features.normalize != "none":
+            got = f"normalize {self.features.normalize!r} needs all frames at once"
+            raise ConfigError(f"features: {got}, but encoder {kind} hears them chunk by chunk; set normalize: none")
+
+    @property
+    def right_context(self) -> int:
+        """Steps the encoder hears ahead in a session that names no look-ahead."""
+        return self.streaming.default_lookahead if self.bidirectional is None else self.bidirectional.right_context
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars, ready for JSON."""

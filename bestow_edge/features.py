@@ -22,6 +22,8 @@ from bestow_edge.errors import AudioError
 
 FRAMES_PER_TILE = 512  # frames transformed at once, bounds the memory of long recordings
 
+STD_GUARD = 1e-5  # added to the deviation that normalisation divides by; transformers' value
+
 _MEL_KNEE_HZ = 1000.0  # Slaney's scale is linear below, logarithmic above
 _MEL_KNEE = 15.0
 _MEL_PER_HZ = 3.0 / 200.0
@@ -50,7 +52,8 @@ def log_mel(waveform: npt.NDArray[np.float32], config: FeatureConfig) -> npt.NDA
         config: the front-end.
 
     Returns:
-        Shape (samples // hop_samples, num_mel_bins), natural logarithm, not normalised.
+        Shape (samples // hop_samples, num_mel_bins), natural logarithm, normalised over the whole waveform if
+        `config.normalize` says so.
 
     Raises:
         AudioError: the waveform is not one-dimensional or not floating point.
@@ -59,7 +62,31 @@ def log_mel(waveform: npt.NDArray[np.float32], config: FeatureConfig) -> npt.NDA
         noise and speech; in bins 80 dB below a loud tone each is off by up to 1e-3 from exact arithmetic.
     """
     frames, state = feed_features(waveform, initial_feature_state(config), config)
-    return np.concatenate([frames, finish_features(state, config)])
+    return normalize_frames(np.concatenate([frames, finish_features(state, config)]), config)
+
+
+def normalize_frames(frames: npt.NDArray[np.float32], config: FeatureConfig) -> npt.NDArray[np.float32]:
+    """Normalise frames that are encoded together, if `config.normalize` says so.
+
+    `per_feature` takes mean and deviation of each mel bin over exactly these frames: over an utterance in training,
+    over the window that is encoded again in a stream. So a frame's values depend on the window it is seen in.
+
+    Args:
+        frames: shape (frames, num_mel_bins), from `feed_features` and `finish_features`; real frames, no padding.
+        config: the front-end.
+
+    Returns:
+        Shape (frames, num_mel_bins).
+
+    Source: transformers `ParakeetFeatureExtractor`. Sums are float64 here, so that digital silence gives exact zeros
+        and not rounding errors over the guard; a single frame, for which there is no deviation, gives zeros too.
+    """
+    if config.normalize == "none" or not len(frames):
+        return frames
+    centred = frames - frames.mean(axis=0, dtype=np.float64)
+    deviation = np.sqrt((centred**2).sum(axis=0) / max(1, len(frames) - 1))
+    normalised: npt.NDArray[np.float32] = (centred / (deviation + STD_GUARD)).astype(np.float32)
+    return normalised
 
 
 def initial_feature_state(config: FeatureConfig) -> FeatureState:
@@ -82,8 +109,9 @@ def feed_features(
         config: the front-end, the same in all calls.
 
     Returns:
-        The new frames, shape (frames, num_mel_bins), frames >= 0, and the next state. All frames of all calls and of
-        `finish_features` together equal `log_mel` of the whole waveform bit for bit.
+        The new frames, shape (frames, num_mel_bins), frames >= 0, not normalised, and the next state. All frames of
+        all calls and of `finish_features` together, passed through `normalize_frames`, equal `log_mel` of the whole
+        waveform bit for bit.
 
     Raises:
         AudioError: the samples are not one-dimensional or not floating point.

@@ -1,4 +1,4 @@
-"""Graph contracts: names, dtypes and axes of the three graphs, written once. Plain Python.
+"""Graph contracts: names, dtypes and axes of the graphs, written once. A model has three. Plain Python.
 
 Export names its tensors from these specs, the runtime checks loaded graphs against them, tests and `inspect` print
 them. Axes are words where they may change from call to call and numbers where the model fixes them.
@@ -10,6 +10,7 @@ from typing import Any
 from bestow_edge.config import SUBSAMPLING, ModelConfig
 
 ENCODER = "encoder_chunk"
+WINDOW = "encoder_window"
 ADAPTER = "adapter_step"
 LLM = "llm_step"
 NEXT = "next_"  # prefix of a state's name on the way out
@@ -55,7 +56,6 @@ def encoder_spec(config: ModelConfig) -> GraphSpec:
     `FIRST_FRAME` frames that don't exist and the last may end with some: [frame_start, frame_end) are the real ones.
     `cache_steps` counts the valid steps in the attention caches, which are right-aligned.
     """
-    layers = (config.adapter.num_layers, "batch", config.adapter.num_heads, "steps", config.adapter.head_dim)
     return GraphSpec(
         name=ENCODER,
         inputs=(
@@ -64,9 +64,30 @@ def encoder_spec(config: ModelConfig) -> GraphSpec:
             TensorSpec("frame_end", "int64", ("batch",)),
             TensorSpec("cache_steps", "int64", ("batch",)),
         ),
-        outputs=(TensorSpec("cross_keys", "float32", layers), TensorSpec("cross_values", "float32", layers)),
+        outputs=_cross_attention(config),
         states=encoder_states(config),
     )
+
+
+def window_spec(config: ModelConfig) -> GraphSpec:
+    """`encoder_window`: mel frames -> cross-attention keys and values of all their steps, by a bidirectional encoder.
+
+    `frames` is a multiple of 8, of which the first `frame_end` are real; there is no other bound.
+    """
+    return GraphSpec(
+        name=WINDOW,
+        inputs=(
+            TensorSpec("mel", "float32", ("batch", "frames", config.features.num_mel_bins)),
+            TensorSpec("frame_end", "int64", ("batch",)),
+        ),
+        outputs=_cross_attention(config),
+    )
+
+
+def _cross_attention(config: ModelConfig) -> tuple[TensorSpec, TensorSpec]:
+    """Return what both kinds of encoder give: the speech side of the adapter's cross-attentions."""
+    layers = (config.adapter.num_layers, "batch", config.adapter.num_heads, "steps", config.adapter.head_dim)
+    return TensorSpec("cross_keys", "float32", layers), TensorSpec("cross_values", "float32", layers)
 
 
 def encoder_states(config: ModelConfig) -> tuple[TensorSpec, ...]:
@@ -92,8 +113,9 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
 
     The rows of a batch are texts about one stream: they share its memory, a ring of `memory` slots in which
     `written_steps` steps were ever written; `visible_steps` counts from the first of them. `alignment` is each layer's
-    cross-attention, mean over heads, the null frame last. Self-attention keys and values of the new tokens come out; the runtime stores them in
-    its buffer behind `past_tokens`, so no cache is ever copied. With LSTM text layers the state is fixed in size.
+    cross-attention, mean over heads, the null frame last. Self-attention keys and values of the new tokens come out; the
+    runtime stores them in its buffer behind `past_tokens`, so no cache is ever copied. With LSTM text layers the state is
+    fixed in size.
     """
     adapter, hidden = config.adapter, config.llm["hidden_size"]
     memory = (adapter.num_layers, adapter.num_heads, "memory", adapter.head_dim)
@@ -144,8 +166,9 @@ def llm_spec(llm: dict[str, Any]) -> GraphSpec:
 
 
 def graph_specs(config: ModelConfig) -> dict[str, GraphSpec]:
-    """Return the three specs by graph name."""
-    return {ENCODER: encoder_spec(config), ADAPTER: adapter_spec(config), LLM: llm_spec(config.llm)}
+    """Return the three specs by graph name: encoder, adapter, LLM."""
+    encoder = encoder_spec(config) if config.bidirectional is None else window_spec(config)
+    return {spec.name: spec for spec in (encoder, adapter_spec(config), llm_spec(config.llm))}
 
 
 LSTM_LAYERS = 2  # paper, Table 4: "two RNN layers + one cross-attention"

@@ -49,7 +49,7 @@ def parse_latency(text: str) -> float:
 
 def right_contexts(config: ModelConfig) -> tuple[int, ...]:
     """Return the right contexts, in encoder steps, that a session of this model may choose from."""
-    return config.streaming.lookaheads
+    return config.streaming.lookaheads if config.bidirectional is None else (config.bidirectional.right_context,)
 
 
 def delay_s(k: int, l: int, lookahead: int, config: ModelConfig) -> float:  # noqa: E741 - the paper's letter

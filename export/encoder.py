@@ -35,7 +35,7 @@ class EncoderChunk(nn.Module):
             BlockChunk(block, encoder, streaming.left_context, streaming.max_chunk_steps) for block in encoder.layers
         )
         self.speech_in = model.adapter.speech_in
-        self.cross_attentions: Untyped = nn.ModuleList(layer.cross_attention for layer in model.adapter.layers)
+        self.cross_attentions: Untyped = cross_attentions(model)
 
     def forward(
         self, mel: Tensor, frame_start: Tensor, frame_end: Tensor, cache_steps: Tensor, *states: Tensor
@@ -48,17 +48,13 @@ class EncoderChunk(nn.Module):
             keys, values, conv = next(remaining), next(remaining), next(remaining)
             x, block_states = block(x, end_step, cache_steps, keys, values, conv)
             next_states += block_states
-        speech = self.speech_in(x)
-        projected = [attention.keys_values(speech) for attention in self.cross_attentions]
-        cross_keys = torch.stack([keys for keys, _ in projected])  # (layers, batch, heads, steps, head_dim)
-        cross_values = torch.stack([values for _, values in projected])
-        return cross_keys, cross_values, *next_states
+        return *project_speech(self.speech_in, self.cross_attentions, x), *next_states
 
     def _subsample(
         self, mel: Tensor, start: Tensor, end: Tensor, states: Iterator[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """Three causal stride-2 convolutions; what lies outside [start, end) is zero before each of them."""
-        x = _masked(mel[:, None], start, end)  # (batch, 1, frames, mel_bins)
+        x = masked(mel[:, None], start, end)  # (batch, 1, frames, mel_bins)
         stages = [(self.subsampling.conv_in, None)]
         stages += [(layer.depthwise_conv, layer.pointwise_conv) for layer in self.subsampling.layers]
         next_states = []
@@ -70,7 +66,7 @@ class EncoderChunk(nn.Module):
             if pointwise is not None:
                 x = pointwise(x)
             start, end = start // 2, (end + 1) // 2
-            x = F.relu(_masked(x, start, end))
+            x = F.relu(masked(x, start, end))
         batch, channels, steps, bins = x.shape
         x = x.transpose(1, 2).reshape(batch, steps, channels * bins)
         return self.subsampling.linear(x) * self.scale, next_states
@@ -87,8 +83,8 @@ class BlockChunk(nn.Module):
         self.left_context = left_context
         self.max_chunk_steps = max_chunk_steps
         self.register_buffer("positions", _position_keys(block.self_attn, encoder, left_context, max_chunk_steps))
-        self.pointwise_1 = _as_linear(block.conv.pointwise_conv1)
-        self.pointwise_2 = _as_linear(block.conv.pointwise_conv2)
+        self.pointwise_1 = as_linear(block.conv.pointwise_conv1)
+        self.pointwise_2 = as_linear(block.conv.pointwise_conv2)
 
     def forward(
         self, x: Tensor, end_step: Tensor, cache_steps: Tensor, keys: Tensor, values: Tensor, conv: Tensor
@@ -150,13 +146,25 @@ class BlockChunk(nn.Module):
         return mixed, cache
 
 
-def _masked(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
+def cross_attentions(model: BestowModel) -> nn.ModuleList:
+    """Return the cross-attentions of all adapter layers."""
+    return nn.ModuleList(layer.cross_attention for layer in model.adapter.layers)
+
+
+def project_speech(speech_in: nn.Module, attentions: Untyped, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Project encoder steps, (batch, steps, d_model), to keys and values, (layers, batch, heads, steps, head_dim)."""
+    speech = speech_in(x)
+    projected = [attention.keys_values(speech) for attention in attentions]
+    return torch.stack([keys for keys, _ in projected]), torch.stack([values for _, values in projected])
+
+
+def masked(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Zero the rows of (batch, channels, rows, bins) outside [start, end) of each batch item."""
     row = torch.arange(x.shape[2], device=x.device)
     return x * ((row >= start[:, None]) & (row < end[:, None]))[:, None, :, None].to(x.dtype)
 
 
-def _as_linear(convolution: nn.Conv1d) -> nn.Linear:
+def as_linear(convolution: nn.Conv1d) -> nn.Linear:
     """Return the matrix product a 1x1 convolution is."""
     linear = nn.Linear(convolution.in_channels, convolution.out_channels, bias=convolution.bias is not None)
     linear.weight = nn.Parameter(convolution.weight.detach()[:, :, 0])

@@ -70,7 +70,7 @@ def _dynamic_shapes(tensors: Sequence[TensorSpec]) -> list[dict[int, object]]:
     dims: dict[str, object] = {
         name: torch.export.Dim(name, min=1, max=2**20) for name in ("batch", "tokens", "memory", "capacity")
     }
-    dims["frames"] = SUBSAMPLING * torch.export.Dim("steps", min=1, max=2**10)
+    dims["frames"] = SUBSAMPLING * torch.export.Dim("steps", min=1, max=2**13)
     return [
         {index: dims[axis] for index, axis in enumerate(tensor.axes) if isinstance(axis, str)} for tensor in tensors
     ]

@@ -15,7 +15,7 @@ import torch
 from bestow_edge.bundle import ParityRow, Precision
 from bestow_edge.config import SUBSAMPLING, ModelConfig
 from bestow_edge.errors import ParityError
-from bestow_edge.graphs import ENCODER, GraphSpec, TensorSpec
+from bestow_edge.graphs import ENCODER, WINDOW, GraphSpec, TensorSpec
 from bestow_edge.runtime.graph import Array, Graph
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "int8": 0.25}
@@ -29,17 +29,23 @@ Reference = Callable[[Feeds], dict[str, Array]]
 def cases(spec: GraphSpec, config: ModelConfig) -> Iterator[tuple[str, Feeds]]:
     """Yield lawful random inputs of several sizes, each with a short description."""
     rng = np.random.default_rng(0)
-    if spec.name == ENCODER:
-        sizes = [{"batch": 1, "frames": SUBSAMPLING * (lookahead + 1)} for lookahead in config.streaming.lookaheads]
-        sizes.append({"batch": 3, "frames": 2 * SUBSAMPLING})
-    else:
-        shapes = [(1, 1, 128, 64), (1, 7, 128, 64), (1, 1, 256, 128), (2, 4, 16, 9)]
-        sizes = [dict(zip(("batch", "tokens", "memory", "capacity"), shape, strict=True)) for shape in shapes]
-    for size in sizes:
+    for size in _sizes(spec, config):
         feeds = {tensor.name: _random(tensor, size, rng) for tensor in (*spec.inputs, *spec.states)}
         _make_lawful(feeds, size, config, rng)
         used = {axis for tensor in spec.inputs for axis in tensor.axes}
         yield " ".join(f"{name}={count}" for name, count in size.items() if name in used), feeds
+
+
+def _sizes(spec: GraphSpec, config: ModelConfig) -> list[dict[str, int]]:
+    if spec.name == ENCODER:
+        sizes = [{"batch": 1, "frames": SUBSAMPLING * (lookahead + 1)} for lookahead in config.streaming.lookaheads]
+        return [*sizes, {"batch": 3, "frames": 2 * SUBSAMPLING}]
+    if config.bidirectional is not None and spec.name == WINDOW:
+        first, largest = config.bidirectional.block + config.bidirectional.right_context, config.bidirectional.window
+        sizes = [{"batch": 1, "frames": SUBSAMPLING * steps} for steps in (first, largest)]
+        return [*sizes, {"batch": SUBSAMPLING, "frames": 3 * SUBSAMPLING}]  # each number of frames in the last step
+    shapes = [(1, 1, 128, 64), (1, 7, 128, 64), (1, 1, 256, 128), (2, 4, 16, 9)]
+    return [dict(zip(("batch", "tokens", "memory", "capacity"), shape, strict=True)) for shape in shapes]
 
 
 def torch_reference(module: torch.nn.Module, spec: GraphSpec) -> Reference:
@@ -102,8 +108,10 @@ def _random(tensor: TensorSpec, sizes: dict[str, int], rng: np.random.Generator)
 def _make_lawful(feeds: Feeds, size: dict[str, int], config: ModelConfig, rng: np.random.Generator) -> None:
     batch = size["batch"]
     if "mel" in feeds:
-        feeds["mel"] = (feeds["mel"] * 4 - 12).astype(np.float32)  # mean and spread of log-mel speech
+        if config.features.normalize == "none":
+            feeds["mel"] = (feeds["mel"] * 4 - 12).astype(np.float32)  # mean and spread of log-mel speech
         feeds["frame_end"] += size["frames"] - np.arange(batch)
+    if "cache_steps" in feeds:
         feeds["cache_steps"] += np.minimum(np.arange(batch) * 20 + 5, config.streaming.left_context)
     if "past_tokens" in feeds:
         feeds["past_tokens"] += size["capacity"] - size["tokens"] - np.arange(batch)

@@ -32,13 +32,14 @@ from bestow_edge.bundle import (
 from bestow_edge.checkpoint import WEIGHTS_FILE
 from bestow_edge.errors import ExportError
 from bestow_edge.export.adapter import AdapterStep
+from bestow_edge.export.bidirectional import BidirectionalEncoder
 from bestow_edge.export.encoder import EncoderChunk
 from bestow_edge.export.graph import sample_inputs, write_graph
 from bestow_edge.export.llm import llm_step
 from bestow_edge.export.parity import cases, compare, torch_reference
 from bestow_edge.export.quantize import quantize_int8
 from bestow_edge.files import atomic_directory, sha256
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM, GraphSpec
+from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW, GraphSpec
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_checkpoint
 from bestow_edge.prompts import parse_pair, prompt_text
@@ -76,9 +77,6 @@ def export_bundle(
     """
     progress("reading the checkpoint")
     model = load_checkpoint(checkpoint)
-    if not model.streaming:
-        kind = model.config.encoder["model_type"]
-        raise ExportError(f"{checkpoint}: encoder {kind} is not cache-aware; export needs a streaming FastConformer")
     tokenizer = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
     with atomic_directory(out, replace=force) as partial:
         parity: list[ParityRow] = []
@@ -104,7 +102,8 @@ def _module(model: BestowModel, spec: GraphSpec) -> Iterator[nn.Module]:
         with llm_step(model.llm) as step:
             yield step
     else:
-        yield {ENCODER: EncoderChunk, ADAPTER: AdapterStep}[spec.name](model).eval()
+        modules = {ENCODER: EncoderChunk, WINDOW: BidirectionalEncoder, ADAPTER: AdapterStep}
+        yield modules[spec.name](model).eval()
 
 
 def _export_graph(

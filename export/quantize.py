@@ -1,9 +1,9 @@
 """Weight quantisation of an exported graph to int8; between the float32 graph and the bundle.
 
-Matrix products with constant weights become int8 in one of two ways. Dynamic: activations are scaled when the graph runs,
-one scale for the whole tensor, weights per output channel; the fastest for many rows, as in the encoder. Weight-only:
-blocks of 32 weights have a scale each, and so has each row of activations, so that a row's result does not depend on the
-rows beside it; for graphs that decode several texts as one batch. Embedding tables become int8 with one scale per row.
+Matrix products with constant weights become int8 in one of two ways. Dynamic: activations are scaled when the graph
+runs, one scale for the whole tensor, weights per output channel; the fastest for many rows, as in the encoder.
+Weight-only: blocks of 32 weights have a scale each, and so has each row of activations, so that a row's result does not
+depend on the rows beside it; for graphs that decode several texts as one batch. Embedding tables: one scale per row.
 Everything else stays float32: convolutions, recurrent layers, norms, products of two activations such as attention, and
 constants too small to matter. Deliberately does not know which graph it is given; needs no calibration data.
 """

@@ -35,6 +35,13 @@ class EncoderState:
     """(frames, mel_bins) encoded last, at most `REPLAY_FRAMES`."""
     cache_steps: int = 0
     """Valid steps in the attention caches."""
+    steps: int = 0
+    """Steps encoded so far."""
+
+    @property
+    def replay_frames(self) -> int:
+        """How far before the end of the steps encoded so far a restart begins."""
+        return FIRST_FRAME + len(self.recent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,8 @@ class SpeechSteps:
     """(adapter_layers, 1, heads, steps, head_dim)"""
     values: Floats
     """Same shape as `keys`."""
+    start: int
+    """Index of the first of them within the segment."""
 
 
 class EncoderStream:
@@ -133,12 +142,14 @@ class EncoderStream:
         )
         out = self._runner.run()
         left = self.config.streaming.left_context
+        speech = SpeechSteps(out["cross_keys"], out["cross_values"], state.steps)
         state = replace(
             state,
             frames=state.frames[num_frames:],
             frame_start=0,
             caches={tensor.name: out[NEXT + tensor.name] for tensor in self._states},
             cache_steps=min(left, state.cache_steps + steps),
+            steps=state.steps + steps,
             recent=np.concatenate([state.recent, state.frames[state.frame_start : num_frames]])[-REPLAY_FRAMES:],
         )
-        return SpeechSteps(out["cross_keys"], out["cross_values"]), state
+        return speech, state

@@ -1,4 +1,4 @@
-"""The speech memory: a ring of cross-attention keys and values, written once per encoder step.
+"""The speech memory: a ring of cross-attention keys and values, one slot per encoder step.
 
 The adapter has no positional encoding over speech, so the order of slots does not matter and a full ring simply
 overwrites its oldest step. It grows by doubling up to its limit, because a token's cost follows its size.
@@ -38,20 +38,22 @@ class SpeechMemory:
         return self.keys.shape[2]
 
     def write(self, speech: SpeechSteps) -> bool:
-        """Append steps; return whether the arrays were replaced by larger ones.
+        """Write steps, over older values of the same steps; return whether the arrays were replaced by larger ones.
 
         Args:
-            speech: keys and values of the steps that follow those written.
+            speech: keys and values of steps that begin at one written before or follow those written; they end at the
+                last step there is.
         """
-        steps = speech.keys.shape[3]
+        end = speech.start + speech.keys.shape[3]
         grown = False
-        while self.written + steps > self.slots < self._max_slots:
+        while end > self.slots < self._max_slots:
             self.keys, self.values = _doubled(self.keys), _doubled(self.values)
             grown = True
-        slots = np.arange(self.written, self.written + steps) % self.slots
-        self.keys[:, :, slots] = speech.keys[:, 0]
-        self.values[:, :, slots] = speech.values[:, 0]
-        self.written += steps
+        kept = min(end - speech.start, self.slots)  # a ring holds no more, and a slot is written once
+        slots = np.arange(end - kept, end) % self.slots
+        self.keys[:, :, slots] = speech.keys[:, 0, :, -kept:]
+        self.values[:, :, slots] = speech.values[:, 0, :, -kept:]
+        self.written = end
         return grown
 
 

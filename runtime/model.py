@@ -18,7 +18,6 @@ import numpy.typing as npt
 from bestow_edge.bundle import BundleManifest, check_files, read_manifest
 from bestow_edge.config import ModelConfig
 from bestow_edge.errors import ConfigError
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM
 from bestow_edge.latency import solve
 from bestow_edge.policy import Policy, WaitK
 from bestow_edge.prompts import Pair, Task, check_trained, make_pair
@@ -45,7 +44,7 @@ class Model:
             path = directory / manifest.graphs[name].file
             return Graph(path, manifest.specs[name], device=device, threads=threads)
 
-        self.encoder, self.adapter, self.llm = graph(ENCODER), graph(ADAPTER), graph(LLM)
+        self.encoder, self.adapter, self.llm = (graph(name) for name in manifest.specs)
         self.tokenizer = load_tokenizer(directory / "tokenizer.json")
 
     @property
@@ -84,7 +83,7 @@ class Model:
             k: wait-k's K, None = the bundle's default.
             l: wait-k's L in encoder steps (80 ms), None = the bundle's default.
             policy: another read/write policy, such as `Offline()`; excludes `k` and `l`.
-            lookahead: right context of the encoder in steps, None = the bundle's default.
+            lookahead: right context of a cache-aware encoder in steps, None = the bundle's default.
             latency_s: most audio before the first token, seconds, from which `bestow_edge.latency.solve` chooses `k`,
                 `l` and `lookahead`; excludes them and `policy`.
             segment_pause_s: silence after which a new segment begins, at least 1.5 seconds; 0 = never.
@@ -99,16 +98,26 @@ class Model:
             if (k, l, policy, lookahead) != (None, None, None, None):
                 raise ConfigError("give either latency_s or k, l, policy and lookahead, not both")
             choice = solve(latency_s, self.config)
-            k, l, lookahead = choice.k, choice.l, choice.lookahead  # noqa: E741 - the paper's letter
-        streaming = self.config.streaming
-        lookahead = streaming.default_lookahead if lookahead is None else lookahead
-        if lookahead not in streaming.lookaheads:
-            raise ConfigError(f"lookahead {lookahead}: this model has {', '.join(map(str, streaming.lookaheads))}")
+            k, l = choice.k, choice.l  # noqa: E741 - the paper's letter
+            lookahead = choice.lookahead if self.config.bidirectional is None else None
+        if lookahead is None:
+            lookahead = self.config.right_context
+        else:
+            self._check_lookahead(lookahead)
         if policy is None:
             policy = self._wait_k(k, l)
         elif k is not None or l is not None:
             raise ConfigError("give either policy or k and l, not both")
         return Session(self, pair=pair, policy=policy, lookahead=lookahead, segment_pause_s=segment_pause_s)
+
+    def _check_lookahead(self, lookahead: int) -> None:
+        if (window := self.config.bidirectional) is not None:
+            got = (
+                f"lookahead {lookahead}: this model's encoder is bidirectional and always hears {window.right_context}"
+            )
+            raise ConfigError(f"{got} steps ahead; leave the look-ahead out")
+        if lookahead not in (known := self.config.streaming.lookaheads):
+            raise ConfigError(f"lookahead {lookahead}: this model has {', '.join(map(str, known))}")
 
     def _wait_k(self, k: int | None, l: int | None) -> WaitK:  # noqa: E741 - the paper's letter
         default = self.config.policy

@@ -7,18 +7,19 @@ how fast it came: the policy asks for encoder steps, and the loop waits for them
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.errors import AudioError, ConfigError, SessionError
-from bestow_edge.graphs import FIRST_FRAME
-from bestow_edge.policy import Policy, wanted_steps
+from bestow_edge.policy import Offline, Policy, wanted_steps
 from bestow_edge.prompts import Pair
 from bestow_edge.runtime.decoder import Attempt, TextDecoder
 from bestow_edge.runtime.encoder_stream import EncoderStream
+from bestow_edge.runtime.encoder_window import EncoderWindow
 from bestow_edge.runtime.events import TextEvent
 from bestow_edge.runtime.tokenizer import Detokenizer
 
@@ -53,10 +54,10 @@ class Session:
         if segment_pause_s and not segment_pause_s >= SHORTEST_PAUSE_S:
             raise ConfigError(f"segment_pause_s {segment_pause_s}: expected 0 or at least {SHORTEST_PAUSE_S} s")
         self._pause_steps = round(segment_pause_s / self._step_s)
-        self._encoder = EncoderStream(model.encoder, model.config, lookahead)
+        self._encoder = _encoder(model, policy, lookahead)
         self._ended = False
         self._base_s = 0.0
-        self._encoder_state = self._encoder.initial_state()
+        self._encoder_state: Any = self._encoder.initial_state()  # Any: each kind of encoder has a state of its own
         self._begin_segment()
 
     def __enter__(self) -> Session:
@@ -150,8 +151,7 @@ class Session:
 
     def _next_segment(self) -> None:
         """Begin anew after a long pause: prompt, speech memory and caches stay small however long the stream is."""
-        replayed = FIRST_FRAME + self._encoder_state.recent.shape[0]  # the new stream begins with these frames
-        self._base_s = self.heard_s - replayed / FRAMES_PER_S
+        self._base_s = self.heard_s - self._encoder_state.replay_frames / FRAMES_PER_S
         self._encoder_state = self._encoder.restart(self._encoder_state)
         self.segment += bool(self._index)  # a segment without text was silence
         self._begin_segment()
@@ -167,3 +167,12 @@ class Session:
             raise AudioError(f"audio block is {got}; expected float32 (samples,), mono at the model's rate")
         if not np.isfinite(samples).all():
             raise AudioError("audio block holds NaN or Inf; expected samples between -1 and 1")
+
+
+def _encoder(model: Model, policy: Policy, lookahead: int) -> EncoderStream | EncoderWindow:
+    sizes = model.config.bidirectional
+    if sizes is None:
+        return EncoderStream(model.encoder, model.config, lookahead)
+    if isinstance(policy, Offline):  # nothing reads the steps before the end, so half a window at a time will do
+        sizes = replace(sizes, block=max(sizes.block, (sizes.window - sizes.right_context) // 2))
+    return EncoderWindow(model.encoder, sizes, model.config.features)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bestow_edge.config import AdapterConfig, ModelConfig, PolicyConfig, StreamingConfig
+from bestow_edge.config import AdapterConfig, FeatureConfig, ModelConfig, PolicyConfig, StreamingConfig
 
 pytest_plugins = ["microphones", "fake_portaudio"]
 AUDIO = Path(__file__).parent / "audio"
@@ -68,6 +69,19 @@ def tiny_config(vocab_size: int = 300, **adapter: Any) -> ModelConfig:
     )
 
 
+def tiny_bidirectional_config(vocab_size: int = 300) -> ModelConfig:
+    """Return the same model with a bidirectional encoder and the features that go with it."""
+    encoder = complete(
+        "parakeet_encoder",
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        subsampling_conv_channels=8,
+    )
+    return replace(tiny_config(vocab_size), encoder=encoder, features=FeatureConfig(normalize="per_feature"))
+
+
 def random_model(config: ModelConfig, seed: int = 0) -> Any:
     """Return a model whose random weights are large enough for speech to change what it writes."""
     import torch
@@ -79,6 +93,11 @@ def random_model(config: ModelConfig, seed: int = 0) -> Any:
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(torch.randn_like(weight) * (0.3 if weight.dim() > 1 else 0.1) + (weight.dim() == 1) * weight)
+        for name, buffer in model.named_buffers():  # of batch norms
+            if name.endswith("running_mean"):
+                buffer.normal_()
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 2)
     return model.eval()
 
 
@@ -87,6 +106,13 @@ def model_config() -> Callable[..., ModelConfig]:
     """`tiny_config`, for tests that want variants of it."""
     pytest.importorskip("torch")
     return tiny_config
+
+
+@pytest.fixture(scope="session")
+def bidirectional_config() -> Callable[..., ModelConfig]:
+    """`tiny_bidirectional_config`."""
+    pytest.importorskip("torch")
+    return tiny_bidirectional_config
 
 
 @pytest.fixture(scope="session")
@@ -99,13 +125,23 @@ def make_model() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a random checkpoint with a tokenizer trained on a few words."""
+    return save_random_model(tiny_config, tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def bidirectional_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a random checkpoint with a bidirectional encoder and the same tokenizer."""
+    return save_random_model(tiny_bidirectional_config, tmp_path_factory.mktemp("checkpoint") / "bidirectional")
+
+
+def save_random_model(config: Callable[[int], ModelConfig], directory: Path) -> Path:
+    """Write the checkpoint of a random model and return its directory."""
     pytest.importorskip("torch")
     from bestow_edge.model.checkpoint import save_checkpoint
     from bestow_edge.training.tokens import train_tokenizer
 
     tokenizer = train_tokenizer(["one two three", "eins zwei drei"], PAIRS, 300)
-    directory = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    save_checkpoint(random_model(tiny_config(tokenizer.get_vocab_size())), tokenizer.to_str(), directory)
+    save_checkpoint(random_model(config(tokenizer.get_vocab_size())), tokenizer.to_str(), directory)
     return directory
 
 
@@ -116,6 +152,16 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
     directory = tmp_path_factory.mktemp("bundle") / "tiny"
     export_bundle(tiny_checkpoint, directory, precision="fp32", progress=lambda _: None)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def bidirectional_bundle(bidirectional_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the fp32 bundle of `bidirectional_checkpoint`."""
+    from bestow_edge.export.pipeline import export_bundle
+
+    directory = tmp_path_factory.mktemp("bundle") / "bidirectional"
+    export_bundle(bidirectional_checkpoint, directory, precision="fp32", progress=lambda _: None)
     return directory
 
 

@@ -11,7 +11,14 @@ from typing import Any, Literal
 
 import yaml
 
-from bestow_edge.config import AdapterConfig, FeatureConfig, ModelConfig, PolicyConfig, StreamingConfig
+from bestow_edge.config import (
+    AdapterConfig,
+    BidirectionalConfig,
+    FeatureConfig,
+    ModelConfig,
+    PolicyConfig,
+    StreamingConfig,
+)
 from bestow_edge.errors import ConfigError
 from bestow_edge.prompts import parse_pair
 from bestow_edge.strict import decode
@@ -139,7 +146,9 @@ class ModelRecipe:
     features: FeatureConfig = field(default_factory=FeatureConfig)
     """The front-end."""
     streaming: StreamingConfig = field(default_factory=StreamingConfig)
-    """Attention contexts."""
+    """Attention contexts of a cache-aware encoder."""
+    bidirectional: BidirectionalConfig | None = None
+    """How a bidirectional encoder streams; None means the defaults."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """Default policy; its `l` is the one trained with."""
     vocab_size: int = 512
@@ -199,6 +208,7 @@ def model_config(recipe: ModelRecipe, *, encoder: dict[str, Any], llm: dict[str,
         adapter=recipe.adapter,
         features=recipe.features,
         streaming=recipe.streaming,
+        bidirectional=recipe.bidirectional,
         policy=recipe.policy,
         pairs=recipe.pairs,
         **chat,

@@ -108,7 +108,7 @@ def parity_table(manifest: BundleManifest) -> Table:
 
 
 def _model_table(title: str, config: ModelConfig) -> Table:
-    encoder, llm, adapter, streaming = config.encoder, config.llm, config.adapter, config.streaming
+    encoder, llm, adapter = config.encoder, config.llm, config.adapter
     table = new_table(title, "part", "value")
     for name, part in (("encoder", encoder), ("LLM", llm)):
         heads = f"{part.get('num_attention_heads')} heads"
@@ -117,12 +117,21 @@ def _model_table(title: str, config: ModelConfig) -> Table:
     kind = f"{adapter.text_mixer}, {adapter.prompt_mode}"
     table.add_row("adapter", f"{kind}: {adapter.num_layers} layers of width {adapter.width}, {adapter.num_heads} heads")
     table.add_row("vocabulary", f"{llm.get('vocab_size')} tokens")
-    table.add_row("audio", f"{config.features.sample_rate_hz} Hz, {config.features.num_mel_bins} mel bins")
+    features = config.features
+    scaled = "" if features.normalize == "none" else f", normalised {features.normalize}"
+    table.add_row("audio", f"{features.sample_rate_hz} Hz, {features.num_mel_bins} mel bins{scaled}")
     table.add_row("pairs", ", ".join(config.pairs))
     table.add_row("policy", f"wait-k, k {config.policy.k}, l {config.policy.l}")
-    lookaheads = ", ".join(map(str, streaming.lookaheads))
-    table.add_row("look-aheads", f"{lookaheads} steps of 80 ms, default {streaming.default_lookahead}")
+    table.add_row(*_streaming_row(config))
     return table
+
+
+def _streaming_row(config: ModelConfig) -> tuple[str, str]:
+    if (window := config.bidirectional) is not None:
+        sizes = f"at most {window.window} steps of 80 ms, right context {window.right_context}"
+        return "bidirectional", f"encoded again every {window.block} steps: {sizes}"
+    lookaheads = ", ".join(map(str, config.streaming.lookaheads))
+    return "look-aheads", f"{lookaheads} steps of 80 ms, default {config.streaming.default_lookahead}"
 
 
 def _weights_table(weights: dict[str, int]) -> Table:

@@ -35,7 +35,7 @@ class Job:
     model: Model
     pair: Pair
     policy: Policy
-    lookahead: int
+    lookahead: int | None
     streaming: bool
     as_json: bool
     prefixed: bool
@@ -83,7 +83,7 @@ def run(
         model=model,
         pair=pair,
         policy=policy,
-        lookahead=model.config.streaming.default_lookahead if lookahead is None else lookahead,
+        lookahead=lookahead,
         streaming=stream,
         as_json=as_json,
         prefixed=len(files) > 1,
@@ -168,7 +168,7 @@ def _record(
         "duration_s": round(duration_s, 3),
         "wall_s": round(wall_s, 3),
         "rtf": round(wall_s / duration_s, 4),
-        "policy": policy | {"lookahead": job.lookahead},
+        "policy": policy | {"lookahead": job.model.config.right_context if job.lookahead is None else job.lookahead},
     }
     if job.streaming:
         record["events"] = [event_record(event) for event in events]

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
-from bestow_edge.config import ModelConfig
+from bestow_edge.config import BIDIRECTIONAL_ENCODERS, CACHE_AWARE_ENCODERS, ModelConfig
 from bestow_edge.errors import ConfigError
 from bestow_edge.model.adapter import Adapter
 
-STREAMING_ENCODERS = ("nemotron_asr_streaming_encoder",)  # cache-aware, causal: can be exported chunk by chunk
-ENCODERS = (*STREAMING_ENCODERS, "parakeet_encoder")
+ENCODERS = (*CACHE_AWARE_ENCODERS, *BIDIRECTIONAL_ENCODERS)
 
 
 class BestowModel(nn.Module):
@@ -50,7 +49,7 @@ class BestowModel(nn.Module):
     @property
     def streaming(self) -> bool:
         """The encoder is cache-aware and takes a look-ahead."""
-        return self.config.encoder["model_type"] in STREAMING_ENCODERS
+        return self.config.encoder["model_type"] in CACHE_AWARE_ENCODERS
 
     def encode(self, mel: Tensor, frame_lens: Tensor, lookahead: int | None = None) -> tuple[Tensor, Tensor]:
         """Encode whole utterances.

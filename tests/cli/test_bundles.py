@@ -109,6 +109,23 @@ def test_inspect_bundle(capsys: pytest.CaptureFixture[str], tiny_bundle: Path) -
     assert "token_ids: int64 (batch, tokens)" in record["graphs"]["adapter_step"]["inputs"]
 
 
+def test_inspect_a_bidirectional_bundle(
+    capsys: pytest.CaptureFixture[str], bidirectional_bundle: Path, bidirectional_checkpoint: Path
+) -> None:
+    for path in (bidirectional_bundle, bidirectional_checkpoint):
+        code, out, err = run_here(capsys, "inspect", path)
+        assert (code, err) == (0, "")
+        shown = " ".join(out.replace("\u2502", " ").split())
+        assert "bidirectional encoded again every 4 steps: at most 375 steps of 80 ms, right context 13" in shown
+        assert "16000 Hz, 80 mel bins, normalised per_feature" in shown
+        assert "look-aheads" not in shown
+    record = json.loads(run_here(capsys, "inspect", bidirectional_bundle, "--json")[1])
+    assert record["graphs"]["encoder_window"]["inputs"] == [
+        "mel: float32 (batch, frames, 80)", "frame_end: int64 (batch)"
+    ]  # fmt: skip
+    assert record["model"]["bidirectional"]["window"] == 375
+
+
 def test_inspect_checkpoint_without_torch(cli: Callable[..., Any], tiny_checkpoint: Path) -> None:
     blocked = "import sys\nfor name in ('torch', 'safetensors', 'numpy'): sys.modules[name] = None"
     done = cli("inspect", tiny_checkpoint, "--json", before=blocked)

@@ -56,6 +56,25 @@ def test_json(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path) 
     assert "events" not in record
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bidirectional_bundle(
+    capsys: pytest.CaptureFixture[str], bidirectional_bundle: Path, wav: Path, stream: bool
+) -> None:
+    from bestow_edge.runtime import Offline, read_audio
+
+    options = ["--stream"] if stream else []
+    code, out, err = run_here(capsys, "run", wav, "--bundle", bidirectional_bundle, "--json", *options)
+    record = json.loads(out)
+    assert (code, err) == (0, "")
+    policy: dict[str, Any] = {"name": "wait-k", "k": 3, "l": 4} if stream else {"name": "offline"}
+    assert record["policy"] == policy | {"lookahead": 13}  # the right context
+    session: dict[str, Any] = {} if stream else {"policy": Offline()}
+    assert record["text"] == whole(bidirectional_bundle, read_audio(wav, 16_000), **session) != ""
+    code, out, err = run_here(capsys, "run", wav, "--bundle", bidirectional_bundle, "--lookahead", 1)
+    assert (code, out) == (2, "")
+    assert "error: lookahead 1: this model's encoder is bidirectional and always hears 13 steps ahead; leave" in err
+
+
 @pytest.mark.parametrize(
     ("name", "rate_hz", "channels", "subtype"),
     [

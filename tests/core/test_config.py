@@ -9,6 +9,7 @@ import pytest
 
 from bestow_edge.config import (
     AdapterConfig,
+    BidirectionalConfig,
     FeatureConfig,
     ModelConfig,
     PolicyConfig,
@@ -18,7 +19,9 @@ from bestow_edge.config import (
 from bestow_edge.errors import BestowEdgeError, ConfigError
 
 ENCODER = {"model_type": "nemotron_asr_streaming_encoder", "hidden_size": 64, "num_mel_bins": 80}
+PARAKEET = {"model_type": "parakeet_encoder", "hidden_size": 64, "num_mel_bins": 80}
 LLM = {"model_type": "llama", "hidden_size": 48}
+PER_FEATURE = FeatureConfig(normalize="per_feature")
 
 
 @pytest.mark.parametrize(
@@ -34,6 +37,17 @@ LLM = {"model_type": "llama", "hidden_size": 48}
         (lambda: StreamingConfig(default_lookahead=5), r"default_lookahead 5 is not in \(13, 6, 1, 0\)"),
         (lambda: StreamingConfig(lookaheads=(13, 3)), "chunk of 4 steps does not divide left_context 70"),
         (lambda: StreamingConfig(lookaheads=(13, -1)), "chunk of 0 steps"),
+        (lambda: BidirectionalConfig(block=0), "block must be at least 1 and right_context at least 0, got block=0"),
+        (lambda: BidirectionalConfig(right_context=-1), "got block=4, right_context=-1"),
+        (lambda: BidirectionalConfig(window=16), r"window 16 is below block \+ right_context, which are 17"),
+        (
+            lambda: ModelConfig(encoder=ENCODER, llm=LLM, adapter=AdapterConfig(), bidirectional=BidirectionalConfig()),
+            "bidirectional: encoder nemotron_asr_streaming_encoder is not bidirectional; remove this field",
+        ),
+        (
+            lambda: ModelConfig(encoder=ENCODER, llm=LLM, adapter=AdapterConfig(), features=PER_FEATURE),
+            "normalize 'per_feature' needs all frames at once, but encoder nemotron.* hears them chunk by chunk; set",
+        ),
         (lambda: PolicyConfig(k=0), "k and l must be at least 1, got k=0, l=4"),
         (lambda: PolicyConfig(l=0), "got k=6, l=0"),
         (lambda: ModelConfig(encoder={"hidden_size": 1}, llm=LLM, adapter=AdapterConfig()), "encoder: transformers"),
@@ -64,6 +78,32 @@ def test_config_survives_json(model_config: Callable[..., ModelConfig]) -> None:
     assert again.adapter == config.adapter
     assert again.pairs == config.pairs
     assert again.streaming.lookaheads == (13, 6, 1, 0)
+
+
+def test_a_bidirectional_encoder_has_its_sizes_recorded() -> None:
+    config = ModelConfig(encoder=PARAKEET, llm=LLM, adapter=AdapterConfig(), features=PER_FEATURE)
+    assert config.bidirectional == BidirectionalConfig(block=4, right_context=13, window=375)
+    assert config.right_context == 13
+    values = json.loads(json.dumps(config.to_dict()))
+    assert values["bidirectional"] == {"block": 4, "right_context": 13, "window": 375}
+    assert values["features"]["normalize"] == "per_feature"
+    assert ModelConfig.from_dict(values) == config
+    values["bidirectional"] = {"block": 2, "right_context": 5}
+    assert ModelConfig.from_dict(values).right_context == 5
+    values["bidirectional"] = {"blok": 2}
+    with pytest.raises(
+        ConfigError, match=r"config\.bidirectional: unknown blok; known are block, right_context, window"
+    ):
+        ModelConfig.from_dict(values)
+    values["bidirectional"], values["features"]["normalize"] = None, "per_channel"
+    with pytest.raises(ConfigError, match=r"config\.features\.normalize: expected one of none, per_feature"):
+        ModelConfig.from_dict(values)
+
+
+def test_a_cache_aware_encoder_has_none(model_config: Callable[..., ModelConfig]) -> None:
+    config = model_config()
+    assert (config.bidirectional, config.right_context) == (None, 13)
+    assert config.to_dict()["bidirectional"] is None
 
 
 def test_unknown_key_of_a_config_is_an_error(model_config: Callable[..., ModelConfig]) -> None:

@@ -16,9 +16,11 @@ from bestow_edge.features import (
     initial_feature_state,
     log_mel,
     mel_filters,
+    normalize_frames,
 )
 
 DEFAULT = FeatureConfig()
+PER_FEATURE = FeatureConfig(normalize="per_feature")
 CONFIGS = {
     "80 bins": DEFAULT,
     "128 bins": FeatureConfig(num_mel_bins=128),
@@ -118,6 +120,44 @@ def test_equals_transformers(waveform: npt.NDArray[np.float32], config: FeatureC
     frames = log_mel(waveform, config)
     assert frames.shape == expected.shape
     np.testing.assert_allclose(frames, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_mel_bins", [80, 128])
+@pytest.mark.parametrize(
+    "waveform",
+    [NOISE, NOISE[:7_999], NOISE[:320], speech_like(16_000), speech_like(64_000)],
+    ids=["noise", "ragged", "two frames", "speech-like", "long"],
+)
+def test_per_feature_equals_transformers(waveform: npt.NDArray[np.float32], num_mel_bins: int) -> None:
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    extractor = transformers.ParakeetFeatureExtractor(feature_size=num_mel_bins)
+    features = extractor(waveform, sampling_rate=16_000, return_tensors="np")
+    expected = np.asarray(features["input_features"])[0, : int(features["attention_mask"].sum())]
+    frames = log_mel(waveform, FeatureConfig(normalize="per_feature", num_mel_bins=num_mel_bins))
+    assert frames.dtype == np.float32
+    np.testing.assert_allclose(frames, expected, rtol=0, atol=1e-4)
+
+
+def test_per_feature_gives_each_bin_zero_mean_and_unit_variance() -> None:
+    frames = log_mel(speech_like(16_000), PER_FEATURE)
+    np.testing.assert_allclose(frames.mean(axis=0, dtype=np.float64), 0, atol=1e-6)
+    np.testing.assert_allclose(frames.std(axis=0, ddof=1, dtype=np.float64), 1, atol=1e-4)
+
+
+def test_per_feature_without_any_change_gives_zeros() -> None:
+    assert not log_mel(np.zeros(16_000, np.float32), PER_FEATURE).any()
+    assert not log_mel(NOISE[:160], PER_FEATURE).any()  # one frame has no deviation
+    assert log_mel(NOISE[:159], PER_FEATURE).shape == (0, 80)
+
+
+def test_frames_that_come_block_by_block_are_normalised_by_the_caller() -> None:
+    np.testing.assert_array_equal(streamed(NOISE, [777]), log_mel(NOISE, DEFAULT))
+    frames, state = feed_features(NOISE, initial_feature_state(PER_FEATURE), PER_FEATURE)
+    frames = np.concatenate([frames, finish_features(state, PER_FEATURE)])
+    np.testing.assert_array_equal(frames, log_mel(NOISE, DEFAULT))
+    np.testing.assert_array_equal(normalize_frames(frames, PER_FEATURE), log_mel(NOISE, PER_FEATURE))
+    assert normalize_frames(frames, DEFAULT) is frames
 
 
 @pytest.mark.parametrize("hz", [100, 440, 3_000])

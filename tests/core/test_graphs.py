@@ -5,7 +5,17 @@ from collections.abc import Callable
 import pytest
 
 from bestow_edge.config import ModelConfig
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM, TensorSpec, adapter_spec, encoder_spec, graph_specs, llm_spec
+from bestow_edge.graphs import (
+    ADAPTER,
+    ENCODER,
+    LLM,
+    WINDOW,
+    TensorSpec,
+    adapter_spec,
+    encoder_spec,
+    graph_specs,
+    llm_spec,
+)
 
 Configs = Callable[..., ModelConfig]
 
@@ -30,6 +40,16 @@ def test_encoder(model_config: Configs) -> None:
     assert len(states) == 3 + 2 * 3
     assert spec.input_names[:4] == ["mel", "frame_start", "frame_end", "cache_steps"]
     assert spec.output_names[2:] == [f"next_{name}" for name in states]
+
+
+def test_bidirectional_encoder(bidirectional_config: Configs, model_config: Configs) -> None:
+    config = bidirectional_config()
+    assert list(graph_specs(config)) == [WINDOW, ADAPTER, LLM]
+    spec = graph_specs(config)[WINDOW]
+    assert spec.name == WINDOW
+    assert not spec.states
+    assert axes(spec.inputs) == {"mel": ("batch", "frames", 80), "frame_end": ("batch",)}
+    assert spec.outputs == encoder_spec(model_config()).outputs  # so that the adapter does not know the difference
 
 
 def test_adapter_with_attention(model_config: Configs) -> None:

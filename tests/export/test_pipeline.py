@@ -6,7 +6,6 @@ Tracing takes long, so all but `tiny_bundle` take their fp32 graphs from it; eve
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,11 @@ import pytest
 from onnx import numpy_helper
 
 from bestow_edge.bundle import BundleManifest, read_manifest
-from bestow_edge.config import ModelConfig
+from bestow_edge.config import BidirectionalConfig
 from bestow_edge.errors import CheckpointError, ConfigError, ExportError, ParityError
 from bestow_edge.export import parity, pipeline
 from bestow_edge.export.pipeline import export_bundle
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM
-from bestow_edge.model.checkpoint import save_checkpoint
+from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW
 from bestow_edge.runtime import load
 from bestow_edge.runtime.golden import verify
 
@@ -135,23 +133,21 @@ def test_no_checkpoint(tmp_path: Path) -> None:
         export_bundle(tmp_path / "nowhere", tmp_path / "out", progress=quiet)
 
 
-def test_bidirectional_encoders_are_refused(
-    model_config: Callable[..., ModelConfig], make_model: Callable[..., Any], tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    encoder = {
-        "model_type": "parakeet_encoder",
-        "hidden_size": 64,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "subsampling_conv_channels": 8,
-        "num_mel_bins": 80,
-    }
-    model = make_model(replace(model_config(), encoder=encoder))
-    save_checkpoint(model, (tiny_checkpoint / "tokenizer.json").read_text(encoding="utf-8"), tmp_path / "ck")
-    with pytest.raises(ExportError, match="encoder parakeet_encoder is not cache-aware; export needs a streaming"):
-        export_bundle(tmp_path / "ck", tmp_path / "out", progress=quiet)
-    assert not (tmp_path / "out").exists()
+def test_a_bidirectional_bundle(bidirectional_bundle: Path) -> None:
+    manifest = read_manifest(bidirectional_bundle)
+    assert sorted(path.name for path in bidirectional_bundle.iterdir()) == [
+        "adapter_step.onnx", "bundle.json", "encoder_window.onnx", "golden.npz", "llm_step.onnx", "tokenizer.json"
+    ]  # fmt: skip
+    assert manifest.model.bidirectional == BidirectionalConfig()
+    assert manifest.model.features.normalize == "per_feature"
+    recorded = json.loads((bidirectional_bundle / "bundle.json").read_text(encoding="utf-8"))["model"]
+    assert recorded["bidirectional"] == {"block": 4, "right_context": 13, "window": 375}
+    assert [row.case for row in manifest.parity if row.graph == WINDOW] == [
+        "batch=1 frames=136",
+        "batch=1 frames=3000",
+        "batch=8 frames=24",
+    ]
+    assert all(row.passed and row.error < 1e-6 for row in verify(bidirectional_bundle))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,32 @@ def torch_model(tiny_checkpoint: Path) -> BestowModel:
     from bestow_edge.model.checkpoint import load_checkpoint
 
     return load_checkpoint(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def remake_bidirectional(bidirectional_bundle: Path) -> RemakeModel:
+    """Load the bidirectional bundle with other fields in its config or its manifest."""
+
+    def make(config: Mapping[str, Any] | None = None, **fields: Any) -> Model:
+        manifest = read_manifest(bidirectional_bundle)
+        manifest = replace(manifest, model=replace(manifest.model, **(config or {})), **fields)
+        return Model(bidirectional_bundle, manifest, device="cpu", threads=1)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bidirectional_model(remake_bidirectional: RemakeModel) -> Model:
+    """The bidirectional bundle."""
+    return remake_bidirectional()
+
+
+@pytest.fixture(scope="session")
+def bidirectional_torch_model(bidirectional_checkpoint: Path) -> BestowModel:
+    """The checkpoint the bidirectional bundle was made of."""
+    from bestow_edge.model.checkpoint import load_checkpoint
+
+    return load_checkpoint(bidirectional_checkpoint)
 
 
 @pytest.fixture(scope="session")

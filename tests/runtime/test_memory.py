@@ -16,7 +16,7 @@ def steps(first: int, count: int) -> SpeechSteps:
     """Steps whose keys hold their number and whose values hold its negative."""
     numbers = np.arange(first, first + count, dtype=np.float32)[:, None]
     keys = np.broadcast_to(numbers, (2, 1, 3, count, 2)).copy()
-    return SpeechSteps(keys, -keys)
+    return SpeechSteps(keys, -keys, first)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7])
@@ -39,3 +39,24 @@ def test_every_slot_holds_the_step_the_graph_expects(chunk: int, total: int) -> 
             assert (memory.values[:, :, slots[0]] == -step).all()
         else:
             assert len(slots) == 0
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 5), (3, 2), (3, 6), (5, 1)])
+def test_steps_that_come_again_overwrite_their_older_values(first: int, count: int) -> None:
+    memory = SpeechMemory(CONFIG, first_slots=8, max_slots=16)
+    memory.write(steps(0, 5))
+    again = steps(100, count)
+    grown = memory.write(SpeechSteps(again.keys, again.values, first))
+    assert memory.written == first + count
+    assert grown == (memory.written > 8)
+    expected = [*range(first), *range(100, 100 + count)]
+    assert memory.keys[0, 0, : memory.written, 0].tolist() == expected
+    assert memory.values[1, 2, : memory.written, 1].tolist() == [-value for value in expected]
+
+
+def test_a_full_ring_keeps_the_latest_of_more_steps_than_it_has_slots() -> None:
+    memory = SpeechMemory(CONFIG, first_slots=8, max_slots=8)
+    memory.write(steps(0, 10))
+    memory.write(steps(1, 12))
+    assert memory.written == 13
+    assert memory.keys[0, 0, :, 0].tolist() == [8, 9, 10, 11, 12, 5, 6, 7]

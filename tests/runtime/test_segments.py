@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bestow_edge.config import BidirectionalConfig, FeatureConfig
 from bestow_edge.graphs import GraphSpec
 from bestow_edge.runtime import session as session_module
 from bestow_edge.runtime.decoder import Attempt
@@ -41,7 +42,8 @@ class LoudnessGraph:
     def run(self) -> dict[str, Any]:
         """Return keys that hold the loudness; caches pass through."""
         mel = self.bound["mel"][0].copy()
-        mel[: self.bound["frame_start"][0]] = -20
+        if "frame_start" in self.bound:
+            mel[: self.bound["frame_start"][0]] = -20
         mel[self.bound["frame_end"][0] :] = -20
         loud = mel.mean(1).reshape(-1, 8).max(1) > LOUD  # (steps,)
         self.steps_run.append(loud.size)
@@ -67,7 +69,7 @@ class BurstDecoder:
 
     def hear(self, speech: SpeechSteps) -> None:
         """Note which steps are loud."""
-        self.loud += [bool(key) for key in speech.keys[0, 0, 0, :, 0]]
+        self.loud[speech.start :] = [bool(key) for key in speech.keys[0, 0, 0, :, 0]]
         self.memory.written = len(self.loud)
 
     def attempt(self, visible: int) -> Attempt:
@@ -97,7 +99,20 @@ class NumberText:
 @pytest.fixture
 def scripted(remake_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch) -> Model:
     """A model whose sessions write one number per burst."""
-    model = remake_model()
+    return write_bursts(remake_model(), monkeypatch)
+
+
+@pytest.fixture(params=[(4, 13, 375), (1, 0, 20), (3, 5, 8), (25, 13, 38)], ids=str)
+def bidirectional(
+    request: pytest.FixtureRequest, remake_bidirectional: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> Model:
+    """The same with a bidirectional encoder: several blocks, right contexts and windows."""
+    block, right_context, window = request.param
+    streaming = BidirectionalConfig(block=block, right_context=right_context, window=window)
+    return write_bursts(remake_bidirectional({"features": FeatureConfig(), "bidirectional": streaming}), monkeypatch)
+
+
+def write_bursts(model: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
     monkeypatch.setattr(model, "encoder", LoudnessGraph(model.encoder.spec))
     monkeypatch.setattr(session_module, "TextDecoder", BurstDecoder)
     monkeypatch.setattr(session_module, "Detokenizer", NumberText)
@@ -115,7 +130,8 @@ def bursts(starts_s: list[float], total_s: float) -> Floats:
 
 
 def hear(model: Model, samples: Floats, block: int, **options: Any) -> tuple[list[TextEvent], float]:
-    session = model.session(source="en", **({"k": 1, "l": 1, "lookahead": 1} | options))
+    lookahead = {} if model.config.bidirectional else {"lookahead": 1}
+    session = model.session(source="en", **({"k": 1, "l": 1} | lookahead | options))
     events = [
         event for start in range(0, samples.size, block) for event in session.feed(samples[start : start + block])
     ]
@@ -153,6 +169,16 @@ def test_no_word_is_lost_or_repeated_at_a_roll_over(scripted: Model, pause_s: fl
     samples = bursts([0.5, 0.8 + pause_s, 1.5 + pause_s], pause_s + 4)
     events, _ = hear(scripted, samples, 1000, lookahead=lookahead)
     assert len(events) == 3, [event.text for event in events]
+
+
+@pytest.mark.parametrize("pause_s", np.round(np.arange(2.0, 4.6, 0.37), 2).tolist())
+def test_a_bidirectional_encoder_loses_no_word_at_a_roll_over(bidirectional: Model, pause_s: float) -> None:
+    samples = bursts([0.5, 0.8 + pause_s, 1.5 + pause_s], pause_s + 4)
+    events, heard_s = hear(bidirectional, samples, 1000)
+    assert len(events) == 3, [event.text for event in events]
+    assert events[-1].segment > 0 or pause_s < 4
+    assert heard_s == pytest.approx(pause_s + 4, abs=0.09)
+    assert hear(bidirectional, samples, 7777) == (events, heard_s)
 
 
 def test_silence_alone_rolls_over_without_segments(scripted: Model) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from bestow_edge.config import BidirectionalConfig
 from bestow_edge.errors import ConfigError, PromptError
-from bestow_edge.training.recipe import load_recipe
+from bestow_edge.training.recipe import load_recipe, model_config
 
 Values = dict[str, Any]
 
@@ -54,6 +55,16 @@ def test_mistakes(tmp_path: Path, recipe_values: Values, change: Callable[[Value
     change(recipe_values)
     with pytest.raises(ConfigError, match=message):
         load_recipe(write(tmp_path, recipe_values))
+
+
+def test_a_bidirectional_model(tmp_path: Path, recipe_values: Values) -> None:
+    recipe_values["model"] |= {"features": {"normalize": "per_feature"}, "bidirectional": {"block": 2}}
+    recipe = load_recipe(write(tmp_path, recipe_values)).model
+    encoder = {"model_type": "parakeet_encoder", "hidden_size": 32}
+    config = model_config(recipe, encoder=encoder, llm={"model_type": "llama", "hidden_size": 32})
+    assert config.bidirectional == BidirectionalConfig(block=2)
+    with pytest.raises(ConfigError, match="bidirectional: encoder nemotron_asr_streaming_encoder is not bidirectional"):
+        model_config(recipe, encoder=encoder | {"model_type": "nemotron_asr_streaming_encoder"}, llm=config.llm)
 
 
 def test_unknown_language(tmp_path: Path, recipe_values: Values) -> None:

@@ -1,0 +1,119 @@
+"""Waveform in, cross-attention keys and values out: front-end and bidirectional encoder of one stream.
+
+A bidirectional encoder has no caches: for each new block of steps all audio so far, bounded by a window, is encoded
+again with some right context, whose steps are dropped until the audio has ended. Encodings happen at fixed steps of the
+stream, so what they give depends on the audio alone. State is one frozen dataclass. It knows steps, not tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bestow_edge.config import SUBSAMPLING, BidirectionalConfig, FeatureConfig
+from bestow_edge.features import (
+    FeatureState,
+    feed_features,
+    finish_features,
+    initial_feature_state,
+    normalize_frames,
+)
+from bestow_edge.runtime.encoder_stream import REPLAY_FRAMES, Floats, SpeechSteps
+from bestow_edge.runtime.graph import Graph
+
+
+@dataclass(frozen=True, slots=True)
+class WindowState:
+    """Everything an audio stream carries from block to block. Frames and steps count from the segment's first."""
+
+    features: FeatureState
+    """Samples that wait for their frame."""
+    frames: Floats
+    """(frames, mel_bins) from the start of the last window on, those that wait for the next block included."""
+    first_frame: int = 0
+    """Index of the first of `frames`."""
+    steps: int = 0
+    """Steps given out so far."""
+
+    @property
+    def replay_frames(self) -> int:
+        """How far before the end of the steps given out a restart begins, at most `REPLAY_FRAMES`."""
+        return min(REPLAY_FRAMES, self.steps * SUBSAMPLING - self.first_frame)
+
+
+class EncoderWindow:
+    """Runs the `encoder_window` graph over a growing waveform."""
+
+    def __init__(self, graph: Graph, config: BidirectionalConfig, features: FeatureConfig) -> None:
+        """Take the sizes.
+
+        Args:
+            graph: the encoder.
+            config: block, right context and window.
+            features: the front-end.
+        """
+        self.config = config
+        self._features = features
+        self._runner = graph.runner()
+
+    def initial_state(self) -> WindowState:
+        """Return the state before the first sample."""
+        frames = np.zeros((0, self._features.num_mel_bins), dtype=np.float32)
+        return WindowState(features=initial_feature_state(self._features), frames=frames)
+
+    def restart(self, state: WindowState) -> WindowState:
+        """Forget the past, but hear the last second again (a word may have begun in it) and all that was dropped."""
+        first = state.steps * SUBSAMPLING - state.replay_frames
+        return replace(self.initial_state(), features=state.features, frames=state.frames[first - state.first_frame :])
+
+    def add(self, samples: Floats, state: WindowState) -> WindowState:
+        """Take samples in without encoding: their frames wait for `next_chunk`.
+
+        Args:
+            samples: (samples,) float32 at the model's rate.
+            state: state after the samples before.
+        """
+        frames, features = feed_features(samples, state.features, self._features)
+        return replace(state, features=features, frames=np.concatenate([state.frames, frames]))
+
+    def has_chunk(self, state: WindowState) -> bool:
+        """Say whether the next block and its right context are there."""
+        return state.first_frame + len(state.frames) >= self._next_end(state) * SUBSAMPLING
+
+    def next_chunk(self, state: WindowState) -> tuple[SpeechSteps, WindowState]:
+        """Encode all up to the next block, which must be there: its steps are new, those before it overwrite."""
+        speech, state = self._encode(self._next_end(state) * SUBSAMPLING, state)
+        steps = state.steps + self.config.block
+        kept = steps - speech.start
+        speech = SpeechSteps(speech.keys[:, :, :, :kept], speech.values[:, :, :, :kept], speech.start)
+        return speech, replace(state, steps=steps)
+
+    def finish(self, state: WindowState) -> list[SpeechSteps]:
+        """Encode to the end, dropping nothing: exactly the frames there are, whatever their number."""
+        frames = finish_features(state.features, self._features)
+        state = replace(state, frames=np.concatenate([state.frames, frames]))
+        speech = []
+        while self.has_chunk(state):  # what no window may leave out
+            steps, state = self.next_chunk(state)
+            speech.append(steps)
+        if end := state.first_frame + len(state.frames):
+            speech.append(self._encode(end, state)[0])
+        return speech
+
+    def _next_end(self, state: WindowState) -> int:
+        """Return the step behind the next window."""
+        return state.steps + self.config.block + self.config.right_context
+
+    def _encode(self, end_frame: int, state: WindowState) -> tuple[SpeechSteps, WindowState]:
+        """Encode the window that ends before `end_frame` and forget the frames before it."""
+        end = -(-end_frame // SUBSAMPLING)
+        start = max(0, end - self.config.window)
+        frames = state.frames[start * SUBSAMPLING - state.first_frame :]
+        state = replace(state, frames=frames, first_frame=start * SUBSAMPLING)
+        heard = normalize_frames(frames[: end_frame - state.first_frame], self._features)
+        mel = np.zeros((1, (end - start) * SUBSAMPLING, frames.shape[1]), dtype=np.float32)
+        mel[0, : len(heard)] = heard
+        self._runner.bind({"mel": mel, "frame_end": np.array([len(heard)])})
+        out = self._runner.run()
+        return SpeechSteps(out["cross_keys"], out["cross_values"], start), state
