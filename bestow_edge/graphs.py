@@ -112,10 +112,10 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
     """`adapter_step`: tokens and the speech memory -> LLM input embeddings. Serves prompt prefill and single steps.
 
     The rows of a batch are texts about one stream: they share its memory, a ring of `memory` slots in which
-    `written_steps` steps were ever written; `visible_steps` counts from the first of them. `alignment` is each layer's
-    cross-attention, mean over heads, the null frame last. Self-attention keys and values of the new tokens come out; the
-    runtime stores them in its buffer behind `past_tokens`, so no cache is ever copied. With LSTM text layers the state is
-    fixed in size.
+    `written_steps` steps were ever written; `visible_steps` counts from the first of them. `alignment` is the
+    cross-attention of each layer, mean over heads, the null frame last. Self-attention keys and values of the new
+    tokens come out; the runtime stores them in its buffer behind `past_tokens`, so no cache is ever copied. With LSTM
+    text layers the state is fixed in size.
     """
     adapter, hidden = config.adapter, config.llm["hidden_size"]
     memory = (adapter.num_layers, adapter.num_heads, "memory", adapter.head_dim)
