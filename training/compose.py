@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.runtime.audio import read_audio
+from bestow_edge.training.augment import coloured_noise
 from bestow_edge.training.manifest import Utterance
 from bestow_edge.training.recipe import JoinRecipe
 
 Samples = npt.NDArray[np.float32]
 LEVEL = 0.08  # RMS every recording is brought to before it is joined, full scale = 1
-EDGE_S = 0.02  # kept around trimmed speech
+EDGE_S = (-0.04, 0.03)  # kept around trimmed speech; less than nothing cuts into the word, as hasty editors do
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,10 @@ class Composer:
                 self.others.append(item)
             else:
                 self.groups[item.source_lang, item.corpus][text if words else item.speaker].append(item)
+        self.by_key: dict[str, dict[str, list[list[Utterance]]]] = defaultdict(lambda: defaultdict(list))
+        for (language, _), group in sorted(self.groups.items()):
+            for key, items in group.items():
+                self.by_key[language][key].append(items)
 
     def draw(self, rng: np.random.Generator, num_pieces: int) -> Composed:
         """Draw one utterance.
@@ -79,10 +84,9 @@ class Composer:
         odd_one = int(rng.integers(num_pieces + 1)) if rng.random() < self.join.distractors and self.others else -1
         for index, item in enumerate(chosen):
             if index == odd_one:
-                parts += [self._levelled(rng, self._pick(rng, self.others), trim), self._gap(rng)]
+                parts += [self._levelled(rng, self._pick(rng, self.others), trim)[0], self._gap(rng)]
                 length += parts[-2].size + parts[-1].size
-            samples = self._levelled(rng, item, trim)
-            start, end = active_range(samples, self.rate_hz)
+            samples, start, end = self._levelled(rng, item, trim)
             pieces.append(Piece(item.texts, (length + start) / self.rate_hz, (length + end) / self.rate_hz))
             parts += [samples, self._gap(rng)]
             length += samples.size + parts[-1].size
@@ -92,12 +96,21 @@ class Composer:
     def _choose(self, rng: np.random.Generator, num_pieces: int) -> tuple[str, list[Utterance]]:
         groups = sorted(self.groups)
         language, corpus = groups[rng.integers(len(groups))]
+        if num_pieces and rng.random() < self.join.mixed_corpora:
+            return language, self._mixed(rng, language, num_pieces)
         by_key = self.groups[language, corpus]
         keys = sorted(by_key)
         chosen = [self._pick(rng, by_key[keys[rng.integers(len(keys))]]) for _ in range(num_pieces)]
         if num_pieces > 1 and rng.random() >= self.join.mixed_speakers:
             chosen = self._one_speaker(rng, by_key, chosen[0].speaker, num_pieces)
         return language, chosen
+
+    def _mixed(self, rng: np.random.Generator, language: str, num_pieces: int) -> list[Utterance]:
+        """Draw the word first and the corpus after it, so that no voice or channel speaks for certain words."""
+        by_key = self.by_key[language]
+        keys = sorted(by_key)
+        pools = [by_key[keys[rng.integers(len(keys))]] for _ in range(num_pieces)]
+        return [self._pick(rng, pool[int(rng.integers(len(pool)))]) for pool in pools]
 
     def _one_speaker(
         self, rng: np.random.Generator, by_key: Mapping[str, list[Utterance]], speaker: str, num_pieces: int
@@ -109,15 +122,21 @@ class Composer:
     def _pick(rng: np.random.Generator, items: Sequence[Utterance]) -> Utterance:
         return items[int(rng.integers(len(items)))]
 
-    def _levelled(self, rng: np.random.Generator, item: Utterance, trim: bool) -> Samples:
+    def _levelled(self, rng: np.random.Generator, item: Utterance, trim: bool) -> tuple[Samples, int, int]:
+        """Return a recording as it is joined, and first and last sample of its sound."""
         samples = self._decode(item)
+        start, end = active_range(samples, self.rate_hz)
         if trim:
-            start, end = active_range(samples, self.rate_hz)
-            edge = int(EDGE_S * self.rate_hz)
-            samples = samples[max(0, start - edge) : end + edge]
-        level = LEVEL * 10 ** (rng.uniform(-4, 4) / 20)
-        levelled: Samples = (samples * (level / (np.sqrt(np.mean(samples**2)) + 1e-9))).astype(np.float32)
-        return levelled
+            before, after = (rng.uniform(*EDGE_S, 2) * self.rate_hz).astype(int)
+            shortest = min(end - start, self.rate_hz // 10)
+            first = max(0, min(start - before, end - shortest))
+            samples = samples[first : max(end + after, start + shortest)]
+            start, end = max(0, start - first), min(end - first, samples.size)
+        rms = np.sqrt(np.mean(samples**2)) + 1e-9
+        if rng.random() < self.join.noisy:  # noise that begins and ends with the recording, as it does in real ones
+            samples = samples + coloured_noise(samples.size, rng) * rms * 10 ** (-rng.uniform(10, 35) / 20)
+        levelled: Samples = (samples * (LEVEL * 10 ** (rng.uniform(-4, 4) / 20) / rms)).astype(np.float32)
+        return levelled, start, end
 
     def _decode(self, item: Utterance) -> Samples:
         key = (item.path, item.offset_s)
