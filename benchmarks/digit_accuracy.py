@@ -94,7 +94,7 @@ def hypothesis(
     policy = be.Offline() if k is None else be.WaitK(k, model.config.policy.l)
     session = model.session(source=source, target=target, policy=policy, lookahead=lookahead)
     blocks = (waveform[start : start + BLOCK] for start in range(0, waveform.size, BLOCK))
-    return list(be.stream(session, blocks))
+    return [event for event in be.stream(session, blocks) if isinstance(event, be.TextEvent)]
 
 
 def conditions(args: argparse.Namespace) -> Iterator[tuple[str, str, str, list[Item]]]:

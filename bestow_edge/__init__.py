@@ -14,9 +14,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bestow_edge.errors import BestowEdgeError
-    from bestow_edge.runtime import Model, Offline, Session, TextEvent, WaitK, load, read_audio, stream
+    from bestow_edge.runtime import (
+        AlignAtt,
+        Event,
+        LocalAgreement,
+        Model,
+        Offline,
+        Policy,
+        SegmentEvent,
+        Session,
+        TextEvent,
+        View,
+        WaitK,
+        load,
+        read_audio,
+        stream,
+    )
 
-__all__ = ["BestowEdgeError", "Model", "Offline", "Session", "TextEvent", "WaitK", "load", "read_audio", "stream"]
+__all__ = [
+    "AlignAtt",
+    "BestowEdgeError",
+    "Event",
+    "LocalAgreement",
+    "Model",
+    "Offline",
+    "Policy",
+    "SegmentEvent",
+    "Session",
+    "TextEvent",
+    "View",
+    "WaitK",
+    "load",
+    "read_audio",
+    "stream",
+]
 __version__ = version("bestow-edge")
 
 

@@ -155,6 +155,21 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentConfig:
+    """When a session begins a new segment with fresh caches; what the model was trained on sets the limits."""
+
+    pause_s: float = 2.0
+    """Silence that ends a segment, seconds; longer than the pauses within utterances in training. 0 = never."""
+    max_tokens: int = 0
+    """Answer tokens that end a segment, 0 = what the LLM's context holds."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.pause_s < 0 or self.max_tokens < 0:
+            raise ConfigError(f"segments: pause_s and max_tokens must be at least 0, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ChatTemplate:
     """The LLM's chat format around one user turn, as plain text with the tokenizer's special tokens in it."""
 
@@ -182,6 +197,8 @@ class ModelConfig:
     """How a bidirectional encoder streams, for which None means the defaults; always None with another encoder."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """Default policy of a session."""
+    segments: SegmentConfig = field(default_factory=SegmentConfig)
+    """When a new segment begins."""
     chat: ChatTemplate = field(default_factory=ChatTemplate)
     """Chat format of the LLM."""
     pairs: tuple[str, ...] = ()

@@ -10,8 +10,8 @@ predicts answer token 0. Prompt tokens before it see no speech, only the null fr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,19 +19,55 @@ import numpy.typing as npt
 ALL_STEPS = 2**31 - 1  # "as many as there will ever be": larger than any stream, fits the graphs' int64 and int32
 
 
-class Policy(Protocol):
-    """What a policy must say; a user may write one."""
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the model proposes to write, for a policy to accept or to refuse."""
+
+    index: int
+    """Answer token, from 0."""
+    token_id: int
+    """The proposal."""
+    log_prob: float
+    """Its natural log-probability."""
+    visible_steps: int
+    """Encoder steps it was made with, counted from the first one."""
+    refusals: int
+    """How often this token was refused before."""
+    attention: Callable[[int], npt.NDArray[np.float32]]
+    """Cross-attention of an adapter layer (0, 1, ... or -1 for the last), mean over heads: (steps,) float32 over the
+    last of the visible steps, all of them unless the stream is longer than its memory."""
+    drafts: tuple[tuple[int, ...], ...]
+    """Whole answers the model would have given with the speech visible at the last reads, the newest last; at most
+    `num_drafts`."""
+
+
+class Policy:
+    """When to read and when to write. Base class: accepts whatever the model proposes after every `read_steps`.
+
+    A policy of your own overrides what it needs. It holds no state: everything it may decide on is in the `View`.
+    """
 
     @property
     def read_steps(self) -> int:
-        """Encoder steps to read before the same token is tried again (the model paused)."""
+        """Encoder steps to read before the same token is tried again, at least 1."""
+        return 4
 
-    def steps_needed(self, index: int) -> int:
-        """Return the encoder steps that must be heard before answer token `index` (from 0) may be written."""
+    @property
+    def num_drafts(self) -> int:
+        """Drafts that `accepts` wants to see; each costs a decoding to its end."""
+        return 0
+
+    def steps_needed(self, index: int) -> int:  # noqa: ARG002 - for those that override it
+        """Return the encoder steps that must be heard before answer token `index` (from 0) is tried."""
+        return self.read_steps
+
+    def accepts(self, view: View) -> bool:  # noqa: ARG002 - for those that override it
+        """Write the token (True), or read `read_steps` more and try again. Not asked once all audio is heard."""
+        return True
 
 
 @dataclass(frozen=True, slots=True)
-class WaitK:
+class WaitK(Policy):
     """Wait for `k` blocks of `l` encoder steps, then write one token per block. Source: paper, section 3.2."""
 
     k: int
@@ -53,7 +89,7 @@ class WaitK:
 
 
 @dataclass(frozen=True, slots=True)
-class Offline:
+class Offline(Policy):
     """Hear everything before the first token: wait-k with k * l = infinity."""
 
     @property
@@ -61,9 +97,88 @@ class Offline:
         """Never used: there is nothing left to read."""
         return ALL_STEPS
 
-    def steps_needed(self, index: int) -> int:  # noqa: ARG002 - the protocol's signature
+    def steps_needed(self, index: int) -> int:  # noqa: ARG002 - the base's signature
         """Return more steps than any stream has."""
         return ALL_STEPS
+
+
+@dataclass(frozen=True, slots=True)
+class AlignAtt(Policy):
+    """Write a token unless it looks at the newest speech, whose continuation may change it.
+
+    The attention's peak, after averaging over `pool` steps, must lie at least `threshold` steps behind the newest
+    visible step. Source: Papi et al. 2023 (AlignAtt) as the BESTOW authors' code applies it to the adapter; there the
+    first 8 steps are skipped as an attention sink, which adapters trained on word times don't have.
+    """
+
+    threshold: int = 4
+    """Steps (80 ms) between the attention's peak and the newest visible one."""
+    layer: int = -1
+    """Adapter layer, -1 = the last."""
+    l: int = 4  # noqa: E741 - the paper's letter
+    """Steps read before a token is tried again."""
+    sink_steps: int = 0
+    """First steps of the stream to leave out."""
+    pool: int = 5
+    """Steps averaged before the peak is looked for."""
+    most_refusals: int = 10
+    """A token refused so often is written all the same."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.threshold < 0 or self.l < 1 or self.sink_steps < 0 or self.pool < 1 or self.most_refusals < 0:
+            raise ValueError(f"align-att: need l and pool of at least 1, the others of at least 0, got {self}")
+
+    @property
+    def read_steps(self) -> int:
+        """One block."""
+        return self.l
+
+    def accepts(self, view: View) -> bool:
+        """Compare the distance of the peak from the newest step with the threshold."""
+        if view.refusals >= self.most_refusals:
+            return True
+        weights = view.attention(self.layer)
+        first = view.visible_steps - weights.size  # 0 unless the stream outgrew its memory
+        weights = weights[max(0, self.sink_steps - first) :]
+        if not weights.size:
+            return False
+        peak = int(np.convolve(weights, np.ones(self.pool), mode="same").argmax())
+        return weights.size - 1 - peak >= self.threshold
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAgreement(Policy):
+    """Write what `n` successive drafts agree on, each made with one block more. Source: Liu et al. 2020.
+
+    Made for encoders that hear both ways, whose past changes as more is heard.
+    """
+
+    n: int = 2
+    """Drafts that must agree."""
+    l: int = 4  # noqa: E741 - the paper's letter
+    """Steps between two drafts."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.n < 2 or self.l < 1:
+            raise ValueError(f"local agreement needs n >= 2 and l >= 1, got n={self.n}, l={self.l}")
+
+    @property
+    def read_steps(self) -> int:
+        """One block."""
+        return self.l
+
+    @property
+    def num_drafts(self) -> int:
+        """`n`."""
+        return self.n
+
+    def accepts(self, view: View) -> bool:
+        """All drafts are there and say the same up to this token."""
+        heads = {draft[: view.index + 1] for draft in view.drafts}
+        agreed = len(view.drafts) == self.n and len(heads) == 1
+        return agreed and len(heads.pop()) == view.index + 1
 
 
 def visible_steps(

@@ -24,7 +24,8 @@ def main(file: str = str(RECORDING), source: str = "en", target: str = "de") -> 
     waveform = be.read_audio(file, model.sample_rate_hz)
     with model.session(source=source, target=target) as session:
         for event in be.stream(session, blocks(waveform, model.sample_rate_hz * BLOCK_MS // 1000)):
-            print(f"{event.heard_s:6.2f} s  {event.text.strip()}", flush=True)
+            if isinstance(event, be.TextEvent):
+                print(f"{event.start_s:6.2f} s  {event.text.strip()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from bestow_edge.features import FeatureState, feed_features, finish_features, i
 from bestow_edge.graphs import FIRST_FRAME, NEXT
 from bestow_edge.runtime.graph import Array, Graph, zeros
 
-REPLAY_FRAMES = 96  # 0.96 s: a word that is being spoken when a segment ends begins within it
+RECENT_FRAMES = 3000  # 30 s: what a new segment may hear again
 Floats = npt.NDArray[np.float32]
 
 
@@ -32,16 +32,15 @@ class EncoderState:
     caches: dict[str, Array] = field(repr=False)
     """The graph's caches by name."""
     recent: Floats
-    """(frames, mel_bins) encoded last, at most `REPLAY_FRAMES`."""
+    """(frames, mel_bins) encoded last, at most `RECENT_FRAMES`."""
+    num_frames: int = 0
+    """Frames encoded since the first of the segment."""
     cache_steps: int = 0
     """Valid steps in the attention caches."""
+    ended: bool = False
+    """The audio has ended: what waits is encoded whether it fills a chunk or not."""
     steps: int = 0
     """Steps encoded so far."""
-
-    @property
-    def replay_frames(self) -> int:
-        """How far before the end of the steps encoded so far a restart begins."""
-        return FIRST_FRAME + len(self.recent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,11 @@ class SpeechSteps:
     """Same shape as `keys`."""
     start: int
     """Index of the first of them within the segment."""
+
+    @property
+    def end(self) -> int:
+        """Index after the last of them."""
+        return self.start + int(self.keys.shape[3])
 
 
 class EncoderStream:
@@ -83,11 +87,22 @@ class EncoderStream:
             recent=np.zeros((0, self.config.features.num_mel_bins), dtype=np.float32),
         )
 
-    def restart(self, state: EncoderState) -> EncoderState:
-        """Forget the past, but hear the last second again: a word may have begun in it."""
+    def restart(self, state: EncoderState, first_frame: int) -> tuple[EncoderState, int]:
+        """Begin anew at an earlier frame, as if the stream began there.
+
+        Args:
+            state: state now.
+            first_frame: the frame to begin with, counted from the first of the segment.
+
+        Returns:
+            The new state, and the frame it begins with: a later one if `first_frame` is not kept any more.
+        """
         fresh = self.initial_state()
-        frames = np.concatenate([fresh.frames, state.recent, state.frames])
-        return replace(fresh, features=state.features, frames=frames)
+        oldest = state.num_frames - state.recent.shape[0]
+        first_frame = min(max(first_frame, oldest), state.num_frames)
+        waiting = state.frames[state.frame_start :]
+        frames = np.concatenate([fresh.frames, state.recent[first_frame - oldest :], waiting])
+        return replace(fresh, features=state.features, frames=frames, ended=state.ended), first_frame
 
     def feed(self, samples: Floats, state: EncoderState) -> tuple[list[SpeechSteps], EncoderState]:
         """Encode every chunk that `samples` complete.
@@ -109,20 +124,25 @@ class EncoderStream:
         return replace(state, features=features, frames=np.concatenate([state.frames, frames]))
 
     def has_chunk(self, state: EncoderState) -> bool:
-        """Say whether enough frames wait for a whole chunk."""
-        return bool(state.frames.shape[0] >= self.chunk_frames)
+        """Say whether enough frames wait for a chunk."""
+        num_frames = state.frames.shape[0]
+        return bool(num_frames > state.frame_start if state.ended else num_frames >= self.chunk_frames)
 
     def next_chunk(self, state: EncoderState) -> tuple[SpeechSteps, EncoderState]:
-        """Encode the next whole chunk, which must be there."""
-        return self._chunk(state, self.chunk_frames)
+        """Encode the next chunk, which must be there; a part of one at the end of the audio."""
+        return self._chunk(state, min(state.frames.shape[0], self.chunk_frames))
+
+    def end(self, state: EncoderState) -> EncoderState:
+        """End the audio: exactly the frames there are wait for `next_chunk`, whatever their number."""
+        frames = finish_features(state.features, self.config.features)
+        return replace(state, frames=np.concatenate([state.frames, frames]), ended=True)
 
     def finish(self, state: EncoderState) -> list[SpeechSteps]:
-        """Encode what is left: exactly the frames there are, whatever their number."""
-        frames = finish_features(state.features, self.config.features)
-        state = replace(state, frames=np.concatenate([state.frames, frames]))
+        """Encode what is left."""
+        state = self.end(state)
         chunks = []
-        while (left := state.frames.shape[0]) > state.frame_start:
-            speech, state = self._chunk(state, min(left, self.chunk_frames))
+        while self.has_chunk(state):
+            speech, state = self.next_chunk(state)
             chunks.append(speech)
         return chunks
 
@@ -149,7 +169,8 @@ class EncoderStream:
             frame_start=0,
             caches={tensor.name: out[NEXT + tensor.name] for tensor in self._states},
             cache_steps=min(left, state.cache_steps + steps),
+            recent=np.concatenate([state.recent, state.frames[state.frame_start : num_frames]])[-RECENT_FRAMES:],
+            num_frames=state.num_frames + num_frames - state.frame_start,
             steps=state.steps + steps,
-            recent=np.concatenate([state.recent, state.frames[state.frame_start : num_frames]])[-REPLAY_FRAMES:],
         )
         return speech, state

@@ -19,7 +19,7 @@ from bestow_edge.features import (
     initial_feature_state,
     normalize_frames,
 )
-from bestow_edge.runtime.encoder_stream import REPLAY_FRAMES, Floats, SpeechSteps
+from bestow_edge.runtime.encoder_stream import Floats, SpeechSteps
 from bestow_edge.runtime.graph import Graph
 
 
@@ -36,10 +36,10 @@ class WindowState:
     steps: int = 0
     """Steps given out so far."""
 
-    @property
-    def replay_frames(self) -> int:
-        """How far before the end of the steps given out a restart begins, at most `REPLAY_FRAMES`."""
-        return min(REPLAY_FRAMES, self.steps * SUBSAMPLING - self.first_frame)
+    ended: bool = False
+    """The audio has ended: the next window goes to its end and drops nothing."""
+    done: bool = False
+    """The end has been encoded."""
 
 
 class EncoderWindow:
@@ -62,10 +62,19 @@ class EncoderWindow:
         frames = np.zeros((0, self._features.num_mel_bins), dtype=np.float32)
         return WindowState(features=initial_feature_state(self._features), frames=frames)
 
-    def restart(self, state: WindowState) -> WindowState:
-        """Forget the past, but hear the last second again (a word may have begun in it) and all that was dropped."""
-        first = state.steps * SUBSAMPLING - state.replay_frames
-        return replace(self.initial_state(), features=state.features, frames=state.frames[first - state.first_frame :])
+    def restart(self, state: WindowState, first_frame: int) -> tuple[WindowState, int]:
+        """Begin anew at an earlier frame, as if the stream began there.
+
+        Args:
+            state: state now.
+            first_frame: the frame to begin with, counted from the first of the segment.
+
+        Returns:
+            The new state, and the frame it begins with: a later one if `first_frame` is not kept any more.
+        """
+        first_frame = min(max(first_frame, state.first_frame), state.steps * SUBSAMPLING)
+        frames = state.frames[first_frame - state.first_frame :]
+        return replace(self.initial_state(), features=state.features, frames=frames, ended=state.ended), first_frame
 
     def add(self, samples: Floats, state: WindowState) -> WindowState:
         """Take samples in without encoding: their frames wait for `next_chunk`.
@@ -78,28 +87,41 @@ class EncoderWindow:
         return replace(state, features=features, frames=np.concatenate([state.frames, frames]))
 
     def has_chunk(self, state: WindowState) -> bool:
-        """Say whether the next block and its right context are there."""
-        return state.first_frame + len(state.frames) >= self._next_end(state) * SUBSAMPLING
+        """Say whether the next block and its right context are there, or the end of the audio."""
+        return self._has_block(state) or (state.ended and not state.done and self._end(state) > 0)
 
     def next_chunk(self, state: WindowState) -> tuple[SpeechSteps, WindowState]:
         """Encode all up to the next block, which must be there: its steps are new, those before it overwrite."""
+        if not self._has_block(state):
+            speech, state = self._encode(self._end(state), state)
+            return speech, replace(state, steps=speech.end, done=True)
         speech, state = self._encode(self._next_end(state) * SUBSAMPLING, state)
         steps = state.steps + self.config.block
         kept = steps - speech.start
         speech = SpeechSteps(speech.keys[:, :, :, :kept], speech.values[:, :, :, :kept], speech.start)
         return speech, replace(state, steps=steps)
 
-    def finish(self, state: WindowState) -> list[SpeechSteps]:
-        """Encode to the end, dropping nothing: exactly the frames there are, whatever their number."""
+    def end(self, state: WindowState) -> WindowState:
+        """End the audio: exactly the frames there are wait for `next_chunk`, whatever their number."""
         frames = finish_features(state.features, self._features)
-        state = replace(state, frames=np.concatenate([state.frames, frames]))
+        return replace(state, frames=np.concatenate([state.frames, frames]), ended=True)
+
+    def finish(self, state: WindowState) -> list[SpeechSteps]:
+        """Encode to the end, dropping nothing."""
+        state = self.end(state)
         speech = []
-        while self.has_chunk(state):  # what no window may leave out
+        while self.has_chunk(state):
             steps, state = self.next_chunk(state)
             speech.append(steps)
-        if end := state.first_frame + len(state.frames):
-            speech.append(self._encode(end, state)[0])
         return speech
+
+    def _has_block(self, state: WindowState) -> bool:
+        return self._end(state) >= self._next_end(state) * SUBSAMPLING
+
+    @staticmethod
+    def _end(state: WindowState) -> int:
+        """Return the frame behind the last one there is."""
+        return state.first_frame + len(state.frames)
 
     def _next_end(self, state: WindowState) -> int:
         """Return the step behind the next window."""

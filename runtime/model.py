@@ -6,7 +6,7 @@ Loading checks the manifest, the files and the graphs' signatures; nothing is do
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -19,15 +19,15 @@ from bestow_edge.bundle import BundleManifest, check_files, read_manifest
 from bestow_edge.config import ModelConfig
 from bestow_edge.errors import ConfigError
 from bestow_edge.latency import solve
-from bestow_edge.policy import Policy, WaitK
-from bestow_edge.prompts import Pair, Task, check_trained, make_pair
-from bestow_edge.runtime.events import TextEvent
+from bestow_edge.policy import Offline, Policy, WaitK
+from bestow_edge.prompts import Pair, Task, check_trained, make_pair, parse_pair
+from bestow_edge.runtime.events import Event
 from bestow_edge.runtime.graph import Graph
 from bestow_edge.runtime.session import Session
 from bestow_edge.runtime.tokenizer import load_tokenizer
+from bestow_edge.runtime.track import Prompt
 
 logger = logging.getLogger(__name__)
-SEGMENT_PAUSE_S = 2.0  # longer than the pauses the digit model was trained on
 
 Device = Literal["cpu", "cuda"]
 
@@ -72,7 +72,9 @@ class Model:
         policy: Policy | None = None,
         lookahead: int | None = None,
         latency_s: float | None = None,
-        segment_pause_s: float = SEGMENT_PAUSE_S,
+        segment_pause_s: float | None = None,
+        segment_tokens: int | None = None,
+        beam_size: int = 1,
     ) -> Session:
         """Open a session on one stream of audio.
 
@@ -86,36 +88,86 @@ class Model:
             lookahead: right context of a cache-aware encoder in steps, None = the bundle's default.
             latency_s: most audio before the first token, seconds, from which `bestow_edge.latency.solve` chooses `k`,
                 `l` and `lookahead`; excludes them and `policy`.
-            segment_pause_s: silence after which a new segment begins, at least 1.5 seconds; 0 = never.
+            segment_pause_s: silence after which a new segment begins, at least 1.2 seconds; 0 = never, None = the
+                bundle's default.
+            segment_tokens: answer tokens after which a new segment begins, 0 = what the LLM's context holds, None = the
+                bundle's default.
+            beam_size: hypotheses kept by the search at the end of the audio; more than 1 needs `Offline()`.
 
         Raises:
             PromptError: the model was not trained for these languages.
-            ConfigError: the policy, the look-ahead, the latency or the pause is out of range.
+            ConfigError: the policy, the look-ahead, the latency or a limit is out of range.
         """
-        pair = make_pair(task, source, target)
-        check_trained(pair, self.config.pairs)
         if latency_s is not None:
             if (k, l, policy, lookahead) != (None, None, None, None):
                 raise ConfigError("give either latency_s or k, l, policy and lookahead, not both")
             choice = solve(latency_s, self.config)
             k, l = choice.k, choice.l  # noqa: E741 - the paper's letter
             lookahead = choice.lookahead if self.config.bidirectional is None else None
-        if lookahead is None:
-            lookahead = self.config.right_context
-        else:
-            self._check_lookahead(lookahead)
         if policy is None:
             policy = self._wait_k(k, l)
         elif k is not None or l is not None:
             raise ConfigError("give either policy or k and l, not both")
-        return Session(self, pair=pair, policy=policy, lookahead=lookahead, segment_pause_s=segment_pause_s)
+        if beam_size < 1 or (beam_size > 1 and not isinstance(policy, Offline)):
+            raise ConfigError(f"beam_size {beam_size}: expected 1, or more with Offline(): a beam may change its mind")
+        return self.multi_session(
+            [(str(make_pair(task, source, target)), policy)],
+            lookahead=lookahead,
+            segment_pause_s=segment_pause_s,
+            segment_tokens=segment_tokens,
+            beam_size=beam_size,
+        )
+
+    def multi_session(
+        self,
+        prompts: Sequence[tuple[str, Policy]],
+        *,
+        lookahead: int | None = None,
+        segment_pause_s: float | None = None,
+        segment_tokens: int | None = None,
+        beam_size: int = 1,
+    ) -> Session:
+        """Open a session that answers several prompts about one stream: one encoder pass, one batch of texts.
+
+        Each text is what a session of its own would write, as long as no segment ends: segments end for all of them at
+        once. Events say which prompt they belong to.
+
+        Args:
+            prompts: language pair, such as "en-de", and policy of each text, at least one.
+            lookahead: as for `session`, and so are the other arguments.
+            segment_pause_s: see `session`.
+            segment_tokens: see `session`.
+            beam_size: see `session`; more than 1 for a single prompt only.
+
+        Raises:
+            PromptError: the model was not trained for one of the language pairs.
+            ConfigError: the look-ahead or a limit is out of range, or there are no prompts.
+        """
+        if not prompts or (beam_size > 1 and len(prompts) > 1):
+            raise ConfigError(
+                f"{len(prompts)} prompts, beam_size {beam_size}: expected prompts, one of them for a beam"
+            )
+        asked = [Prompt(parse_pair(pair), policy) for pair, policy in prompts]
+        for prompt in asked:
+            check_trained(prompt.pair, self.config.pairs)
+        segments = self.config.segments
+        if lookahead is None:
+            lookahead = self.config.right_context
+        else:
+            self._check_lookahead(lookahead)
+        return Session(
+            self,
+            prompts=asked,
+            lookahead=lookahead,
+            segment_pause_s=segments.pause_s if segment_pause_s is None else segment_pause_s,
+            segment_tokens=segments.max_tokens if segment_tokens is None else segment_tokens,
+            beam_size=beam_size,
+        )
 
     def _check_lookahead(self, lookahead: int) -> None:
         if (window := self.config.bidirectional) is not None:
-            got = (
-                f"lookahead {lookahead}: this model's encoder is bidirectional and always hears {window.right_context}"
-            )
-            raise ConfigError(f"{got} steps ahead; leave the look-ahead out")
+            always = f"this model's encoder is bidirectional and always hears {window.right_context} steps ahead"
+            raise ConfigError(f"lookahead {lookahead}: {always}; leave the look-ahead out")
         if lookahead not in (known := self.config.streaming.lookaheads):
             raise ConfigError(f"lookahead {lookahead}: this model has {', '.join(map(str, known))}")
 
@@ -154,7 +206,7 @@ def embedded_bundle() -> Path:
     return Path(str(files("bestow_edge.runtime.assets.digits")))
 
 
-def stream(session: Session, blocks: Iterator[npt.NDArray[np.float32]]) -> Iterator[TextEvent]:
+def stream(session: Session, blocks: Iterator[npt.NDArray[np.float32]]) -> Iterator[Event]:
     """Feed all blocks to a session, finish it, and yield its events as they come.
 
     Args:

@@ -1,12 +1,13 @@
-"""The live loop: audio in, text events out, for one stream and one prompt.
+"""The live loop: audio in, events out, for one stream and one or several prompts about it.
 
-What is written depends on the audio, the policy and the look-ahead alone, never on how the audio was cut into blocks or
-how fast it came: the policy asks for encoder steps, and the loop waits for them. It knows no devices, files or clocks.
+What is written depends on the audio, the policies and the look-ahead alone, never on how the audio was cut into blocks
+or how fast it came: the policies ask for encoder steps, and the loop waits for them. It knows no devices, files or
+clocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,50 +15,71 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from bestow_edge.config import SUBSAMPLING
 from bestow_edge.errors import AudioError, ConfigError, SessionError
-from bestow_edge.policy import Offline, Policy, wanted_steps
-from bestow_edge.prompts import Pair
+from bestow_edge.policy import Offline
+from bestow_edge.runtime.beam import beam_search
 from bestow_edge.runtime.decoder import Attempt, TextDecoder
 from bestow_edge.runtime.encoder_stream import EncoderStream
 from bestow_edge.runtime.encoder_window import EncoderWindow
-from bestow_edge.runtime.events import TextEvent
+from bestow_edge.runtime.events import Event, SegmentEvent, TextEvent
 from bestow_edge.runtime.tokenizer import Detokenizer
+from bestow_edge.runtime.track import SPARE_TOKENS, Prompt, Track, Word
 
 if TYPE_CHECKING:
     from bestow_edge.runtime.model import Model
 
 FRAMES_PER_S = 100  # mel frames
-SHORTEST_PAUSE_S = 1.5  # must be longer than what a new segment hears again, or it would roll over for ever
-SPARE_TOKENS = 8  # tokens an answer may be ahead of one per encoder step; more is a loop
+TAIL_STEPS = 2  # attention to a word goes on so long after its end
+REPLAY_STEPS = 12  # 0.96 s: a word that is being spoken when a segment ends begins within it
+SHORTEST_PAUSE_S = 1.2  # must be longer than what a new segment hears again, or it would roll over for ever
+SILENCE_STEPS = 125  # 10 s: how often a segment without any text begins anew; each time hears a second again
 
 
 class Session:
-    """One stream of audio under one prompt. Make it with `Model.session`."""
+    """One stream of audio and its texts. Make it with `Model.session` or `Model.multi_session`."""
 
-    def __init__(self, model: Model, *, pair: Pair, policy: Policy, lookahead: int, segment_pause_s: float) -> None:
-        """Prefill the prompt, so that the first token costs no more than any other.
+    def __init__(
+        self,
+        model: Model,
+        *,
+        prompts: Sequence[Prompt],
+        lookahead: int,
+        segment_pause_s: float,
+        segment_tokens: int,
+        beam_size: int = 1,
+    ) -> None:
+        """Prefill the prompts, so that the first token costs no more than any other.
 
         Args:
             model: the loaded bundle; many sessions may share it.
-            pair: languages of speech and text.
-            policy: read/write policy.
+            prompts: what is asked; all are decoded as one batch.
             lookahead: right context of the encoder, steps.
             segment_pause_s: silence after which a new segment begins, seconds; 0 = never.
+            segment_tokens: answer tokens after which a new segment begins behind the last word; 0 = as many as the
+                LLM's context holds.
+            beam_size: hypotheses of the search at the end of the audio; 1 = greedy.
 
         Raises:
-            ConfigError: `segment_pause_s` is too short.
+            ConfigError: `segment_pause_s` or `segment_tokens` is too small.
         """
-        self.pair, self.policy = pair, policy
+        self.prompts = tuple(prompts)
         self.segment = 0
-        self._model = model
+        self._model, self._beam_size = model, beam_size
         self._step_s = model.config.features.step_s
         if segment_pause_s and not segment_pause_s >= SHORTEST_PAUSE_S:
             raise ConfigError(f"segment_pause_s {segment_pause_s}: expected 0 or at least {SHORTEST_PAUSE_S} s")
         self._pause_steps = round(segment_pause_s / self._step_s)
-        self._encoder = _encoder(model, policy, lookahead)
+        self._ids = [model.prompt_ids(prompt.pair) for prompt in prompts]
+        room = model.manifest.max_text_tokens - max(map(len, self._ids)) - 1
+        if segment_tokens < 0 or room < 1:
+            raise ConfigError(f"segment_tokens {segment_tokens}: expected 0 to {room}, what the LLM's context has left")
+        self._most_tokens = min(segment_tokens or room, room)
+        self._encoder = _encoder(model, prompts, lookahead)
+        self._encoder_state: Any = self._encoder.initial_state()  # Any: each kind of encoder has a state of its own
         self._ended = False
         self._base_s = 0.0
-        self._encoder_state: Any = self._encoder.initial_state()  # Any: each kind of encoder has a state of its own
+        self._said_s = [0.0] * len(prompts)  # end of the last word of each text
         self._begin_segment()
 
     def __enter__(self) -> Session:
@@ -68,93 +90,222 @@ class Session:
     ) -> None:
         self._ended = True
 
-    def feed(self, samples: npt.NDArray[np.float32]) -> list[TextEvent]:
-        """Hear a block of audio and return the text it brings.
+    def feed(self, samples: npt.NDArray[np.float32]) -> list[Event]:
+        """Hear a block of audio and return what it brings.
 
         Args:
             samples: (samples,) float32 mono at the model's rate, any number of them, full scale 1.
 
         Raises:
-            SessionError: the session was finished, or the LLM's context is full.
+            SessionError: the session was finished.
             AudioError: the block is not one-dimensional float32 or holds NaN.
         """
         self._check(samples)
         self._encoder_state = self._encoder.add(samples, self._encoder_state)
-        events = []
+        events: list[Event] = []
         while self._encoder.has_chunk(self._encoder_state):  # one by one: a new segment restarts the encoder
-            speech, self._encoder_state = self._encoder.next_chunk(self._encoder_state)
-            self._decoder.hear(speech)
+            self._hear_chunk()
             events += list(self._write())
         return events
 
-    def finish(self) -> list[TextEvent]:
+    def finish(self) -> list[Event]:
         """End the audio and return the rest of the text; nothing said is lost.
 
         Raises:
-            SessionError: the session was finished before, or the LLM's context is full.
+            SessionError: the session was finished before.
         """
         self._check_open()
-        for speech in self._encoder.finish(self._encoder_state):
-            self._decoder.hear(speech)
+        self._encoder_state = self._encoder.end(self._encoder_state)
+        events: list[Event] = []
+        decoder = None
+        while decoder is not self._decoder:  # a segment may fill up: what follows it is heard anew
+            decoder = self._decoder
+            while self._encoder.has_chunk(self._encoder_state):
+                self._hear_chunk()
+            events += list(self._search() if self._beam_size > 1 else self._write())
         self._ended = True
-        return list(self._write())
+        return events + list(self._end_segment())
+
+    def draft(self, prompt: int = 0) -> str:
+        """Return what would be appended to a prompt's text if the audio ended now; changes nothing.
+
+        Raises:
+            SessionError: the session was finished.
+        """
+        self._check_open()
+        memory = self._decoder.memory
+        chunks = list(self._encoder.finish(self._encoder_state))
+        first = min((speech.start for speech in chunks), default=memory.written)
+        snapshot = memory.snapshot(first, max((speech.end for speech in chunks), default=memory.written))
+        for speech in chunks:
+            memory.write(speech)
+        try:
+            return self._text_after(prompt, self._rehearse(prompt, memory.written))
+        finally:
+            memory.restore(snapshot)
 
     @property
     def heard_s(self) -> float:
         """Seconds of audio that reached the text side."""
-        return self._base_s + self._decoder.memory.written * self._step_s
+        return self._time_s(self._decoder.memory.written)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the current segment, prompt included."""
-        return self._decoder.num_tokens
+        """Tokens of the current segment, prompt included, of the longest text."""
+        return int(self._decoder.num_tokens.max())
 
     def _begin_segment(self) -> None:
-        adapter, llm = self._model.adapter, self._model.llm
-        self._decoder = TextDecoder(adapter, llm, self._model.manifest, self._model.prompt_ids(self.pair))
-        self._detokenizer = Detokenizer(self._model.tokenizer, prefix=" " if self.segment else "")
-        self._index = 0  # answer token that comes next
-        self._at_least = 0  # steps asked for by pauses
-        self._last_visible = 0  # steps visible to the last token written
+        model = self._model
+        self._decoder = TextDecoder(model.adapter, model.llm, model.manifest, self._ids)
+        self._tracks = [Track(prompt.policy, self._detokenizer(), self._most_tokens) for prompt in self.prompts]
+        self._started = False
+        self._skip_s = list(self._said_s)
 
-    def _write(self) -> Iterator[TextEvent]:
-        """Write until the policy or the model asks for more speech."""
+    def _hear_chunk(self) -> None:
+        speech, self._encoder_state = self._encoder.next_chunk(self._encoder_state)
+        self._decoder.memory.write(speech)
+
+    @property
+    def _heard_all(self) -> bool:
+        return self._encoder_state.ended and not self._encoder.has_chunk(self._encoder_state)
+
+    def _write(self) -> Iterator[Event]:
+        """Write until policies and model ask for more speech, or a segment ends."""
+        available = self._decoder.memory.written
         while True:
-            available = self._decoder.memory.written
-            wanted = wanted_steps(self.policy, self._index, self._at_least)
-            if (wanted > available and not self._ended) or not available or self._index >= available + SPARE_TOKENS:
+            wanted = [track.wants(available, ended=self._heard_all) for track in self._tracks]
+            ready = [row for row, visible in enumerate(wanted) if visible is not None]
+            if not ready:
                 return
-            visible = min(wanted, available)
-            attempt = self._decoder.attempt(visible)
-            if attempt.token_id not in self._model.manifest.end_ids:
-                yield from self._commit(attempt, visible)
-            elif visible == available and self._ended:
+            self._draft_for_policies(wanted)
+            attempts = self._decoder.attempt([visible or 0 for visible in wanted])
+            for row in ready:
+                yield from self._decide(row, attempts[row], wanted[row] or 0, available)
+            if self._full() or self._paused():
+                yield from self._next_segment()
                 return
-            elif visible == available and self._long_pause(available):
-                self._next_segment()
-                return
-            else:  # a pause: the next word has not been heard yet
-                self._at_least = visible + max(1, self.policy.read_steps)
 
-    def _commit(self, attempt: Attempt, visible: int) -> Iterator[TextEvent]:
-        if self.num_tokens + 1 >= (context := self._model.manifest.max_text_tokens):
-            raise SessionError(f"{context} tokens without a long pause fill the LLM's context; open a new session")
-        self._decoder.commit(attempt.token_id)
-        self._index += 1
-        self._at_least = self._last_visible = visible
-        if text := self._detokenizer.push(attempt.token_id):
-            heard_s = self._base_s + visible * self._step_s
-            yield TextEvent(text, (attempt.token_id,), attempt.log_prob, heard_s, self.segment)
+    def _decide(self, row: int, attempt: Attempt, visible: int, available: int) -> Iterator[Event]:
+        track = self._tracks[row]
+        last = self._heard_all and visible == available
+        if attempt.token_id in self._model.manifest.end_ids:
+            track.pause(visible)
+            track.done = last
+        elif not last and not track.accepts(attempt, visible):
+            track.refuse(visible)
+        else:
+            self._decoder.commit(row, attempt.token_id)
+            yield from self._note(row, attempt, visible)
 
-    def _long_pause(self, available: int) -> bool:
-        return bool(self._pause_steps) and available - self._last_visible >= self._pause_steps
+    def _note(self, row: int, attempt: Attempt, visible: int) -> Iterator[Event]:
+        track = self._tracks[row]
+        word = track.write(attempt, visible)
+        if track.loops():
+            track.done = True
+        if (self._time_s(word.first_step) + self._time_s(word.end_step)) / 2 >= self._skip_s[row]:
+            yield from self._say(row, word)  # otherwise the segment before has said it
 
-    def _next_segment(self) -> None:
-        """Begin anew after a long pause: prompt, speech memory and caches stay small however long the stream is."""
-        self._base_s = self.heard_s - self._encoder_state.replay_frames / FRAMES_PER_S
-        self._encoder_state = self._encoder.restart(self._encoder_state)
-        self.segment += bool(self._index)  # a segment without text was silence
+    def _say(self, row: int, word: Word) -> Iterator[Event]:
+        track = self._tracks[row]
+        self._said_s[row] = max(self._said_s[row], self._time_s(word.end_step))
+        track.unsaid.append(word)
+        text = track.detokenizer.push(word.token_id)
+        if not text:
+            return
+        words, track.unsaid = track.unsaid, []
+        start_s = self._time_s(words[0].first_step)
+        if not self._started:
+            self._started = True
+            yield SegmentEvent("start", self.segment, start_s)
+        yield TextEvent(
+            text=text,
+            token_ids=tuple(item.token_id for item in words),
+            log_probs=tuple(item.log_prob for item in words),
+            start_s=start_s,
+            end_s=self._time_s(word.end_step),
+            heard_s=self._time_s(word.visible_steps),
+            segment=self.segment,
+            prompt=row,
+        )
+
+    def _draft_for_policies(self, wanted: Sequence[int | None]) -> None:
+        for row, (track, visible) in enumerate(zip(self._tracks, wanted, strict=True)):
+            most = track.policy.num_drafts
+            if visible is None or not most or track.drafted_at == visible:
+                continue
+            track.drafts.append(track.token_ids + tuple(self._rehearse(row, visible)))
+            track.drafted_at = visible
+            while len(track.drafts) > most:
+                track.drafts.popleft()
+
+    def _text_after(self, prompt: int, token_ids: Iterable[int]) -> str:
+        """Return the text that more tokens would add to a segment's."""
+        detokenizer = self._detokenizer()
+        for word in self._tracks[prompt].words:
+            detokenizer.push(word.token_id)
+        return "".join(map(detokenizer.push, token_ids))
+
+    def _detokenizer(self) -> Detokenizer:
+        return Detokenizer(self._model.tokenizer, prefix=" " if self.segment else "")
+
+    def _rehearse(self, row: int, visible: int) -> Iterator[int]:
+        """Yield what would be written next with that much speech and no more."""
+        rows = [visible] * self._decoder.rows
+        most = min(visible + SPARE_TOKENS, self._most_tokens) - len(self._tracks[row].words)
+        with self._decoder.rehearsal():
+            for _ in range(most):
+                token_id = self._decoder.attempt(rows)[row].token_id
+                if token_id in self._model.manifest.end_ids:
+                    return
+                self._decoder.commit(row, token_id)
+                yield token_id
+
+    def _search(self) -> Iterator[Event]:
+        """Write the best hypothesis of a beam search over all the speech."""
+        model, memory = self._model, self._decoder.memory
+        rows = [self._ids[0]] * self._beam_size
+        decoder = TextDecoder(model.adapter, model.llm, model.manifest, rows, memory)
+        most = min(memory.written + SPARE_TOKENS, self._most_tokens)
+        for attempt in beam_search(decoder, memory.written, model.manifest.end_ids, most):
+            yield from self._note(0, attempt, memory.written)
+        if self._full():
+            yield from self._next_segment()
+
+    def _full(self) -> bool:
+        """Say whether a text has reached the limit and every text has said something to begin anew behind."""
+        longest = max(len(track.words) for track in self._tracks)
+        return longest >= self._most_tokens and all(track.words or track.done for track in self._tracks)
+
+    def _paused(self) -> bool:
+        """Say whether every text has had nothing to add for the length of a pause."""
+        quiet = min(track.silent_until - track.silent_since for track in self._tracks)
+        spoken = any(track.words for track in self._tracks)
+        enough = self._pause_steps if spoken else max(self._pause_steps, SILENCE_STEPS)
+        return bool(self._pause_steps) and quiet >= enough and not self._heard_all
+
+    def _next_segment(self) -> Iterator[Event]:
+        """Begin anew: prompt, speech memory and caches stay small however long the stream is.
+
+        What the texts have not said yet is heard again, and at a pause at most the last second.
+        """
+        ends = [track.words[-1].end_step for track in self._tracks if track.words]
+        if self._full():
+            first_step = max(min(ends) - TAIL_STEPS, self._most_tokens)  # no speech has more than a token a step
+        else:
+            quiet = min(track.silent_until for track in self._tracks)
+            first_step = max([quiet - REPLAY_STEPS, *ends])
+        yield from self._end_segment()
+        self._encoder_state, first_frame = self._encoder.restart(self._encoder_state, first_step * SUBSAMPLING)
+        self._base_s += first_frame / FRAMES_PER_S
+        self.segment += self._started  # a segment without text was silence
         self._begin_segment()
+
+    def _end_segment(self) -> Iterator[Event]:
+        if self._started:
+            yield SegmentEvent("end", self.segment, max(self._said_s))
+
+    def _time_s(self, step: int) -> float:
+        return self._base_s + step * self._step_s
 
     def _check_open(self) -> None:
         if self._ended:
@@ -169,10 +320,10 @@ class Session:
             raise AudioError("audio block holds NaN or Inf; expected samples between -1 and 1")
 
 
-def _encoder(model: Model, policy: Policy, lookahead: int) -> EncoderStream | EncoderWindow:
-    sizes = model.config.bidirectional
-    if sizes is None:
+def _encoder(model: Model, prompts: Sequence[Prompt], lookahead: int) -> EncoderStream | EncoderWindow:
+    """Return the stream of the model's kind of encoder."""
+    if (sizes := model.config.bidirectional) is None:
         return EncoderStream(model.encoder, model.config, lookahead)
-    if isinstance(policy, Offline):  # nothing reads the steps before the end, so half a window at a time will do
+    if all(isinstance(prompt.policy, Offline) for prompt in prompts):  # nothing is written before the end
         sizes = replace(sizes, block=max(sizes.block, (sizes.window - sizes.right_context) // 2))
     return EncoderWindow(model.encoder, sizes, model.config.features)

@@ -17,6 +17,7 @@ from bestow_edge.config import (
     FeatureConfig,
     ModelConfig,
     PolicyConfig,
+    SegmentConfig,
     StreamingConfig,
 )
 from bestow_edge.errors import ConfigError
@@ -155,6 +156,8 @@ class ModelRecipe:
     """How a bidirectional encoder streams; None means the defaults."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """Default policy; its `l` is the one trained with."""
+    segments: SegmentConfig = field(default_factory=SegmentConfig)
+    """When a session begins a new segment."""
     vocab_size: int = 512
     """Size of the byte-level BPE tokenizer trained on the transcripts."""
 
@@ -214,6 +217,7 @@ def model_config(recipe: ModelRecipe, *, encoder: dict[str, Any], llm: dict[str,
         streaming=recipe.streaming,
         bidirectional=recipe.bidirectional,
         policy=recipe.policy,
+        segments=recipe.segments,
         pairs=recipe.pairs,
         **chat,
     )

@@ -23,7 +23,7 @@ from bestow_edge.cli.console import err, write, write_json
 from bestow_edge.cli.run import event_record
 
 if TYPE_CHECKING:
-    from bestow_edge.runtime import TextEvent
+    from bestow_edge.runtime import Event
 
 FLOOR_DB = -60.0  # left end of the level bar
 BAR_CELLS = 20
@@ -83,7 +83,7 @@ class Captions:
         if not self._as_json:
             write(self._line)
 
-    def add(self, events: Sequence[TextEvent], audio_s: float, wall_s: float) -> None:
+    def add(self, events: Sequence[Event], audio_s: float, wall_s: float) -> None:
         """Show events.
 
         Args:

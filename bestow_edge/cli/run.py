@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from bestow_edge.policy import Policy
-    from bestow_edge.runtime import Model, Session, TextEvent
+    from bestow_edge.runtime import Event, Model, Session
 
 FEED_S = 10.0  # audio between two steps of the progress bar
 STEP_S = 0.08  # block of a stream: one encoder step
@@ -78,7 +78,9 @@ def run(
         choice = choose_for(target_s, model, pair, calibrated=False)
         k, l, lookahead = choice.k, choice.l, choice.lookahead  # noqa: E741 - the paper's letter
     with model.session(source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead) as session:
-        policy = session.policy if stream else Offline()  # refuses a wrong pair or look-ahead before any file is read
+        policy = (
+            session.prompts[0].policy if stream else Offline()
+        )  # refuses a wrong pair or look-ahead before any file is read
     job = Job(
         model=model,
         pair=pair,
@@ -128,7 +130,7 @@ def _file(path: Path, waveform: npt.NDArray[np.float32], job: Job) -> None:
         write(prefix + text)
 
 
-def _events(session: Session, waveform: npt.NDArray[np.float32], job: Job) -> Iterator[TextEvent]:
+def _events(session: Session, waveform: npt.NDArray[np.float32], job: Job) -> Iterator[Event]:
     """Feed a file block by block; how it is cut never changes the text."""
     from bestow_edge.runtime.audio import blocks
 
@@ -154,7 +156,7 @@ def _bar(total: int, *, shown: bool) -> Iterator[Any]:  # Any: a function from a
 
 
 def _record(
-    path: Path, text: str, duration_s: float, wall_s: float, events: list[TextEvent], job: Job
+    path: Path, text: str, duration_s: float, wall_s: float, events: list[Event], job: Job
 ) -> dict[str, object]:
     from bestow_edge.policy import WaitK
 
@@ -175,11 +177,18 @@ def _record(
     return record
 
 
-def event_record(event: TextEvent) -> dict[str, object]:
-    """Return an event as JSON shows it."""
+def event_record(event: Event) -> dict[str, object]:
+    """Return an event as JSON shows it; `event` is its kind: text, segment-start or segment-end."""
+    from bestow_edge.runtime import SegmentEvent
+
+    if isinstance(event, SegmentEvent):
+        return {"event": f"segment-{event.kind}", "segment": event.segment, "time_s": round(event.time_s, 3)}
     return {
+        "event": "text",
         "text": event.text,
+        "start_s": round(event.start_s, 3),
+        "end_s": round(event.end_s, 3),
         "heard_s": round(event.heard_s, 3),
-        "log_prob": round(float(event.log_prob), 4),
+        "log_prob": round(event.log_prob, 4),
         "segment": event.segment,
     }

@@ -48,8 +48,11 @@ def test_json(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path) 
     assert set(record) == {"file", "lang", "text", "duration_s", "wall_s", "rtf", "policy", "events"}
     assert (record["file"], record["lang"], record["duration_s"]) == (str(wav), "en-de", 3.0)
     assert record["policy"] == {"name": "wait-k", "k": 3, "l": 4, "lookahead": 1}
-    assert "".join(event["text"] for event in record["events"]) == record["text"] != ""
-    assert set(record["events"][0]) == {"text", "heard_s", "log_prob", "segment"}
+    assert "".join(event.get("text", "") for event in record["events"]) == record["text"] != ""
+    kinds = [event["event"] for event in record["events"]]
+    assert (kinds[0], set(kinds[1:-1]), kinds[-1]) == ("segment-start", {"text"}, "segment-end")
+    assert set(record["events"][0]) == {"event", "segment", "time_s"}
+    assert set(record["events"][1]) == {"event", "text", "start_s", "end_s", "heard_s", "log_prob", "segment"}
     code, out, _ = run_here(capsys, "run", wav, "--bundle", tiny_bundle, "--json", "--lang", "en")
     record = json.loads(out)
     assert (record["lang"], record["policy"]) == ("en-en", {"name": "offline", "lookahead": 13})

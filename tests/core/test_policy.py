@@ -1,11 +1,13 @@
 """Wait-k and offline policies: the numbers of the paper, prompt positions, the end of the source, pauses."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bestow_edge.policy import ALL_STEPS, Offline, WaitK, visible_steps, wanted_steps
+from bestow_edge.policy import ALL_STEPS, AlignAtt, LocalAgreement, Offline, View, WaitK, visible_steps, wanted_steps
 
 
 def test_the_papers_example() -> None:
@@ -85,3 +87,31 @@ def test_lengths_must_fit(prompt_tokens: int, text_tokens: int) -> None:
 def test_one_floor_for_each_answer_position() -> None:
     with pytest.raises(ValueError, match="at_least has 2 entries, expected 4"):
         visible_steps(WaitK(2, 4), prompt_tokens=2, text_tokens=5, source_steps=40, at_least=np.array([0, 0]))
+
+
+def view(index: int = 0, visible: int = 20, peak: int = 5, refusals: int = 0, drafts: tuple[Any, ...] = ()) -> View:
+    weights = np.zeros(visible, dtype=np.float32)
+    weights[peak] = 1
+    return View(index, 7, -0.1, visible, refusals, lambda _layer: weights, drafts)
+
+
+@pytest.mark.parametrize(("peak", "accepted"), [(0, True), (15, True), (16, False), (19, False)])
+def test_align_att_waits_for_what_lies_at_the_edge(peak: int, accepted: bool) -> None:
+    policy = AlignAtt(threshold=4, pool=1)
+    assert policy.accepts(view(peak=peak)) is accepted
+    assert policy.accepts(view(peak=peak, refusals=10))  # it has waited long enough
+    assert not AlignAtt(threshold=4, pool=1, sink_steps=30).accepts(view(peak=peak))  # nothing is left to look at
+
+
+def test_local_agreement_wants_all_drafts_to_agree() -> None:
+    policy = LocalAgreement(n=2)
+    assert not policy.accepts(view(drafts=((1, 2),)))
+    assert policy.accepts(view(drafts=((1, 2), (1, 3))))
+    assert not policy.accepts(view(index=1, drafts=((1, 2), (1, 3))))
+    assert not policy.accepts(view(index=2, drafts=((1, 2), (1, 2))))  # none of them says so much
+
+
+@pytest.mark.parametrize("build", [lambda: AlignAtt(-1), lambda: AlignAtt(l=0), lambda: LocalAgreement(1)])
+def test_policies_check_their_ranges(build: Any) -> None:
+    with pytest.raises(ValueError, match=r"align-att|local agreement"):
+        build()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bestow_edge.features import log_mel
-from bestow_edge.runtime.encoder_stream import REPLAY_FRAMES, EncoderStream, SpeechSteps
+from bestow_edge.runtime.encoder_stream import EncoderStream, SpeechSteps
 from bestow_edge.runtime.model import Model
 
 Floats = npt.NDArray[np.float32]
@@ -93,14 +93,23 @@ def test_no_audio_gives_no_steps(model: Model) -> None:
 
 
 @pytest.mark.parametrize("lookahead", [13, 0])
-def test_restart_hears_the_last_half_second_again(
-    model: Model, torch_model: Any, speech: Floats, lookahead: int
+@pytest.mark.parametrize("ended", [False, True])
+def test_restart_begins_at_an_earlier_frame(
+    model: Model, torch_model: Any, speech: Floats, lookahead: int, ended: bool
 ) -> None:
     stream = EncoderStream(model.encoder, model.config, lookahead)
     steps, state = stream.feed(speech[:48000], stream.initial_state())
     encoded = sum(step.keys.shape[3] for step in steps) * 8 - 7  # frames: the first step has one real frame
-    steps, state = stream.feed(speech[48000:], stream.restart(state))
-    got = joined([*steps, *stream.finish(state)])
-    mel = log_mel(speech, model.config.features)[encoded - REPLAY_FRAMES :]
+    assert state.num_frames == encoded
+    if ended:
+        state = stream.end(stream.add(speech[48000:], state))
+    state, first = stream.restart(state, encoded - 100)
+    assert first == encoded - 100
+    steps, state = ([], state) if ended else stream.feed(speech[48000:], state)
+    while ended and stream.has_chunk(state):
+        step, state = stream.next_chunk(state)
+        steps.append(step)
+    got = joined(steps if ended else [*steps, *stream.finish(state)])
+    mel = log_mel(speech, model.config.features)[first:]
     for one, other in zip(got, whole(torch_model, mel, lookahead), strict=True):
         np.testing.assert_allclose(one, other, atol=TOLERANCE, rtol=TOLERANCE)

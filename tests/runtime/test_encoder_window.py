@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bestow_edge.config import BidirectionalConfig, FeatureConfig
 from bestow_edge.features import log_mel, normalize_frames
-from bestow_edge.runtime.encoder_stream import REPLAY_FRAMES, SpeechSteps
+from bestow_edge.runtime.encoder_stream import SpeechSteps
 from bestow_edge.runtime.encoder_window import EncoderWindow, WindowState
 from bestow_edge.runtime.graph import GraphRunner
 from bestow_edge.runtime.memory import SpeechMemory
@@ -179,11 +179,11 @@ def test_restart_hears_the_last_second_again_and_all_that_was_dropped(
     stream = make_stream(bidirectional_model)
     chunks, state = listen(stream, speech[:num_samples], [])
     given_out = 8 * (chunks[-1].start + chunks[-1].keys.shape[3]) if chunks else 0
-    assert state.replay_frames == min(given_out, REPLAY_FRAMES)
-    state = stream.restart(state)
+    state, first = stream.restart(state, given_out - 96)
+    assert first == max(0, given_out - 96)
     assert (state.steps, state.first_frame) == (0, 0)
     _, state = listen(stream, speech[num_samples:], [], state)
-    frames = log_mel(speech, FeatureConfig())[max(0, given_out - REPLAY_FRAMES) :]
+    frames = log_mel(speech, FeatureConfig())[first:]
     check(stream.finish(state)[-1], bidirectional_torch_model, frames, 0)
 
 

@@ -55,7 +55,17 @@ class LoudnessGraph:
 class Memory:
     """As much of the speech memory as a session looks at."""
 
-    written = 0
+    def __init__(self) -> None:
+        self.loud: list[bool] = []
+
+    @property
+    def written(self) -> int:
+        """Steps heard."""
+        return len(self.loud)
+
+    def write(self, speech: SpeechSteps) -> None:
+        """Note which steps are loud."""
+        self.loud[speech.start :] = [bool(key) for key in speech.keys[0, 0, 0, :, 0]]
 
 
 class BurstDecoder:
@@ -63,23 +73,20 @@ class BurstDecoder:
 
     def __init__(self, *_: object) -> None:
         self.memory = Memory()
-        self.loud: list[bool] = []
-        self.num_tokens = 1
+        self.num_tokens = np.ones(1)
         self.done = 0
 
-    def hear(self, speech: SpeechSteps) -> None:
-        """Note which steps are loud."""
-        self.loud[speech.start :] = [bool(key) for key in speech.keys[0, 0, 0, :, 0]]
-        self.memory.written = len(self.loud)
+    def attempt(self, visible: list[int]) -> list[Attempt]:
+        """Count the bursts that end within what is visible; look at the one that is written."""
+        seen = np.array([0, *self.memory.loud[: visible[0]]], dtype=int)
+        (starts,), (ends,) = np.nonzero(np.diff(seen) == 1), np.nonzero(np.diff(seen) == -1)
+        attention = np.zeros((1, seen.size), dtype=np.float32)
+        if self.done >= ends.size:
+            return [Attempt(END, 0.0, attention[0], attention)]
+        attention[0, starts[self.done] : ends[self.done]] = 1
+        return [Attempt(100 + self.done, 0.0, attention[0], attention)]
 
-    def attempt(self, visible: int) -> Attempt:
-        """Count the bursts that end within what is visible."""
-        seen = np.array([*self.loud[:visible]], dtype=int)
-        (ends,) = np.nonzero(np.diff(seen) == -1)
-        token = 100 + self.done if self.done < ends.size else END
-        return Attempt(token, 0.0, np.zeros(1, dtype=np.float32))
-
-    def commit(self, _token_id: int) -> None:
+    def commit(self, _row: int, _token_id: int) -> None:
         """One more burst is written."""
         self.done += 1
         self.num_tokens += 1
@@ -136,7 +143,7 @@ def hear(model: Model, samples: Floats, block: int, **options: Any) -> tuple[lis
         event for start in range(0, samples.size, block) for event in session.feed(samples[start : start + block])
     ]
     events += session.finish()
-    return events, session.heard_s
+    return [event for event in events if isinstance(event, TextEvent)], session.heard_s
 
 
 def test_long_pauses_begin_segments(scripted: Model) -> None:
@@ -144,7 +151,7 @@ def test_long_pauses_begin_segments(scripted: Model) -> None:
     events, heard_s = hear(scripted, bursts(starts, 11), 1000)
     assert [event.segment for event in events] == [0, 0, 0, 1, 1, 2]
     assert [event.text for event in events] == ["0", "1", "2", " 0", " 1", " 0"]
-    assert heard_s == pytest.approx(11, abs=0.09)
+    assert heard_s == pytest.approx(11, abs=0.15)
     for event, start_s in zip(events, starts, strict=True):
         assert start_s + 0.3 <= event.heard_s < start_s + 0.75
 
@@ -186,8 +193,8 @@ def test_silence_alone_rolls_over_without_segments(scripted: Model) -> None:
     for _ in range(60):
         assert session.feed(np.zeros(RATE_HZ, dtype=np.float32)) == []
     assert session.segment == 0
-    assert session._decoder.memory.written < 40
+    assert session._decoder.memory.written < 160
     assert session.heard_s == pytest.approx(60, abs=0.2)  # and its clock does not drift
-    (event,) = [*session.feed(bursts([0.3], 1.5)), *session.finish()]
+    _, event, _ = [*session.feed(bursts([0.3], 1.5)), *session.finish()]
     assert event.text == "0"
     assert event.heard_s == pytest.approx(60.7, abs=0.25)

@@ -1,6 +1,6 @@
 """The live loop: equal to PyTorch token by token, to the policy's mask, and deaf to how audio arrives."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ from bestow_edge.model.adapter import Adapter
 from bestow_edge.policy import Offline, Policy, WaitK, visible_steps
 from bestow_edge.runtime import decoder, stream
 from bestow_edge.runtime.decoder import Attempt
+from bestow_edge.runtime.events import SegmentEvent
 from bestow_edge.runtime.memory import SpeechMemory
 from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.session import Session
@@ -50,15 +51,15 @@ def record(session: Session) -> Record:
     text = session._decoder
     attempt, commit = text.attempt, text.commit
 
-    def try_token(visible: int) -> Attempt:
-        got = attempt(visible)
-        notes.attempts.append((visible, got.token_id))
+    def try_token(visible: Sequence[int]) -> list[Attempt]:
+        (got,) = attempt(visible)
+        notes.attempts.append((visible[0], got.token_id))
         notes.log_probs.append(got.log_prob)
-        notes.heard_slots.append(int((got.alignment[:-1] > 0).sum()))
-        return got
+        notes.heard_slots.append(int((got.alignment[-1, :-1] > 0).sum()))
+        return [got]
 
-    def commit_token(token_id: int) -> None:
-        commit(token_id)
+    def commit_token(row: int, token_id: int) -> None:
+        commit(row, token_id)
         notes.tokens.append(token_id)
         notes.visible.append(notes.attempts[-1][0])
 
@@ -281,20 +282,24 @@ def test_a_full_memory_wraps(model: Model, speech: Floats, monkeypatch: pytest.M
     assert all(slots <= 32 for slots in notes.heard_slots)
 
 
-def test_a_full_context_is_an_error(remake_model: Callable[..., Model], speech: Floats) -> None:
+def test_a_full_context_begins_a_segment(remake_model: Callable[..., Model], speech: Floats) -> None:
     model = remake_model(max_text_tokens=30)
     session = model.session(source="de", k=1, l=1, lookahead=0)
-    with pytest.raises(SessionError, match="30 tokens without a long pause fill the LLM's context"):
-        session.feed(speech)
-    assert session.num_tokens == 29
+    events = [*session.feed(speech), *session.finish()]
+    assert session.segment > 0
+    assert session.num_tokens <= 29
+    assert [event.segment for event in events] == sorted(event.segment for event in events)
 
 
 def test_events_say_what_was_added(pausing_model: Model, speech: Floats) -> None:
     session = pausing_model.session(source="de", k=1, l=2, lookahead=1, segment_pause_s=0)
     notes = record(session)
-    events = list(stream(session, iter(np.split(speech[:48000], 10))))
-    assert events
-    assert {event.token_ids[0] for event in events} <= set(notes.tokens)
+    first, *events, last = list(stream(session, iter(np.split(speech[:48000], 10))))
+    assert (first, last) == (
+        SegmentEvent("start", 0, events[0].start_s),
+        SegmentEvent("end", 0, max(event.end_s for event in events)),
+    )
+    assert [token for event in events for token in event.token_ids] == notes.tokens
     assert all(event.text and event.segment == 0 and event.log_prob < 0 for event in events)
     heard = [event.heard_s for event in events]
     assert heard == sorted(heard)
@@ -340,7 +345,7 @@ def test_blocks_that_are_no_audio(model: Model, block: Any, message: str) -> Non
         ({"source": "en", "lookahead": 5}, ConfigError, "lookahead 5: this model has 13, 6, 1, 0"),
         ({"source": "en", "k": 0}, ConfigError, "k >= 1 and l >= 1, got k=0, l=4"),
         ({"source": "en", "l": -1}, ConfigError, "got k=3, l=-1"),
-        ({"source": "en", "segment_pause_s": 0.5}, ConfigError, "segment_pause_s 0.5: expected 0 or at least 1.5 s"),
+        ({"source": "en", "segment_pause_s": 0.5}, ConfigError, "segment_pause_s 0.5: expected 0 or at least 1.2 s"),
         ({"source": "en", "segment_pause_s": -1.0}, ConfigError, "segment_pause_s -1.0"),
         ({"source": "en", "k": 2, "policy": Offline()}, ConfigError, "give either policy or k and l, not both"),
     ],
@@ -351,8 +356,10 @@ def test_wrong_options(model: Model, options: dict[str, Any], error: type[Except
 
 
 def test_a_policy_that_reads_nothing_ends_all_the_same(pausing_model: Model, speech: Floats) -> None:
-    class Greedy:
-        read_steps = 0
+    class Greedy(Policy):
+        @property
+        def read_steps(self) -> int:
+            return 0
 
         def steps_needed(self, index: int) -> int:
             return index + 1
