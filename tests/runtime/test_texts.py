@@ -22,11 +22,6 @@ PROMPTS: list[tuple[str, Policy]] = [
     ("de-en", AlignAtt(2, l=2)),
     ("en-en", LocalAgreement(2, 3)),
 ]
-    ("de-de", WaitK(1, 2)),
-    ("en-de", WaitK(4, 1)),
-    ("de-en", AlignAtt(2, l=2)),
-    ("en-en", LocalAgreement(2, 3)),
-]
 
 
 def texts(events: list[Event], prompt: int = 0) -> list[TextEvent]:
