@@ -3,7 +3,8 @@
     python benchmarks/prompts.py [--bundle BUNDLE] [--repeat 20] [FILE ...]
 
 The files (default: the English example recordings) are joined, repeated and streamed in blocks of 80 ms on one thread;
-runs of the variants alternate, and the best of five counts. Needs the extra `cpu`. Prints a table and, last, one JSON line.
+runs of the variants alternate, and the best of five counts. Needs the extra `cpu`. Prints a table and, last, one JSON
+line.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from rich.table import Table
 
 import bestow_edge as be
 
+Prompts = Sequence[tuple[str, be.Policy]]
 AUDIO = Path(__file__).parents[1] / "examples" / "audio"
 FILES = [AUDIO / "digits_en.wav", AUDIO / "digits_en_48k_stereo.flac"]
-PROMPTS: list[tuple[str, be.Policy]] = [("en-en", be.WaitK(3, 4)), ("en-de", be.WaitK(3, 4)), ("en-de", be.WaitK(6, 4))]
+PROMPTS: Prompts = [("en-en", be.WaitK(3, 4)), ("en-de", be.WaitK(3, 4)), ("en-de", be.WaitK(6, 4))]
 BLOCK = 1280
 ROUNDS = 5
 
@@ -52,7 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     model = be.load(args.bundle, threads=1)
     waveform = np.tile(np.concatenate([be.read_audio(path, model.sample_rate_hz) for path in args.files]), args.repeat)
-    variants: dict[str, list[list[tuple[str, be.Policy]]]] = {
+    variants: dict[str, list[Prompts]] = {
         "one prompt": [PROMPTS[:1]],
         "two prompts": [PROMPTS[:2]],
         "three prompts": [PROMPTS],
