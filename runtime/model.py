@@ -18,7 +18,7 @@ import numpy.typing as npt
 from bestow_edge.bundle import BundleManifest, check_files, read_manifest
 from bestow_edge.config import ModelConfig
 from bestow_edge.errors import ConfigError
-from bestow_edge.latency import TRAINED_K, solve
+from bestow_edge.latency import solve
 from bestow_edge.policy import Offline, Policy, WaitK
 from bestow_edge.prompts import Pair, Task, check_trained, make_pair, parse_pair
 from bestow_edge.runtime.events import Event
@@ -46,7 +46,6 @@ class Model:
 
         self.encoder, self.adapter, self.llm = (graph(name) for name in manifest.specs)
         self.tokenizer = load_tokenizer(directory / "tokenizer.json")
-        self._warned_k: set[int] = set()
 
     @property
     def config(self) -> ModelConfig:
@@ -109,7 +108,6 @@ class Model:
             policy = self._wait_k(k, l)
         elif k is not None or l is not None:
             raise ConfigError("give either policy or k and l, not both")
-        self._warn_of(policy)
         if beam_size < 1 or (beam_size > 1 and not isinstance(policy, Offline)):
             raise ConfigError(f"beam_size {beam_size}: expected 1, or more with Offline(): a beam may change its mind")
         return self.multi_session(
@@ -165,11 +163,6 @@ class Model:
             segment_tokens=segments.max_tokens if segment_tokens is None else segment_tokens,
             beam_size=beam_size,
         )
-
-    def _warn_of(self, policy: Policy) -> None:
-        if isinstance(policy, WaitK) and policy.k not in TRAINED_K and policy.k not in self._warned_k:
-            self._warned_k.add(policy.k)
-            logger.warning("K=%d: models are trained with %d to %d", policy.k, TRAINED_K[0], TRAINED_K[-1])
 
     def _check_lookahead(self, lookahead: int) -> None:
         if (window := self.config.bidirectional) is not None:

@@ -83,9 +83,3 @@ def test_words_lie_where_they_were_said(model: be.Model, samples: npt.NDArray[np
         assert 0.1 <= end_s - start_s <= 1.0
         span = loudness[max(0, int((start_s - 0.2) * 16000)) : int((end_s + 0.2) * 16000)]
         assert span.max() > 0.2 * loudness.max()
-
-
-def test_an_unusual_k_is_allowed_and_said_once(model: be.Model, caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(2):
-        model.session(source="en", k=40)
-    assert [record.message for record in caplog.records] == ["K=40: models are trained with 3 to 12"]

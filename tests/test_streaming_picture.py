@@ -51,8 +51,8 @@ def attempts(model: Model, policy: Policy, lookahead: int, num_samples: int) -> 
     text = session._decoder
     attempt = text.attempt
 
-    def spy(visible: int) -> object:
-        notes.append((visible, text.memory.written))
+    def spy(visible: list[int]) -> object:
+        notes.append((visible[0], text.memory.written))
         return attempt(visible)
 
     text.attempt = spy  # type: ignore[method-assign, assignment]  # of this one decoder

@@ -81,7 +81,8 @@ import bestow_edge.runtime as runtime
 model = runtime.load(sys.argv[1])
 with model.session(source="en", target="de", k=1) as session:
     events = [*session.feed(np.load("speech.npy")), *session.finish()]
-print(json.dumps([session.num_tokens, session.heard_s, [token for event in events for token in event.token_ids]]))
+tokens = [token for event in events if event.text for token in event.token_ids]
+print(json.dumps([session.num_tokens, session.heard_s, tokens]))
 """
     num_tokens, heard_s, tokens = json.loads(run(script, str(tiny_bundle), cwd=tmp_path).splitlines()[-1])
     assert num_tokens > 8
@@ -104,10 +105,12 @@ def test_pyproject_lists_every_package() -> None:
 
 def test_public_names_are_pinned() -> None:
     assert bestow_edge.__all__ == [
-        "BestowEdgeError", "Model", "Offline", "Session", "TextEvent", "WaitK", "load", "read_audio", "stream"
+        "AlignAtt", "BestowEdgeError", "Event", "LocalAgreement", "Model", "Offline", "Policy", "SegmentEvent",
+        "Session", "TextEvent", "View", "WaitK", "load", "read_audio", "stream"
     ]  # fmt: skip
     assert bestow_edge.runtime.__all__ == [
-        "Model", "Offline", "Session", "TextEvent", "WaitK", "embedded_bundle", "load", "read_audio", "stream"
+        "AlignAtt", "Event", "LocalAgreement", "Model", "Offline", "Policy", "SegmentEvent", "Session", "TextEvent",
+        "View", "WaitK", "embedded_bundle", "load", "read_audio", "stream"
     ]  # fmt: skip
     for name in bestow_edge.__all__:
         assert getattr(bestow_edge, name) is not None

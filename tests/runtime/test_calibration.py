@@ -11,6 +11,7 @@ from bestow_edge.policy import WaitK
 from bestow_edge.prompts import parse_pair
 from bestow_edge.runtime.calibration import Calibration, calibrate
 from bestow_edge.runtime.model import Model
+from bestow_edge.runtime.track import Prompt
 
 PAIR = parse_pair("en-de")
 
@@ -68,8 +69,7 @@ def test_text_is_part_of_what_is_measured(model: Model, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Model, "session", spy)
     calibrate(model, PAIR, choice(1), 20.0, clock=clock(repeat(1.0)))
-    assert opened[0].pair == PAIR
-    assert opened[0].policy == WaitK(1, 4)
+    assert opened[0].prompts == (Prompt(PAIR, WaitK(1, 4)),)
     assert opened[0].heard_s == pytest.approx(21 * 0.16)
     assert opened[0].num_tokens > len(model.prompt_ids(PAIR))
 
@@ -97,7 +97,7 @@ def test_the_real_clock_goes_forward(model: Model) -> None:
 def test_a_session_takes_a_latency(model: Model) -> None:
     session = model.session(source="en", target="de", latency_s=2.5)
     wanted = solve(2.5, model.config)
-    assert session.policy == WaitK(wanted.k, wanted.l)
+    assert session.prompts[0].policy == WaitK(wanted.k, wanted.l)
     assert session._encoder.lookahead == wanted.lookahead
 
 

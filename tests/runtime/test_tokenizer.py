@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bestow_edge.errors import BundleError
@@ -31,6 +31,7 @@ def test_words_come_as_tokens_come() -> None:
 
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=30))
 def test_text_only_grows(text: str) -> None:
+    assume("<|" not in text)  # special tokens are none of the text
     got = pieces(BYTES, text)
     assert "".join(got) == text.lstrip()
     if "\ufffd" not in text:
