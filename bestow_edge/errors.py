@@ -13,6 +13,7 @@
     |  `- SignatureError                           a graph's tensors differ from its GraphSpec
     |- PromptError            (ValueError)         unknown task, language or pair
     |- SessionError           (RuntimeError)       a session is used after it was finished, or is full
+    |- TraceError             (ValueError)         a trace cannot be written, read or replayed
     |- ExportError            (RuntimeError)       a checkpoint cannot be exported
     |  `- ParityError                              an exported graph differs from PyTorch
     `- MissingExtraError      (ImportError)        an optional dependency is absent; names the pip command
@@ -72,6 +73,10 @@ class PromptError(BestowEdgeError, ValueError):
 
 class SessionError(BestowEdgeError, RuntimeError):
     """A session is used after it was finished, or holds all it may hold."""
+
+
+class TraceError(BestowEdgeError, ValueError):
+    """A trace is missing, damaged or of another bundle, or its file exists already."""
 
 
 class ExportError(BestowEdgeError, RuntimeError):

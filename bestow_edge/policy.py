@@ -181,6 +181,15 @@ class LocalAgreement(Policy):
         return agreed and len(heads.pop()) == view.index + 1
 
 
+POLICIES: dict[str, type[Policy]] = {
+    "wait-k": WaitK,
+    "offline": Offline,
+    "align-att": AlignAtt,
+    "local-agreement": LocalAgreement,
+}
+"""Names of the policies in files and on the command line; all are dataclasses."""
+
+
 def visible_steps(
     policy: Policy,
     *,

@@ -47,4 +47,28 @@ class SegmentEvent:
     """Nothing to append: whoever prints the text of every event need not tell them apart."""
 
 
+Verdict = Literal["write", "pause", "refuse"]
+"""Written; the model had nothing to write yet; the policy wanted more speech first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of one attempt at a token. For `Session.on_decision`; no event, most of them add no text."""
+
+    time_s: float
+    """Seconds of the stream that had reached the text side."""
+    prompt: int
+    """Number of the prompt."""
+    segment: int
+    """Number of the segment, from 0."""
+    visible_steps: int
+    """Encoder steps of the segment the attempt saw."""
+    token_id: int
+    """What the model proposed."""
+    log_prob: float
+    """Its natural log-probability."""
+    verdict: Verdict
+    """What was decided."""
+
+
 Event = TextEvent | SegmentEvent

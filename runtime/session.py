@@ -7,7 +7,7 @@ clocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from bestow_edge.runtime.beam import beam_search
 from bestow_edge.runtime.decoder import Attempt, TextDecoder
 from bestow_edge.runtime.encoder_stream import EncoderStream
 from bestow_edge.runtime.encoder_window import EncoderWindow
-from bestow_edge.runtime.events import Event, SegmentEvent, TextEvent
+from bestow_edge.runtime.events import Decision, Event, SegmentEvent, TextEvent, Verdict
 from bestow_edge.runtime.tokenizer import Detokenizer
 from bestow_edge.runtime.track import SPARE_TOKENS, Prompt, Track, Word
 
@@ -64,8 +64,12 @@ class Session:
             ConfigError: `segment_pause_s` or `segment_tokens` is too small.
         """
         self.prompts = tuple(prompts)
+        self.lookahead, self.beam_size = lookahead, beam_size
+        self.segment_pause_s, self.segment_tokens = segment_pause_s, segment_tokens
         self.segment = 0
-        self._model, self._beam_size = model, beam_size
+        self.on_decision: Callable[[Decision], None] | None = None
+        """Called with every decision, those of drafts apart."""
+        self._model = model
         self._step_s = model.config.features.step_s
         if segment_pause_s and not segment_pause_s >= SHORTEST_PAUSE_S:
             raise ConfigError(f"segment_pause_s {segment_pause_s}: expected 0 or at least {SHORTEST_PAUSE_S} s")
@@ -122,7 +126,7 @@ class Session:
             decoder = self._decoder
             while self._encoder.has_chunk(self._encoder_state):
                 self._hear_chunk()
-            events += list(self._search() if self._beam_size > 1 else self._write())
+            events += list(self._search() if self.beam_size > 1 else self._write())
         self._ended = True
         return events + list(self._end_segment())
 
@@ -143,6 +147,11 @@ class Session:
             return self._text_after(prompt, self._rehearse(prompt, memory.written))
         finally:
             memory.restore(snapshot)
+
+    @property
+    def model(self) -> Model:
+        """The bundle it runs."""
+        return self._model
 
     @property
     def heard_s(self) -> float:
@@ -189,21 +198,29 @@ class Session:
         track = self._tracks[row]
         last = self._heard_all and visible == available
         if attempt.token_id in self._model.manifest.end_ids:
+            self._tell("pause", row, attempt, visible)
             track.pause(visible)
             track.done = last
         elif not last and not track.accepts(attempt, visible):
+            self._tell("refuse", row, attempt, visible)
             track.refuse(visible)
         else:
             self._decoder.commit(row, attempt.token_id)
             yield from self._note(row, attempt, visible)
 
     def _note(self, row: int, attempt: Attempt, visible: int) -> Iterator[Event]:
+        self._tell("write", row, attempt, visible)
         track = self._tracks[row]
         word = track.write(attempt, visible)
         if track.loops():
             track.done = True
         if (self._time_s(word.first_step) + self._time_s(word.end_step)) / 2 >= self._skip_s[row]:
             yield from self._say(row, word)  # otherwise the segment before has said it
+
+    def _tell(self, verdict: Verdict, row: int, attempt: Attempt, visible: int) -> None:
+        if self.on_decision is not None:
+            known = (self.heard_s, row, self.segment, visible, attempt.token_id, attempt.log_prob)
+            self.on_decision(Decision(*known, verdict))
 
     def _say(self, row: int, word: Word) -> Iterator[Event]:
         track = self._tracks[row]
@@ -263,7 +280,7 @@ class Session:
     def _search(self) -> Iterator[Event]:
         """Write the best hypothesis of a beam search over all the speech."""
         model, memory = self._model, self._decoder.memory
-        rows = [self._ids[0]] * self._beam_size
+        rows = [self._ids[0]] * self.beam_size
         decoder = TextDecoder(model.adapter, model.llm, model.manifest, rows, memory)
         most = min(memory.written + SPARE_TOKENS, self._most_tokens)
         for attempt in beam_search(decoder, memory.written, model.manifest.end_ids, most):

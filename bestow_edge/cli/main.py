@@ -1,6 +1,7 @@
 """The command `bestow-edge`: puts the commands together and turns every error into one sentence and an exit code.
 
-Exit codes: 0 done, 1 a check failed (verify, doctor), 2 wrong use or an error with its message on stderr, 130 Ctrl-C.
+Exit codes: 0 done, 1 a check failed (verify, doctor, replay), 2 wrong use or an error with its message on stderr,
+130 Ctrl-C.
 Commands import what is heavy when they run, so that `--help` costs nothing.
 """
 
@@ -18,6 +19,7 @@ from bestow_edge.cli.export import export
 from bestow_edge.cli.inspect import inspect
 from bestow_edge.cli.machine import devices, doctor
 from bestow_edge.cli.mic import mic
+from bestow_edge.cli.replay import replay
 from bestow_edge.cli.run import run
 from bestow_edge.cli.train import train
 from bestow_edge.cli.verify import verify
@@ -33,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run, export and train BESTOW streaming speech models: speech in, text out, without torch at run time.",
 )
-for command in (run, mic, devices, doctor, verify, inspect, export, train):
+for command in (run, mic, replay, devices, doctor, verify, inspect, export, train):
     app.command()(command)
 
 

@@ -14,6 +14,7 @@ import typer
 from bestow_edge.cli import options
 from bestow_edge.cli.console import say
 from bestow_edge.cli.latency import choose_for, latency_target
+from bestow_edge.cli.replay import traced
 from bestow_edge.errors import AudioDeviceError
 from bestow_edge.prompts import parse_pair
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from bestow_edge.cli.captions import Captions
     from bestow_edge.runtime import Session
     from bestow_edge.runtime.microphone import Microphone
+    from bestow_edge.runtime.trace import Tracer
 
 
 def mic(
@@ -34,6 +36,7 @@ def mic(
     lookahead: options.Lookahead = None,
     latency: options.Latency = None,
     seconds: Annotated[float | None, typer.Option(min=0.0, metavar="S", help="Stop after so much audio.")] = None,
+    trace: options.Trace = None,
     as_json: options.Json = False,
     device_rate: Annotated[
         int | None, typer.Option(min=1, metavar="HZ", help="Sampling rate of the device; default: its own.")
@@ -45,6 +48,7 @@ def mic(
 
     Ctrl-C stops listening, writes the rest and ends; a second one ends at once.
     On a terminal a line shows level, lag and whether the machine keeps up.
+    With --trace a second one, too, leaves what was heard in the file.
     With --latency the machine is measured first, for two seconds.
 
     \b
@@ -53,6 +57,7 @@ def mic(
       bestow-edge mic --lang de-en --mic-device USB
       bestow-edge mic --latency 2.5s
       bestow-edge mic --seconds 30 --json > events.jsonl
+      bestow-edge mic --trace talk.trace
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
     target_s = latency_target(latency, k, l, lookahead)
     pair = parse_pair(lang)
@@ -66,14 +71,15 @@ def mic(
     if target_s is not None:
         choice = choose_for(target_s, model, pair, calibrated=True)
         k, l, lookahead = choice.k, choice.l, choice.lookahead  # noqa: E741 - the paper's letter
-    session = model.session(source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead)
+    opened = model.session(source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead)
+    session = opened if trace is None else traced(opened, trace)
     with session, microphone, _stopped_by_ctrl_c(microphone):
         say(f"listening to {microphone.device} at {microphone.device_rate_hz} Hz, {pair}; Ctrl-C ends")
         _listen(microphone, session, rate_hz, Captions(as_json=as_json))
     _say_lost(microphone)
 
 
-def _listen(microphone: Microphone, session: Session, rate_hz: int, captions: Captions) -> None:
+def _listen(microphone: Microphone, session: Session | Tracer, rate_hz: int, captions: Captions) -> None:
     """Show text until the microphone ends, however it ends; nothing that was heard is lost."""
     from bestow_edge.cli.captions import Status, level_db
 

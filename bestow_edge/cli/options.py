@@ -30,3 +30,7 @@ Latency = Annotated[
     typer.Option("--latency", metavar="TIME", help="Delay such as 2.5s or 800ms instead of --k, --l and --lookahead."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Trace = Annotated[
+    Path | None,
+    typer.Option("--trace", metavar="FILE", help="Record audio, decisions and times, for `bestow-edge replay`."),
+]

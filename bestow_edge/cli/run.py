@@ -14,6 +14,7 @@ import typer
 from bestow_edge.cli import options
 from bestow_edge.cli.console import err, say_error, write, write_json
 from bestow_edge.cli.latency import choose_for, latency_target
+from bestow_edge.cli.replay import traced
 from bestow_edge.errors import AudioError, SessionError
 from bestow_edge.prompts import Pair, parse_pair
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from bestow_edge.policy import Policy
     from bestow_edge.runtime import Event, Model, Session
+    from bestow_edge.runtime.trace import Tracer
 
 FEED_S = 10.0  # audio between two steps of the progress bar
 STEP_S = 0.08  # block of a stream: one encoder step
@@ -37,6 +39,7 @@ class Job:
     policy: Policy
     lookahead: int | None
     streaming: bool
+    trace: Path | None
     as_json: bool
     prefixed: bool
     """Whether each line begins with its file's name."""
@@ -51,6 +54,7 @@ def run(
     l: options.L = None,  # noqa: E741 - the paper's letter
     lookahead: options.Lookahead = None,
     latency: options.Latency = None,
+    trace: options.Trace = None,
     as_json: options.Json = False,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
@@ -64,11 +68,14 @@ def run(
       bestow-edge run talk.wav
       bestow-edge run talk.wav --stream --k 4
       bestow-edge run talk.wav --stream --latency 2.5s
+      bestow-edge run talk.wav --stream --trace talk.trace
       bestow-edge run *.wav --lang en-en --json
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
     if not stream and not (k is None and l is None and latency is None):
         message = "--k, --l and --latency need --stream: without it everything is heard before text is written"
         raise typer.BadParameter(message)
+    if trace is not None and not (stream and len(files) == 1):
+        raise typer.BadParameter("--trace records one file with --stream: give one FILE and --stream")
     target_s = latency_target(latency, k, l, lookahead)
     pair = parse_pair(lang)
     from bestow_edge.runtime import Offline, load
@@ -87,6 +94,7 @@ def run(
         policy=policy,
         lookahead=lookahead,
         streaming=stream,
+        trace=trace,
         as_json=as_json,
         prefixed=len(files) > 1,
     )
@@ -110,18 +118,19 @@ def _try_file(path: Path, job: Job) -> bool:
 def _file(path: Path, waveform: npt.NDArray[np.float32], job: Job) -> None:
     prefix = f"{path}: " if job.prefixed else ""
     started_s = time.perf_counter()
-    session = job.model.session(
+    opened = job.model.session(
         source=job.pair.source, target=job.pair.target, policy=job.policy, lookahead=job.lookahead
     )
-    if job.streaming and not job.as_json:
-        write(prefix, end="")
-        try:
-            for event in _events(session, waveform, job):
-                write(event.text, end="")
-        finally:
-            write("")
-        return
-    events = list(_events(session, waveform, job))
+    with opened if job.trace is None else traced(opened, job.trace) as session:
+        if job.streaming and not job.as_json:
+            write(prefix, end="")
+            try:
+                for event in _events(session, waveform, job):
+                    write(event.text, end="")
+            finally:
+                write("")
+            return
+        events = list(_events(session, waveform, job))
     wall_s = time.perf_counter() - started_s
     text = "".join(event.text for event in events)
     if job.as_json:
@@ -130,12 +139,12 @@ def _file(path: Path, waveform: npt.NDArray[np.float32], job: Job) -> None:
         write(prefix + text)
 
 
-def _events(session: Session, waveform: npt.NDArray[np.float32], job: Job) -> Iterator[Event]:
+def _events(session: Session | Tracer, waveform: npt.NDArray[np.float32], job: Job) -> Iterator[Event]:
     """Feed a file block by block; how it is cut never changes the text."""
     from bestow_edge.runtime.audio import blocks
 
     block_samples = round((STEP_S if job.streaming else FEED_S) * job.model.sample_rate_hz)
-    with session, _bar(len(waveform), shown=not job.streaming or job.as_json) as advance:
+    with _bar(len(waveform), shown=not job.streaming or job.as_json) as advance:
         for block in blocks(waveform, block_samples):
             yield from session.feed(block)
             advance(len(block))

@@ -166,7 +166,7 @@ def test_no_file_and_no_such_command(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("run", "mic", "devices", "doctor", "verify", "inspect", "export", "train"):
+    for command in ("run", "mic", "replay", "devices", "doctor", "verify", "inspect", "export", "train"):
         done = CliRunner().invoke(app, [command, "--help"])
         assert done.exit_code == 0
         assert "Examples:" in done.output
