@@ -15,7 +15,7 @@ from bestow_edge.features import FeatureState, feed_features, finish_features, i
 from bestow_edge.graphs import FIRST_FRAME, NEXT
 from bestow_edge.runtime.graph import Array, Graph, zeros
 
-RECENT_FRAMES = 3000  # 30 s: what a new segment may hear again
+RECENT_FRAMES = 4096 * SUBSAMPLING  # 5.5 minutes, as much as the speech memory holds: what may be heard again
 Floats = npt.NDArray[np.float32]
 
 

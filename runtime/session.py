@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from bestow_edge.runtime.model import Model
 
 FRAMES_PER_S = 100  # mel frames
-TAIL_STEPS = 2  # attention to a word goes on so long after its end
 REPLAY_STEPS = 12  # 0.96 s: a word that is being spoken when a segment ends begins within it
 SHORTEST_PAUSE_S = 1.2  # must be longer than what a new segment hears again, or it would roll over for ever
 SILENCE_STEPS = 125  # 10 s: how often a segment without any text begins anew; each time hears a second again
@@ -122,11 +121,13 @@ class Session:
         self._encoder_state = self._encoder.end(self._encoder_state)
         events: list[Event] = []
         decoder = None
-        while decoder is not self._decoder:  # a segment may fill up: what follows it is heard anew
+        while decoder is not self._decoder:  # a segment may fill up or end early: what follows it is heard anew
             decoder = self._decoder
             while self._encoder.has_chunk(self._encoder_state):
                 self._hear_chunk()
             events += list(self._search() if self.beam_size > 1 else self._write())
+            if decoder is self._decoder and self._ended_early():
+                events += list(self._next_segment(min(self._word_ends())))
         self._ended = True
         return events + list(self._end_segment())
 
@@ -190,8 +191,12 @@ class Session:
             attempts = self._decoder.attempt([visible or 0 for visible in wanted])
             for row in ready:
                 yield from self._decide(row, attempts[row], wanted[row] or 0, available)
-            if self._full() or self._paused():
-                yield from self._next_segment()
+            if self._full():
+                yield from self._next_segment(self._full_end())
+                return
+            if self._paused():
+                quiet = min(track.silent_until for track in self._tracks)
+                yield from self._next_segment(max([quiet - REPLAY_STEPS, *self._word_ends()]))
                 return
 
     def _decide(self, row: int, attempt: Attempt, visible: int, available: int) -> Iterator[Event]:
@@ -286,7 +291,7 @@ class Session:
         for attempt in beam_search(decoder, memory.written, model.manifest.end_ids, most):
             yield from self._note(0, attempt, memory.written)
         if self._full():
-            yield from self._next_segment()
+            yield from self._next_segment(self._full_end())
 
     def _full(self) -> bool:
         """Say whether a text has reached the limit and every text has said something to begin anew behind."""
@@ -300,17 +305,22 @@ class Session:
         enough = self._pause_steps if spoken else max(self._pause_steps, SILENCE_STEPS)
         return bool(self._pause_steps) and quiet >= enough and not self._heard_all
 
-    def _next_segment(self) -> Iterator[Event]:
-        """Begin anew: prompt, speech memory and caches stay small however long the stream is.
+    def _ended_early(self) -> bool:
+        """Say whether every text ended longer before the end of the audio than a pause lasts."""
+        ends = self._word_ends()
+        everywhere = len(ends) == len(self._tracks) and bool(self._pause_steps)
+        return everywhere and self._decoder.memory.written - max(ends) >= self._pause_steps
 
-        What the texts have not said yet is heard again, and at a pause at most the last second.
-        """
-        ends = [track.words[-1].end_step for track in self._tracks if track.words]
-        if self._full():
-            first_step = max(min(ends) - TAIL_STEPS, self._most_tokens)  # no speech has more than a token a step
-        else:
-            quiet = min(track.silent_until for track in self._tracks)
-            first_step = max([quiet - REPLAY_STEPS, *ends])
+    def _word_ends(self) -> list[int]:
+        """Return the step behind the last word of each text that has one."""
+        return [track.words[-1].end_step for track in self._tracks if track.words]
+
+    def _full_end(self) -> int:
+        """Return the step behind what every text has said; no speech has more than a token a step."""
+        return max(min(self._word_ends()), self._most_tokens)
+
+    def _next_segment(self, first_step: int) -> Iterator[Event]:
+        """Begin anew at an earlier step: prompt, memory and caches stay small however long the stream is."""
         yield from self._end_segment()
         self._encoder_state, first_frame = self._encoder.restart(self._encoder_state, first_step * SUBSAMPLING)
         self._base_s += first_frame / FRAMES_PER_S

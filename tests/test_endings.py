@@ -83,3 +83,16 @@ def test_words_lie_where_they_were_said(model: be.Model, samples: npt.NDArray[np
         assert 0.1 <= end_s - start_s <= 1.0
         span = loudness[max(0, int((start_s - 0.2) * 16000)) : int((end_s + 0.2) * 16000)]
         assert span.max() > 0.2 * loudness.max()
+
+
+@pytest.mark.parametrize("policy", [be.WaitK(3, 4), be.AlignAtt(), be.Offline()], ids=str)
+def test_speech_without_a_pause_goes_on_in_new_segments(
+    model: be.Model, samples: npt.NDArray[np.float32], policy: be.Policy
+) -> None:
+    """Five times five digits are more than a segment holds; of what is said nothing is lost or said twice."""
+    session = model.session(source="en", policy=policy)
+    events = list(be.stream(session, iter([np.tile(samples, 5)])))
+    words = "".join(event.text for event in events).split()
+    assert session.segment >= 2
+    assert abs(len(words) - 25) <= 1
+    assert sum(one == other for one, other in zip(words, 5 * words[:5], strict=False)) >= 20
