@@ -35,7 +35,7 @@ def test_pieces_lie_where_the_sound_is(tiny_run: Run) -> None:
         composed = tiny_run.composer.draw(np.random.default_rng(seed), 2)
         sound = np.zeros(composed.waveform.size, dtype=bool)
         for piece in composed.pieces:
-            assert piece.end_s - piece.start_s == pytest.approx(0.3, abs=0.09)  # trimming may cut into it
+            assert piece.end_s - piece.start_s == pytest.approx(0.3, abs=0.05)
             assert piece.texts["de"] in {"eins", "zwei", "drei"}
             sound[max(0, round((piece.start_s - 0.03) * RATE_HZ)) : round((piece.end_s + 0.03) * RATE_HZ)] = True
         assert np.abs(composed.waveform[sound]).max() > 0.05
