@@ -119,18 +119,11 @@ def _noise(count: int, rng: np.random.Generator, noises: Sequence[Samples]) -> S
     if noises and rng.random() < 0.5:
         recording = noises[int(rng.integers(len(noises)))]
         start = rng.integers(recording.size)
-        noise = np.take(recording, np.arange(start, start + count), mode="wrap")
+        noise: npt.NDArray[np.floating] = np.take(recording, np.arange(start, start + count), mode="wrap")
     else:
-        return coloured_noise(count, rng)
-    levelled: Samples = (noise / (np.sqrt(np.mean(noise**2)) + 1e-9)).astype(np.float32)
-    return levelled
-
-
-def coloured_noise(count: int, rng: np.random.Generator) -> Samples:
-    """Return noise between white and pink, (count,) float32 with an RMS of 1."""
-    white = np.fft.rfft(rng.standard_normal(max(count, 2)))
-    colour = np.arange(1, white.size + 1) ** -rng.uniform(0, 1.0)
-    noise = np.fft.irfft(white * colour, max(count, 2))[:count]
+        white = np.fft.rfft(rng.standard_normal(max(count, 2)))
+        colour = np.arange(1, white.size + 1) ** -rng.uniform(0, 1.0)
+        noise = np.fft.irfft(white * colour, max(count, 2))[:count]
     levelled: Samples = (noise / (np.sqrt(np.mean(noise**2)) + 1e-9)).astype(np.float32)
     return levelled
 

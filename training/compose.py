@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.runtime.audio import read_audio
-from bestow_edge.training.augment import coloured_noise
 from bestow_edge.training.manifest import Utterance
 from bestow_edge.training.recipe import JoinRecipe
 
@@ -64,10 +63,6 @@ class Composer:
                 self.others.append(item)
             else:
                 self.groups[item.source_lang, item.corpus][text if words else item.speaker].append(item)
-        self.by_key: dict[str, dict[str, list[list[Utterance]]]] = defaultdict(lambda: defaultdict(list))
-        for (language, _), group in sorted(self.groups.items()):
-            for key, items in group.items():
-                self.by_key[language][key].append(items)
 
     def draw(self, rng: np.random.Generator, num_pieces: int) -> Composed:
         """Draw one utterance.
@@ -96,21 +91,12 @@ class Composer:
     def _choose(self, rng: np.random.Generator, num_pieces: int) -> tuple[str, list[Utterance]]:
         groups = sorted(self.groups)
         language, corpus = groups[rng.integers(len(groups))]
-        if num_pieces and rng.random() < self.join.mixed_corpora:
-            return language, self._mixed(rng, language, num_pieces)
         by_key = self.groups[language, corpus]
         keys = sorted(by_key)
         chosen = [self._pick(rng, by_key[keys[rng.integers(len(keys))]]) for _ in range(num_pieces)]
         if num_pieces > 1 and rng.random() >= self.join.mixed_speakers:
             chosen = self._one_speaker(rng, by_key, chosen[0].speaker, num_pieces)
         return language, chosen
-
-    def _mixed(self, rng: np.random.Generator, language: str, num_pieces: int) -> list[Utterance]:
-        """Draw the word first and the corpus after it, so that no voice or channel speaks for certain words."""
-        by_key = self.by_key[language]
-        keys = sorted(by_key)
-        pools = [by_key[keys[rng.integers(len(keys))]] for _ in range(num_pieces)]
-        return [self._pick(rng, pool[int(rng.integers(len(pool)))]) for pool in pools]
 
     def _one_speaker(
         self, rng: np.random.Generator, by_key: Mapping[str, list[Utterance]], speaker: str, num_pieces: int
@@ -132,8 +118,6 @@ class Composer:
             samples = samples[first : end + edge]
             start, end = start - first, end - first
         rms = np.sqrt(np.mean(samples**2)) + 1e-9
-        if rng.random() < self.join.noisy:  # noise that begins and ends with the recording, as it does in real ones
-            samples = samples + coloured_noise(samples.size, rng) * rms * 10 ** (-rng.uniform(10, 35) / 20)
         levelled: Samples = (samples * (LEVEL * 10 ** (rng.uniform(-4, 4) / 20) / rms)).astype(np.float32)
         return levelled, start, end
 

@@ -31,10 +31,6 @@ class JoinRecipe:
 
     mixed_speakers: float = 0.0
     """Share of utterances whose recordings come from several speakers of one corpus."""
-    mixed_corpora: float = 0.0
-    """Share of utterances whose recordings come from all corpora of a language, each word equally often."""
-    noisy: float = 0.0
-    """Chance of noise of its own in a recording, 10 to 35 dB below it, that begins and ends with it."""
     max_gap_s: float = 0.3
     """Usual longest pause between recordings, seconds."""
     long_pauses: float = 0.1
