@@ -88,6 +88,20 @@ class PulseMicrophone(VirtualMicrophone):
         threading.Thread(target=play, daemon=True).start()
 
 
+def rest_of(process: subprocess.Popen[str], timeout_s: float = 60) -> tuple[str, str]:
+    """Return what a process still writes to stdout and stderr until it ends.
+
+    `communicate` reads the file descriptors, so it loses what `readline` took from them beyond its line.
+    """
+    killer = threading.Timer(timeout_s, process.kill)
+    killer.start()
+    out = process.stdout.read() if process.stdout else ""
+    err = process.stderr.read() if process.stderr else ""
+    process.wait()
+    killer.cancel()
+    return out, err
+
+
 @pytest.fixture
 def file_microphone(tmp_path: Path) -> Callable[[npt.NDArray[np.int16]], VirtualMicrophone]:
     """Return a function from int16 samples, shape (samples,), to a microphone that hears them; it is the default."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from microphones import PulseMicrophone, VirtualMicrophone
+from microphones import PulseMicrophone, VirtualMicrophone, rest_of
 
 from bestow_edge.cli.captions import Status, level_db
 
@@ -49,7 +49,7 @@ def test_text_is_the_sessions(
     heard = (speech * 32_767).astype(np.int16)
     options = ["--bundle", tiny_bundle, "--device-rate", RATE_HZ, "--seconds", 3, *(["--json"] if as_json else [])]
     process = start(file_microphone(heard), *options)
-    out, err = process.communicate(timeout=60)
+    out, err = rest_of(process)
     assert (process.returncode, err) == (0, "")
     text = expected(tiny_bundle, heard[: 3 * RATE_HZ].astype(np.float32) / 32_768)
     if as_json:
@@ -69,11 +69,13 @@ def test_ctrl_c_flushes_and_ends_well(
     pulse_microphone.speak((speech * 32_767).astype(np.int16), after_s=0)
     process = start(pulse_microphone, "--bundle", tiny_bundle, "--json", "--device-rate", RATE_HZ)
     assert process.stdout is not None
-    first = process.stdout.readline()
+    lines = [process.stdout.readline()]
+    while json.loads(lines[-1])["event"] != "text":
+        lines.append(process.stdout.readline())
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = rest_of(process)
     assert (process.returncode, err) == (0, "")
-    events = [json.loads(line) for line in (first + out).splitlines()]
+    events = [json.loads(line) for line in [*lines, *out.splitlines()]]
     # The last look-ahead of 1.1 s is encoded by finish() alone: its events see more audio than the first one could.
     assert len(events) > 1
     heard = [event["heard_s"] for event in events if event["event"] == "text"]

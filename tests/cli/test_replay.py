@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from microphones import PulseMicrophone
+from microphones import PulseMicrophone, rest_of
 
 from bestow_edge.cli.main import main
 from bestow_edge.runtime import Event, Session, embedded_bundle
@@ -162,7 +162,7 @@ def test_ctrl_c_in_mic_leaves_a_complete_trace(
     assert process.stdout is not None
     first = process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    out, _ = rest_of(process)
     assert process.returncode == 0
     text = "".join(json.loads(line).get("text", "") for line in (first + out).splitlines())
     assert read_trace(path).header.finished
