@@ -15,6 +15,7 @@ import soxr
 from bestow_edge.config import FeatureConfig
 from bestow_edge.features import mel_centres
 from bestow_edge.training.recipe import AugmentRecipe
+from bestow_edge.training.sounds import sound
 
 Samples = npt.NDArray[np.float32]
 TELEPHONE_HZ = 8000  # sampling rate of telephones and of old corpora
@@ -66,7 +67,7 @@ def augment(
         out = _convolve(out, rng, rate_hz, echo=echo, limited=limited)
     if rng.random() < recipe.noise:
         level = np.sqrt(np.mean(samples**2)) if samples.any() else 0.02
-        noise = _noise(out.size, rng, noises)
+        noise = sound(out.size, rng, noises, rate_hz)
         out = out + noise * (level * 10 ** (-rng.uniform(10, 35) / 20))
     gain = rng.uniform(-recipe.gain_db, recipe.gain_db / 3)
     louder: Samples = np.clip(out * 10 ** (gain / 20), -1, 1).astype(np.float32)
@@ -113,19 +114,6 @@ def _microphone(frequency: npt.NDArray[np.floating], rng: np.random.Generator) -
     bump_db = rng.uniform(-8, 8) * np.exp(-0.5 * (np.log2(np.maximum(frequency, 60) / centre) / width) ** 2)
     shaped: npt.NDArray[np.float64] = gain * 10 ** ((tilt_db + bump_db) / 20)
     return shaped
-
-
-def _noise(count: int, rng: np.random.Generator, noises: Sequence[Samples]) -> Samples:
-    if noises and rng.random() < 0.5:
-        recording = noises[int(rng.integers(len(noises)))]
-        start = rng.integers(recording.size)
-        noise: npt.NDArray[np.floating] = np.take(recording, np.arange(start, start + count), mode="wrap")
-    else:
-        white = np.fft.rfft(rng.standard_normal(max(count, 2)))
-        colour = np.arange(1, white.size + 1) ** -rng.uniform(0, 1.0)
-        noise = np.fft.irfft(white * colour, max(count, 2))[:count]
-    levelled: Samples = (noise / (np.sqrt(np.mean(noise**2)) + 1e-9)).astype(np.float32)
-    return levelled
 
 
 def warp_features(mel: Samples, factor: float, config: FeatureConfig) -> Samples:

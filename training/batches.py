@@ -19,10 +19,11 @@ from bestow_edge.errors import ManifestError
 from bestow_edge.features import log_mel
 from bestow_edge.runtime.audio import read_audio
 from bestow_edge.training.augment import augment, change_speed, mask_features, scaled, warp_features
-from bestow_edge.training.compose import Composed, Composer, Piece
+from bestow_edge.training.compose import LEVEL, Composed, Composer, Piece
 from bestow_edge.training.examples import IGNORED, Example, ExampleMaker
 from bestow_edge.training.manifest import Utterance, read_manifest
 from bestow_edge.training.recipe import AugmentRecipe, DataRecipe
+from bestow_edge.training.sounds import sound
 
 FRAMES_PER_S = 100  # mel frames
 Batch = dict[str, Tensor]
@@ -83,6 +84,8 @@ class BatchDataset(Dataset[Batch]):
             waveform = change_speed(waveform, factor, rate_hz)
             pieces = tuple(Piece(piece.texts, piece.start_s / factor, piece.end_s / factor) for piece in pieces)
         waveform = np.pad(waveform, (0, max(0, rate_hz // 10 - waveform.size)))  # at least ten frames
+        if not pieces:
+            waveform = self._wordless(waveform, rng)
         waveform = augment(waveform, rng, augments, self.noises, rate_hz)
         features = self.maker.config.features
         mel = log_mel(waveform, features)
@@ -90,6 +93,13 @@ class BatchDataset(Dataset[Batch]):
             mel = warp_features(mel, 1 + rng.uniform(-augments.warp, augments.warp), features)
         mel = mask_features(mel, rng, augments)
         return self.maker.make(Composed(waveform, composed.source_lang, pieces), mel, rng)
+
+    def _wordless(self, silence: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Fill four fifths of the utterances without speech with a sound as loud as speech or up to 30 dB below."""
+        if rng.random() < 0.2:
+            return silence
+        level = LEVEL * 10 ** (-rng.uniform(0, 30) / 20)
+        return sound(silence.size, rng, self.noises, self.composer.rate_hz) * np.float32(level)
 
 
 def _between(ends: Sequence[float], done: float) -> float:

@@ -20,6 +20,7 @@ from bestow_edge.training.recipe import JoinRecipe
 
 Samples = npt.NDArray[np.float32]
 LEVEL = 0.08  # RMS every recording is brought to before it is joined, full scale = 1
+SILENT_S = (0.3, 8.0)  # shortest and longest utterance without speech
 EDGE_S = 0.02  # kept around trimmed speech
 
 
@@ -69,9 +70,11 @@ class Composer:
 
         Args:
             rng: decides everything.
-            num_pieces: recordings to join; 0 makes an utterance without speech.
+            num_pieces: recordings to join; 0 makes silence.
         """
         language, chosen = self._choose(rng, num_pieces)
+        if not chosen:
+            return Composed(np.zeros(int(rng.uniform(*SILENT_S) * self.rate_hz), dtype=np.float32), language, ())
         trim = rng.random() < self.join.trim
         parts: list[Samples] = [self._silence(rng, 0.3)]
         pieces: list[Piece] = []

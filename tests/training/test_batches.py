@@ -40,7 +40,17 @@ def test_pieces_lie_where_the_sound_is(tiny_run: Run) -> None:
             sound[max(0, round((piece.start_s - 0.03) * RATE_HZ)) : round((piece.end_s + 0.03) * RATE_HZ)] = True
         assert np.abs(composed.waveform[sound]).max() > 0.05
         assert np.abs(composed.waveform[~sound]).max(initial=0) < 0.02
-    assert tiny_run.composer.draw(np.random.default_rng(0), 0).pieces == ()
+
+
+def test_silence_has_no_pieces_and_lasts(tiny_run: Run) -> None:
+    lengths_s = []
+    for seed in range(20):
+        composed = tiny_run.composer.draw(np.random.default_rng(seed), 0)
+        assert composed.pieces == ()
+        assert not composed.waveform.any()
+        lengths_s.append(composed.waveform.size / RATE_HZ)
+    assert 0.3 <= min(lengths_s) < 3
+    assert 5 < max(lengths_s) <= 8
 
 
 def test_words_outside_the_vocabulary_are_left_out(tiny_run: Run) -> None:
