@@ -162,11 +162,15 @@ class SegmentConfig:
     """Silence that ends a segment, seconds; longer than the pauses within utterances in training. 0 = never."""
     max_tokens: int = 0
     """Answer tokens that end a segment, 0 = what the LLM's context holds."""
+    max_s: float = 0.0
+    """Speech that ends a segment, seconds; as long as the utterances in training. 0 = what the speech memory holds."""
+    context_tokens: int = 0
+    """Most tokens of the segment before to repeat between prompt and answer; for models trained on such contexts."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if self.pause_s < 0 or self.max_tokens < 0:
-            raise ConfigError(f"segments: pause_s and max_tokens must be at least 0, got {self}")
+        if min(self.pause_s, self.max_tokens, self.max_s, self.context_tokens) < 0:
+            raise ConfigError(f"segments: all of it must be at least 0, got {self}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

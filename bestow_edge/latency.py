@@ -92,9 +92,9 @@ def solve(target_s: float, config: ModelConfig) -> Choice:
     return max(fitting, key=lambda choice: _preference(choice, config.policy.l))
 
 
-def is_trained(choice: Choice, config: ModelConfig) -> bool:
-    """Say whether a choice has the model's own L and a K within the range usual in training."""
-    return choice.l == config.policy.l and choice.k in TRAINED_K
+def is_trained(k: int, l: int, config: ModelConfig) -> bool:  # noqa: E741 - the paper's letter
+    """Say whether L is the model's own and K within the range usual in training."""
+    return l == config.policy.l and k in TRAINED_K
 
 
 def _preference(choice: Choice, trained_l: int) -> tuple[bool, int, int, int, int]:

@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.latency import Choice
-from bestow_edge.policy import WaitK
 from bestow_edge.prompts import Pair
 from bestow_edge.runtime.model import Model
 
-ROUND_S = 8.0  # audio of one session: long enough to be representative, too short to fill any LLM's context
+ROUND_S = 12.0  # audio of one session: long enough to be representative, too short to fill any LLM's context
 MAX_RTF = 0.8  # the rest is for what else the machine has to do
 PERCENTILE = 95
 
@@ -63,18 +62,18 @@ def calibrate(
 ) -> Calibration:
     """Measure what a choice costs on this machine.
 
-    Text is asked for from the first block on (K = 1), so that no time goes by without it; what a token costs hardly
-    depends on K. The first chunk of each session warms up and is not counted.
+    The chunks of each session before its first token warm up and are not counted.
 
     Args:
         model: the loaded bundle.
         pair: languages, as in the session to come.
-        choice: its look-ahead and L.
+        choice: its K, L and look-ahead.
         seconds: time to measure for; at least one chunk is measured however long it takes.
         clock: returns seconds; it may start anywhere.
     """
     chunk_samples = round((choice.lookahead + 1) * model.config.features.step_s * model.sample_rate_hz)
-    chunks = _babble(model.sample_rate_hz, chunk_samples)
+    silent = -(-choice.k * choice.l // (choice.lookahead + 1))  # chunks before K blocks are heard
+    chunks = _babble(model.sample_rate_hz, chunk_samples, least=silent + 1)
     walls_s: list[float] = []
     end_s = clock() + seconds
     now_s = end_s - seconds
@@ -82,12 +81,14 @@ def calibrate(
         with model.session(
             source=pair.source,
             target=pair.target,
-            policy=WaitK(1, choice.l),
+            k=choice.k,
+            l=choice.l,
             lookahead=choice.lookahead,
             segment_pause_s=0,  # babble brings pauses that speech would not
         ) as session:
-            session.feed(chunks[0])
-            for chunk in chunks[1:]:
+            for chunk in chunks[:silent]:
+                session.feed(chunk)
+            for chunk in chunks[silent:]:
                 start_s = clock()
                 session.feed(chunk)
                 now_s = clock()
@@ -97,9 +98,9 @@ def calibrate(
     return Calibration(chunk_s=chunk_samples / model.sample_rate_hz, chunk_walls_s=tuple(walls_s))
 
 
-def _babble(rate_hz: int, chunk_samples: int) -> list[npt.NDArray[np.float32]]:
-    """Return made-up speech, syllables of changing pitch in noise, as at least two chunks of (chunk_samples,)."""
-    num_chunks = max(2, round(ROUND_S * rate_hz) // chunk_samples)
+def _babble(rate_hz: int, chunk_samples: int, *, least: int) -> list[npt.NDArray[np.float32]]:
+    """Return made-up speech, syllables of changing pitch in noise, as at least `least` chunks of (chunk_samples,)."""
+    num_chunks = max(least, round(ROUND_S * rate_hz) // chunk_samples)
     times_s = np.arange(num_chunks * chunk_samples) / rate_hz
     pitch_hz = 120 + 60 * np.sin(2 * np.pi * 0.7 * times_s)
     voice = np.sign(np.sin(2 * np.pi * np.cumsum(pitch_hz) / rate_hz)) * (np.sin(2 * np.pi * 3 * times_s) > 0)

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.bundle import BundleManifest, check_files, read_manifest
-from bestow_edge.config import ModelConfig
+from bestow_edge.config import ModelConfig, SegmentConfig
 from bestow_edge.errors import ConfigError
-from bestow_edge.latency import solve
+from bestow_edge.latency import TRAINED_K, is_trained, solve
 from bestow_edge.policy import Offline, Policy, WaitK
 from bestow_edge.prompts import Pair, Task, check_trained, make_pair, parse_pair
 from bestow_edge.runtime.events import Event
@@ -33,7 +33,7 @@ Device = Literal["cpu", "cuda"]
 
 
 class Model:
-    """A bundle in memory. It never changes, so any number of sessions and threads may share it."""
+    """A bundle in memory. It does not change, so any number of sessions and threads may share it."""
 
     def __init__(self, directory: Path, manifest: BundleManifest, *, device: Device, threads: int) -> None:
         """Load the graphs; use `load`, which checks the files first."""
@@ -46,6 +46,7 @@ class Model:
 
         self.encoder, self.adapter, self.llm = (graph(name) for name in manifest.specs)
         self.tokenizer = load_tokenizer(directory / "tokenizer.json")
+        self._warned: set[Policy] = set()
 
     @property
     def config(self) -> ModelConfig:
@@ -74,6 +75,8 @@ class Model:
         latency_s: float | None = None,
         segment_pause_s: float | None = None,
         segment_tokens: int | None = None,
+        segment_s: float | None = None,
+        context_tokens: int | None = None,
         beam_size: int = 1,
     ) -> Session:
         """Open a session on one stream of audio.
@@ -92,6 +95,10 @@ class Model:
                 bundle's default.
             segment_tokens: answer tokens after which a new segment begins, 0 = what the LLM's context holds, None = the
                 bundle's default.
+            segment_s: speech after which a new segment begins, at least 3 seconds; 0 = what the speech memory holds
+                (5 minutes), None = the bundle's default.
+            context_tokens: most tokens of the segment before that the next one is told, None = the bundle's default;
+                for models trained on such contexts.
             beam_size: hypotheses kept by the search at the end of the audio; more than 1 needs `Offline()`.
 
         Raises:
@@ -115,6 +122,8 @@ class Model:
             lookahead=lookahead,
             segment_pause_s=segment_pause_s,
             segment_tokens=segment_tokens,
+            segment_s=segment_s,
+            context_tokens=context_tokens,
             beam_size=beam_size,
         )
 
@@ -125,6 +134,8 @@ class Model:
         lookahead: int | None = None,
         segment_pause_s: float | None = None,
         segment_tokens: int | None = None,
+        segment_s: float | None = None,
+        context_tokens: int | None = None,
         beam_size: int = 1,
     ) -> Session:
         """Open a session that answers several prompts about one stream: one encoder pass, one batch of texts.
@@ -137,6 +148,8 @@ class Model:
             lookahead: as for `session`, and so are the other arguments.
             segment_pause_s: see `session`.
             segment_tokens: see `session`.
+            segment_s: see `session`.
+            context_tokens: see `session`.
             beam_size: see `session`; more than 1 for a single prompt only.
 
         Raises:
@@ -150,7 +163,7 @@ class Model:
         asked = [Prompt(parse_pair(pair), policy) for pair, policy in prompts]
         for prompt in asked:
             check_trained(prompt.pair, self.config.pairs)
-        segments = self.config.segments
+            self._warn_of(prompt.policy)
         if lookahead is None:
             lookahead = self.config.right_context
         else:
@@ -159,10 +172,29 @@ class Model:
             self,
             prompts=asked,
             lookahead=lookahead,
-            segment_pause_s=segments.pause_s if segment_pause_s is None else segment_pause_s,
-            segment_tokens=segments.max_tokens if segment_tokens is None else segment_tokens,
+            segments=self._segments(segment_pause_s, segment_tokens, segment_s, context_tokens),
             beam_size=beam_size,
         )
+
+    def _segments(
+        self, pause_s: float | None, max_tokens: int | None, max_s: float | None, context_tokens: int | None
+    ) -> SegmentConfig:
+        """Return the bundle's limits of a segment with those that were given in their place."""
+        default = self.config.segments
+        return SegmentConfig(
+            pause_s=default.pause_s if pause_s is None else pause_s,
+            max_tokens=default.max_tokens if max_tokens is None else max_tokens,
+            max_s=default.max_s if max_s is None else max_s,
+            context_tokens=default.context_tokens if context_tokens is None else context_tokens,
+        )
+
+    def _warn_of(self, policy: Policy) -> None:
+        """Log, once for each, a wait-k unlike those in training."""
+        if not isinstance(policy, WaitK) or policy in self._warned or is_trained(policy.k, policy.l, self.config):
+            return
+        self._warned.add(policy)
+        trained = f"L={self.config.policy.l} and K from {TRAINED_K.start} to {TRAINED_K.stop - 1}"
+        logger.warning("K=%d, L=%d: models are trained with %s; expect more mistakes", policy.k, policy.l, trained)
 
     def _check_lookahead(self, lookahead: int) -> None:
         if (window := self.config.bidirectional) is not None:

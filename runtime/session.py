@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bestow_edge.config import SUBSAMPLING
+from bestow_edge.config import SUBSAMPLING, SegmentConfig
 from bestow_edge.errors import AudioError, ConfigError, SessionError
 from bestow_edge.policy import Offline
 from bestow_edge.runtime.beam import beam_search
+from bestow_edge.runtime.border import whole_words
 from bestow_edge.runtime.decoder import Attempt, TextDecoder
 from bestow_edge.runtime.encoder_stream import EncoderStream
 from bestow_edge.runtime.encoder_window import EncoderWindow
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 FRAMES_PER_S = 100  # mel frames
 REPLAY_STEPS = 12  # 0.96 s: a word that is being spoken when a segment ends begins within it
 SHORTEST_PAUSE_S = 1.2  # must be longer than what a new segment hears again, or it would roll over for ever
+SHORTEST_SEGMENT_S = 3.0  # must hold a word, what may be cut behind it and what a new segment hears again
+MOST_STEPS = 4000  # 5 minutes, a chunk less than the speech memory holds
 SILENCE_STEPS = 125  # 10 s: how often a segment without any text begins anew; each time hears a second again
 
 
@@ -44,8 +47,7 @@ class Session:
         *,
         prompts: Sequence[Prompt],
         lookahead: int,
-        segment_pause_s: float,
-        segment_tokens: int,
+        segments: SegmentConfig,
         beam_size: int = 1,
     ) -> None:
         """Prefill the prompts, so that the first token costs no more than any other.
@@ -54,36 +56,40 @@ class Session:
             model: the loaded bundle; many sessions may share it.
             prompts: what is asked; all are decoded as one batch.
             lookahead: right context of the encoder, steps.
-            segment_pause_s: silence after which a new segment begins, seconds; 0 = never.
-            segment_tokens: answer tokens after which a new segment begins behind the last word; 0 = as many as the
-                LLM's context holds.
+            segments: when a new segment begins.
             beam_size: hypotheses of the search at the end of the audio; 1 = greedy.
 
         Raises:
-            ConfigError: `segment_pause_s` or `segment_tokens` is too small.
+            ConfigError: a limit of `segments` is too small, or more than the LLM's context holds.
         """
         self.prompts = tuple(prompts)
         self.lookahead, self.beam_size = lookahead, beam_size
-        self.segment_pause_s, self.segment_tokens = segment_pause_s, segment_tokens
+        self.segments = segments
         self.segment = 0
         self.on_decision: Callable[[Decision], None] | None = None
         """Called with every decision, those of drafts apart."""
         self._model = model
         self._step_s = model.config.features.step_s
-        if segment_pause_s and not segment_pause_s >= SHORTEST_PAUSE_S:
-            raise ConfigError(f"segment_pause_s {segment_pause_s}: expected 0 or at least {SHORTEST_PAUSE_S} s")
-        self._pause_steps = round(segment_pause_s / self._step_s)
+        for name, seconds, least_s in (
+            ("segment_pause_s", segments.pause_s, SHORTEST_PAUSE_S),
+            ("segment_s", segments.max_s, SHORTEST_SEGMENT_S),
+        ):
+            if seconds and not seconds >= least_s:
+                raise ConfigError(f"{name} {seconds}: expected 0 or at least {least_s} s")
+        self._pause_steps = round(segments.pause_s / self._step_s)
+        self._most_steps = min(round(segments.max_s / self._step_s) or MOST_STEPS, MOST_STEPS)
         self._ids = [model.prompt_ids(prompt.pair) for prompt in prompts]
-        room = model.manifest.max_text_tokens - max(map(len, self._ids)) - 1
-        if segment_tokens < 0 or room < 1:
-            raise ConfigError(f"segment_tokens {segment_tokens}: expected 0 to {room}, what the LLM's context has left")
-        self._most_tokens = min(segment_tokens or room, room)
+        room = model.manifest.max_text_tokens - max(map(len, self._ids)) - 1 - segments.context_tokens
+        if room < 1:
+            asked = f"context_tokens {segments.context_tokens} and the prompt"
+            raise ConfigError(f"{asked} leave no room in the LLM's context of {model.manifest.max_text_tokens} tokens")
+        self._most_tokens = min(segments.max_tokens or room, room)
         self._encoder = _encoder(model, prompts, lookahead)
         self._encoder_state: Any = self._encoder.initial_state()  # Any: each kind of encoder has a state of its own
         self._ended = False
         self._base_s = 0.0
         self._said_s = [0.0] * len(prompts)  # end of the last word of each text
-        self._begin_segment()
+        self._begin_segment([()] * len(prompts))
 
     def __enter__(self) -> Session:
         return self
@@ -145,7 +151,7 @@ class Session:
         for speech in chunks:
             memory.write(speech)
         try:
-            return self._text_after(prompt, self._rehearse(prompt, memory.written))
+            return self._text_after(prompt, (item.token_id for item in self._rehearse(prompt, memory.written)))
         finally:
             memory.restore(snapshot)
 
@@ -164,9 +170,11 @@ class Session:
         """Tokens of the current segment, prompt included, of the longest text."""
         return int(self._decoder.num_tokens.max())
 
-    def _begin_segment(self) -> None:
-        model = self._model
-        self._decoder = TextDecoder(model.adapter, model.llm, model.manifest, self._ids)
+    def _begin_segment(self, contexts: Sequence[tuple[int, ...]]) -> None:
+        """Begin with fresh prompts, caches and speech memory; `contexts` are the tokens repeated behind each prompt."""
+        model, self._contexts = self._model, contexts
+        self._prompt_tokens = [(*ids, *context) for ids, context in zip(self._ids, contexts, strict=True)]
+        self._decoder = TextDecoder(model.adapter, model.llm, model.manifest, self._prompt_tokens)
         self._tracks = [Track(prompt.policy, self._detokenizer(), self._most_tokens) for prompt in self.prompts]
         self._started = False
         self._skip_s = list(self._said_s)
@@ -186,6 +194,8 @@ class Session:
             wanted = [track.wants(available, ended=self._heard_all) for track in self._tracks]
             ready = [row for row, visible in enumerate(wanted) if visible is not None]
             if not ready:
+                if available >= self._most_steps and not self._heard_all:
+                    yield from self._cut(available)
                 return
             self._draft_for_policies(wanted)
             attempts = self._decoder.attempt([visible or 0 for visible in wanted])
@@ -255,7 +265,7 @@ class Session:
             most = track.policy.num_drafts
             if visible is None or not most or track.drafted_at == visible:
                 continue
-            track.drafts.append(track.token_ids + tuple(self._rehearse(row, visible)))
+            track.drafts.append(track.token_ids + tuple(item.token_id for item in self._rehearse(row, visible)))
             track.drafted_at = visible
             while len(track.drafts) > most:
                 track.drafts.popleft()
@@ -270,28 +280,43 @@ class Session:
     def _detokenizer(self) -> Detokenizer:
         return Detokenizer(self._model.tokenizer, prefix=" " if self.segment else "")
 
-    def _rehearse(self, row: int, visible: int) -> Iterator[int]:
+    def _rehearse(self, row: int, visible: int) -> Iterator[Attempt]:
         """Yield what would be written next with that much speech and no more."""
         rows = [visible] * self._decoder.rows
         most = min(visible + SPARE_TOKENS, self._most_tokens) - len(self._tracks[row].words)
         with self._decoder.rehearsal():
             for _ in range(most):
-                token_id = self._decoder.attempt(rows)[row].token_id
-                if token_id in self._model.manifest.end_ids:
+                attempt = self._decoder.attempt(rows)[row]
+                if attempt.token_id in self._model.manifest.end_ids:
                     return
-                self._decoder.commit(row, token_id)
-                yield token_id
+                self._decoder.commit(row, attempt.token_id)
+                yield attempt
 
     def _search(self) -> Iterator[Event]:
         """Write the best hypothesis of a beam search over all the speech."""
-        model, memory = self._model, self._decoder.memory
-        rows = [self._ids[0]] * self.beam_size
-        decoder = TextDecoder(model.adapter, model.llm, model.manifest, rows, memory)
-        most = min(memory.written + SPARE_TOKENS, self._most_tokens)
-        for attempt in beam_search(decoder, memory.written, model.manifest.end_ids, most):
-            yield from self._note(0, attempt, memory.written)
+        visible = self._decoder.memory.written
+        for attempt in self._best_answer(visible):
+            yield from self._note(0, attempt, visible)
         if self._full():
             yield from self._next_segment(self._full_end())
+
+    def _best_answer(self, visible: int) -> Sequence[Attempt]:
+        model, memory = self._model, self._decoder.memory
+        rows = [self._prompt_tokens[0]] * self.beam_size
+        decoder = TextDecoder(model.adapter, model.llm, model.manifest, rows, memory)
+        return beam_search(decoder, visible, model.manifest.end_ids, min(visible + SPARE_TOKENS, self._most_tokens))
+
+    def _cut(self, visible: int) -> Iterator[Event]:
+        """End a segment in the middle of speech, behind the last word that lies well before its end."""
+        resume = []
+        for row, track in enumerate(self._tracks):
+            answer = self._best_answer(visible) if self.beam_size > 1 else list(self._rehearse(row, visible))
+            kept = whole_words(answer, visible, self._model.tokenizer)
+            for attempt in kept:
+                yield from self._note(row, attempt, visible)
+            silent = len(kept) == len(answer)  # up to the border: a word that begins there may not be known yet
+            resume.append(max([visible - REPLAY_STEPS if silent else 0, *(word.end_step for word in track.words[-1:])]))
+        yield from self._next_segment(max(min(resume), visible // 4))  # so that it goes on whatever the model says
 
     def _full(self) -> bool:
         """Say whether a text has reached the limit and every text has said something to begin anew behind."""
@@ -325,7 +350,9 @@ class Session:
         self._encoder_state, first_frame = self._encoder.restart(self._encoder_state, first_step * SUBSAMPLING)
         self._base_s += first_frame / FRAMES_PER_S
         self.segment += self._started  # a segment without text was silence
-        self._begin_segment()
+        most = self.segments.context_tokens
+        known = zip(self._tracks, self._contexts, strict=True)
+        self._begin_segment([(track.token_ids or before)[-most:] if most else () for track, before in known])
 
     def _end_segment(self) -> Iterator[Event]:
         if self._started:

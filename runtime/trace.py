@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from bestow_edge import __version__
 from bestow_edge.bundle import MANIFEST_FILE
+from bestow_edge.config import SegmentConfig
 from bestow_edge.errors import ConfigError, TraceError
 from bestow_edge.files import sha256
 from bestow_edge.policy import POLICIES, Policy
@@ -86,10 +87,10 @@ class TraceHeader:
     """What was asked."""
     lookahead: int
     """Right context of the encoder, steps."""
-    segment_pause_s: float
-    """As for `Model.session`, and so are the next two."""
-    segment_tokens: int
+    segments: SegmentConfig
+    """When segments ended."""
     beam_size: int
+    """As for `Model.session`."""
     finished: bool
     """Whether the session was finished; if not, it was interrupted and its last text is missing."""
 
@@ -196,8 +197,7 @@ class Tracer:
             sample_rate_hz=session.model.sample_rate_hz,
             prompts=tuple(describe_prompt(str(prompt.pair), prompt.policy) for prompt in session.prompts),
             lookahead=session.lookahead,
-            segment_pause_s=session.segment_pause_s,
-            segment_tokens=session.segment_tokens,
+            segments=session.segments,
             beam_size=session.beam_size,
             finished=self._finished,
         )

@@ -54,7 +54,7 @@ def melody(count: int, rng: np.random.Generator, rate_hz: int) -> npt.NDArray[np
     """Return (count,) of one to three instruments, each of its own timbre and pace."""
     out = np.zeros(count)
     for _ in range(rng.integers(1, 4)):
-        amplitudes = np.arange(1, HARMONICS + 1) ** -rng.uniform(0.3, 2.0)
+        amplitudes = np.arange(1.0, HARMONICS + 1) ** np.float64(-rng.uniform(0.3, 2.0))
         usual_s, decay_s = rng.uniform(0.12, 0.8), rng.uniform(0.1, 2.0)
         start = 0
         while start < count:

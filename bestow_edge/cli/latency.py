@@ -46,14 +46,11 @@ def choose_for(target_s: float, model: Model, pair: Pair, *, calibrated: bool) -
     Raises:
         ConfigError: the latency is shorter than the shortest possible.
     """
-    from bestow_edge.latency import TRAINED_K, is_trained, right_contexts, solve
+    from bestow_edge.latency import right_contexts, solve
 
     choice = solve(target_s, model.config)
     calibration = _calibrate(model, pair, choice) if calibrated else None
     say(chosen(target_s, choice, calibration))
-    if not is_trained(choice, model.config):
-        trained = f"L={model.config.policy.l} and K from {TRAINED_K.start} to {TRAINED_K.stop - 1}"
-        say_warning(f"models are trained with {trained}: expect more mistakes; a longer --latency avoids it")
     if calibration is not None and not calibration.keeps_up:
         say_warning(too_slow(calibration, longer_helps=choice.lookahead < max(right_contexts(model.config))))
     return choice

@@ -78,7 +78,7 @@ def test_a_choice_outside_of_training_is_said(capsys: pytest.CaptureFixture[str]
     assert code == 0
     chosen, warning = err.splitlines()
     assert chosen == "latency 0.5 s: K=1, L=4, look-ahead 1 (0.40 s)"
-    assert warning.startswith("warning: models are trained with L=4 and K from 3 to 12: expect more mistakes")
+    assert warning == "warning: K=1, L=4: models are trained with L=4 and K from 3 to 12; expect more mistakes"
 
 
 def choose_on(

@@ -71,7 +71,7 @@ def test_both_units_mean_the_same(milliseconds: int) -> None:
 def test_choices_of_a_usual_model(target_s: float, k: int, l: int, lookahead: int, delay: float) -> None:  # noqa: E741
     choice = solve(target_s, config())
     assert choice == Choice(k=k, l=l, lookahead=lookahead, delay_s=delay)
-    assert is_trained(choice, config()) == (target_s >= 0.96)
+    assert is_trained(choice.k, choice.l, config()) == (target_s >= 0.96)
 
 
 def test_how_a_choice_is_printed() -> None:
@@ -99,7 +99,7 @@ def test_a_larger_target_never_gives_a_smaller_delay(one_s: float, other_s: floa
     except ConfigError:
         return
     assert shorter.delay_s <= longer.delay_s
-    if is_trained(shorter, model):
+    if is_trained(shorter.k, shorter.l, model):
         assert shorter.lookahead <= longer.lookahead
 
 
@@ -109,7 +109,7 @@ def test_less_than_a_block_is_left_unless_k_is_at_its_end(target_s: float, model
     if target_s < least:
         return
     choice = solve(target_s, model)
-    assert is_trained(choice, model)
+    assert is_trained(choice.k, choice.l, model)
     assert choice.k == TRAINED_K.stop - 1 or target_s - choice.delay_s < choice.l * model.features.step_s + 1e-6
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from bestow_edge.config import BidirectionalConfig, FeatureConfig
 from bestow_edge.graphs import GraphSpec
+from bestow_edge.policy import Offline, Policy, WaitK
 from bestow_edge.runtime import session as session_module
 from bestow_edge.runtime.decoder import Attempt
 from bestow_edge.runtime.encoder_stream import SpeechSteps
@@ -71,10 +73,19 @@ class Memory:
 class BurstDecoder:
     """In the text side's place: token 100 + i for burst i once it has ended, else the end token."""
 
+    rows = 1
+
     def __init__(self, *_: object) -> None:
         self.memory = Memory()
         self.num_tokens = np.ones(1)
         self.done = 0
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Forget what is written in the block."""
+        done = self.done
+        yield
+        self.done = done
 
     def attempt(self, visible: list[int]) -> list[Attempt]:
         """Count the bursts that end within what is visible; look at the one that is written."""
@@ -186,6 +197,27 @@ def test_a_bidirectional_encoder_loses_no_word_at_a_roll_over(bidirectional: Mod
     assert events[-1].segment > 0 or pause_s < 4
     assert heard_s == pytest.approx(pause_s + 4, abs=0.09)
     assert hear(bidirectional, samples, 7777) == (events, heard_s)
+
+
+@pytest.mark.parametrize("policy", [Offline(), WaitK(1, 1), WaitK(5, 4)], ids=str)
+@pytest.mark.parametrize("segment_s", np.round(np.arange(3.0, 6.0, 0.37), 2).tolist())
+def test_speech_without_a_pause_is_cut_between_words(scripted: Model, policy: Policy, segment_s: float) -> None:
+    rng = np.random.default_rng(round(100 * segment_s))
+    starts = (0.5 + np.cumsum(rng.uniform(0.56, 1.1, 30))).tolist()
+    samples = bursts(starts, starts[-1] + 1)
+    options = {"k": None, "l": None, "policy": policy, "segment_pause_s": 0, "segment_s": segment_s}
+    events, heard_s = hear(scripted, samples, 1000, **options)
+    assert len(events) == len(starts), [event.text for event in events]
+    np.testing.assert_allclose([event.start_s for event in events], starts, atol=0.2)
+    assert heard_s == pytest.approx(starts[-1] + 1, abs=0.15)
+    assert events[-1].segment > 3
+    assert hear(scripted, samples, 7777, **options) == (events, heard_s)
+
+
+def test_a_long_silence_is_cut_too(scripted: Model) -> None:
+    options = {"k": None, "l": None, "policy": Offline(), "segment_pause_s": 0, "segment_s": 4}
+    events, _ = hear(scripted, bursts([0.5, 30.0], 31), 1000, **options)
+    assert [round(event.start_s) for event in events] == [1, 30]
 
 
 def test_silence_alone_rolls_over_without_segments(scripted: Model) -> None:

@@ -336,6 +336,16 @@ def test_blocks_that_are_no_audio(model: Model, block: Any, message: str) -> Non
     assert session.feed(np.zeros(10, dtype=np.float32)) == []  # it goes on
 
 
+def test_an_untrained_k_or_l_is_warned_of_once(
+    remake_model: Callable[..., Model], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = remake_model()
+    for k, l in ((3, 4), (20, 4), (20, 4), (3, 5), (20, 4), (12, 4)):  # noqa: E741 - the paper's letter
+        model.session(source="de", k=k, l=l).__exit__(None, None, None)
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["K=20, L=4", "K=3, L=5"]
+    assert caplog.records[0].getMessage().endswith("L=4 and K from 3 to 12; expect more mistakes")
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -346,7 +356,9 @@ def test_blocks_that_are_no_audio(model: Model, block: Any, message: str) -> Non
         ({"source": "en", "k": 0}, ConfigError, "k >= 1 and l >= 1, got k=0, l=4"),
         ({"source": "en", "l": -1}, ConfigError, "got k=3, l=-1"),
         ({"source": "en", "segment_pause_s": 0.5}, ConfigError, "segment_pause_s 0.5: expected 0 or at least 1.2 s"),
-        ({"source": "en", "segment_pause_s": -1.0}, ConfigError, "segment_pause_s -1.0"),
+        ({"source": "en", "segment_pause_s": -1.0}, ConfigError, "all of it must be at least 0"),
+        ({"source": "en", "segment_s": 1.0}, ConfigError, "segment_s 1.0: expected 0 or at least 3.0 s"),
+        ({"source": "en", "context_tokens": 10**6}, ConfigError, "context_tokens 1000000 and the prompt leave no room"),
         ({"source": "en", "k": 2, "policy": Offline()}, ConfigError, "give either policy or k and l, not both"),
     ],
 )

@@ -9,7 +9,9 @@ import pytest
 
 from bestow_edge.errors import ConfigError, SessionError
 from bestow_edge.policy import AlignAtt, LocalAgreement, Offline, Policy, View, WaitK
+from bestow_edge.prompts import parse_pair
 from bestow_edge.runtime import Event, SegmentEvent, TextEvent, stream
+from bestow_edge.runtime import session as session_module
 from bestow_edge.runtime.decoder import TextDecoder
 from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.session import Session
@@ -121,6 +123,31 @@ def test_a_full_segment_goes_on_behind_its_last_word(
         assert sum(len(event.token_ids) for event in own if isinstance(event, TextEvent)) <= 5
 
 
+def test_a_segment_is_told_the_end_of_the_one_before(
+    remake_model: Callable[..., Model], speech: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[list[tuple[int, ...]]] = []
+
+    class Spy(TextDecoder):
+        def __init__(self, adapter: Any, llm: Any, manifest: Any, prompts: Any, memory: Any = None) -> None:
+            opened.append(prompts)
+            super().__init__(adapter, llm, manifest, prompts, memory)
+
+    monkeypatch.setattr(session_module, "TextDecoder", Spy)
+    model = remake_model(end_ids=tuple(range(0, 300, 3)))
+    options: dict[str, Any] = {"k": 2, "l": 2, "lookahead": 1, "segment_tokens": 5, "context_tokens": 3}
+    events = texts(hear(model.session(source="de", **options), speech))
+    prompt = model.prompt_ids(parse_pair("de-de"))
+    written = [
+        tuple(token for event in events if event.segment == segment for token in event.token_ids)
+        for segment in range(events[-1].segment + 1)
+    ]
+    assert len(written) > 2
+    contexts = [ids[len(prompt) :] for (ids,) in opened]
+    assert all(ids[: len(prompt)] == prompt for (ids,) in opened)
+    assert [*dict.fromkeys(contexts)] == [(), *dict.fromkeys(own[-3:] for own in written[: len(set(contexts)) - 1])]
+
+
 def test_a_beam_of_one_is_greedy_and_wider_ones_are_no_worse(model: Model, speech: Floats) -> None:
     def scored(size: int) -> tuple[list[int], float]:
         session = model.session(source="de", policy=Offline(), beam_size=size, segment_tokens=12)
@@ -182,7 +209,7 @@ def test_a_word_lies_around_its_peak(weights: list[float], expected: tuple[int, 
     [
         ({"beam_size": 5}, r"beam_size 5: expected 1, or more with Offline\(\)"),
         ({"beam_size": 0, "policy": Offline()}, "beam_size 0"),
-        ({"segment_tokens": -1}, "segment_tokens -1: expected 0 to"),
+        ({"segment_tokens": -1}, "all of it must be at least 0"),
     ],
 )
 def test_wrong_options(model: Model, options: dict[str, Any], message: str) -> None:

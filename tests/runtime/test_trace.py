@@ -52,7 +52,7 @@ def test_a_trace_holds_audio_decisions_events_and_times(recorded: Trace, wavefor
     assert np.array_equal(np.concatenate(blocks), waveform)
     assert recorded.duration_s == waveform.size / 16000
     assert recorded.header.finished
-    assert (recorded.header.version, recorded.header.lookahead, recorded.header.segment_pause_s) == (
+    assert (recorded.header.version, recorded.header.lookahead, recorded.header.segments.pause_s) == (
         be.__version__,
         1,
         0,
