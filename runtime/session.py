@@ -166,6 +166,11 @@ class Session:
         return self._time_s(self._decoder.memory.written)
 
     @property
+    def segment_start_s(self) -> float:
+        """Where in the stream the audio of the current segment begins, seconds."""
+        return self._base_s
+
+    @property
     def num_tokens(self) -> int:
         """Tokens of the current segment, prompt included, of the longest text."""
         return int(self._decoder.num_tokens.max())
