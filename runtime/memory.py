@@ -50,19 +50,18 @@ class SpeechMemory:
         """Slots there are now."""
         return self.keys.shape[2]
 
-    def write(self, speech: SpeechSteps) -> bool:
-        """Write steps, over older values of the same steps; return whether the arrays were replaced by larger ones.
+    def write(self, speech: SpeechSteps) -> None:
+        """Write steps, over older values of the same steps; the arrays are replaced by larger ones where needed.
 
         Args:
             speech: keys and values of steps that begin at one written before or follow those written; they end at the
                 last step there is.
         """
-        grown = self._reserve(speech.end)
+        self._reserve(speech.end)
         slots = self._slots(speech.start, speech.end)
         self.keys[:, :, slots] = speech.keys[:, 0, :, -slots.size :]
         self.values[:, :, slots] = speech.values[:, 0, :, -slots.size :]
         self.written = speech.end
-        return grown
 
     def snapshot(self, start: int, end: int) -> Snapshot:
         """Remember what steps start to end would overwrite, for `restore`; the ring may grow."""
@@ -84,12 +83,9 @@ class SpeechMemory:
         """Return the slots of steps start to end; a ring holds the last ones only, and a slot is written once."""
         return np.arange(max(start, end - self.slots), end) % self.slots
 
-    def _reserve(self, end: int) -> bool:
-        grown = False
+    def _reserve(self, end: int) -> None:
         while end > self.slots < self._max_slots:
             self.keys, self.values = _doubled(self.keys), _doubled(self.values)
-            grown = True
-        return grown
 
 
 def _doubled(array: Floats) -> Floats:

@@ -98,6 +98,17 @@ def test_graph_that_does_not_fit_its_manifest(
         load(bundle)
 
 
+def test_an_adapter_without_attention_is_refused(bundle: Path) -> None:
+    """Policies, word times and segments need it, so a bundle without it never gets as far as a session."""
+    path = bundle / f"{ADAPTER}.onnx"
+    graph = onnx.load(path)
+    graph.graph.output.remove(next(item for item in graph.graph.output if item.name == "alignment"))
+    onnx.save(graph, path)
+    rehash(bundle)
+    with pytest.raises(SignatureError, match=r"adapter_step\.onnx: tensors differ .*: alignment; export again"):
+        load(bundle)
+
+
 def test_tensor_of_another_type(bundle: Path) -> None:
     path = bundle / f"{LLM}.onnx"
     graph = onnx.load(path)
