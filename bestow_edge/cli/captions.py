@@ -64,7 +64,7 @@ class Captions:
         self._as_json = as_json
         self._line = ""  # drawn with the status line, not yet on stdout
         self._status = ""
-        self._live = Live(console=err, transient=True, auto_refresh=False, redirect_stdout=False)
+        self._live = _new_live()
         self._drawn = err.is_terminal
         self._shared = self._drawn and sys.stdout.isatty()
 
@@ -123,8 +123,13 @@ class Captions:
         else:
             write_json(result)
         if self._shared:
+            self._live = _new_live()  # the old one, started again, would erase as many lines as it had drawn
             self._live.start()
 
     def _draw(self) -> None:
         status = Text(self._status, style="dim", no_wrap=True, overflow="crop")
         self._live.update(Group(Text(self._line), status) if self._line else status, refresh=True)
+
+
+def _new_live() -> Live:
+    return Live(console=err, transient=True, auto_refresh=False, redirect_stdout=False)
