@@ -7,7 +7,7 @@ knows sessions and a clock, not how latencies are chosen (`bestow_edge.latency`)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +59,7 @@ class Calibration:
 
 
 def calibrate(
-    model: Model, pair: Pair, choice: Choice, seconds: float = 3.0, *, clock: Clock = time.perf_counter
+    model: Model, pairs: Sequence[Pair], choice: Choice, seconds: float = 3.0, *, clock: Clock = time.perf_counter
 ) -> Calibration:
     """Measure what a choice costs on this machine.
 
@@ -68,7 +68,7 @@ def calibrate(
 
     Args:
         model: the loaded bundle.
-        pair: languages, as in the session to come.
+        pairs: languages of each text, as in the session to come.
         choice: its look-ahead and L.
         seconds: time to measure for; at least one chunk is measured however long it takes.
         clock: returns seconds; it may start anywhere.
@@ -79,11 +79,9 @@ def calibrate(
     end_s = clock() + seconds
     now_s = end_s - seconds
     while not walls_s or now_s < end_s:
-        with model.session(
-            source=pair.source,
-            target=pair.target,
-            policy=WaitK(1, choice.l),
-            lookahead=choice.lookahead,
+        with model.multi_session(
+            [(str(pair), WaitK(1, choice.l)) for pair in pairs],
+            lookahead=choice.lookahead if model.config.bidirectional is None else None,
             segment_pause_s=0,  # babble brings pauses that speech would not
         ) as session:
             session.feed(chunks[0])

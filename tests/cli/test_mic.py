@@ -62,6 +62,27 @@ def test_text_is_the_sessions(
 
 
 @pytest.mark.mic
+def test_several_pairs_and_a_policy(
+    file_microphone: BuildMicrophone, tiny_bundle: Path, speech: npt.NDArray[np.float32]
+) -> None:
+    from bestow_edge.runtime import AlignAtt, TextEvent, load
+
+    heard = (speech * 32_767).astype(np.int16)
+    options = ["--bundle", tiny_bundle, "--device-rate", RATE_HZ, "--seconds", 3, "--policy", "align-att", "--l", 3]
+    process = start(file_microphone(heard), *options, "--lang", "en-en,en-de")
+    out, err = rest_of(process)
+    assert (process.returncode, err) == (0, "")
+    langs, policy = ("en-en", "en-de"), AlignAtt(l=3)
+    with load(tiny_bundle).multi_session([(lang, policy) for lang in langs]) as session:
+        events = session.feed(heard[: 3 * RATE_HZ].astype(np.float32) / 32_768) + session.finish()
+    for number, lang in enumerate(langs):
+        told = [line.removeprefix(f"{lang}: ") for line in out.splitlines() if line.startswith(f"{lang}: ")]
+        texts = [event.text for event in events if isinstance(event, TextEvent) and event.prompt == number]
+        assert "".join(told) == "".join(texts) != ""
+    assert len(out.splitlines()) > len(langs)
+
+
+@pytest.mark.mic
 @pytest.mark.slow
 def test_ctrl_c_flushes_and_ends_well(
     pulse_microphone: PulseMicrophone, tiny_bundle: Path, speech: npt.NDArray[np.float32]
