@@ -109,7 +109,8 @@ class Session:
             SessionError: the session was finished.
             AudioError: the block is not one-dimensional float32 or holds NaN.
         """
-        self._check(samples)
+        self._check_open()
+        check_block(samples)
         self._encoder_state = self._encoder.add(samples, self._encoder_state)
         events: list[Event] = []
         while self._encoder.has_chunk(self._encoder_state):  # one by one: a new segment restarts the encoder
@@ -159,6 +160,11 @@ class Session:
     def model(self) -> Model:
         """The bundle it runs."""
         return self._model
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate that `feed` expects."""
+        return self._model.sample_rate_hz
 
     @property
     def heard_s(self) -> float:
@@ -370,13 +376,18 @@ class Session:
         if self._ended:
             raise SessionError("the session was finished; open a new one with model.session(...)")
 
-    def _check(self, samples: npt.NDArray[np.float32]) -> None:
-        self._check_open()
-        if samples.ndim != 1 or samples.dtype != np.float32:
-            got = f"{samples.dtype} {samples.shape}"
-            raise AudioError(f"audio block is {got}; expected float32 (samples,), mono at the model's rate")
-        if not np.isfinite(samples).all():
-            raise AudioError("audio block holds NaN or Inf; expected samples between -1 and 1")
+
+def check_block(samples: npt.NDArray[np.float32]) -> None:
+    """Check that a block can be heard.
+
+    Raises:
+        AudioError: it is not one-dimensional float32 or holds NaN.
+    """
+    if samples.ndim != 1 or samples.dtype != np.float32:
+        got = f"{samples.dtype} {samples.shape}"
+        raise AudioError(f"audio block is {got}; expected float32 (samples,), mono at the model's rate")
+    if not np.isfinite(samples).all():
+        raise AudioError("audio block holds NaN or Inf; expected samples between -1 and 1")
 
 
 def _encoder(model: Model, prompts: Sequence[Prompt], lookahead: int) -> EncoderStream | EncoderWindow:
