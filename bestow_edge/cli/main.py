@@ -15,6 +15,7 @@ import typer
 
 from bestow_edge import __version__
 from bestow_edge.cli.console import logs_on_stderr, say, say_error, use_utf8, write
+from bestow_edge.cli.evaluate import evaluate
 from bestow_edge.cli.export import export
 from bestow_edge.cli.inspect import inspect
 from bestow_edge.cli.machine import devices, doctor
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 for command in (run, mic, replay, devices, doctor, verify, inspect, export, train):
     app.command()(command)
+app.command("eval")(evaluate)
 
 
 def _version(value: bool) -> None:
