@@ -4,7 +4,8 @@
 
 Each utterance has 2 to MOST recordings of one speaker and language, brought to one level, with up to 0.3 s of silence
 between them. OUT gets 16 kHz wav files and `manifest.jsonl` in NeMo's format with the joined texts and translations,
-for `bestow-edge eval`. The same seed gives the same files.
+for `bestow-edge eval`, and SimulEval's lists, such as `source.en.txt`, `target.en-en.txt` and `target.en-de.txt`. The
+same seed gives the same files.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ def joined(rng: np.random.Generator, items: list[Utterance], most: int) -> tuple
     return np.clip(np.concatenate(parts), -1, 1), drawn
 
 
+def add_line(path: Path, text: str) -> None:
+    """Append to a list."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
 def main() -> None:
     """Write the recordings and the manifest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,6 +69,9 @@ def main() -> None:
             name = f"{language}_{number:04d}.wav"
             soundfile.write(args.out / name, waveform, RATE_HZ, subtype="PCM_16")
             texts = {code: " ".join(item.texts[code] for item in drawn) for code in drawn[0].texts}
+            add_line(args.out / f"source.{language}.txt", str((args.out / name).resolve()))
+            for code, text in texts.items():
+                add_line(args.out / f"target.{language}-{code}.txt", text)
             line = {"audio_filepath": name, "duration": round(len(waveform) / RATE_HZ, 4), "source_lang": language}
             line |= {"text": texts.pop(language), "translations": texts, "speaker": speaker}
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
