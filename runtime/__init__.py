@@ -1,5 +1,6 @@
 """Streaming runtime: a bundle, numpy and onnxruntime. Never imports torch, transformers, onnx, export or training."""
 
+from bestow_edge.config import SegmentConfig
 from bestow_edge.policy import AlignAtt, LocalAgreement, Offline, Policy, View, WaitK
 from bestow_edge.runtime.audio import read_audio
 from bestow_edge.runtime.events import Event, SegmentEvent, TextEvent
@@ -13,6 +14,7 @@ __all__ = [
     "Model",
     "Offline",
     "Policy",
+    "SegmentConfig",
     "SegmentEvent",
     "Session",
     "TextEvent",

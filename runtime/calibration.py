@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bestow_edge.config import SegmentConfig
 from bestow_edge.latency import Choice
 from bestow_edge.prompts import Pair
 from bestow_edge.runtime.model import Model
@@ -84,7 +85,7 @@ def calibrate(
             k=choice.k,
             l=choice.l,
             lookahead=choice.lookahead,
-            segment_pause_s=0,  # babble brings pauses that speech would not
+            segments=SegmentConfig(pause_s=0),  # babble brings pauses that speech would not
         ) as session:
             for chunk in chunks[:silent]:
                 session.feed(chunk)

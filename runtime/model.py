@@ -73,10 +73,7 @@ class Model:
         policy: Policy | None = None,
         lookahead: int | None = None,
         latency_s: float | None = None,
-        segment_pause_s: float | None = None,
-        segment_tokens: int | None = None,
-        segment_s: float | None = None,
-        context_tokens: int | None = None,
+        segments: SegmentConfig | None = None,
         beam_size: int = 1,
     ) -> Session:
         """Open a session on one stream of audio.
@@ -91,14 +88,8 @@ class Model:
             lookahead: right context of a cache-aware encoder in steps, None = the bundle's default.
             latency_s: most audio before the first token, seconds, from which `bestow_edge.latency.solve` chooses `k`,
                 `l` and `lookahead`; excludes them and `policy`.
-            segment_pause_s: silence after which a new segment begins, at least 1.2 seconds; 0 = never, None = the
-                bundle's default.
-            segment_tokens: answer tokens after which a new segment begins, 0 = what the LLM's context holds, None = the
-                bundle's default.
-            segment_s: speech after which a new segment begins, at least 3 seconds; 0 = what the speech memory holds
-                (5 minutes), None = the bundle's default.
-            context_tokens: most tokens of the segment before that the next one is told, None = the bundle's default;
-                for models trained on such contexts.
+            segments: when a new segment begins, None = the bundle's default, of which
+                `dataclasses.replace(model.config.segments, pause_s=0)` changes one limit.
             beam_size: hypotheses kept by the search at the end of the audio; more than 1 needs `Offline()`.
 
         Raises:
@@ -120,10 +111,7 @@ class Model:
         return self.multi_session(
             [(str(make_pair(task, source, target)), policy)],
             lookahead=lookahead,
-            segment_pause_s=segment_pause_s,
-            segment_tokens=segment_tokens,
-            segment_s=segment_s,
-            context_tokens=context_tokens,
+            segments=segments,
             beam_size=beam_size,
         )
 
@@ -132,10 +120,7 @@ class Model:
         prompts: Sequence[tuple[str, Policy]],
         *,
         lookahead: int | None = None,
-        segment_pause_s: float | None = None,
-        segment_tokens: int | None = None,
-        segment_s: float | None = None,
-        context_tokens: int | None = None,
+        segments: SegmentConfig | None = None,
         beam_size: int = 1,
     ) -> Session:
         """Open a session that answers several prompts about one stream: one encoder pass, one batch of texts.
@@ -146,10 +131,7 @@ class Model:
         Args:
             prompts: language pair, such as "en-de", and policy of each text, at least one.
             lookahead: as for `session`, and so are the other arguments.
-            segment_pause_s: see `session`.
-            segment_tokens: see `session`.
-            segment_s: see `session`.
-            context_tokens: see `session`.
+            segments: see `session`.
             beam_size: see `session`; more than 1 for a single prompt only.
 
         Raises:
@@ -172,20 +154,8 @@ class Model:
             self,
             prompts=asked,
             lookahead=lookahead,
-            segments=self._segments(segment_pause_s, segment_tokens, segment_s, context_tokens),
+            segments=self.config.segments if segments is None else segments,
             beam_size=beam_size,
-        )
-
-    def _segments(
-        self, pause_s: float | None, max_tokens: int | None, max_s: float | None, context_tokens: int | None
-    ) -> SegmentConfig:
-        """Return the bundle's limits of a segment with those that were given in their place."""
-        default = self.config.segments
-        return SegmentConfig(
-            pause_s=default.pause_s if pause_s is None else pause_s,
-            max_tokens=default.max_tokens if max_tokens is None else max_tokens,
-            max_s=default.max_s if max_s is None else max_s,
-            context_tokens=default.context_tokens if context_tokens is None else context_tokens,
         )
 
     def _warn_of(self, policy: Policy) -> None:

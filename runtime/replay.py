@@ -48,10 +48,7 @@ def replay(
     session = model.multi_session(
         [(prompt.pair, policy) for prompt, policy in zip(header.prompts, used, strict=True)],
         lookahead=lookahead,
-        segment_pause_s=header.segments.pause_s,
-        segment_tokens=header.segments.max_tokens,
-        segment_s=header.segments.max_s,
-        context_tokens=header.segments.context_tokens,
+        segments=header.segments,
         beam_size=header.beam_size if all(isinstance(policy, Offline) for policy in used) else 1,
     )
     with session:

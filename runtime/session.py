@@ -71,17 +71,17 @@ class Session:
         self._model = model
         self._step_s = model.config.features.step_s
         for name, seconds, least_s in (
-            ("segment_pause_s", segments.pause_s, SHORTEST_PAUSE_S),
-            ("segment_s", segments.max_s, SHORTEST_SEGMENT_S),
+            ("pause_s", segments.pause_s, SHORTEST_PAUSE_S),
+            ("max_s", segments.max_s, SHORTEST_SEGMENT_S),
         ):
             if seconds and not seconds >= least_s:
-                raise ConfigError(f"{name} {seconds}: expected 0 or at least {least_s} s")
+                raise ConfigError(f"segments: {name} {seconds}, expected 0 or at least {least_s} s")
         self._pause_steps = round(segments.pause_s / self._step_s)
         self._most_steps = min(round(segments.max_s / self._step_s) or MOST_STEPS, MOST_STEPS)
         self._ids = [model.prompt_ids(prompt.pair) for prompt in prompts]
         room = model.manifest.max_text_tokens - max(map(len, self._ids)) - 1 - segments.context_tokens
         if room < 1:
-            asked = f"context_tokens {segments.context_tokens} and the prompt"
+            asked = f"segments: context_tokens {segments.context_tokens} and the prompt"
             raise ConfigError(f"{asked} leave no room in the LLM's context of {model.manifest.max_text_tokens} tokens")
         self._most_tokens = min(segments.max_tokens or room, room)
         self._encoder = _encoder(model, prompts, lookahead)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import bestow_edge as be
 EXAMPLES = Path(__file__).parent.parent / "examples"
 HEADLESS = ("captions_asyncio.py", "transcribe_file.py")  # run to the end without a device
 DEVICES = ("desktop_captions.py", "microphone.py")
+SPEAKERS = ("accented_digits.py",)  # need espeak-ng
 ELSEWHERE = ("simuleval_agent.py",)  # tried in test_simuleval_agent.py
 
 
@@ -29,7 +31,7 @@ def run(name: str, *arguments: object, env: dict[str, str] | None = None) -> sub
 
 
 def test_every_example_is_tried() -> None:
-    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(HEADLESS + DEVICES + ELSEWHERE)
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(HEADLESS + DEVICES + SPEAKERS + ELSEWHERE)
 
 
 @pytest.mark.parametrize("name", HEADLESS)
@@ -79,3 +81,44 @@ def test_the_microphone_example_hears_a_recording_and_ends_at_ctrl_c(pulse_micro
     assert example.returncode == 0, complaints
     assert text.strip()
     assert "Traceback" not in complaints
+
+
+@pytest.fixture
+def accented_digits(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The example as a module that speaks two accents once."""
+    spec = importlib.util.spec_from_file_location("accented_digits", EXAMPLES / "accented_digits.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, value in (("TAKES", 1), ("ENGLISH", ["en-gb"]), ("SPELLED", {"el": module.SPELLED["el"]})):
+        monkeypatch.setattr(module, name, value)
+    return module
+
+
+def test_every_accent_spells_ten_digits(accented_digits: Any) -> None:
+    assert len(accented_digits.DIGITS) == len(accented_digits.GERMAN) == 10
+    assert {len(words.split()) for words in accented_digits.SPELLED.values()} == {10}
+
+
+def test_spoken_digits_are_a_manifest_to_train_on(accented_digits: Any, tmp_path: Path) -> None:
+    if shutil.which("espeak-ng") is None:
+        pytest.skip("espeak-ng is not installed")
+    read_manifest = pytest.importorskip("bestow_edge.training.manifest").read_manifest
+    accented_digits.main(tmp_path)
+    spoken = read_manifest(tmp_path / "synthetic" / "digits" / "train.jsonl")
+    assert [item.texts for item in spoken[1::10]] == [{"en": "one", "de": "eins"}] * 2
+    assert len({item.speaker for item in spoken}) == 2
+    for item in spoken:
+        waveform = be.read_audio(item.path, 16_000)
+        assert 0.15 < item.duration_s == pytest.approx(len(waveform) / 16_000, abs=1e-3)
+        assert np.sqrt(np.mean(waveform**2)) > 0.005
+
+
+def test_without_espeak_it_says_what_to_install(
+    accented_digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="espeak-ng is not on the path; install it"):
+        accented_digits.main(tmp_path)
+    assert not list(tmp_path.iterdir())

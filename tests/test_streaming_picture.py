@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bestow_edge.bundle import read_manifest
+from bestow_edge.config import SegmentConfig
 from bestow_edge.policy import Policy, visible_steps
 from bestow_edge.runtime.model import Model
 
@@ -47,7 +48,9 @@ def test_it_is_svg_that_needs_nothing_else(picture: ModuleType) -> None:
 def attempts(model: Model, policy: Policy, lookahead: int, num_samples: int) -> Iterator[tuple[int, int]]:
     """Return for each answer token of a session the steps it saw and the steps that had been heard."""
     notes: list[tuple[int, int]] = []
-    session = model.session(source="en", policy=policy, lookahead=lookahead, segment_pause_s=0)
+    session = model.session(
+        source="en", policy=policy, lookahead=lookahead, segments=SegmentConfig(pause_s=0, max_tokens=10)
+    )
     text = session._decoder
     attempt = text.attempt
 

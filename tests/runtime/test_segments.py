@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bestow_edge.config import BidirectionalConfig, FeatureConfig
+from bestow_edge.config import BidirectionalConfig, FeatureConfig, SegmentConfig
 from bestow_edge.graphs import GraphSpec
 from bestow_edge.policy import Offline, Policy, WaitK
 from bestow_edge.runtime import session as session_module
@@ -170,8 +170,14 @@ def test_long_pauses_begin_segments(scripted: Model) -> None:
 def test_short_pauses_do_not(scripted: Model) -> None:
     samples = bursts([0.5, 2.35, 4.2], 5.5)
     assert {event.segment for event in hear(scripted, samples, 1000)[0]} == {0}
-    assert {event.segment for event in hear(scripted, bursts([0.5, 9.0], 10), 1000, segment_pause_s=0)[0]} == {0}
-    assert {event.segment for event in hear(scripted, samples, 1000, segment_pause_s=1.5)[0]} == {0, 1, 2}
+    assert {
+        event.segment for event in hear(scripted, bursts([0.5, 9.0], 10), 1000, segments=SegmentConfig(pause_s=0))[0]
+    } == {0}
+    assert {event.segment for event in hear(scripted, samples, 1000, segments=SegmentConfig(pause_s=1.5))[0]} == {
+        0,
+        1,
+        2,
+    }
 
 
 @pytest.mark.parametrize("block", [160, 1600, 7777, 1_000_000])
@@ -205,7 +211,7 @@ def test_speech_without_a_pause_is_cut_between_words(scripted: Model, policy: Po
     rng = np.random.default_rng(round(100 * segment_s))
     starts = (0.5 + np.cumsum(rng.uniform(0.56, 1.1, 30))).tolist()
     samples = bursts(starts, starts[-1] + 1)
-    options = {"k": None, "l": None, "policy": policy, "segment_pause_s": 0, "segment_s": segment_s}
+    options = {"k": None, "l": None, "policy": policy, "segments": SegmentConfig(pause_s=0, max_s=segment_s)}
     events, heard_s = hear(scripted, samples, 1000, **options)
     assert len(events) == len(starts), [event.text for event in events]
     np.testing.assert_allclose([event.start_s for event in events], starts, atol=0.2)
@@ -215,7 +221,7 @@ def test_speech_without_a_pause_is_cut_between_words(scripted: Model, policy: Po
 
 
 def test_a_long_silence_is_cut_too(scripted: Model) -> None:
-    options = {"k": None, "l": None, "policy": Offline(), "segment_pause_s": 0, "segment_s": 4}
+    options = {"k": None, "l": None, "policy": Offline(), "segments": SegmentConfig(pause_s=0, max_s=4)}
     events, _ = hear(scripted, bursts([0.5, 30.0], 31), 1000, **options)
     assert [round(event.start_s) for event in events] == [1, 30]
 

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bestow_edge.config import SegmentConfig
 from bestow_edge.errors import AudioError, ConfigError, PromptError, SessionError
 from bestow_edge.features import log_mel
 from bestow_edge.model.adapter import Adapter
@@ -69,7 +70,7 @@ def record(session: Session) -> Record:
 
 def listen(model: Model, samples: Floats, block: int | None = None, **options: Any) -> Record:
     """Run one session over samples and return what it did."""
-    session = model.session(**({"source": "de", "segment_pause_s": 0} | options))
+    session = model.session(**({"source": "de", "segments": SegmentConfig(pause_s=0)} | options))
     notes = record(session)
     size = block or max(1, samples.size)
     for start in range(0, samples.size, size):
@@ -253,7 +254,7 @@ def test_two_sessions_do_not_touch_each_other(pausing_model: Model, speech: Floa
         {"source": "en", "target": "de", "k": 2, "l": 1, "lookahead": 6},
     ]
     separate = [listen(pausing_model, audio, **option) for audio, option in zip(audios, options, strict=True)]
-    sessions = [pausing_model.session(segment_pause_s=0, **option) for option in options]
+    sessions = [pausing_model.session(segments=SegmentConfig(pause_s=0), **option) for option in options]
     together = list(interleaved(sessions, audios))
     assert [notes.attempts for notes in together] == [notes.attempts for notes in separate]
     assert separate[0].tokens
@@ -272,7 +273,7 @@ def test_threads_share_a_model(pausing_model: Model, speech: Floats) -> None:
 
 def test_a_full_memory_wraps(model: Model, speech: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder, "SpeechMemory", partial(SpeechMemory, first_slots=16, max_slots=32))
-    session = model.session(source="de", k=2, l=1, lookahead=1, segment_pause_s=0)
+    session = model.session(source="de", k=2, l=1, lookahead=1, segments=SegmentConfig(pause_s=0))
     notes = record(session)
     session.feed(speech)
     session.finish()
@@ -292,7 +293,7 @@ def test_a_full_context_begins_a_segment(remake_model: Callable[..., Model], spe
 
 
 def test_events_say_what_was_added(pausing_model: Model, speech: Floats) -> None:
-    session = pausing_model.session(source="de", k=1, l=2, lookahead=1, segment_pause_s=0)
+    session = pausing_model.session(source="de", k=1, l=2, lookahead=1, segments=SegmentConfig(pause_s=0))
     notes = record(session)
     first, *events, last = list(stream(session, iter(np.split(speech[:48000], 10))))
     assert (first, last) == (
@@ -355,10 +356,21 @@ def test_an_untrained_k_or_l_is_warned_of_once(
         ({"source": "en", "lookahead": 5}, ConfigError, "lookahead 5: this model has 13, 6, 1, 0"),
         ({"source": "en", "k": 0}, ConfigError, "k >= 1 and l >= 1, got k=0, l=4"),
         ({"source": "en", "l": -1}, ConfigError, "got k=3, l=-1"),
-        ({"source": "en", "segment_pause_s": 0.5}, ConfigError, "segment_pause_s 0.5: expected 0 or at least 1.2 s"),
-        ({"source": "en", "segment_pause_s": -1.0}, ConfigError, "all of it must be at least 0"),
-        ({"source": "en", "segment_s": 1.0}, ConfigError, "segment_s 1.0: expected 0 or at least 3.0 s"),
-        ({"source": "en", "context_tokens": 10**6}, ConfigError, "context_tokens 1000000 and the prompt leave no room"),
+        (
+            {"source": "en", "segments": SegmentConfig(pause_s=0.5)},
+            ConfigError,
+            "pause_s 0.5, expected 0 or at least 1.2 s",
+        ),
+        (
+            {"source": "en", "segments": SegmentConfig(max_s=1.0)},
+            ConfigError,
+            "max_s 1.0, expected 0 or at least 3.0 s",
+        ),
+        (
+            {"source": "en", "segments": SegmentConfig(context_tokens=10**6)},
+            ConfigError,
+            "1000000 and the prompt leave no room",
+        ),
         ({"source": "en", "k": 2, "policy": Offline()}, ConfigError, "give either policy or k and l, not both"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from bestow_edge.config import BidirectionalConfig
+from bestow_edge.config import BidirectionalConfig, SegmentConfig
 from bestow_edge.errors import ConfigError
 from bestow_edge.features import log_mel
 from bestow_edge.policy import Offline
@@ -30,7 +30,7 @@ def pausing(request: pytest.FixtureRequest, remake_bidirectional: Callable[..., 
 
 
 def written(model: Model, samples: Floats, block: int, **options: Any) -> list[TextEvent]:
-    session = model.session(**({"source": "de", "segment_pause_s": 0} | options))
+    session = model.session(**({"source": "de", "segments": SegmentConfig(pause_s=0)} | options))
     events = []
     for start in range(0, samples.size, block):
         events += session.feed(samples[start : start + block])
@@ -46,14 +46,14 @@ def test_text_does_not_depend_on_blocks(pausing: Model, speech: Floats) -> None:
     assert len({event.heard_s for event in expected}) > 3  # written while it listens
     for block in (777, 16_000):
         assert written(pausing, samples, block, k=1, l=2) == expected
-    session = pausing.session(source="de", k=1, l=2, segment_pause_s=0)
+    session = pausing.session(source="de", k=1, l=2, segments=SegmentConfig(pause_s=0))
     events = [event for sample in range(3) for event in session.feed(samples[sample : sample + 1])]
     events += [*session.feed(samples[3:]), *session.finish()]
     assert [event for event in events if isinstance(event, TextEvent)] == expected
 
 
 def test_later_audio_never_changes_earlier_text(bidirectional_model: Model, speech: Floats) -> None:
-    events = bidirectional_model.session(source="de", k=1, l=2, segment_pause_s=0).feed(speech[:48000])
+    events = bidirectional_model.session(source="de", k=1, l=2, segments=SegmentConfig(pause_s=0)).feed(speech[:48000])
     first = [event for event in events if isinstance(event, TextEvent)]
     assert len(first) > 3
     one = written(bidirectional_model, speech[:80000], 1000, k=1, l=2)
@@ -63,7 +63,7 @@ def test_later_audio_never_changes_earlier_text(bidirectional_model: Model, spee
 
 
 def test_the_first_token_waits_for_the_right_context(bidirectional_model: Model, speech: Floats) -> None:
-    session = bidirectional_model.session(source="de", k=3, l=4, segment_pause_s=0)
+    session = bidirectional_model.session(source="de", k=3, l=4, segments=SegmentConfig(pause_s=0))
     heard = 0
     while not session._tracks[0].words:
         session.feed(speech[heard : heard + 80])
@@ -86,7 +86,7 @@ def test_offline_text_is_pytorchs(
         if token in model.manifest.end_ids:
             break
         text.append(token)
-    session = model.session(source="de", policy=Offline(), segment_pause_s=0)
+    session = model.session(source="de", policy=Offline(), segments=SegmentConfig(pause_s=0))
     got: list[int] = []
     commit = session._decoder.commit
     monkeypatch.setattr(session._decoder, "commit", lambda row, token: (got.append(token), commit(row, token)))

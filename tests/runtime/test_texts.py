@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bestow_edge.config import SegmentConfig
 from bestow_edge.errors import ConfigError, SessionError
 from bestow_edge.policy import AlignAtt, LocalAgreement, Offline, Policy, View, WaitK
 from bestow_edge.prompts import parse_pair
@@ -38,7 +39,7 @@ def hear(session: Session, samples: Floats, block: int = 1600) -> list[Event]:
 def test_prompts_of_a_batch_are_what_each_is_alone(pausing_model: Model, speech: Floats, lookahead: int) -> None:
     """Token for token and probability for probability: prompts, policies and answers differ in length."""
     samples = speech[: 4 * 16000]
-    options: dict[str, Any] = {"lookahead": lookahead, "segment_pause_s": 0}
+    options: dict[str, Any] = {"lookahead": lookahead, "segments": SegmentConfig(pause_s=0)}
     together = hear(pausing_model.multi_session(PROMPTS, **options), samples)
     lengths = set()
     for index, prompt in enumerate(PROMPTS):
@@ -55,9 +56,9 @@ def test_prompts_of_a_batch_are_what_each_is_alone(pausing_model: Model, speech:
 def test_finalized_text_is_append_only(pausing_model: Model, speech: Floats) -> None:
     """What was written while listening is the beginning of what is written in the end, for every policy."""
     for _, policy in PROMPTS:
-        session = pausing_model.session(source="de", policy=policy, segment_pause_s=0)
+        session = pausing_model.session(source="de", policy=policy, segments=SegmentConfig(pause_s=0))
         events = session.feed(speech[:48000])
-        whole = hear(pausing_model.session(source="de", policy=policy, segment_pause_s=0), speech)
+        whole = hear(pausing_model.session(source="de", policy=policy, segments=SegmentConfig(pause_s=0)), speech)
         assert whole[: len(events)] == events
 
 
@@ -65,15 +66,15 @@ def test_a_draft_is_what_comes_if_the_audio_ends_now(pausing_model: Model, speec
     drafted = 0
     for seconds in (0.01, 0.5, 1.0, 1.7, 2.9):
         samples = speech[: int(seconds * 16000)]
-        session = pausing_model.session(source="de", k=30, l=1, lookahead=6, segment_pause_s=0)
+        session = pausing_model.session(source="de", k=30, l=1, lookahead=6, segments=SegmentConfig(pause_s=0))
         said = "".join(event.text for event in session.feed(samples))
         draft = session.draft()
         assert session.draft() == draft
-        offline = pausing_model.session(source="de", policy=Offline(), lookahead=6, segment_pause_s=0)
+        offline = pausing_model.session(source="de", policy=Offline(), lookahead=6, segments=SegmentConfig(pause_s=0))
         assert said + draft == "".join(event.text for event in hear(offline, samples))
         drafted += len(draft)
         rest = "".join(event.text for event in [*session.feed(speech[samples.size : 64000]), *session.finish()])
-        undisturbed = pausing_model.session(source="de", k=30, l=1, lookahead=6, segment_pause_s=0)
+        undisturbed = pausing_model.session(source="de", k=30, l=1, lookahead=6, segments=SegmentConfig(pause_s=0))
         assert said + rest == "".join(event.text for event in hear(undisturbed, speech[:64000]))
     assert drafted > 10
     with pytest.raises(SessionError, match="the session was finished"):
@@ -88,7 +89,7 @@ def test_a_policy_of_your_own(pausing_model: Model, speech: Floats) -> None:
             seen.append(view)
             return view.token_id % 4 == 0 or view.refusals >= 2
 
-    events = texts(hear(pausing_model.session(source="de", policy=Picky(), segment_pause_s=0), speech))
+    events = texts(hear(pausing_model.session(source="de", policy=Picky(), segments=SegmentConfig(pause_s=0)), speech))
     assert events
     assert {view.refusals for view in seen} == {0, 1, 2}
     for view in seen:
@@ -100,8 +101,12 @@ def test_a_policy_of_your_own(pausing_model: Model, speech: Floats) -> None:
 
 def test_local_agreement_writes_what_drafts_agree_on(model: Model, speech: Floats) -> None:
     """A patient policy writes a part of what the eager one has drafted; both end with the offline text or their own."""
-    eager = texts(hear(model.session(source="de", policy=LocalAgreement(2, 2), segment_pause_s=0), speech[:48000]))
-    patient = texts(hear(model.session(source="de", policy=LocalAgreement(4, 2), segment_pause_s=0), speech[:48000]))
+    eager = texts(
+        hear(model.session(source="de", policy=LocalAgreement(2, 2), segments=SegmentConfig(pause_s=0)), speech[:48000])
+    )
+    patient = texts(
+        hear(model.session(source="de", policy=LocalAgreement(4, 2), segments=SegmentConfig(pause_s=0)), speech[:48000])
+    )
     assert eager
     assert patient
     assert eager[0].heard_s <= patient[0].heard_s
@@ -112,8 +117,12 @@ def test_a_full_segment_goes_on_behind_its_last_word(
     remake_model: Callable[..., Model], speech: Floats, block: int
 ) -> None:
     model = remake_model(end_ids=tuple(range(0, 300, 3)))
-    events = hear(model.session(source="de", k=2, l=2, lookahead=1, segment_tokens=5), speech, block)
-    assert events == hear(model.session(source="de", k=2, l=2, lookahead=1, segment_tokens=5), speech, 777)
+    events = hear(
+        model.session(source="de", k=2, l=2, lookahead=1, segments=SegmentConfig(max_tokens=5)), speech, block
+    )
+    assert events == hear(
+        model.session(source="de", k=2, l=2, lookahead=1, segments=SegmentConfig(max_tokens=5)), speech, 777
+    )
     segments = [event.segment for event in events]
     assert segments == sorted(segments)
     assert segments[-1] > 2
@@ -135,7 +144,12 @@ def test_a_segment_is_told_the_end_of_the_one_before(
 
     monkeypatch.setattr(session_module, "TextDecoder", Spy)
     model = remake_model(end_ids=tuple(range(0, 300, 3)))
-    options: dict[str, Any] = {"k": 2, "l": 2, "lookahead": 1, "segment_tokens": 5, "context_tokens": 3}
+    options: dict[str, Any] = {
+        "k": 2,
+        "l": 2,
+        "lookahead": 1,
+        "segments": SegmentConfig(max_tokens=5, context_tokens=3),
+    }
     events = texts(hear(model.session(source="de", **options), speech))
     prompt = model.prompt_ids(parse_pair("de-de"))
     written = [
@@ -150,7 +164,7 @@ def test_a_segment_is_told_the_end_of_the_one_before(
 
 def test_a_beam_of_one_is_greedy_and_wider_ones_are_no_worse(model: Model, speech: Floats) -> None:
     def scored(size: int) -> tuple[list[int], float]:
-        session = model.session(source="de", policy=Offline(), beam_size=size, segment_tokens=12)
+        session = model.session(source="de", policy=Offline(), beam_size=size, segments=SegmentConfig(max_tokens=12))
         events = texts([event for event in hear(session, speech[:16000]) if event.segment == 0])
         tokens = [token for event in events for token in event.token_ids]
         return tokens, sum(event.log_prob for event in events) / max(1, len(tokens))
@@ -209,7 +223,6 @@ def test_a_word_lies_around_its_peak(weights: list[float], expected: tuple[int, 
     [
         ({"beam_size": 5}, r"beam_size 5: expected 1, or more with Offline\(\)"),
         ({"beam_size": 0, "policy": Offline()}, "beam_size 0"),
-        ({"segment_tokens": -1}, "all of it must be at least 0"),
     ],
 )
 def test_wrong_options(model: Model, options: dict[str, Any], message: str) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 import bestow_edge as be
+from bestow_edge.config import SegmentConfig
 from bestow_edge.errors import AudioError, TraceError
 from bestow_edge.runtime import embedded_bundle
 from bestow_edge.runtime.replay import first_difference, replay
@@ -41,7 +42,7 @@ def record(session: be.Session, blocks: list[Floats], path: Path) -> tuple[Trace
 def recorded(digits: be.Model, waveform: Floats, tmp_path_factory: pytest.TempPathFactory) -> Trace:
     """Blocks of several sizes, an empty one among them; a policy that refuses and two prompts."""
     prompts: list[tuple[str, be.Policy]] = [("en-de", be.WaitK(2, 3)), ("en-en", be.AlignAtt(6, l=2))]
-    session = digits.multi_session(prompts, lookahead=1, segment_pause_s=0)
+    session = digits.multi_session(prompts, lookahead=1, segments=SegmentConfig(pause_s=0, max_tokens=10))
     blocks = np.split(waveform, [1, 1, 1500, 20000])
     return record(session, blocks, tmp_path_factory.mktemp("traces") / "digits.trace")[0]
 
@@ -80,7 +81,7 @@ def test_a_replay_with_other_settings_is_another_session(recorded: Trace, digits
     policies = [be.WaitK(6, 4), be.Offline()]
     events = replay(recorded, digits, policies=policies, lookahead=6)
     prompts = list(zip(("en-de", "en-en"), policies, strict=True))
-    with digits.multi_session(prompts, lookahead=6, segment_pause_s=0) as session:
+    with digits.multi_session(prompts, lookahead=6, segments=SegmentConfig(pause_s=0, max_tokens=10)) as session:
         assert events == session.feed(waveform) + session.finish()
     assert first_difference(recorded.events, events)
 
@@ -97,7 +98,9 @@ def test_first_difference() -> None:
 
 def test_tracing_changes_nothing(digits: be.Model, waveform: Floats, tmp_path: Path) -> None:
     def session() -> be.Session:
-        return digits.session(source="en", target="de", policy=be.LocalAgreement(2, 6), segment_pause_s=1.2)
+        return digits.session(
+            source="en", target="de", policy=be.LocalAgreement(2, 6), segments=SegmentConfig(pause_s=1.2, max_tokens=10)
+        )
 
     trace, events = record(session(), [waveform], tmp_path / "a.trace")
     plain = session()
