@@ -131,7 +131,7 @@ def numbers(option: str, text: str) -> list[int]:
 
 
 def _check_metric(metric: str) -> None:
-    from bestow_edge.evaluation.quality import METRICS
+    from bestow_edge.evaluation.score import METRICS
 
     if metric not in METRICS:
         raise typer.BadParameter(f"--metric {metric}: expected one of {', '.join(METRICS)}")
@@ -199,13 +199,13 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
 
 
 def _show(results: Sequence[SettingResult], pair: Pair, metric: str) -> None:
-    from bestow_edge.evaluation.page import shown, signatures
+    from bestow_edge.evaluation.page import signatures
 
     names = list(dict.fromkeys([metric, *QUALITIES[pair.task], *LATENCIES]))
     table = new_table("Quality in percent, latency in ms; [95 % interval]", "setting", *names, numbers=tuple(names))
     for result in results:
         scores = result.scores
-        cells = [shown(name, scores[name], interval=name == metric) if name in scores else "" for name in names]
+        cells = [scores[name].shown(name, interval=name == metric) if name in scores else "" for name in names]
         table.add_row(result.setting.name, *cells)
     write_tables(table)
     for line in signatures(results):

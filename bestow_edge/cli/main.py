@@ -21,6 +21,7 @@ from bestow_edge.cli.inspect import inspect
 from bestow_edge.cli.machine import devices, doctor
 from bestow_edge.cli.mic import mic
 from bestow_edge.cli.replay import replay
+from bestow_edge.cli.report import report
 from bestow_edge.cli.run import run
 from bestow_edge.cli.train import train
 from bestow_edge.cli.verify import verify
@@ -36,7 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run, export and train BESTOW streaming speech models: speech in, text out, without torch at run time.",
 )
-for command in (run, mic, replay, devices, doctor, verify, inspect, export, train):
+for command in (run, mic, replay, devices, doctor, verify, inspect, export, train, report):
     app.command()(command)
 app.command("eval")(evaluate)
 

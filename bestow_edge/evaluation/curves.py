@@ -10,8 +10,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bestow_edge.evaluation.quality import LOWER_IS_BETTER
 from bestow_edge.evaluation.results import SettingResult
+from bestow_edge.evaluation.score import LOWER_IS_BETTER
 
 TITLES = {
     "wer": "WER, %",
@@ -37,7 +37,7 @@ def draw(results: Sequence[SettingResult], metric: str, title: str) -> Figure:
 
     Args:
         results: at least one.
-        metric: one of `bestow_edge.evaluation.quality.METRICS`.
+        metric: one of `bestow_edge.evaluation.score.METRICS`.
         title: above the picture.
     """
     curves: dict[str, list[SettingResult]] = {}

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from bestow_edge.evaluation.quality import LOWER_IS_BETTER, METRICS, Score
-from bestow_edge.evaluation.results import UNITS, SettingResult
+from bestow_edge.evaluation.results import SettingResult
+from bestow_edge.evaluation.score import LOWER_IS_BETTER, METRICS, Score
 
 SHOWN_UTTERANCES = 20
 STYLE = """
@@ -50,13 +50,6 @@ def page(record: Mapping[str, Any], results: Sequence[SettingResult], metric: st
     ]
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
-
-
-def shown(name: str, score: Score, *, interval: bool = True) -> str:
-    """Return a score for people: percent with one decimal, milliseconds with none, others with three."""
-    digits = {"%": 1, "": 3}.get(UNITS.get(name, "ms"), 0)
-    value = f"{score.value:.{digits}f}"
-    return f"{value} [{score.low:.{digits}f}, {score.high:.{digits}f}]" if interval else value
 
 
 def signatures(results: Sequence[SettingResult]) -> list[str]:
@@ -100,7 +93,7 @@ def _scores(results: Sequence[SettingResult], names: Iterable[str]) -> str:
 def _cell(name: str, score: Score | None) -> str:
     if score is None:
         return ""
-    value, _, interval = shown(name, score).partition(" ")
+    value, _, interval = score.shown(name).partition(" ")
     return f"{value} <small>{interval}</small>"
 
 

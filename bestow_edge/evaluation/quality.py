@@ -21,26 +21,9 @@ from whisper_normalizer.basic import BasicTextNormalizer
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from bestow_edge.evaluation.bootstrap import interval, ratio_interval, resampled_sums
+from bestow_edge.evaluation.score import METRICS, Score
 
 Normalize = Callable[[str], str]
-
-LOWER_IS_BETTER = frozenset({"wer", "wer_normalized", "cer", "cer_normalized"})
-METRICS = ("wer", "wer_normalized", "cer", "cer_normalized", "bleu", "chrf", "rouge_l", "accuracy")
-"""Names of all scores, as `score_texts` returns them."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
-    """A score of a corpus with its 95 % confidence interval."""
-
-    value: float
-    """The score, percent, or milliseconds if it is a time."""
-    low: float
-    """Lower end of the interval."""
-    high: float
-    """Upper end."""
-    signature: str = ""
-    """How sacrebleu says it was computed; for BLEU and chrF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +31,7 @@ class Quality:
     """Scores of a corpus and of its utterances."""
 
     corpus: Mapping[str, Score]
-    """By the names in `METRICS`."""
+    """By the names in `bestow_edge.evaluation.score.METRICS`."""
     utterances: tuple[Mapping[str, float], ...]
     """The same names for each utterance, in order."""
 

@@ -12,14 +12,10 @@ from itertools import accumulate
 from bestow_edge.evaluation.bootstrap import ratio_interval
 from bestow_edge.evaluation.instances import Instance
 from bestow_edge.evaluation.latency import latency_scores, mean_scores, normalized_erasure
-from bestow_edge.evaluation.quality import Score, score_texts
+from bestow_edge.evaluation.quality import score_texts
+from bestow_edge.evaluation.score import Score
 from bestow_edge.evaluation.settings import Setting
 from bestow_edge.prompts import Pair
-
-UNITS: Mapping[str, str] = {"AP": "", "AP_CA": "", "RTF": "", "NE": ""} | dict.fromkeys(
-    ("wer", "wer_normalized", "cer", "cer_normalized", "bleu", "chrf", "rouge_l", "accuracy"), "%"
-)
-"""Units of scores; those that are missing are milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +25,7 @@ class SettingResult:
     setting: Setting
     """The setting."""
     scores: Mapping[str, Score]
-    """Scores of the corpus by name: `bestow_edge.evaluation.quality.METRICS`, those of SimulEval, and `own_scores`."""
+    """Scores of the corpus by name: `bestow_edge.evaluation.score.METRICS`, those of SimulEval, and `own_scores`."""
     utterances: tuple[Mapping[str, object], ...]
     """Text and scores of each utterance."""
     silent: int

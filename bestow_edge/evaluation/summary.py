@@ -65,7 +65,7 @@ def write(store: Store, what: dict[str, Any], results: Sequence[SettingResult], 
         store: the directory.
         what: what `describe` returned.
         results: of all settings.
-        metric: quality in the curves, one of `bestow_edge.evaluation.quality.METRICS`.
+        metric: quality in the curves, one of `bestow_edge.evaluation.score.METRICS`.
     """
     record = {
         "format": FORMAT,

@@ -10,7 +10,8 @@ sacrebleu = pytest.importorskip("sacrebleu")
 pytest.importorskip("whisper_normalizer")
 
 from bestow_edge.evaluation.bootstrap import interval, ratio_interval, resampled_sums  # noqa: E402 - after the extra is known to be there
-from bestow_edge.evaluation.quality import METRICS, chrf, chrf_counts, normalizer, rouge_l, score_texts  # noqa: E402
+from bestow_edge.evaluation.quality import chrf, chrf_counts, normalizer, rouge_l, score_texts  # noqa: E402
+from bestow_edge.evaluation.score import METRICS  # noqa: E402
 
 REFERENCES = ["Guten Morgen, Herr Müller!", "eins zwei drei vier", "Das ist ein Haus.", "null"]
 HYPOTHESES = ["guten Morgen Herr Müller", "eins zwei zwei vier fünf", "Das ist ein Haus.", ""]
