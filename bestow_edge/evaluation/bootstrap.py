@@ -6,6 +6,8 @@ Source: Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in AS
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,6 +16,7 @@ Array = npt.NDArray[np.float64]
 RESAMPLES = 1000
 SEED = 12345
 CONFIDENCE = 0.95
+BLOCK_NUMBERS = 1_000_000  # of the draws at once in double precision: 8 MB
 
 
 def resampled_sums(statistics: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED) -> Array:
@@ -30,10 +33,17 @@ def resampled_sums(statistics: npt.ArrayLike, *, resamples: int = RESAMPLES, see
     values = np.asarray(statistics, np.float64)
     if values.ndim != 2 or not len(values):
         raise ValueError(f"expected statistics (utterances, statistics) of one utterance or more, got {values.shape}")
+    counts = _times_drawn(len(values), resamples, seed)
+    blocks = np.array_split(counts, max(1, counts.size // BLOCK_NUMBERS))
+    return np.concatenate([block.astype(np.float64) @ values for block in blocks])
+
+
+@lru_cache(maxsize=1)  # all scores of all settings are drawn from the same number of utterances
+def _times_drawn(number: int, resamples: int, seed: int) -> npt.NDArray[np.uint16]:
+    """Return how often each utterance is in each drawn corpus: (resamples, number)."""
     rng = np.random.default_rng(seed)
-    number = len(values)
-    draws = (np.bincount(rng.integers(number, size=number), minlength=number) for _ in range(resamples))
-    return np.array([times_drawn @ values for times_drawn in draws])
+    drawn = (np.bincount(rng.integers(number, size=number), minlength=number) for _ in range(resamples))
+    return np.stack([times.astype(np.uint16) for times in drawn])
 
 
 def interval(scores: npt.ArrayLike) -> tuple[float, float]:

@@ -32,7 +32,7 @@ MARKERS = "osv^Dp*hX"
 def draw(results: Sequence[SettingResult], metric: str, title: str) -> Figure:
     """Draw quality over LAAL, without and with computing time: a line for each policy and look-ahead.
 
-    Bars are 95 % confidence intervals of the quality. Offline settings are horizontal lines: what hearing everything
+    Bands are 95 % confidence intervals of the quality. Offline settings are horizontal lines: what hearing everything
     first gives.
 
     Args:
@@ -66,11 +66,13 @@ def _draw_curve(axes: Axes, points: Sequence[SettingResult], metric: str, latenc
     timed = [point for point in points if latency in point.scores]
     quality = [point.scores[metric] for point in timed]
     times_s = [point.scores[latency].value / 1000 for point in timed]
-    below = [max(0.0, score.value - score.low) for score in quality]
-    above = [max(0.0, score.high - score.value) for score in quality]
-    style: dict[str, Any] = {"color": color, "marker": MARKERS[number % len(MARKERS)], "markersize": 3, "linewidth": 1}
-    values = [score.value for score in quality]
-    axes.errorbar(times_s, values, yerr=[below, above], elinewidth=0.4, label=name, **style)
+    low, high, values = ([getattr(score, end) for score in quality] for end in ("low", "high", "value"))
+    if len(timed) > 1:
+        axes.fill_between(times_s, low, high, color=color, alpha=0.08, linewidth=0)
+    else:
+        axes.vlines(times_s, low, high, color=color, linewidth=0.5)
+    marker = MARKERS[number % len(MARKERS)]
+    axes.plot(times_s, values, color=color, marker=marker, markersize=3, linewidth=1, label=name)
     for point, x, y in zip(timed, times_s, values, strict=True):
         if point in (timed[0], timed[-1]):
             axes.annotate(point.setting.point, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)

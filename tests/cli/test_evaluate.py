@@ -1,7 +1,11 @@
 """`bestow-edge eval`: one command from a manifest to tables, logs, curves and a report."""
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -141,6 +145,39 @@ def test_bad_options(cli: Cli, few: Path, tmp_path: Path, options: list[str], me
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
+def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(cli: Cli, few: Path, tmp_path: Path) -> None:
+    options = [
+        "eval",
+        str(few),
+        "--k",
+        "1-12",
+        "--lookahead",
+        "13,6,1,0",
+        "--jobs",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    code = "from bestow_edge.cli.main import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *options], start_new_session=True, stderr=subprocess.PIPE, text=True
+    ) as run:
+        end_s = time.monotonic() + 60
+        while not list(tmp_path.glob("out/*/instances.log")) and time.monotonic() < end_s:
+            time.sleep(0.02)
+        os.killpg(run.pid, signal.SIGINT)
+        complaints = run.communicate(timeout=60)[1]
+    assert run.returncode == 130
+    assert "stopped; the same command goes on" in complaints
+    assert "Traceback" not in complaints
+    assert not (tmp_path / "out" / "results.json").exists()
+    log = (tmp_path / "out" / "wait-k_k1_l4_lookahead13" / "instances.log").read_text(encoding="utf-8")
+    assert cli(*options).returncode == 0
+    goes_on = (tmp_path / "out" / "wait-k_k1_l4_lookahead13" / "instances.log").read_text(encoding="utf-8")
+    assert set(log.splitlines()) <= set(goes_on.splitlines())
 
 
 def test_numbers() -> None:

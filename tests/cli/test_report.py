@@ -1,6 +1,7 @@
 """`bestow-edge report`: a model card that says what is known and what is not."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,16 @@ from bestow_edge.files import sha256
 from bestow_edge.runtime import embedded_bundle
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A bundle with nothing beside it, of another content than the embedded one."""
+    bundle = tmp_path / "elsewhere" / "plain"
+    shutil.copytree(embedded_bundle(), bundle)
+    manifest = bundle / MANIFEST_FILE
+    manifest.write_text(manifest.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    return bundle
 
 
 @pytest.fixture
@@ -64,18 +75,18 @@ def test_a_card_of_the_embedded_bundle(cli: Cli, evaluation: Path, tmp_path: Pat
         assert text in card, text
 
 
-def test_what_is_not_known_is_said(cli: Cli, tiny_bundle: Path, tmp_path: Path) -> None:
-    done = cli("report", tiny_bundle)
+def test_what_is_not_known_is_said(cli: Cli, plain: Path, tmp_path: Path) -> None:
+    done = cli("report", plain)
     assert done.returncode == 0, done.stderr
     assert "Not measured: give `--eval DIR`" in done.stdout
     assert "Not known: nothing in the bundle says." in done.stdout
     (tmp_path / "about.md").write_text("# Data\nNoise.", encoding="utf-8")
-    assert "### Data\nNoise." in cli("report", tiny_bundle, "--about", "about.md").stdout
+    assert "### Data\nNoise." in cli("report", plain, "--about", "about.md").stdout
 
 
-def test_other_evaluations_are_refused(evaluation: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_other_evaluations_are_refused(evaluation: Path, plain: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="evaluates another bundle than"):
-        model_card(tiny_bundle, [evaluation])
+        model_card(plain, [evaluation])
     with pytest.raises(ConfigError, match=r"no finished evaluation, results\.json is missing"):
         model_card(embedded_bundle(), [tmp_path])
     for text, message in (("{", "not valid JSON"), ("[]", "not an evaluation")):
