@@ -108,9 +108,11 @@ def _utterance(line: str, manifest: Path, number: int, default_lang: str) -> Utt
 
 def _texts(entry: dict[str, Any], source: str, where: str) -> dict[str, str]:
     """Return the texts of a line by language."""
-    target = entry.get("target_lang", source)
-    texts = dict(entry.get("translations") or {})
-    texts[target] = _field(entry, "text", str, where)
+    target = str(entry.get("target_lang") or source)
+    texts = entry.get("translations") or {}
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise ManifestError(f"{where}: translations is {texts!r:.60}; expected an object of texts by language")
+    texts = texts | {target: _field(entry, "text", str, where)}
     if target != source and isinstance(entry.get("transcript"), str):
         texts[source] = entry["transcript"]
     return texts

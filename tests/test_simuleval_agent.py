@@ -35,6 +35,8 @@ class Both:
     theirs: list[Instance]
     their_scores: dict[str, float]
     ours: list[Instance]
+    our_log: Path
+    """The setting's directory."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def both(request: pytest.FixtureRequest, lists: tuple[Path, Path], tmp_path_fact
     samples = read_samples(lists[0], runner.pair, target=lists[1]).items
     settings = [Setting("wait-k", {"k": k, "l": 4}, lookahead)]
     (ours,) = runner.run(samples, settings, Store(folder / "ours", {}), lambda *_: None)
-    return Both(theirs, scores, ours)
+    return Both(theirs, scores, ours, folder / "ours" / settings[0].name)
 
 
 def test_the_same_words_at_the_same_times(both: Both) -> None:
@@ -87,6 +89,16 @@ def test_the_same_scores(both: Both) -> None:
     for name in NAMES:
         print(f"{name:12}{both.their_scores[name]:9.3f}{ours[name]:14.3f}")  # noqa: T201
         assert ours[name] == pytest.approx(both.their_scores[name], abs=ROUNDED)
+
+
+def test_simuleval_reads_our_log(both: Both) -> None:
+    options = ["--score-only", "--output", both.our_log, "--source-type", "speech", "--target-type", "text"]
+    command = [sys.executable, "-m", "simuleval.cli", *map(str, options), "--latency-metrics", "LAAL", "AL", "ATD"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    names, values = (line.split() for line in done.stdout.strip().splitlines()[-2:])
+    found = dict(zip(names, map(float, values[1:]), strict=True))  # the first is the row's number
+    assert found == pytest.approx({name: both.their_scores[name] for name in found}, abs=ROUNDED)
 
 
 def test_the_computation_aware_scores_of_their_times(lists: tuple[Path, Path], tmp_path: Path) -> None:

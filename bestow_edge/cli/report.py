@@ -9,8 +9,6 @@ import typer
 
 from bestow_edge.cli.console import say, write
 from bestow_edge.errors import ConfigError
-from bestow_edge.evaluation.card import model_card
-from bestow_edge.files import write_atomically
 
 
 def report(
@@ -32,6 +30,9 @@ def report(
       bestow-edge report my-bundle
       bestow-edge report my-bundle --eval scores --about data.md --out my-bundle.md
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    from bestow_edge.evaluation.card import model_card
+    from bestow_edge.files import write_atomically
+
     text = None if about is None else _read(about)
     card = model_card(bundle, evaluations or [], about=text, relative_to=None if out is None else out.resolve().parent)
     if out is None:

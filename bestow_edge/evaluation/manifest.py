@@ -151,7 +151,7 @@ def _lists(source: Path, target: Path, audio: Path) -> Iterator[_Line]:
 def _check_unique(lines: Sequence[_Line]) -> None:
     first: dict[tuple[Path, float, float | None], str] = {}
     for line in lines:
-        key = line.path, line.offset_s, line.duration_s if line.offset_s else None
+        key = line.path.resolve(), line.offset_s, line.duration_s
         if key in first:
             raise ManifestError(f"{line.where}: repeats {first[key]} ({line.path}); every recording may occur once")
         first[key] = line.where

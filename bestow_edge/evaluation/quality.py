@@ -54,8 +54,9 @@ def score_texts(references: Sequence[str], hypotheses: Sequence[str], *, languag
     corpus: dict[str, Score] = {}
     for name, counts in _all_counts(pairs, normalizer(language)).items():
         above, below = zip(*counts, strict=True)
-        low, high = ratio_interval(above, below)
-        corpus[name] = Score(value=100 * _ratio(sum(above), sum(below)), low=100 * low, high=100 * high)
+        value = _ratio(sum(above), sum(below))
+        low, high = ratio_interval(above, below) if sum(below) else (value, value)
+        corpus[name] = Score(value=100 * value, low=100 * low, high=100 * high)
         for row, count in zip(utterances, counts, strict=True):
             row[name] = 100 * _ratio(*count)
     single = BLEU(effective_order=True), CHRF()

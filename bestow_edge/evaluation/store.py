@@ -44,7 +44,7 @@ class Store:
         path = directory / EVALUATION_FILE
         record = {"format": FORMAT, "format_version": FORMAT_VERSION, **what}
         if path.is_file():
-            _check_same(directory, json.loads(path.read_text(encoding="utf-8")), record)
+            _check_same(path, record)
             return
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise ConfigError(f"{directory} exists and is no evaluation; choose another --out")
@@ -108,8 +108,13 @@ def samples_sha256(samples: Samples) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def _check_same(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _check_same(path: Path, new: Mapping[str, Any]) -> None:
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not valid JSON ({error}); choose another --out") from error
     for name in [*new, *old]:
         if old.get(name) != new.get(name):
             was, now = (json.dumps(record.get(name), ensure_ascii=False) for record in (old, new))
-            raise ConfigError(f"{directory} holds an evaluation with {name} {was}, not {now}; choose another --out")
+            what = f"{path.parent} holds an evaluation with {name} {was}, not {now}"
+            raise ConfigError(f"{what}; choose another --out")

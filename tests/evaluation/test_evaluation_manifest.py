@@ -94,6 +94,7 @@ def test_lists_of_simuleval(write: Callable[..., Path], folder: Path) -> None:
         (LINE | {"duration": 9.0, "audio_filepath": "b.wav"}, ":2: 9.0 s from 0.0 s, but .*b.wav has 1.00 s"),
         (LINE | {"offset": 2.0}, ":2: 1.0 s from 2.0 s, but .*a.wav has 1.00 s"),
         (LINE, ":2: repeats .*m.jsonl:1 .*every recording may occur once"),
+        (LINE | {"audio_filepath": "clips/../a.wav"}, ":2: repeats"),
         (LINE | {"audio_filepath": "b.wav", "translations": {"de": " "}}, ":2: the reference is empty"),
         (LINE | {"audio_filepath": "b.wav", "translations": {}}, ":2: no text in de, it has en"),
         ('{"audio', ":2: not valid JSON"),

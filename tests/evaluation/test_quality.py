@@ -53,6 +53,8 @@ def test_a_reference_that_the_normaliser_empties_counts_what_was_written() -> No
     found = score_texts(["um", "a b"], ["a b c", "a b"], language="en")
     assert found.utterances[0]["wer_normalized"] == 300
     assert found.corpus["wer_normalized"].value == pytest.approx(150)
+    only = score_texts(["um"], ["a"], language="en").corpus["wer_normalized"]
+    assert (only.value, only.low, only.high) == (100, 100, 100)
 
 
 @pytest.mark.parametrize(

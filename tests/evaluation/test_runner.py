@@ -85,6 +85,10 @@ def test_directories_of_something_else_are_refused(samples: Sequence[Sample], tm
         Store(tmp_path / "out", {"pair": "de-en"})
     with pytest.raises(ConfigError, match="exists and is no evaluation"):
         Store(tmp_path, {"pair": "en-de"})
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "evaluation.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"evaluation\.json: not valid JSON"):
+        Store(tmp_path / "damaged", {"pair": "en-de"})
     with pytest.raises(RuntimeError, match="0 of 5 utterances are finished"):
         Store(tmp_path / "out", {"pair": "en-de"}).complete(SETTINGS[0], len(samples))
 
