@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bestow_edge.runtime import (
         AlignAtt,
         Event,
+        LiveSession,
         LocalAgreement,
         Model,
         Offline,
@@ -36,6 +37,7 @@ __all__ = [
     "AlignAtt",
     "BestowEdgeError",
     "Event",
+    "LiveSession",
     "LocalAgreement",
     "Model",
     "Offline",

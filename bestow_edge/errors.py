@@ -12,7 +12,8 @@
     |  |- BundleIntegrityError                     a file's size or SHA-256 differs from the manifest
     |  `- SignatureError                           a graph's tensors differ from its GraphSpec
     |- PromptError            (ValueError)         unknown task, language or pair
-    |- SessionError           (RuntimeError)       a session is used after it was finished, or is full
+    |- SessionError           (RuntimeError)       a session is used after it was finished
+    |  `- BacklogError                             a live session holds all the audio it may: nothing was taken
     |- TraceError             (ValueError)         a trace cannot be written, read or replayed
     |- ExportError            (RuntimeError)       a checkpoint cannot be exported
     |  `- ParityError                              an exported graph differs from PyTorch
@@ -72,7 +73,11 @@ class PromptError(BestowEdgeError, ValueError):
 
 
 class SessionError(BestowEdgeError, RuntimeError):
-    """A session is used after it was finished, or holds all it may hold."""
+    """A session is used after it was finished."""
+
+
+class BacklogError(SessionError):
+    """A live session holds all the audio it may hold; nothing of the block was taken."""
 
 
 class TraceError(BestowEdgeError, ValueError):

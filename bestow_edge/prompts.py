@@ -54,6 +54,22 @@ def parse_pair(text: str) -> Pair:
     return Pair(*codes)
 
 
+def parse_pairs(text: str) -> tuple[Pair, ...]:
+    """Read the pairs that are asked about one stream: `en-en,en-de`.
+
+    Raises:
+        PromptError: one is no pair, one is given twice, or they differ in the language of the speech.
+    """
+    pairs = tuple(map(parse_pair, text.split(",")))
+    for pair in pairs:
+        if pair.source != pairs[0].source:
+            both = f"{pairs[0]} and {pair}"
+            raise PromptError(f"language pairs {both}: a stream has one language; give pairs of the same SOURCE")
+        if pairs.count(pair) > 1:
+            raise PromptError(f"language pair {pair} is given twice; give each pair once")
+    return pairs
+
+
 def make_pair(task: Task | None, source: str, target: str | None) -> Pair:
     """Build a pair from a session's arguments.
 

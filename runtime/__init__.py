@@ -4,12 +4,14 @@ from bestow_edge.config import SegmentConfig
 from bestow_edge.policy import AlignAtt, LocalAgreement, Offline, Policy, View, WaitK
 from bestow_edge.runtime.audio import read_audio
 from bestow_edge.runtime.events import Event, SegmentEvent, TextEvent
+from bestow_edge.runtime.live import LiveSession
 from bestow_edge.runtime.model import Model, embedded_bundle, load, stream
 from bestow_edge.runtime.session import Session
 
 __all__ = [
     "AlignAtt",
     "Event",
+    "LiveSession",
     "LocalAgreement",
     "Model",
     "Offline",

@@ -7,7 +7,7 @@ knows sessions and a clock, not how latencies are chosen (`bestow_edge.latency`)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from bestow_edge.config import SegmentConfig
 from bestow_edge.latency import Choice
+from bestow_edge.policy import WaitK
 from bestow_edge.prompts import Pair
 from bestow_edge.runtime.model import Model
 
@@ -59,7 +60,7 @@ class Calibration:
 
 
 def calibrate(
-    model: Model, pair: Pair, choice: Choice, seconds: float = 3.0, *, clock: Clock = time.perf_counter
+    model: Model, pairs: Sequence[Pair], choice: Choice, seconds: float = 3.0, *, clock: Clock = time.perf_counter
 ) -> Calibration:
     """Measure what a choice costs on this machine.
 
@@ -67,7 +68,7 @@ def calibrate(
 
     Args:
         model: the loaded bundle.
-        pair: languages, as in the session to come.
+        pairs: languages of each text, as in the session to come.
         choice: its K, L and look-ahead.
         seconds: time to measure for; at least one chunk is measured however long it takes.
         clock: returns seconds; it may start anywhere.
@@ -79,12 +80,9 @@ def calibrate(
     end_s = clock() + seconds
     now_s = end_s - seconds
     while not walls_s or now_s < end_s:
-        with model.session(
-            source=pair.source,
-            target=pair.target,
-            k=choice.k,
-            l=choice.l,
-            lookahead=choice.lookahead,
+        with model.multi_session(
+            [(str(pair), WaitK(choice.k, choice.l)) for pair in pairs],
+            lookahead=choice.lookahead if model.config.bidirectional is None else None,
             segments=SegmentConfig(pause_s=0),  # babble brings pauses that speech would not
         ) as session:
             for chunk in chunks[:silent]:

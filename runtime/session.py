@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.config import SUBSAMPLING, SegmentConfig
-from bestow_edge.errors import AudioError, ConfigError, SessionError
+from bestow_edge.errors import AudioError, SessionError
 from bestow_edge.policy import Offline
 from bestow_edge.runtime.beam import beam_search
-from bestow_edge.runtime.border import whole_words
 from bestow_edge.runtime.decoder import Attempt, TextDecoder
 from bestow_edge.runtime.encoder_stream import EncoderStream
 from bestow_edge.runtime.encoder_window import EncoderWindow
 from bestow_edge.runtime.events import Decision, Event, SegmentEvent, TextEvent, Verdict
+from bestow_edge.runtime.segments import limits, whole_words
 from bestow_edge.runtime.tokenizer import Detokenizer
 from bestow_edge.runtime.track import SPARE_TOKENS, Prompt, Track, Word
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 FRAMES_PER_S = 100  # mel frames
 REPLAY_STEPS = 12  # 0.96 s: a word that is being spoken when a segment ends begins within it
-SHORTEST_PAUSE_S = 1.2  # must be longer than what a new segment hears again, or it would roll over for ever
-SHORTEST_SEGMENT_S = 3.0  # must hold a word, what may be cut behind it and what a new segment hears again
-MOST_STEPS = 4000  # 5 minutes, a chunk less than the speech memory holds
 SILENCE_STEPS = 125  # 10 s: how often a segment without any text begins anew; each time hears a second again
 
 
@@ -70,20 +67,13 @@ class Session:
         """Called with every decision, those of drafts apart."""
         self._model = model
         self._step_s = model.config.features.step_s
-        for name, seconds, least_s in (
-            ("pause_s", segments.pause_s, SHORTEST_PAUSE_S),
-            ("max_s", segments.max_s, SHORTEST_SEGMENT_S),
-        ):
-            if seconds and not seconds >= least_s:
-                raise ConfigError(f"segments: {name} {seconds}, expected 0 or at least {least_s} s")
-        self._pause_steps = round(segments.pause_s / self._step_s)
-        self._most_steps = min(round(segments.max_s / self._step_s) or MOST_STEPS, MOST_STEPS)
         self._ids = [model.prompt_ids(prompt.pair) for prompt in prompts]
-        room = model.manifest.max_text_tokens - max(map(len, self._ids)) - 1 - segments.context_tokens
-        if room < 1:
-            asked = f"segments: context_tokens {segments.context_tokens} and the prompt"
-            raise ConfigError(f"{asked} leave no room in the LLM's context of {model.manifest.max_text_tokens} tokens")
-        self._most_tokens = min(segments.max_tokens or room, room)
+        self._limits = limits(
+            segments,
+            step_s=self._step_s,
+            prompt_tokens=max(map(len, self._ids)),
+            max_text_tokens=model.manifest.max_text_tokens,
+        )
         self._encoder = _encoder(model, prompts, lookahead)
         self._encoder_state: Any = self._encoder.initial_state()  # Any: each kind of encoder has a state of its own
         self._ended = False
@@ -109,7 +99,8 @@ class Session:
             SessionError: the session was finished.
             AudioError: the block is not one-dimensional float32 or holds NaN.
         """
-        self._check(samples)
+        self._check_open()
+        check_block(samples)
         self._encoder_state = self._encoder.add(samples, self._encoder_state)
         events: list[Event] = []
         while self._encoder.has_chunk(self._encoder_state):  # one by one: a new segment restarts the encoder
@@ -161,6 +152,11 @@ class Session:
         return self._model
 
     @property
+    def sample_rate_hz(self) -> int:
+        """Rate that `feed` expects."""
+        return self._model.sample_rate_hz
+
+    @property
     def heard_s(self) -> float:
         """Seconds of audio that reached the text side."""
         return self._time_s(self._decoder.memory.written)
@@ -180,7 +176,7 @@ class Session:
         model, self._contexts = self._model, contexts
         self._prompt_tokens = [(*ids, *context) for ids, context in zip(self._ids, contexts, strict=True)]
         self._decoder = TextDecoder(model.adapter, model.llm, model.manifest, self._prompt_tokens)
-        self._tracks = [Track(prompt.policy, self._detokenizer(), self._most_tokens) for prompt in self.prompts]
+        self._tracks = [Track(prompt.policy, self._detokenizer(), self._limits.most_tokens) for prompt in self.prompts]
         self._started = False
         self._skip_s = list(self._said_s)
 
@@ -199,7 +195,7 @@ class Session:
             wanted = [track.wants(available, ended=self._heard_all) for track in self._tracks]
             ready = [row for row, visible in enumerate(wanted) if visible is not None]
             if not ready:
-                if available >= self._most_steps and not self._heard_all:
+                if available >= self._limits.most_steps and not self._heard_all:
                     yield from self._cut(available)
                 return
             self._draft_for_policies(wanted)
@@ -288,7 +284,7 @@ class Session:
     def _rehearse(self, row: int, visible: int) -> Iterator[Attempt]:
         """Yield what would be written next with that much speech and no more."""
         rows = [visible] * self._decoder.rows
-        most = min(visible + SPARE_TOKENS, self._most_tokens) - len(self._tracks[row].words)
+        most = min(visible + SPARE_TOKENS, self._limits.most_tokens) - len(self._tracks[row].words)
         with self._decoder.rehearsal():
             for _ in range(most):
                 attempt = self._decoder.attempt(rows)[row]
@@ -309,7 +305,9 @@ class Session:
         model, memory = self._model, self._decoder.memory
         rows = [self._prompt_tokens[0]] * self.beam_size
         decoder = TextDecoder(model.adapter, model.llm, model.manifest, rows, memory)
-        return beam_search(decoder, visible, model.manifest.end_ids, min(visible + SPARE_TOKENS, self._most_tokens))
+        return beam_search(
+            decoder, visible, model.manifest.end_ids, min(visible + SPARE_TOKENS, self._limits.most_tokens)
+        )
 
     def _cut(self, visible: int) -> Iterator[Event]:
         """End a segment in the middle of speech, behind the last word that lies well before its end."""
@@ -326,20 +324,20 @@ class Session:
     def _full(self) -> bool:
         """Say whether a text has reached the limit and every text has said something to begin anew behind."""
         longest = max(len(track.words) for track in self._tracks)
-        return longest >= self._most_tokens and all(track.words or track.done for track in self._tracks)
+        return longest >= self._limits.most_tokens and all(track.words or track.done for track in self._tracks)
 
     def _paused(self) -> bool:
         """Say whether every text has had nothing to add for the length of a pause."""
         quiet = min(track.silent_until - track.silent_since for track in self._tracks)
         spoken = any(track.words for track in self._tracks)
-        enough = self._pause_steps if spoken else max(self._pause_steps, SILENCE_STEPS)
-        return bool(self._pause_steps) and quiet >= enough and not self._heard_all
+        enough = self._limits.pause_steps if spoken else max(self._limits.pause_steps, SILENCE_STEPS)
+        return bool(self._limits.pause_steps) and quiet >= enough and not self._heard_all
 
     def _ended_early(self) -> bool:
         """Say whether every text ended longer before the end of the audio than a pause lasts."""
         ends = self._word_ends()
-        everywhere = len(ends) == len(self._tracks) and bool(self._pause_steps)
-        return everywhere and self._decoder.memory.written - max(ends) >= self._pause_steps
+        everywhere = len(ends) == len(self._tracks) and bool(self._limits.pause_steps)
+        return everywhere and self._decoder.memory.written - max(ends) >= self._limits.pause_steps
 
     def _word_ends(self) -> list[int]:
         """Return the step behind the last word of each text that has one."""
@@ -347,7 +345,7 @@ class Session:
 
     def _full_end(self) -> int:
         """Return the step behind what every text has said; no speech has more than a token a step."""
-        return max(min(self._word_ends()), self._most_tokens)
+        return max(min(self._word_ends()), self._limits.most_tokens)
 
     def _next_segment(self, first_step: int) -> Iterator[Event]:
         """Begin anew at an earlier step: prompt, memory and caches stay small however long the stream is."""
@@ -370,13 +368,18 @@ class Session:
         if self._ended:
             raise SessionError("the session was finished; open a new one with model.session(...)")
 
-    def _check(self, samples: npt.NDArray[np.float32]) -> None:
-        self._check_open()
-        if samples.ndim != 1 or samples.dtype != np.float32:
-            got = f"{samples.dtype} {samples.shape}"
-            raise AudioError(f"audio block is {got}; expected float32 (samples,), mono at the model's rate")
-        if not np.isfinite(samples).all():
-            raise AudioError("audio block holds NaN or Inf; expected samples between -1 and 1")
+
+def check_block(samples: npt.NDArray[np.float32]) -> None:
+    """Check that a block can be heard.
+
+    Raises:
+        AudioError: it is not one-dimensional float32 or holds NaN.
+    """
+    if samples.ndim != 1 or samples.dtype != np.float32:
+        got = f"{samples.dtype} {samples.shape}"
+        raise AudioError(f"audio block is {got}; expected float32 (samples,), mono at the model's rate")
+    if not np.isfinite(samples).all():
+        raise AudioError("audio block holds NaN or Inf; expected samples between -1 and 1")
 
 
 def _encoder(model: Model, prompts: Sequence[Prompt], lookahead: int) -> EncoderStream | EncoderWindow:

@@ -155,6 +155,11 @@ class Tracer:
         self._finished = True
         return events
 
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate that `feed` expects."""
+        return self.session.sample_rate_hz
+
     def close(self) -> None:
         """Complete the file; a second call does nothing."""
         if self._samples is None:

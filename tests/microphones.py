@@ -95,9 +95,9 @@ def rest_of(process: subprocess.Popen[str], timeout_s: float = 60) -> tuple[str,
     """
     killer = threading.Timer(timeout_s, process.kill)
     killer.start()
-    out = process.stdout.read() if process.stdout else ""
-    err = process.stderr.read() if process.stderr else ""
-    process.wait()
+    with process:  # waits, and closes what it was read from
+        out = process.stdout.read() if process.stdout else ""
+        err = process.stderr.read() if process.stderr else ""
     killer.cancel()
     return out, err
 

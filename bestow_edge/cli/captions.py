@@ -1,14 +1,15 @@
 """Growing text on stdout with a status line below it where stderr is a terminal. Knows terminals, not audio devices.
 
-Text is append-only. Where both streams are the terminal, the unfinished line of text is drawn together with the status
-line and becomes ordinary output when it is full; everywhere else text is written as it comes.
+Text is append-only. Where both streams are the terminal, the unfinished line of each text is drawn together with the
+status line and becomes ordinary output when it is full; everywhere else texts are written as they come.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from rich.live import Live
 from rich.text import Text
 
 from bestow_edge.cli.console import err, write, write_json
-from bestow_edge.cli.run import event_record
+from bestow_edge.cli.texts import StreamedTexts, event_record, labels, texts
 
 if TYPE_CHECKING:
     from bestow_edge.runtime import Event
@@ -57,16 +58,42 @@ def level_db(block: npt.NDArray[np.float32]) -> float:
     return 10 * math.log10(max(power, 1e-12))
 
 
-class Captions:
-    """Shows events as text or as JSON lines for the time of a `with` block."""
+class GrowingLine:
+    """The unfinished line of one text behind its label."""
 
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
-        self._line = ""  # drawn with the status line, not yet on stdout
+    def __init__(self, label: str) -> None:
+        """Begin without text."""
+        self._label = label
+        self._text = ""
+
+    def __str__(self) -> str:
+        return self._label + self._text
+
+    def add(self, text: str, width: int) -> list[str]:
+        """Append, and return the lines that became full; the line itself stays narrower than `width` cells."""
+        self._text += text
+        room = max(1, width - len(self._label))
+        full = []
+        while len(self._text) >= room:
+            cut = self._text.rfind(" ", 1, room) + 1 or room
+            full.append(self._label + self._text[:cut].rstrip())
+            self._text = self._text[cut:]
+        return full
+
+
+class Captions:
+    """Shows the events of one or several texts, as text or as JSON lines, for the time of a `with` block."""
+
+    def __init__(self, langs: Sequence[str], *, as_json: bool) -> None:
+        """Take the pair of each text."""
+        self._langs, self._as_json = langs, as_json
         self._status = ""
-        self._live = Live(console=err, transient=True, auto_refresh=False, redirect_stdout=False)
+        self._live = _new_live()
         self._drawn = err.is_terminal
         self._shared = self._drawn and sys.stdout.isatty()
+        drawn_labels = labels(langs) if self._shared and not as_json else []
+        self._growing = [GrowingLine(label) for label in drawn_labels]
+        self._streamed = StreamedTexts(langs)  # where they are neither drawn nor JSON
 
     def __enter__(self) -> Captions:
         """Begin to draw, on a terminal."""
@@ -77,28 +104,31 @@ class Captions:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the status line away and end the text with a newline."""
+        """Take the status line away and end the texts with a newline."""
         if self._drawn:
             self._live.stop()
-        if not self._as_json:
-            write(self._line)
+        for line in self._growing:
+            write(str(line))
+        if not self._growing and not self._as_json:
+            self._streamed.end()
 
     def add(self, events: Sequence[Event], audio_s: float, wall_s: float) -> None:
         """Show events.
 
         Args:
-            events: what was added to the text.
+            events: what was added to the texts.
             audio_s: seconds of audio processed until now.
             wall_s: seconds passed since listening began.
         """
-        for event in events:
-            if self._as_json:
-                times = {"audio_s": round(audio_s, 3), "wall_s": round(wall_s, 3)}
-                self._print_above(event_record(event) | times)
-            elif self._shared:
-                self._append(event.text)
-            else:
-                write(event.text, end="")
+        if self._as_json:
+            times = {"audio_s": round(audio_s, 3), "wall_s": round(wall_s, 3)}
+            for event in events:
+                with self._above():
+                    write_json(event_record(event, self._langs) | times)
+        elif self._growing:
+            self._grow(events)
+        else:
+            self._streamed.add(events)
 
     def show(self, status: Status) -> None:
         """Redraw the status line."""
@@ -106,25 +136,30 @@ class Captions:
             self._status = str(status)
             self._draw()
 
-    def _append(self, text: str) -> None:
-        """Add to the drawn line; what is full goes to stdout."""
-        self._line += text
-        while len(self._line) >= err.width:
-            cut = self._line.rfind(" ", 1, err.width) + 1 or err.width
-            full, self._line = self._line[:cut], self._line[cut:]
-            self._print_above(full.rstrip())
+    def _grow(self, events: Sequence[Event]) -> None:
+        """Add to the drawn lines; what is full goes to stdout."""
+        for line, text in zip(self._growing, texts(events, len(self._growing)), strict=True):
+            for full in line.add(text, err.width):
+                with self._above():
+                    write(full)
         self._draw()
 
-    def _print_above(self, result: str | dict[str, object]) -> None:
-        if self._shared:
-            self._live.stop()
-        if isinstance(result, str):
-            write(result)
-        else:
-            write_json(result)
-        if self._shared:
-            self._live.start()
+    @contextmanager
+    def _above(self) -> Iterator[None]:
+        """Make room for output where stdout is the terminal that is drawn on."""
+        if not self._shared:
+            yield
+            return
+        self._live.stop()
+        yield
+        self._live = _new_live()  # the old one, started again, would erase as many lines as it had drawn
+        self._live.start()
 
     def _draw(self) -> None:
+        lines = [Text(str(line)) for line in self._growing if str(line)]
         status = Text(self._status, style="dim", no_wrap=True, overflow="crop")
-        self._live.update(Group(Text(self._line), status) if self._line else status, refresh=True)
+        self._live.update(Group(*lines, status), refresh=True)
+
+
+def _new_live() -> Live:
+    return Live(console=err, transient=True, auto_refresh=False, redirect_stdout=False)

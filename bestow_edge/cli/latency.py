@@ -5,6 +5,7 @@ It knows choices and calibrations as values; the commands load the model and ope
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -40,7 +41,7 @@ def latency_target(latency: str | None, *others: int | None) -> float | None:
     return parse_latency(latency)
 
 
-def choose_for(target_s: float, model: Model, pair: Pair, *, calibrated: bool) -> Choice:
+def choose_for(target_s: float, model: Model, pairs: Sequence[Pair], *, calibrated: bool) -> Choice:
     """Choose for a latency and say on stderr what was chosen and, if calibrated, what the machine makes of it.
 
     Raises:
@@ -49,7 +50,7 @@ def choose_for(target_s: float, model: Model, pair: Pair, *, calibrated: bool) -
     from bestow_edge.latency import right_contexts, solve
 
     choice = solve(target_s, model.config)
-    calibration = _calibrate(model, pair, choice) if calibrated else None
+    calibration = _calibrate(model, pairs, choice) if calibrated else None
     say(chosen(target_s, choice, calibration))
     if calibration is not None and not calibration.keeps_up:
         say_warning(too_slow(calibration, longer_helps=choice.lookahead < max(right_contexts(model.config))))
@@ -77,8 +78,8 @@ def too_slow(calibration: Calibration, *, longer_helps: bool) -> str:
     )
 
 
-def _calibrate(model: Model, pair: Pair, choice: Choice) -> Calibration:
+def _calibrate(model: Model, pairs: Sequence[Pair], choice: Choice) -> Calibration:
     from bestow_edge.runtime.calibration import calibrate
 
     with err.status("measuring how fast this machine is"):
-        return calibrate(model, pair, choice, MIC_CALIBRATION_S)
+        return calibrate(model, pairs, choice, MIC_CALIBRATION_S)

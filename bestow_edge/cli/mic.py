@@ -13,10 +13,10 @@ import typer
 
 from bestow_edge.cli import options
 from bestow_edge.cli.console import say
-from bestow_edge.cli.latency import choose_for, latency_target
+from bestow_edge.cli.policies import StreamOptions
 from bestow_edge.cli.replay import traced
 from bestow_edge.errors import AudioDeviceError
-from bestow_edge.prompts import parse_pair
+from bestow_edge.prompts import parse_pairs
 
 if TYPE_CHECKING:
     from bestow_edge.cli.captions import Captions
@@ -31,8 +31,10 @@ def mic(
     mic_device: Annotated[
         str | None, typer.Option("--mic-device", metavar="NAME|INDEX", help="As `bestow-edge devices` lists it.")
     ] = None,
+    policy: options.Policy = None,
     k: options.K = None,
     l: options.L = None,  # noqa: E741 - the paper's letter
+    threshold: options.Threshold = None,
     lookahead: options.Lookahead = None,
     latency: options.Latency = None,
     seconds: Annotated[float | None, typer.Option(min=0.0, metavar="S", help="Stop after so much audio.")] = None,
@@ -47,7 +49,8 @@ def mic(
     """Write what is said into a microphone, as it is said.
 
     Ctrl-C stops listening, writes the rest and ends; a second one ends at once.
-    On a terminal a line shows level, lag and whether the machine keeps up.
+    On a terminal a line shows level, lag and whether the machine keeps up, and each pair has a line that grows.
+    Elsewhere, with several pairs, what is new of each is a line of its own; put together they are its text.
     With --trace a second one, too, leaves what was heard in the file.
     With --latency the machine is measured first, for two seconds.
 
@@ -55,12 +58,15 @@ def mic(
     Examples:
       bestow-edge mic
       bestow-edge mic --lang de-en --mic-device USB
+      bestow-edge mic --lang en-en,en-de --policy local-agreement
       bestow-edge mic --latency 2.5s
       bestow-edge mic --seconds 30 --json > events.jsonl
       bestow-edge mic --trace talk.trace
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
-    target_s = latency_target(latency, k, l, lookahead)
-    pair = parse_pair(lang)
+    asked = StreamOptions(policy=policy, k=k, l=l, threshold=threshold, lookahead=lookahead, latency=latency)
+    asked.check()
+    pairs = parse_pairs(lang)
+    langs = [str(pair) for pair in pairs]
     from bestow_edge.cli.captions import Captions
     from bestow_edge.runtime import load
     from bestow_edge.runtime.microphone import Microphone
@@ -68,14 +74,12 @@ def mic(
     model = load(bundle, device=device, threads=threads)
     rate_hz = model.sample_rate_hz
     microphone = Microphone(mic_device, sample_rate_hz=rate_hz, device_rate_hz=device_rate, seconds=seconds)
-    if target_s is not None:
-        choice = choose_for(target_s, model, pair, calibrated=True)
-        k, l, lookahead = choice.k, choice.l, choice.lookahead  # noqa: E741 - the paper's letter
-    opened = model.session(source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead)
+    chosen, lookahead = asked.choose(model, pairs, calibrated=True)
+    opened = model.multi_session([(lang, chosen) for lang in langs], lookahead=lookahead)
     session = opened if trace is None else traced(opened, trace)
     with session, microphone, _stopped_by_ctrl_c(microphone):
-        say(f"listening to {microphone.device} at {microphone.device_rate_hz} Hz, {pair}; Ctrl-C ends")
-        _listen(microphone, session, rate_hz, Captions(as_json=as_json))
+        say(f"listening to {microphone.device} at {microphone.device_rate_hz} Hz, {', '.join(langs)}; Ctrl-C ends")
+        _listen(microphone, session, rate_hz, Captions(langs, as_json=as_json))
     _say_lost(microphone)
 
 

@@ -7,19 +7,32 @@ from typing import Annotated, Literal
 
 import typer
 
+PolicyName = Literal["wait-k", "offline", "align-att", "local-agreement"]
+
 Lang = Annotated[
-    str, typer.Option("--lang", metavar="SOURCE-TARGET", help="Languages of speech and text; en-en transcribes.")
+    str,
+    typer.Option(
+        "--lang", metavar="SOURCE-TARGET,...", help="Languages of speech and text; en-en transcribes, en-en,en-de both."
+    ),
 ]
 Bundle = Annotated[
     Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle to run; without it the embedded digit demo.")
 ]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option("--device", help="cuda needs the extra `gpu`.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, metavar="N", help="CPU threads; 0 = one for each core.")]
+Policy = Annotated[PolicyName | None, typer.Option("--policy", help="When to write; default: wait-k.")]
 K = Annotated[
-    int | None, typer.Option("--k", min=1, metavar="N", help="Blocks heard before the first token; default: bundle's.")
+    int | None,
+    typer.Option("--k", min=1, metavar="N", help="wait-k: blocks heard before the first token; default: bundle's."),
 ]
 L = Annotated[
     int | None, typer.Option("--l", min=1, metavar="N", help="Steps of 80 ms in a block; default: the bundle's.")
+]
+Threshold = Annotated[
+    int | None,
+    typer.Option(
+        "--threshold", min=0, metavar="N", help="align-att: steps of 80 ms that must follow where a token looks."
+    ),
 ]
 Lookahead = Annotated[
     int | None,

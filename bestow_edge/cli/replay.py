@@ -5,22 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bestow_edge.cli import options
 from bestow_edge.cli.console import write, write_json
+from bestow_edge.cli.policies import default_policy, given_fields, policy_record, with_fields
+from bestow_edge.cli.texts import labels, texts
 
 if TYPE_CHECKING:
     from bestow_edge.policy import Policy
-    from bestow_edge.runtime import Event, Model, Session
+    from bestow_edge.runtime import Event, Session
     from bestow_edge.runtime.trace import Trace, TraceHeader, Tracer
 
 SAME = "same text as recorded"
 DIFFERENT = 1  # exit code
-
-PolicyName = Literal["wait-k", "offline", "align-att", "local-agreement"]
 
 
 def replay(
@@ -29,9 +29,10 @@ def replay(
     any_bundle: Annotated[
         bool, typer.Option("--any-bundle", help="Accept another bundle than the recorded one, to compare the two.")
     ] = False,
-    policy: Annotated[PolicyName | None, typer.Option("--policy", help="Default: the recorded one.")] = None,
+    policy: Annotated[options.PolicyName | None, typer.Option("--policy", help="Default: the recorded one.")] = None,
     k: Annotated[int | None, typer.Option("--k", min=1, metavar="N", help="Default: recorded.")] = None,
     l: Annotated[int | None, typer.Option("--l", min=1, metavar="N", help="Default: recorded.")] = None,  # noqa: E741
+    threshold: options.Threshold = None,
     lookahead: Annotated[
         int | None, typer.Option("--lookahead", min=0, metavar="N", help="Default: the recorded one.")
     ] = None,
@@ -56,7 +57,8 @@ def replay(
 
     trace = read_trace(file)
     model = load(bundle, device=device, threads=threads)
-    policies = _policies(trace, model, policy, k, l)
+    used = trace.policies if policy is None else [default_policy(policy, model)] * len(trace.header.prompts)
+    policies = [with_fields(one, given_fields(k=k, l=l, threshold=threshold)) for one in used]
     events = runtime.replay(trace, model, policies=policies, lookahead=lookahead, any_bundle=any_bundle)
     header = _replayed(trace, policies, lookahead)
     changed = header != trace.header or not trace.same_bundle(model)
@@ -76,29 +78,6 @@ def traced(session: Session, path: Path) -> Tracer:
     return Tracer(session, path)
 
 
-def _policies(trace: Trace, model: Model, name: PolicyName | None, k: int | None, l: int | None) -> list[Policy]:  # noqa: E741 - the paper's letter
-    """Return the policy of each prompt: the recorded one or the one named, with K and L changed.
-
-    Raises:
-        BadParameter: the policy has no K or no L.
-    """
-    changes = {field: value for field, value in (("k", k), ("l", l)) if value is not None}
-    if name is None:
-        return [_with(policy, changes) for policy in trace.policies]
-    from bestow_edge.policy import POLICIES, WaitK
-
-    default = model.config.policy
-    policy = WaitK(default.k, default.l) if name == "wait-k" else POLICIES[name]()
-    return [_with(policy, changes)] * len(trace.header.prompts)
-
-
-def _with(policy: Any, changes: dict[str, int]) -> Policy:  # Any: a dataclass, as POLICIES are
-    if unknown := set(changes) - {field.name for field in dataclasses.fields(policy)}:
-        raise typer.BadParameter(f"--{min(unknown)}: {policy} has none; leave it out or choose another --policy")
-    changed: Policy = dataclasses.replace(policy, **changes)
-    return changed
-
-
 def _replayed(trace: Trace, policies: list[Policy], lookahead: int | None) -> TraceHeader:
     """Return the recorded settings with those of the replay in their place."""
     from bestow_edge.runtime.trace import describe_prompt
@@ -110,46 +89,40 @@ def _replayed(trace: Trace, policies: list[Policy], lookahead: int | None) -> Tr
 
 
 def _show(trace: Trace, header: TraceHeader, events: Sequence[Event], difference: str | None, *, changed: bool) -> None:
+    langs = [prompt.pair for prompt in header.prompts]
+    replayed = texts(events, len(langs))
     if difference is None and not changed:
-        for prompt, _ in enumerate(header.prompts):
-            write(_text(events, prompt))
+        for label, text in zip(labels(langs), replayed, strict=True):
+            write(label + text)
         rounded = "" if trace.events == tuple(events) else "; log-probabilities or places in the audio differ"
         write(SAME + rounded)
         return
-    for number, _ in enumerate(header.prompts):
-        write(f"recorded, {_settings(trace.header, number)}: {_text(trace.events, number)}")
-        write(f"replayed, {_settings(header, number)}: {_text(events, number)}")
+    for number, recorded in enumerate(texts(trace.events, len(langs))):
+        write(f"recorded, {_settings(trace.header, number)}: {recorded}")
+        write(f"replayed, {_settings(header, number)}: {replayed[number]}")
     write(f"first difference: {difference}" if difference else SAME)
 
 
 def _record(trace: Trace, header: TraceHeader, events: Sequence[Event]) -> dict[str, object]:
-    def one(source: TraceHeader, said: Sequence[Event], number: int) -> dict[str, object]:
-        prompt = source.prompts[number]
-        policy = {"name": prompt.policy, **prompt.fields, "lookahead": source.lookahead}
-        return {"policy": policy, "text": _text(said, number)}
-
+    recorded, replayed = _texts_record(trace.header, trace.events), _texts_record(header, events)
     return {
         "file": str(trace.path),
         "duration_s": round(trace.duration_s, 3),
         "finished": header.finished,
         "texts": [
-            {
-                "lang": prompt.pair,
-                "recorded": one(trace.header, trace.events, number),
-                "replayed": one(header, events, number),
-            }
-            for number, prompt in enumerate(header.prompts)
+            {"lang": prompt.pair, "recorded": old, "replayed": new}
+            for prompt, old, new in zip(header.prompts, recorded, replayed, strict=True)
         ],
     }
+
+
+def _texts_record(header: TraceHeader, events: Sequence[Event]) -> list[dict[str, object]]:
+    said = texts(events, len(header.prompts))
+    policies = [policy_record(prompt, header.lookahead) for prompt in header.prompts]
+    return [{"policy": policy, "text": text} for policy, text in zip(policies, said, strict=True)]
 
 
 def _settings(header: TraceHeader, number: int) -> str:
     prompt = header.prompts[number]
     fields = "".join(f" {name}={value}" for name, value in prompt.fields.items())
     return f"{prompt.pair} {prompt.policy}{fields} look-ahead {header.lookahead}"
-
-
-def _text(events: Sequence[Event], prompt: int) -> str:
-    from bestow_edge.runtime import TextEvent
-
-    return "".join(event.text for event in events if isinstance(event, TextEvent) and event.prompt == prompt)

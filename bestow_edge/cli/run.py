@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +13,11 @@ import typer
 
 from bestow_edge.cli import options
 from bestow_edge.cli.console import err, say_error, write, write_json
-from bestow_edge.cli.latency import choose_for, latency_target
+from bestow_edge.cli.policies import StreamOptions, policy_record
 from bestow_edge.cli.replay import traced
+from bestow_edge.cli.texts import StreamedTexts, event_record, labels, texts
 from bestow_edge.errors import AudioError, SessionError
-from bestow_edge.prompts import Pair, parse_pair
+from bestow_edge.prompts import Pair, parse_pairs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,72 +36,98 @@ class Job:
     """What is done with every file."""
 
     model: Model
-    pair: Pair
+    langs: tuple[str, ...]
+    """Pair of each text."""
     policy: Policy
     lookahead: int | None
+    beam: int
     streaming: bool
     trace: Path | None
     as_json: bool
     prefixed: bool
     """Whether each line begins with its file's name."""
 
+    def session(self) -> Session:
+        """Open the session of one file."""
+        prompts = [(lang, self.policy) for lang in self.langs]
+        return self.model.multi_session(prompts, lookahead=self.lookahead, beam_size=self.beam)
+
 
 def run(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="wav, flac, ogg or mp3, any rate.")],
     lang: options.Lang = "en-de",
     bundle: options.Bundle = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Write while listening (wait-k), not at the end.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Write while listening, not at the end.")] = False,
+    policy: options.Policy = None,
     k: options.K = None,
     l: options.L = None,  # noqa: E741 - the paper's letter
+    threshold: options.Threshold = None,
     lookahead: options.Lookahead = None,
     latency: options.Latency = None,
+    beam: Annotated[int, typer.Option("--beam", min=1, metavar="N", help="Hypotheses to search; not for streams.")] = 1,
     trace: options.Trace = None,
     as_json: options.Json = False,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
 ) -> None:
-    """Write the text of audio files, one line each.
+    """Write the text of audio files, one line each, or one line for each pair of languages.
 
+    With several pairs, --stream writes what is new of each as a line of its own; put together they are its text.
     A file that cannot be read is reported, the others are done, and the exit code is 2.
 
     \b
     Examples:
       bestow-edge run talk.wav
+      bestow-edge run talk.wav --lang en-en,en-de
+      bestow-edge run talk.wav --beam 5
       bestow-edge run talk.wav --stream --k 4
+      bestow-edge run talk.wav --stream --policy align-att --threshold 6
       bestow-edge run talk.wav --stream --latency 2.5s
       bestow-edge run talk.wav --stream --trace talk.trace
       bestow-edge run *.wav --lang en-en --json
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
-    if not stream and not (k is None and l is None and latency is None):
-        message = "--k, --l and --latency need --stream: without it everything is heard before text is written"
-        raise typer.BadParameter(message)
-    if trace is not None and not (stream and len(files) == 1):
-        raise typer.BadParameter("--trace records one file with --stream: give one FILE and --stream")
-    target_s = latency_target(latency, k, l, lookahead)
-    pair = parse_pair(lang)
+    asked = StreamOptions(policy=policy, k=k, l=l, threshold=threshold, lookahead=lookahead, latency=latency)
+    pairs = parse_pairs(lang)
+    _check(files, pairs, asked, stream=stream, beam=beam, trace=trace)
     from bestow_edge.runtime import Offline, load
 
     model = load(bundle, device=device, threads=threads)
-    if target_s is not None:
-        choice = choose_for(target_s, model, pair, calibrated=False)
-        k, l, lookahead = choice.k, choice.l, choice.lookahead  # noqa: E741 - the paper's letter
-    with model.session(source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead) as session:
-        policy = (
-            session.prompts[0].policy if stream else Offline()
-        )  # refuses a wrong pair or look-ahead before any file is read
+    chosen, lookahead = asked.choose(model, pairs, calibrated=False) if stream else (Offline(), lookahead)
     job = Job(
         model=model,
-        pair=pair,
-        policy=policy,
+        langs=tuple(map(str, pairs)),
+        policy=chosen,
         lookahead=lookahead,
+        beam=beam,
         streaming=stream,
         trace=trace,
         as_json=as_json,
         prefixed=len(files) > 1,
     )
+    job.session()  # refuses a wrong pair or look-ahead before any file is read
     failed = [path for path in files if not _try_file(path, job)]
     if failed:
         raise typer.Exit(2)
+
+
+def _check(
+    files: Sequence[Path],
+    pairs: Sequence[Pair],
+    asked: StreamOptions,
+    *,
+    stream: bool,
+    beam: int,
+    trace: Path | None,
+) -> None:
+    """Refuse options that do not go together, before a model is loaded."""
+    if asked.given and not stream:
+        needs = f"{', '.join(asked.given)}: only with --stream"
+        raise typer.BadParameter(f"{needs}; without it everything is heard before text is written")
+    if beam > 1 and (stream or len(pairs) > 1):
+        raise typer.BadParameter("--beam searches one text of the whole audio; leave out --stream and give one --lang")
+    if trace is not None and not (stream and len(files) == 1):
+        raise typer.BadParameter("--trace records one file with --stream: give one FILE and --stream")
+    asked.check()
 
 
 def _try_file(path: Path, job: Job) -> bool:
@@ -118,37 +145,40 @@ def _try_file(path: Path, job: Job) -> bool:
 def _file(path: Path, waveform: npt.NDArray[np.float32], job: Job) -> None:
     prefix = f"{path}: " if job.prefixed else ""
     started_s = time.perf_counter()
-    opened = job.model.session(
-        source=job.pair.source, target=job.pair.target, policy=job.policy, lookahead=job.lookahead
-    )
+    opened = job.session()
     with opened if job.trace is None else traced(opened, job.trace) as session:
+        heard = _heard(session, waveform, job)
         if job.streaming and not job.as_json:
-            write(prefix, end="")
-            try:
-                for event in _events(session, waveform, job):
-                    write(event.text, end="")
-            finally:
-                write("")
+            _write_growing(heard, StreamedTexts(job.langs, prefix))
             return
-        events = list(_events(session, waveform, job))
+        events = [event for added in heard for event in added]
     wall_s = time.perf_counter() - started_s
-    text = "".join(event.text for event in events)
     if job.as_json:
-        write_json(_record(path, text, len(waveform) / job.model.sample_rate_hz, wall_s, events, job))
-    else:
-        write(prefix + text)
+        write_json(_record(path, len(waveform) / job.model.sample_rate_hz, wall_s, events, job))
+        return
+    for label, text in zip(labels(job.langs), texts(events, len(job.langs)), strict=True):
+        write(prefix + label + text)
 
 
-def _events(session: Session | Tracer, waveform: npt.NDArray[np.float32], job: Job) -> Iterator[Event]:
+def _write_growing(heard: Iterator[list[Event]], streamed: StreamedTexts) -> None:
+    streamed.begin()
+    try:
+        for events in heard:
+            streamed.add(events)
+    finally:
+        streamed.end()
+
+
+def _heard(session: Session | Tracer, waveform: npt.NDArray[np.float32], job: Job) -> Iterator[list[Event]]:
     """Feed a file block by block; how it is cut never changes the text."""
     from bestow_edge.runtime.audio import blocks
 
     block_samples = round((STEP_S if job.streaming else FEED_S) * job.model.sample_rate_hz)
     with _bar(len(waveform), shown=not job.streaming or job.as_json) as advance:
         for block in blocks(waveform, block_samples):
-            yield from session.feed(block)
+            yield session.feed(block)
             advance(len(block))
-        yield from session.finish()
+        yield session.finish()
 
 
 @contextmanager
@@ -164,40 +194,21 @@ def _bar(total: int, *, shown: bool) -> Iterator[Any]:  # Any: a function from a
         yield lambda samples: progress.advance(task, samples)
 
 
-def _record(
-    path: Path, text: str, duration_s: float, wall_s: float, events: list[Event], job: Job
-) -> dict[str, object]:
-    from bestow_edge.policy import WaitK
+def _record(path: Path, duration_s: float, wall_s: float, events: list[Event], job: Job) -> dict[str, object]:
+    from bestow_edge.runtime.trace import describe_prompt
 
-    policy: dict[str, object] = {"name": "offline"}
-    if isinstance(job.policy, WaitK):
-        policy = {"name": "wait-k", **asdict(job.policy)}
+    said = texts(events, len(job.langs))
+    lookahead = job.model.config.right_context if job.lookahead is None else job.lookahead
+    policy = policy_record(describe_prompt(job.langs[0], job.policy), lookahead)
     record: dict[str, object] = {
         "file": str(path),
-        "lang": str(job.pair),
-        "text": text,
+        "lang": ",".join(job.langs),
+        **({"text": said[0]} if len(said) == 1 else {"texts": dict(zip(job.langs, said, strict=True))}),
         "duration_s": round(duration_s, 3),
         "wall_s": round(wall_s, 3),
         "rtf": round(wall_s / duration_s, 4),
-        "policy": policy | {"lookahead": job.model.config.right_context if job.lookahead is None else job.lookahead},
+        "policy": policy if job.beam == 1 else policy | {"beam": job.beam},
     }
     if job.streaming:
-        record["events"] = [event_record(event) for event in events]
+        record["events"] = [event_record(event, job.langs) for event in events]
     return record
-
-
-def event_record(event: Event) -> dict[str, object]:
-    """Return an event as JSON shows it; `event` is its kind: text, segment-start or segment-end."""
-    from bestow_edge.runtime import SegmentEvent
-
-    if isinstance(event, SegmentEvent):
-        return {"event": f"segment-{event.kind}", "segment": event.segment, "time_s": round(event.time_s, 3)}
-    return {
-        "event": "text",
-        "text": event.text,
-        "start_s": round(event.start_s, 3),
-        "end_s": round(event.end_s, 3),
-        "heard_s": round(event.heard_s, 3),
-        "log_prob": round(event.log_prob, 4),
-        "segment": event.segment,
-    }

@@ -60,6 +60,8 @@ def test_run_as_with_the_choice_itself(
         (["--latency", "2.5s", "--k", 3], "--latency chooses K, L and look-ahead; leave out --k, --l and --lookahead"),
         (["--latency", "2.5s", "--l", 4], "leave out --k, --l and --lookahead"),
         (["--latency", "2.5s", "--lookahead", 13], "leave out --k, --l and --lookahead"),
+        (["--latency", "2.5s", "--policy", "align-att"], "--latency is for wait-k; leave out --policy and --threshold"),
+        (["--latency", "2.5s", "--threshold", 4], "--latency is for wait-k; leave out --policy and --threshold"),
         (["--latency", "soon"], "error: latency 'soon': expected seconds or milliseconds"),
         (["--latency", "50ms"], "error: latency 0.05 s: the shortest possible with this model is K=1, L=1, look-"),
     ],
@@ -81,19 +83,28 @@ def test_a_choice_outside_of_training_is_said(capsys: pytest.CaptureFixture[str]
     assert warning == "warning: K=1, L=4: models are trained with L=4 and K from 3 to 12; expect more mistakes"
 
 
+def test_a_bidirectional_encoder_keeps_its_right_context(
+    capsys: pytest.CaptureFixture[str], bidirectional_bundle: Path, wav: Path
+) -> None:
+    common = ["run", wav, "--bundle", bidirectional_bundle, "--stream", "--json"]
+    code, out, err = run_here(capsys, *common, "--latency", "2.5s", "--lang", "en-en,en-de")
+    assert (code, err) == (0, CHOSEN + "\n")
+    assert json.loads(out)["policy"] == {"name": "wait-k", "k": 4, "l": 4, "lookahead": 13}
+
+
 def choose_on(
     walls_s: list[float], model_dir: Path, monkeypatch: pytest.MonkeyPatch, target_s: float = 2.5
 ) -> tuple[Choice, list[object]]:
     """Choose for a latency on a machine that takes `walls_s` for its chunks."""
     calls: list[object] = []
 
-    def calibrate(model: Model, _pair: object, choice: Choice, seconds: float) -> Calibration:
+    def calibrate(model: Model, _pairs: object, choice: Choice, seconds: float) -> Calibration:
         calls.append(seconds)
         chunk_s = (choice.lookahead + 1) * model.config.features.step_s
         return Calibration(chunk_s=chunk_s, chunk_walls_s=tuple(walls_s))
 
     monkeypatch.setattr(calibration, "calibrate", calibrate)
-    return latency.choose_for(target_s, load(model_dir), parse_pair("en-de"), calibrated=True), calls
+    return latency.choose_for(target_s, load(model_dir), [parse_pair("en-de")], calibrated=True), calls
 
 
 def test_a_fast_machine(stderr: io.StringIO, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from microphones import PulseMicrophone, VirtualMicrophone, rest_of
 from bestow_edge.cli.captions import Status, level_db
 
 RUN = [sys.executable, "-c", "from bestow_edge.cli.main import main; main()", "mic"]
+EXAMPLE = Path(__file__).parents[2] / "examples" / "audio" / "digits_en.wav"
 RATE_HZ = 16_000
 BuildMicrophone = Callable[[npt.NDArray[np.int16]], VirtualMicrophone]
 
@@ -59,6 +60,27 @@ def test_text_is_the_sessions(
         assert set(events[0]) == {"event", "segment", "time_s", "audio_s", "wall_s"}
     else:
         assert out == text + "\n"
+
+
+@pytest.mark.mic
+def test_several_pairs_and_a_policy(
+    file_microphone: BuildMicrophone,
+) -> None:  # by the demo: random weights write control characters, which end lines
+    from bestow_edge.runtime import AlignAtt, TextEvent, embedded_bundle, load
+
+    heard = pytest.importorskip("soundfile").read(EXAMPLE, dtype="int16")[0][: 3 * RATE_HZ]
+    options = ["--bundle", embedded_bundle(), "--device-rate", RATE_HZ, "--seconds", 3, "--policy", "align-att"]
+    process = start(file_microphone(heard), *options, "--l", 3, "--lang", "en-en,en-de")
+    out, err = rest_of(process)
+    assert (process.returncode, err) == (0, "")
+    langs, policy = ("en-en", "en-de"), AlignAtt(l=3)
+    with load().multi_session([(lang, policy) for lang in langs]) as session:
+        events = session.feed(heard.astype(np.float32) / 32_768) + session.finish()
+    for number, lang in enumerate(langs):
+        told = [line.removeprefix(f"{lang}: ") for line in out.splitlines() if line.startswith(f"{lang}: ")]
+        texts = [event.text for event in events if isinstance(event, TextEvent) and event.prompt == number]
+        assert "".join(told) == "".join(texts) != ""
+    assert len(out.splitlines()) > len(langs)
 
 
 @pytest.mark.mic

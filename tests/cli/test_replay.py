@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 from microphones import PulseMicrophone, rest_of
 
 from bestow_edge.cli.main import main
-from bestow_edge.runtime import Event, Session, embedded_bundle
+from bestow_edge.runtime import AlignAtt, Event, Session, embedded_bundle
 from bestow_edge.runtime.trace import Tracer, read_trace
 
 soundfile = pytest.importorskip("soundfile")
 RUN = (sys.executable, "-c", "from bestow_edge.cli.main import main; main()")
+ALIGN_ATT = {"name": "align-att", **asdict(AlignAtt())}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "audio" / "digits_en.wav"
 
 
@@ -61,6 +63,7 @@ def test_other_settings_show_both_texts(capsys: pytest.CaptureFixture[str], trac
     assert difference.startswith("first difference: event ")
     for policy, shown in [
         (["offline"], {"name": "offline"}),
+        (["align-att", "--threshold", 6], ALIGN_ATT | {"threshold": 6}),
         (["local-agreement", "--l", 6], {"name": "local-agreement", "n": 2, "l": 6}),
         (["wait-k", "--k", 5], {"name": "wait-k", "k": 5, "l": 4}),
     ]:
@@ -97,7 +100,10 @@ def test_wrong_use(capsys: pytest.CaptureFixture[str], trace: Path, tmp_path: Pa
         (["run", EXAMPLE, "--stream", "--trace", trace], "talk.trace exists; a trace replaces no file"),
         (["replay", new], "new.trace: no such file; expected a trace"),
         (["replay", EXAMPLE], "digits_en.wav: not a trace"),
-        (["replay", trace, "--policy", "offline", "--k", 3], "--k: Offline() has none"),
+        (
+            ["replay", trace, "--policy", "offline", "--k", 3],
+            "--k: policy offline has none; leave it out or choose another",
+        ),
         (["replay", trace, "--lookahead", 5], "lookahead 5: this model has"),
         (["replay", trace, "--policy", "wait"], "'--policy'"),
     ]:

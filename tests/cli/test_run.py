@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from bestow_edge.cli.main import app, main
+from bestow_edge.policy import AlignAtt, LocalAgreement, Offline, Policy, WaitK
 
 soundfile = pytest.importorskip("soundfile")
+TEXT_FIELDS = ("event", "lang", "text", "start_s", "end_s", "heard_s", "log_prob", "segment")
 
 
 def run_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -32,7 +35,7 @@ def whole(model_dir: Path, waveform: np.ndarray, **policy: Any) -> str:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_text_is_the_sessions(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path, stream: bool) -> None:
-    from bestow_edge.runtime import Offline, read_audio
+    from bestow_edge.runtime import read_audio
 
     options = ["--stream", "--k", 2, "--l", 3] if stream else []
     code, out, err = run_here(capsys, "run", wav, "--bundle", tiny_bundle, *options)
@@ -52,18 +55,55 @@ def test_json(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path) 
     kinds = [event["event"] for event in record["events"]]
     assert (kinds[0], set(kinds[1:-1]), kinds[-1]) == ("segment-start", {"text"}, "segment-end")
     assert set(record["events"][0]) == {"event", "segment", "time_s"}
-    assert set(record["events"][1]) == {"event", "text", "start_s", "end_s", "heard_s", "log_prob", "segment"}
+    assert set(record["events"][1]) == set(TEXT_FIELDS)
+    assert record["events"][1]["lang"] == "en-de"
     code, out, _ = run_here(capsys, "run", wav, "--bundle", tiny_bundle, "--json", "--lang", "en")
     record = json.loads(out)
     assert (record["lang"], record["policy"]) == ("en-en", {"name": "offline", "lookahead": 13})
     assert "events" not in record
 
 
+@pytest.mark.parametrize(
+    ("options", "policy"),
+    [
+        (["wait-k", "--k", 2], WaitK(2, 4)),
+        (["offline"], Offline()),
+        (["align-att", "--threshold", 2, "--l", 3], AlignAtt(2, l=3)),
+        (["local-agreement", "--l", 6], LocalAgreement(2, 6)),
+    ],
+)
+def test_every_policy_streams(
+    capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path, options: list[object], policy: Policy
+) -> None:
+    from bestow_edge.runtime import read_audio
+
+    code, out, err = run_here(capsys, "run", wav, "--bundle", tiny_bundle, "--stream", "--json", "--policy", *options)
+    record = json.loads(out)
+    assert (code, err) == (0, "")
+    fields: Any = policy  # a dataclass
+    assert record["policy"] == {"name": options[0], **asdict(fields), "lookahead": 13}
+    assert record["text"] == whole(tiny_bundle, read_audio(wav, 16_000), policy=policy)
+
+
+def test_a_beam_searches(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path) -> None:
+    from bestow_edge.runtime import read_audio
+
+    texts = []
+    for beam in (1, 4):
+        code, out, err = run_here(capsys, "run", wav, "--bundle", tiny_bundle, "--json", "--beam", beam)
+        record = json.loads(out)
+        assert (code, err) == (0, "")
+        assert record["policy"] == {"name": "offline", "lookahead": 13} | ({"beam": beam} if beam > 1 else {})
+        assert record["text"] == whole(tiny_bundle, read_audio(wav, 16_000), policy=Offline(), beam_size=beam)
+        texts.append(record["text"])
+    assert texts[0] != texts[1]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_bidirectional_bundle(
     capsys: pytest.CaptureFixture[str], bidirectional_bundle: Path, wav: Path, stream: bool
 ) -> None:
-    from bestow_edge.runtime import Offline, read_audio
+    from bestow_edge.runtime import read_audio
 
     options = ["--stream"] if stream else []
     code, out, err = run_here(capsys, "run", wav, "--bundle", bidirectional_bundle, "--json", *options)
@@ -141,8 +181,16 @@ def test_bad_files_are_reported_and_the_others_done(
         (["--lang", "en-fr"], "error: language pair en-fr: this model was trained for en-en, en-de, de-de, de-en"),
         (["--lang", "klingon"], "error: language pair 'klingon': expected SOURCE-TARGET such as en-de"),
         (["--lookahead", 5], "error: lookahead 5: this model has 13, 6, 1, 0"),
-        (["--k", 3], "--k, --l and --latency need --stream"),
-        (["--latency", "2s"], "--k, --l and --latency need --stream"),
+        (["--k", 3], "--k: only with --stream; without it everything is heard before text is written"),
+        (["--latency", "2s"], "--latency: only with --stream; without"),
+        (["--policy", "align-att", "--threshold", 3], "--policy, --threshold: only with --stream; without"),
+        (["--stream", "--policy", "align-att", "--k", 3], "--k: policy align-att has none; leave it out or choose"),
+        (["--stream", "--policy", "offline", "--l", 3], "--l: policy offline has none"),
+        (["--stream", "--threshold", 3], "--threshold: policy wait-k has none; leave it out or choose another"),
+        (["--policy", "wait"], "'--policy'"),
+        (["--beam", 0], "'--beam'"),
+        (["--beam", 2, "--stream"], "--beam searches one text of the whole audio; leave out --stream and give one"),
+        (["--beam", 2, "--lang", "en-en,en-de"], "--beam searches one text of the whole audio"),
         (["--k", 0, "--stream"], "'--k'"),
         (["--device", "tpu"], "'--device'"),
         (["--device", "cuda"], "error: device cuda: "),

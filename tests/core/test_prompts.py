@@ -4,7 +4,7 @@ import pytest
 
 from bestow_edge.config import ChatTemplate
 from bestow_edge.errors import PromptError
-from bestow_edge.prompts import Pair, Task, check_trained, make_pair, parse_pair, prompt_text
+from bestow_edge.prompts import Pair, Task, check_trained, make_pair, parse_pair, parse_pairs, prompt_text
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,18 @@ def test_pairs_are_read(text: str, pair: Pair, task: Task) -> None:
 def test_unknown_pairs_are_refused(text: str) -> None:
     with pytest.raises(PromptError, match="expected SOURCE-TARGET such as en-de, with codes out of en, de"):
         parse_pair(text)
+
+
+def test_pairs_of_one_stream() -> None:
+    assert parse_pairs("en-de") == (Pair("en", "de"),)
+    assert parse_pairs("en-de, en,EN-fr") == (Pair("en", "de"), Pair("en", "en"), Pair("en", "fr"))
+    for text, message in [
+        ("en-en,de-en", "language pairs en-en and de-en: a stream has one language; give pairs of the same SOURCE"),
+        ("en,en-de,en-en", "language pair en-en is given twice; give each pair once"),
+        ("en-de,", "language pair '': expected SOURCE-TARGET"),
+    ]:
+        with pytest.raises(PromptError, match=message):
+            parse_pairs(text)
 
 
 def test_task_and_languages_must_agree() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import count, repeat
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from bestow_edge.latency import Choice, solve
 from bestow_edge.policy import WaitK
 from bestow_edge.prompts import parse_pair
 from bestow_edge.runtime.calibration import Calibration, calibrate
-from bestow_edge.runtime.model import Model
+from bestow_edge.runtime.model import Model, load
 from bestow_edge.runtime.track import Prompt
 
 PAIR = parse_pair("en-de")
@@ -36,7 +37,7 @@ def clock(walls_s: Iterator[float]) -> Callable[[], float]:
 
 
 def test_measures_for_the_time_given(model: Model) -> None:
-    done = calibrate(model, PAIR, choice(6), 2.0, clock=clock(repeat(0.25)))
+    done = calibrate(model, [PAIR], choice(6), 2.0, clock=clock(repeat(0.25)))
     assert done.chunk_s == pytest.approx(7 * 0.08)
     assert done.chunk_walls_s == (0.25,) * 8
     assert done.rtf == pytest.approx(0.25 / 0.56)
@@ -47,7 +48,7 @@ def test_measures_for_the_time_given(model: Model) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 1.0])
 def test_a_slow_machine_measures_one_chunk(model: Model, seconds: float) -> None:
-    done = calibrate(model, PAIR, choice(13), seconds, clock=clock(repeat(9.0)))
+    done = calibrate(model, [PAIR], choice(13), seconds, clock=clock(repeat(9.0)))
     assert done.chunk_walls_s == (9.0,)
     assert not done.keeps_up
 
@@ -55,23 +56,30 @@ def test_a_slow_machine_measures_one_chunk(model: Model, seconds: float) -> None
 @pytest.mark.parametrize("lookahead", [13, 6, 1, 0])
 def test_more_than_one_session_when_there_is_time(model: Model, lookahead: int) -> None:
     num_chunks = 12 / ((lookahead + 1) * 0.08)  # a few of them come before the first text
-    done = calibrate(model, PAIR, choice(lookahead), 1.5 * num_chunks, clock=clock(repeat(1.0)))
+    done = calibrate(model, [PAIR], choice(lookahead), 1.5 * num_chunks, clock=clock(repeat(1.0)))
     assert num_chunks < len(done.chunk_walls_s) <= 1.5 * num_chunks + 1
 
 
 def test_text_is_part_of_what_is_measured(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    session = Model.session
+    session = Model.multi_session
 
-    def spy(self: Model, **options: object) -> object:
-        opened.append(session(self, **options))  # type: ignore[arg-type]  # passed on as they came
+    def spy(self: Model, *prompts: object, **options: object) -> object:
+        opened.append(session(self, *prompts, **options))  # type: ignore[arg-type]  # passed on as they came
         return opened[-1]
 
-    monkeypatch.setattr(Model, "session", spy)
-    calibrate(model, PAIR, choice(1), 20.0, clock=clock(repeat(1.0)))
-    assert opened[0].prompts == (Prompt(PAIR, WaitK(3, 4)),)
+    monkeypatch.setattr(Model, "multi_session", spy)
+    pairs = [PAIR, parse_pair("en-en")]
+    calibrate(model, pairs, choice(1), 20.0, clock=clock(repeat(1.0)))
+    assert opened[0].prompts == tuple(Prompt(pair, WaitK(3, 4)) for pair in pairs)
     assert opened[0].heard_s == pytest.approx((6 + 20) * 0.16)  # 6 chunks of 2 steps for 3 blocks of 4 steps
     assert opened[0].num_tokens > len(model.prompt_ids(PAIR))
+
+
+def test_a_bidirectional_encoder_has_one_lookahead(bidirectional_bundle: Path) -> None:
+    model = load(bidirectional_bundle)
+    done = calibrate(model, [PAIR], solve(2.5, model.config), 0.0)
+    assert done.chunk_s == pytest.approx(14 * 0.08)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +97,7 @@ def test_keeping_up_needs_a_margin(walls_s: list[float], keeps_up: bool) -> None
 
 
 def test_the_real_clock_goes_forward(model: Model) -> None:
-    done = calibrate(model, PAIR, choice(13), 0.0)
+    done = calibrate(model, [PAIR], choice(13), 0.0)
     assert done.rtf > 0
     assert done.extra_s > 0
 

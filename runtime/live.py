@@ -1,0 +1,257 @@
+"""A session on a thread of its own: audio goes in from any thread, events come out, both through bounded queues.
+
+It knows sessions as a protocol, one thread and one lock; not models, devices or event loops. What does not fit is
+refused with an error before anything of it is taken: audio is never dropped silently.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bestow_edge.errors import AudioError, BacklogError, ConfigError, SessionError
+from bestow_edge.runtime.events import Event
+from bestow_edge.runtime.session import check_block
+
+WAIT_S = 0.5  # Windows lets Ctrl-C through between waits only; nobody waits longer than that for news
+
+logger = logging.getLogger(__name__)
+
+
+class AudioSession(Protocol):
+    """What a live session runs: a `Session`, a `Tracer`, or anything else that hears blocks and gives events."""
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate of the samples."""
+
+    def feed(self, samples: npt.NDArray[np.float32], /) -> Sequence[Event]:
+        """Hear a block of shape (samples,)."""
+
+    def finish(self) -> Sequence[Event]:
+        """End the audio."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
+class LiveSession:
+    """Runs a session on a thread of its own. Feed it from any thread, iterate over its events in any other.
+
+        with be.LiveSession(model.session(source="en")) as live:
+            live.feed(block)  # returns at once
+            live.finish()
+            for event in live: print(event.text, end="")
+
+    The text is exactly that of the same blocks fed to the session itself. Leaving the block closes it, see `close`.
+    """
+
+    def __init__(self, session: AudioSession, *, max_audio_s: float = 30.0, max_events: int = 1000) -> None:
+        """Start the thread, which waits for audio.
+
+        Args:
+            session: a fresh one. It belongs to the thread, which also closes it at the end.
+            max_audio_s: most audio that may wait, the block in work included, seconds.
+            max_events: most events that may wait to be read; then the thread waits, and the audio behind it.
+
+        Raises:
+            ConfigError: a limit is not positive or not finite.
+        """
+        if not 0 < max_audio_s < math.inf or max_events < 1:
+            got = f"max_audio_s {max_audio_s}, max_events {max_events}"
+            raise ConfigError(f"{got}: expected a positive number of seconds and at least 1 event")
+        self._session = session
+        self._max_samples, self._max_events = round(max_audio_s * session.sample_rate_hz), max_events
+        self._changed = threading.Condition()  # guards all that follows
+        self._blocks: deque[npt.NDArray[np.float32] | None] = deque()  # None: the audio ends; the first is in work
+        self._waiting_samples = 0
+        self._events: deque[Event] = deque()
+        self._finished = self._closed = self._stopped = False  # by `finish`, by `close`, the thread at its end
+        self._failure: tuple[BaseException, TracebackType | None] | None = None
+        self._told = False  # whether the failure was raised anywhere
+        self._thread = threading.Thread(target=self._run, name="bestow-edge live session", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> LiveSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        while self._thread.is_alive():
+            self._thread.join(WAIT_S)
+        if kind is None and not self._told:
+            self._raise_failure()
+
+    def feed(self, samples: npt.NDArray[np.float32], timeout_s: float = 0.0) -> None:
+        """Put a copy of a block into the queue, whole or not at all.
+
+        Args:
+            samples: (samples,) float32 mono at the session's rate, full scale 1, at most `max_audio_s` of them.
+            timeout_s: how long to wait for room; `math.inf` for as long as it takes.
+
+        Raises:
+            BacklogError: the block does not fit; feed it again later, or drop it knowingly.
+            AudioError: the block is no audio, as for `Session.feed`, or longer than the queue.
+            SessionError: it was finished or closed.
+            BaseException: what has ended the thread.
+        """
+        check_block(samples)
+        if samples.size > self._max_samples:
+            got, most = self._seconds(samples.size), self._seconds(self._max_samples)
+            raise AudioError(f"audio block of {got:.2f} s is longer than max_audio_s {most:.2f}; cut it, or raise that")
+        most_waiting = self._max_samples - samples.size
+        with self._changed:
+            fits = self._wait(lambda: self._waiting_samples <= most_waiting or not self._open, timeout_s)
+            self._check_open()
+            if not fits:
+                raise self._backlog(samples.size)
+            if samples.size:  # blocks of nothing would wait in any number
+                self._blocks.append(samples.copy())
+                self._waiting_samples += samples.size
+                self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Say that the audio has ended, and return at once; the events go on until the last.
+
+        Raises:
+            SessionError: it was finished or closed before.
+            BaseException: what has ended the thread.
+        """
+        with self._changed:
+            self._check_open()
+            self._finished = True
+            self._blocks.append(None)
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Event]:
+        """Return itself: a second loop goes on where the first was left."""
+        return self
+
+    def __next__(self) -> Event:
+        """Return the next event, waiting for it; the iteration ends after the last.
+
+        Raises:
+            BaseException: what has ended the thread; raised after the events before.
+        """
+        with self._changed:
+            self._wait(lambda: bool(self._events) or self._stopped)
+            if self._events:
+                self._changed.notify_all()
+                return self._events.popleft()
+            self._raise_failure()
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the thread after the block in work, wait for that, and close the session; a second call does nothing.
+
+        Audio that waits is not heard any more, and a warning is logged if there is any: to get all of the text, call
+        `finish` and read the events to their end first. Events that wait can still be read.
+
+        Raises:
+            BaseException: what has ended the thread, if nobody has been told yet.
+        """
+        self.__exit__(None, None, None)
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of audio that wait, the block in work included; once it is 0, all its events are there."""
+        return self._seconds(self._waiting_samples)
+
+    def _run(self) -> None:
+        """Run in the thread: hear what comes until it ends, is closed or fails."""
+        try:
+            with self._session:
+                for block in self._next_blocks():
+                    self._deliver(self._session.finish() if block is None else self._session.feed(block))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, producer and reader raise it
+            self._failure = error, error.__traceback__
+        finally:
+            with self._changed:
+                self._stopped = True
+                self._changed.notify_all()
+
+    def _next_blocks(self) -> Iterator[npt.NDArray[np.float32] | None]:
+        """Yield each block as it comes, and None at the end; each waits on until the next one is asked for."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._blocks or self._closed)
+                if self._closed:
+                    self._warn_of_unheard()
+                    return
+                block = self._blocks[0]
+            yield block
+            with self._changed:
+                self._blocks.popleft()
+                if block is None:
+                    return
+                self._waiting_samples -= block.size
+                self._changed.notify_all()
+
+    def _warn_of_unheard(self) -> None:
+        if self._blocks:
+            logger.warning("live session: closed before its end, with %.2f s of audio left to hear", self.waiting_s)
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        for event in events:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._unread or self._closed)
+                self._events.append(event)
+                self._changed.notify_all()
+
+    def _wait(self, ready: Callable[[], bool], timeout_s: float = math.inf) -> bool:
+        """Give the lock away until something is ready; say whether it is."""
+        end_s = time.monotonic() + timeout_s
+        while not ready():
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            self._changed.wait(min(left_s, WAIT_S))
+        return True
+
+    @property
+    def _unread(self) -> bool:
+        """Whether as many events wait as may."""
+        return len(self._events) >= self._max_events
+
+    @property
+    def _open(self) -> bool:
+        return not (self._failure or self._finished or self._closed)
+
+    def _check_open(self) -> None:
+        self._raise_failure()
+        if not self._open:
+            how = "closed" if self._closed else "finished"
+            raise SessionError(f"the live session was {how}; open a new one with LiveSession(model.session(...))")
+
+    def _raise_failure(self) -> None:
+        if self._failure:
+            self._told = True
+            error, trace = self._failure
+            raise error.with_traceback(trace)  # otherwise each raise would make its traceback longer
+
+    def _backlog(self, num_samples: int) -> BacklogError:
+        if self._unread:
+            why = f"{len(self._events)} events wait to be read; iterate over the live session in another thread"
+        else:
+            why = "computing does not keep up; feed slower (timeout_s waits), raise max_audio_s or take a smaller model"
+        waiting = f"{self.waiting_s:.2f} s wait, max_audio_s is {self._seconds(self._max_samples):.2f}"
+        return BacklogError(f"audio block of {self._seconds(num_samples):.2f} s does not fit: {waiting}; {why}")
+
+    def _seconds(self, num_samples: int) -> float:
+        return num_samples / self._session.sample_rate_hz

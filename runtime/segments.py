@@ -1,0 +1,84 @@
+"""Where segments end: their limits in steps and tokens, and what of an answer surely lies before a cut in speech.
+
+It knows tokens and steps, not graphs, audio or sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from bestow_edge.config import SegmentConfig
+from bestow_edge.errors import ConfigError
+from bestow_edge.runtime.decoder import Attempt
+from bestow_edge.runtime.track import span
+
+BORDER_STEPS = 8  # 0.64 s: a word heard up to here may be cut, or unlike what it is with the speech behind it
+SHORTEST_PAUSE_S = 1.2  # must be longer than what a new segment hears again, or it would roll over for ever
+SHORTEST_SEGMENT_S = 3.0  # must hold a word, what may be cut behind it and what a new segment hears again
+MOST_STEPS = 4000  # 5 minutes, a chunk less than the speech memory holds
+WORD_MARKS = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write the space before a word
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a session's segments end."""
+
+    pause_steps: int
+    """Steps without text; 0 = never."""
+    most_steps: int
+    """Steps of speech."""
+    most_tokens: int
+    """Tokens of an answer."""
+
+
+def limits(segments: SegmentConfig, *, step_s: float, prompt_tokens: int, max_text_tokens: int) -> Limits:
+    """Return the limits of a session's segments.
+
+    Args:
+        segments: what was asked for.
+        step_s: encoder step, seconds.
+        prompt_tokens: of the longest prompt.
+        max_text_tokens: the LLM's context.
+
+    Raises:
+        ConfigError: a limit is too short to go on, or the context is full before the answer begins.
+    """
+    for name, seconds, least_s in (
+        ("pause_s", segments.pause_s, SHORTEST_PAUSE_S),
+        ("max_s", segments.max_s, SHORTEST_SEGMENT_S),
+    ):
+        if seconds and not seconds >= least_s:
+            raise ConfigError(f"segments: {name} {seconds}, expected 0 or at least {least_s} s")
+    room = max_text_tokens - prompt_tokens - 1 - segments.context_tokens
+    if room < 1:
+        asked = f"segments: context_tokens {segments.context_tokens} and the prompt of {prompt_tokens}"
+        raise ConfigError(f"{asked} leave no room in the LLM's context of {max_text_tokens} tokens")
+    return Limits(
+        pause_steps=round(segments.pause_s / step_s),
+        most_steps=min(round(segments.max_s / step_s) or MOST_STEPS, MOST_STEPS),
+        most_tokens=min(segments.max_tokens or room, room),
+    )
+
+
+def whole_words(attempts: Sequence[Attempt], visible: int, tokenizer: Tokenizer) -> list[Attempt]:
+    """Return the first tokens of an answer, up to the last word that ends before the border.
+
+    Args:
+        attempts: the answer to the speech up to the cut.
+        visible: steps of that speech.
+        tokenizer: knows which tokens begin a word; where none does, the answer is cut at the border.
+    """
+    count = 0
+    while count < len(attempts) and span(attempts[count].alignment[-1], visible)[1] <= visible - BORDER_STEPS:
+        count += 1
+    if count == len(attempts):
+        return list(attempts)
+    starts = [n for n in range(1, count + 1) if _begins_word(attempts[n], tokenizer)]
+    return list(attempts[: max(starts, default=count)])
+
+
+def _begins_word(attempt: Attempt, tokenizer: Tokenizer) -> bool:
+    return str(tokenizer.id_to_token(attempt.token_id)).startswith(WORD_MARKS)
