@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from bestow_edge.bundle import read_manifest
 from bestow_edge.errors import AudioError, ConfigError
 from bestow_edge.evaluation.instances import Instance, read_log
 from bestow_edge.evaluation.manifest import Sample, read_samples
 from bestow_edge.evaluation.runner import Runner
-from bestow_edge.evaluation.settings import Setting
+from bestow_edge.evaluation.settings import Setting, all_settings
 from bestow_edge.evaluation.store import Store
 from bestow_edge.prompts import Pair
 from bestow_edge.runtime import embedded_bundle
@@ -100,3 +101,12 @@ def test_damaged_logs(samples: Sequence[Sample], tmp_path: Path, lines: bytes, m
     log.write_bytes(lines + log.read_bytes())
     with pytest.raises(ConfigError, match=message):
         Store(tmp_path, {"a": 1}).finished(SETTINGS[0], 2)
+
+
+def test_a_bidirectional_bundle(samples: Sequence[Sample], bidirectional_bundle: Path, tmp_path: Path) -> None:
+    config = read_manifest(bidirectional_bundle).model
+    settings = all_settings(config, ["wait-k", "local-agreement"], varied={"k": [1]})
+    assert {setting.lookahead for setting in settings} == {config.right_context}
+    runner = Runner(bundle=bidirectional_bundle, pair=PAIR)
+    for found in runner.run(samples[:1], settings, Store(tmp_path, {}), lambda *_: None):
+        assert found[0].delays
