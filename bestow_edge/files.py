@@ -35,6 +35,20 @@ def atomic_directory(target: Path, *, replace: bool) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8, so that it is never seen half written."""
+    encoded = content.encode() if isinstance(content, str) else content
+    with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
+        partial = Path(file.name)
+        try:
+            file.write(encoded)
+            file.close()
+            partial.chmod(0o644)  # temporary files are private
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 def _take_place(partial: Path, target: Path) -> None:
     partial.chmod(0o755)  # mkdtemp makes it private
     if not target.exists():

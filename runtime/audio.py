@@ -34,8 +34,30 @@ def read_audio(path: str | PathLike[str], sample_rate_hz: int) -> npt.NDArray[np
         AudioError: there is no such file, or it holds no usable audio.
         MissingExtraError: soundfile is not installed, or the file needs resampling and soxr is not.
     """
+    waveform, file_rate_hz = read_waveform(path)
+    resampler = StreamResampler(file_rate_hz, sample_rate_hz)
+    return np.concatenate([resampler.feed(waveform), resampler.finish()])
+
+
+def read_waveform(
+    path: str | PathLike[str], *, offset_s: float = 0.0, duration_s: float | None = None
+) -> tuple[npt.NDArray[np.float32], int]:
+    """Read a file, or a part of it, at its own rate.
+
+    Args:
+        path: a wav, flac, ogg or mp3 file of any sampling rate and any number of channels.
+        offset_s: where to begin, seconds.
+        duration_s: how much to read, seconds; None = to the end.
+
+    Returns:
+        Shape (samples,), several channels averaged, and the rate in Hz.
+
+    Raises:
+        AudioError: there is no such file, or it holds no usable audio there.
+        MissingExtraError: soundfile is not installed.
+    """
     file = _checked_file(Path(path))
-    channels, file_rate_hz = _decode(file)  # (samples, channels)
+    channels, file_rate_hz = _decode(file, offset_s, duration_s)  # (samples, channels)
     if len(channels) == 0:
         raise AudioError(f"{file}: has no samples, expected at least one; record or export it again")
     bad = np.flatnonzero(~np.isfinite(channels).all(axis=1))
@@ -44,9 +66,7 @@ def read_audio(path: str | PathLike[str], sample_rate_hz: int) -> npt.NDArray[np
             f"{file}: {len(bad)} of {len(channels)} samples are NaN or infinite, the first at "
             f"{bad[0] / file_rate_hz:.3f} s; expected finite samples; export the file again, for example as 16-bit wav"
         )
-    waveform = channels.mean(axis=1, dtype=np.float32)  # (samples,)
-    resampler = StreamResampler(file_rate_hz, sample_rate_hz)
-    return np.concatenate([resampler.feed(waveform), resampler.finish()])
+    return channels.mean(axis=1, dtype=np.float32), file_rate_hz
 
 
 class StreamResampler:
@@ -123,11 +143,16 @@ def _checked_file(path: Path) -> Path:
     return path
 
 
-def _decode(path: Path) -> tuple[npt.NDArray[np.float32], int]:
+def _decode(path: Path, offset_s: float, duration_s: float | None) -> tuple[npt.NDArray[np.float32], int]:
     """Return samples, shape (samples, channels), and the file's rate in Hz."""
     soundfile = _extra_module("soundfile")
     try:
-        samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            rate_hz: int = file.samplerate
+            if offset_s:
+                file.seek(min(round(offset_s * rate_hz), file.frames))
+            frames = -1 if duration_s is None else round(duration_s * rate_hz)
+            samples: npt.NDArray[np.float32] = file.read(frames, dtype="float32", always_2d=True)
     # TypeError is how soundfile refuses the suffix .raw, whose rate and format nobody knows.
     except (soundfile.LibsndfileError, TypeError) as error:
         raise AudioError(

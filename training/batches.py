@@ -17,11 +17,11 @@ from torch.utils.data import Dataset
 
 from bestow_edge.errors import ManifestError
 from bestow_edge.features import log_mel
+from bestow_edge.manifest import Utterance, read_manifest
 from bestow_edge.runtime.audio import read_audio
 from bestow_edge.training.augment import augment, change_speed, mask_features, scaled, warp_features
 from bestow_edge.training.compose import LEVEL, Composed, Composer, Piece
 from bestow_edge.training.examples import IGNORED, Example, ExampleMaker
-from bestow_edge.training.manifest import Utterance, read_manifest
 from bestow_edge.training.recipe import AugmentRecipe, DataRecipe
 from bestow_edge.training.sounds import sound
 

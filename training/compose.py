@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bestow_edge.manifest import Utterance
 from bestow_edge.runtime.audio import read_audio
-from bestow_edge.training.manifest import Utterance
 from bestow_edge.training.recipe import JoinRecipe
 
 Samples = npt.NDArray[np.float32]

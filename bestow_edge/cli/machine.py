@@ -34,9 +34,17 @@ MODULES = {  # import name: extra that brings it, empty = the package itself
     "onnxscript": "export",
     "accelerate": "train",
     "yaml": "train",
+    "jiwer": "eval",
+    "sacrebleu": "eval",
+    "whisper_normalizer": "eval",
+    "matplotlib": "eval",
 }
 RUNTIME = ("numpy", "soundfile", "soxr", "tokenizers", "onnxruntime")  # imported for good: a broken one must show
-DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "yaml": ("pyyaml",)}
+DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "yaml": ("pyyaml",),
+    "whisper_normalizer": ("whisper-normalizer",),
+}
 
 
 @dataclass(kw_only=True, slots=True)

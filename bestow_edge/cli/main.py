@@ -15,11 +15,13 @@ import typer
 
 from bestow_edge import __version__
 from bestow_edge.cli.console import logs_on_stderr, say, say_error, use_utf8, write
+from bestow_edge.cli.evaluate import evaluate
 from bestow_edge.cli.export import export
 from bestow_edge.cli.inspect import inspect
 from bestow_edge.cli.machine import devices, doctor
 from bestow_edge.cli.mic import mic
 from bestow_edge.cli.replay import replay
+from bestow_edge.cli.report import report
 from bestow_edge.cli.run import run
 from bestow_edge.cli.train import train
 from bestow_edge.cli.verify import verify
@@ -35,8 +37,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run, export and train BESTOW streaming speech models: speech in, text out, without torch at run time.",
 )
-for command in (run, mic, replay, devices, doctor, verify, inspect, export, train):
+for command in (run, mic, replay, devices, doctor, verify, inspect, export, train, report):
     app.command()(command)
+app.command("eval")(evaluate)
 
 
 def _version(value: bool) -> None:

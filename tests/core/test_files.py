@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bestow_edge.errors import ConfigError
-from bestow_edge.files import atomic_directory, sha256
+from bestow_edge.files import atomic_directory, sha256, write_atomically
 
 
 def write_part(target: Path, *, replace: bool, fail: bool = False) -> None:
@@ -65,3 +65,15 @@ def test_hash(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5000
     path.write_bytes(content)
     assert sha256(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "ä")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError, match="directory"):
+        write_atomically(tmp_path, "x")
+    assert list(tmp_path.iterdir()) == [path]

@@ -16,7 +16,11 @@ import bestow_edge.runtime
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "yaml", "accelerate"}
 SOURCES = ["bestow_edge", "export", "runtime", "training"]
-LIGHT_FILES = [*sorted((ROOT / "bestow_edge").glob("*.py")), *sorted((ROOT / "runtime").rglob("*.py"))]
+LIGHT_FILES = [
+    *sorted((ROOT / "bestow_edge").glob("*.py")),
+    *sorted((ROOT / "bestow_edge" / "evaluation").glob("*.py")),
+    *sorted((ROOT / "runtime").rglob("*.py")),
+]
 BLOCKED = [*sorted(HEAVY), "bestow_edge.export", "bestow_edge.training", "bestow_edge.model"]
 
 

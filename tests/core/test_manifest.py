@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bestow_edge.errors import ManifestError
-from bestow_edge.training.manifest import read_manifest
+from bestow_edge.manifest import read_manifest
 
 LINE: dict[str, Any] = {"audio_filepath": "a/b.wav", "duration": 1.5, "text": "one"}
 
@@ -55,6 +55,11 @@ def test_empty_lines_are_skipped_but_counted(tmp_path: Path) -> None:
         (LINE | {"duration": "1"}, r":2: duration is '1'; expected a number"),
         (LINE | {"duration": True}, r":2: duration is True; expected a number"),
         (LINE | {"text": None}, r":2: text is None; expected text"),
+        (LINE | {"translations": ["eins"]}, r":2: translations is .'eins'.; expected an object of texts by language"),
+        (LINE | {"translations": {"de": None}}, r":2: translations is .'de': None.; expected an object"),
+        (LINE | {"duration": float("nan")}, r":2: duration nan s; expected more than 0"),
+        (LINE | {"offset": -1}, r":2: offset -1 s; expected 0 or more"),
+        (LINE | {"offset": "1"}, r":2: offset is '1'; expected a number"),
         ({"duration": 1, "text": "a"}, r":2: audio_filepath is None; expected text"),
     ],
 )
@@ -68,3 +73,18 @@ def test_missing_and_empty(tmp_path: Path) -> None:
         read_manifest(tmp_path / "nowhere.jsonl")
     with pytest.raises(ManifestError, match="no lines; expected one JSON object a line"):
         read_manifest(write(tmp_path, ""))
+
+
+def test_other_encodings_are_refused_by_line(tmp_path: Path) -> None:
+    path = write(tmp_path, LINE, LINE | {"text": "Tür"})
+    path.write_bytes(path.read_text(encoding="utf-8").encode("latin-1").replace(b"\\u00fc", b"\xfc"))
+    with pytest.raises(
+        ManifestError, match=r"train\.jsonl:2: byte 0xfc at position \d+ is not UTF-8; save the file as"
+    ):
+        read_manifest(path)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:
+    path = write(tmp_path, LINE)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"\r\n\r\n")
+    assert len(read_manifest(path)) == 1

@@ -1,0 +1,51 @@
+"""`bestow-edge report`: a bundle's model card. It knows options and files; `bestow_edge.evaluation.card` writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bestow_edge.cli.console import say, write
+from bestow_edge.errors import ConfigError
+
+
+def report(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")],
+    evaluations: Annotated[
+        list[Path] | None, typer.Option("--eval", metavar="DIR", help="What `bestow-edge eval` wrote; may be repeated.")
+    ] = None,
+    about: Annotated[
+        Path | None, typer.Option("--about", metavar="FILE", help="Markdown about data and licence.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where the card goes; default: the terminal.")
+    ] = None,
+) -> None:
+    """Write a bundle's model card: data, sizes, precision, parity, quality, latency, hardware, versions, licence.
+
+    \b
+    Examples:
+      bestow-edge report my-bundle
+      bestow-edge report my-bundle --eval scores --about data.md --out my-bundle.md
+    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    from bestow_edge.evaluation.card import model_card
+    from bestow_edge.files import write_atomically
+
+    text = None if about is None else _read(about)
+    card = model_card(bundle, evaluations or [], about=text, relative_to=None if out is None else out.resolve().parent)
+    if out is None:
+        write(card, end="")
+    else:
+        write_atomically(out, card)
+        say(f"written to {out}")
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; expected Markdown about data and licence")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from error

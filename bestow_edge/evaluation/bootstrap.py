@@ -1,0 +1,68 @@
+"""Confidence intervals by resampling utterances. numpy only; knows sums, not what they mean.
+
+Source: Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation"; Koehn 2004,
+"Statistical significance tests for machine translation evaluation".
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+RESAMPLES = 1000
+SEED = 12345
+CONFIDENCE = 0.95
+BLOCK_NUMBERS = 1_000_000  # of the draws at once in double precision: 8 MB
+
+
+def resampled_sums(statistics: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED) -> Array:
+    """Return the sums of statistics over corpora drawn with replacement; the same draws for the same seed.
+
+    Args:
+        statistics: (utterances, statistics), such as word errors and words.
+        resamples: corpora to draw, each of as many utterances.
+        seed: of the draws.
+
+    Returns:
+        (resamples, statistics).
+    """
+    values = np.asarray(statistics, np.float64)
+    if values.ndim != 2 or not len(values):
+        raise ValueError(f"expected statistics (utterances, statistics) of one utterance or more, got {values.shape}")
+    counts = _times_drawn(len(values), resamples, seed)
+    blocks = np.array_split(counts, max(1, counts.size // BLOCK_NUMBERS))
+    return np.concatenate([block.astype(np.float64) @ values for block in blocks])
+
+
+@lru_cache(maxsize=1)  # all scores of all settings are drawn from the same number of utterances
+def _times_drawn(number: int, resamples: int, seed: int) -> npt.NDArray[np.uint16]:
+    """Return how often each utterance is in each drawn corpus: (resamples, number)."""
+    rng = np.random.default_rng(seed)
+    drawn = (np.bincount(rng.integers(number, size=number), minlength=number) for _ in range(resamples))
+    return np.stack([times.astype(np.uint16) for times in drawn])
+
+
+def interval(scores: npt.ArrayLike) -> tuple[float, float]:
+    """Return both ends of the 95 % interval of (resamples,) scores; draws without a score are NaN and left out."""
+    values = np.asarray(scores, np.float64)
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return float("nan"), float("nan")
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def ratio_interval(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> tuple[float, float]:
+    """Return the interval of a sum over utterances divided by another; ones below make it that of a mean.
+
+    Args:
+        numerators: (utterances,), such as word errors.
+        denominators: (utterances,), such as words.
+    """
+    above, below = resampled_sums(np.column_stack([numerators, denominators])).T
+    return interval(np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0))
