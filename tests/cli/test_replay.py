@@ -34,32 +34,33 @@ def run_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[in
 @pytest.fixture
 def trace(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Path:
     path = tmp_path / "talk.trace"
-    assert run_here(capsys, "run", EXAMPLE, "--stream", "--k", 2, "--trace", path)[0] == 0
+    assert run_here(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--trace", path)[0] == 0
     return path
 
 
 def test_the_recorded_text_comes_again(capsys: pytest.CaptureFixture[str], trace: Path) -> None:
-    _, text, _ = run_here(capsys, "run", EXAMPLE, "--stream", "--k", 2)
+    _, text, _ = run_here(capsys, "run", EXAMPLE, "--stream", "--k", 4)
     assert len(text) > 10
     assert run_here(capsys, "replay", trace) == (0, f"{text}same text as recorded\n", "")
     assert set(read_trace(trace).feeds["samples"][:-2]) == {1280}
-    code, out, err = run_here(capsys, "replay", trace, "--k", 2, "--json")
+    code, out, err = run_here(capsys, "replay", trace, "--k", 4, "--json")
     record = json.loads(out)
     assert (code, err, record["changed"], record["difference"]) == (0, "", False, None)
     assert (record["file"], record["finished"]) == (str(trace), True)
     (both,) = record["texts"]
     assert both["recorded"] == both["replayed"]
-    assert both["recorded"]["policy"] == {"name": "wait-k", "k": 2, "l": 4, "lookahead": 13}
+    assert both["recorded"]["policy"] == {"name": "wait-k", "k": 4, "l": 4, "lookahead": 13}
     assert (both["lang"], both["recorded"]["text"] + "\n") == ("en-de", text)
 
 
 def test_other_settings_show_both_texts(capsys: pytest.CaptureFixture[str], trace: Path) -> None:
     code, out, err = run_here(capsys, "replay", trace, "--l", 3, "--lookahead", 1)
     recorded, replayed, difference = out.splitlines()
-    assert (code, err) == (0, "")
-    _, text, _ = run_here(capsys, "run", EXAMPLE, "--stream", "--k", 2, "--l", 3, "--lookahead", 1)
-    assert recorded.startswith("recorded, en-de wait-k k=2 l=4 look-ahead 13: ")
-    assert replayed + "\n" == f"replayed, en-de wait-k k=2 l=3 look-ahead 1: {text}"
+    assert (code, err.count("\n")) == (0, 0)
+    assert err.startswith("warning: K=4, L=3: models are trained with L=4")
+    _, text, _ = run_here(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--l", 3, "--lookahead", 1)
+    assert recorded.startswith("recorded, en-de wait-k k=4 l=4 look-ahead 13: ")
+    assert replayed + "\n" == f"replayed, en-de wait-k k=4 l=3 look-ahead 1: {text}"
     assert difference.startswith("first difference: event ")
     for policy, shown in [
         (["offline"], {"name": "offline"}),
@@ -83,11 +84,11 @@ def test_a_difference_is_shown_and_fails(
 
     monkeypatch.setattr(Tracer, "_note", forgetful)
     other = tmp_path / "other.trace"
-    run_here(capsys, "run", EXAMPLE, "--stream", "--k", 2, "--trace", other)
+    run_here(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--trace", other)
     code, out, err = run_here(capsys, "replay", other)
     assert (code, err) == (1, "")
     assert "\nfirst difference: event " in out
-    assert out.startswith("recorded, en-de wait-k k=2 l=4 look-ahead 13: ")
+    assert out.startswith("recorded, en-de wait-k k=4 l=4 look-ahead 13: ")
     code, out, _ = run_here(capsys, "replay", other, "--json")
     assert (code, json.loads(out)["changed"]) == (1, False)
 
@@ -120,16 +121,16 @@ def test_ctrl_c_in_run_leaves_what_was_heard(
 
     def interrupted(self: Session, samples: np.ndarray) -> list[Event]:
         fed.append(samples)
-        if len(fed) > 25:
+        if len(fed) > 35:
             raise KeyboardInterrupt
         return feed(self, samples)
 
     path = tmp_path / "cut.trace"
     with monkeypatch.context() as patch:
         patch.setattr(Session, "feed", interrupted)
-        code, text, _ = run_here(capsys, "run", EXAMPLE, "--stream", "--k", 2, "--trace", path)
+        code, text, _ = run_here(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--trace", path)
     assert code == 130
-    assert (len(read_trace(path).feeds), read_trace(path).header.finished) == (25, False)
+    assert (len(read_trace(path).feeds), read_trace(path).header.finished) == (35, False)
     assert run_here(capsys, "replay", path) == (0, f"{text}same text as recorded\n", "")
     assert len(text) > 3
 

@@ -37,9 +37,9 @@ def whole(model_dir: Path, waveform: np.ndarray, **policy: Any) -> str:
 def test_text_is_the_sessions(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path, stream: bool) -> None:
     from bestow_edge.runtime import read_audio
 
-    options = ["--stream", "--k", 2, "--l", 3] if stream else []
+    options = ["--stream", "--k", 4, "--l", 4] if stream else []
     code, out, err = run_here(capsys, "run", wav, "--bundle", tiny_bundle, *options)
-    policy: dict[str, Any] = {"k": 2, "l": 3} if stream else {"policy": Offline()}
+    policy: dict[str, Any] = {"k": 4, "l": 4} if stream else {"policy": Offline()}
     assert (code, err) == (0, "")
     assert out == whole(tiny_bundle, read_audio(wav, 16_000), **policy) + "\n"
 
@@ -66,7 +66,7 @@ def test_json(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path) 
 @pytest.mark.parametrize(
     ("options", "policy"),
     [
-        (["wait-k", "--k", 2], WaitK(2, 4)),
+        (["wait-k", "--k", 4], WaitK(4, 4)),
         (["offline"], Offline()),
         (["align-att", "--threshold", 2, "--l", 3], AlignAtt(2, l=3)),
         (["local-agreement", "--l", 6], LocalAgreement(2, 6)),

@@ -76,7 +76,7 @@ def test_a_latency_is_for_all_pairs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_trace_of_several_pairs_is_replayed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "both.trace"
-    code, out, err = run_here(capsys, "run", EXAMPLE, "--stream", "--k", 2, "--trace", path, *BOTH)
+    code, out, err = run_here(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--trace", path, *BOTH)
     assert (code, err) == (0, "")
     texts = "".join(f"{lang}: {joined(out, lang)}\n" for lang in LANGS)
     assert run_here(capsys, "replay", path) == (0, f"{texts}same text as recorded\n", "")
