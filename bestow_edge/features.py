@@ -65,6 +65,15 @@ def log_mel(waveform: npt.NDArray[np.float32], config: FeatureConfig) -> npt.NDA
     return normalize_frames(np.concatenate([frames, finish_features(state, config)]), config)
 
 
+def level(frames: npt.NDArray[np.float32]) -> float:
+    """Return how loud frames are: the median of their mean log-mel, nats; -inf for none.
+
+    Args:
+        frames: (frames, mel_bins) before any normalisation.
+    """
+    return float(np.median(frames.mean(axis=1))) if frames.size else -np.inf
+
+
 def normalize_frames(frames: npt.NDArray[np.float32], config: FeatureConfig) -> npt.NDArray[np.float32]:
     """Normalise frames that are encoded together, if `config.normalize` says so.
 

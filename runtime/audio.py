@@ -167,3 +167,16 @@ def _extra_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingExtraError(name, "cpu") from error
+
+
+def check_block(samples: npt.NDArray[np.float32]) -> None:
+    """Check that a block can be heard.
+
+    Raises:
+        AudioError: it is not one-dimensional float32 or holds NaN.
+    """
+    if samples.ndim != 1 or samples.dtype != np.float32:
+        got = f"{samples.dtype} {samples.shape}"
+        raise AudioError(f"audio block is {got}; expected float32 (samples,), mono at the model's rate")
+    if not np.isfinite(samples).all():
+        raise AudioError("audio block holds NaN or Inf; expected samples between -1 and 1")

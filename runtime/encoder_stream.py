@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.config import SUBSAMPLING, ModelConfig
-from bestow_edge.features import FeatureState, feed_features, finish_features, initial_feature_state
+from bestow_edge.features import FeatureState, feed_features, finish_features, initial_feature_state, level
 from bestow_edge.graphs import FIRST_FRAME, NEXT
 from bestow_edge.runtime.graph import Array, Graph, zeros
 
@@ -103,6 +103,11 @@ class EncoderStream:
         waiting = state.frames[state.frame_start :]
         frames = np.concatenate([fresh.frames, state.recent[first_frame - oldest :], waiting])
         return replace(fresh, features=state.features, frames=frames, ended=state.ended), first_frame
+
+    def level(self, state: EncoderState, first_step: int, end_step: int) -> float:
+        """Return how loud some steps of the segment are: the median of their frames' mean log-mel, nats."""
+        oldest = state.num_frames - state.recent.shape[0]
+        return level(state.recent[max(0, first_step * SUBSAMPLING - oldest) : max(0, end_step * SUBSAMPLING - oldest)])
 
     def feed(self, samples: Floats, state: EncoderState) -> tuple[list[SpeechSteps], EncoderState]:
         """Encode every chunk that `samples` complete.

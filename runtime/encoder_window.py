@@ -17,6 +17,7 @@ from bestow_edge.features import (
     feed_features,
     finish_features,
     initial_feature_state,
+    level,
     normalize_frames,
 )
 from bestow_edge.runtime.encoder_stream import Floats, SpeechSteps
@@ -75,6 +76,11 @@ class EncoderWindow:
         first_frame = min(max(first_frame, state.first_frame), state.steps * SUBSAMPLING)
         frames = state.frames[first_frame - state.first_frame :]
         return replace(self.initial_state(), features=state.features, frames=frames, ended=state.ended), first_frame
+
+    def level(self, state: WindowState, first_step: int, end_step: int) -> float:
+        """Return how loud some steps of the segment are: the median of their frames' mean log-mel, nats."""
+        first, end = (max(0, step * SUBSAMPLING - state.first_frame) for step in (first_step, end_step))
+        return level(state.frames[first:end])
 
     def add(self, samples: Floats, state: WindowState) -> WindowState:
         """Take samples in without encoding: their frames wait for `next_chunk`.

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.errors import AudioError, BacklogError, ConfigError, SessionError
+from bestow_edge.runtime.audio import check_block
 from bestow_edge.runtime.events import Event
-from bestow_edge.runtime.session import check_block
 
 WAIT_S = 0.5  # Windows lets Ctrl-C through between waits only; nobody waits longer than that for news
 

@@ -19,6 +19,8 @@ BORDER_STEPS = 8  # 0.64 s: a word heard up to here may be cut, or unlike what i
 SHORTEST_PAUSE_S = 1.2  # must be longer than what a new segment hears again, or it would roll over for ever
 SHORTEST_SEGMENT_S = 3.0  # must hold a word, what may be cut behind it and what a new segment hears again
 MOST_STEPS = 4000  # 5 minutes, a chunk less than the speech memory holds
+SURE = -0.105  # natural logarithm of 0.9: words of at least this probability are never doubted
+LOUDER = 2.3  # nats of log-mel, 10 dB: speech that stands out so far of what went before is not doubted
 WORD_MARKS = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write the space before a word
 
 
@@ -78,6 +80,16 @@ def whole_words(attempts: Sequence[Attempt], visible: int, tokenizer: Tokenizer)
         return list(attempts)
     starts = [n for n in range(1, count + 1) if _begins_word(attempts[n], tokenizer)]
     return list(attempts[: max(starts, default=count)])
+
+
+def lone_word(answer: Sequence[Attempt], visible: int) -> tuple[int, int] | None:
+    """Return first and end step of an answer that is one improbable word; None if it is anything else.
+
+    Music and clatter are taken for single words of little probability; speech has more words, or surer ones.
+    """
+    if len(answer) != 1 or answer[0].log_prob >= SURE:
+        return None
+    return span(answer[0].alignment[-1], visible)
 
 
 def _begins_word(attempt: Attempt, tokenizer: Tokenizer) -> bool:

@@ -7,8 +7,10 @@ clocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.config import SUBSAMPLING, SegmentConfig
-from bestow_edge.errors import AudioError, SessionError
+from bestow_edge.errors import SessionError
 from bestow_edge.policy import Offline
+from bestow_edge.runtime.audio import check_block
 from bestow_edge.runtime.beam import beam_search
 from bestow_edge.runtime.decoder import Attempt, TextDecoder
 from bestow_edge.runtime.encoder_stream import EncoderStream
 from bestow_edge.runtime.encoder_window import EncoderWindow
 from bestow_edge.runtime.events import Decision, Event, SegmentEvent, TextEvent, Verdict
-from bestow_edge.runtime.segments import limits, whole_words
+from bestow_edge.runtime.segments import LOUDER, limits, lone_word, whole_words
 from bestow_edge.runtime.tokenizer import Detokenizer
 from bestow_edge.runtime.track import SPARE_TOKENS, Prompt, Track, Word
 
@@ -77,6 +80,7 @@ class Session:
         self._encoder = _encoder(model, prompts, lookahead)
         self._encoder_state: Any = self._encoder.initial_state()  # Any: each kind of encoder has a state of its own
         self._ended = False
+        self._background: float | None = None  # level of the segment before, if it had no words
         self._base_s = 0.0
         self._said_s = [0.0] * len(prompts)  # end of the last word of each text
         self._begin_segment([()] * len(prompts))
@@ -199,9 +203,10 @@ class Session:
                     yield from self._cut(available)
                 return
             self._draft_for_policies(wanted)
+            doubted = {row for row in ready if self._doubts(row, wanted[row] or 0)}
             attempts = self._decoder.attempt([visible or 0 for visible in wanted])
             for row in ready:
-                yield from self._decide(row, attempts[row], wanted[row] or 0, available)
+                yield from self._decide(row, attempts[row], wanted[row] or 0, available, doubted=row in doubted)
             if self._full():
                 yield from self._next_segment(self._full_end())
                 return
@@ -210,10 +215,10 @@ class Session:
                 yield from self._next_segment(max([quiet - REPLAY_STEPS, *self._word_ends()]))
                 return
 
-    def _decide(self, row: int, attempt: Attempt, visible: int, available: int) -> Iterator[Event]:
+    def _decide(self, row: int, attempt: Attempt, visible: int, available: int, *, doubted: bool) -> Iterator[Event]:
         track = self._tracks[row]
         last = self._heard_all and visible == available
-        if attempt.token_id in self._model.manifest.end_ids:
+        if doubted or attempt.token_id in self._model.manifest.end_ids:
             self._tell("pause", row, attempt, visible)
             track.pause(visible)
             track.done = last
@@ -223,6 +228,14 @@ class Session:
         else:
             self._decoder.commit(row, attempt.token_id)
             yield from self._note(row, attempt, visible)
+
+    def _doubts(self, row: int, visible: int) -> bool:
+        """Say whether what would be written is a lone, improbable word in a sound that went on without words before."""
+        if self._background is None or any(track.words for track in self._tracks):
+            return False
+        with closing(self._rehearse(row, visible)) as answer:
+            span = lone_word(list(islice(answer, 2)), visible)
+        return span is not None and self._encoder.level(self._encoder_state, *span) <= self._background + LOUDER
 
     def _note(self, row: int, attempt: Attempt, visible: int) -> Iterator[Event]:
         self._tell("write", row, attempt, visible)
@@ -281,7 +294,7 @@ class Session:
     def _detokenizer(self) -> Detokenizer:
         return Detokenizer(self._model.tokenizer, prefix=" " if self.segment else "")
 
-    def _rehearse(self, row: int, visible: int) -> Iterator[Attempt]:
+    def _rehearse(self, row: int, visible: int) -> Generator[Attempt]:
         """Yield what would be written next with that much speech and no more."""
         rows = [visible] * self._decoder.rows
         most = min(visible + SPARE_TOKENS, self._limits.most_tokens) - len(self._tracks[row].words)
@@ -314,6 +327,8 @@ class Session:
         resume = []
         for row, track in enumerate(self._tracks):
             answer = self._best_answer(visible) if self.beam_size > 1 else list(self._rehearse(row, visible))
+            if self._doubts(row, visible):
+                answer = []
             kept = whole_words(answer, visible, self._model.tokenizer)
             for attempt in kept:
                 yield from self._note(row, attempt, visible)
@@ -350,6 +365,9 @@ class Session:
     def _next_segment(self, first_step: int) -> Iterator[Event]:
         """Begin anew at an earlier step: prompt, memory and caches stay small however long the stream is."""
         yield from self._end_segment()
+        spoken = any(track.words for track in self._tracks)
+        heard = self._decoder.memory.written
+        self._background = None if spoken else self._encoder.level(self._encoder_state, 0, heard)
         self._encoder_state, first_frame = self._encoder.restart(self._encoder_state, first_step * SUBSAMPLING)
         self._base_s += first_frame / FRAMES_PER_S
         self.segment += self._started  # a segment without text was silence
@@ -367,19 +385,6 @@ class Session:
     def _check_open(self) -> None:
         if self._ended:
             raise SessionError("the session was finished; open a new one with model.session(...)")
-
-
-def check_block(samples: npt.NDArray[np.float32]) -> None:
-    """Check that a block can be heard.
-
-    Raises:
-        AudioError: it is not one-dimensional float32 or holds NaN.
-    """
-    if samples.ndim != 1 or samples.dtype != np.float32:
-        got = f"{samples.dtype} {samples.shape}"
-        raise AudioError(f"audio block is {got}; expected float32 (samples,), mono at the model's rate")
-    if not np.isfinite(samples).all():
-        raise AudioError("audio block holds NaN or Inf; expected samples between -1 and 1")
 
 
 def _encoder(model: Model, prompts: Sequence[Prompt], lookahead: int) -> EncoderStream | EncoderWindow:

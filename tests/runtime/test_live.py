@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bestow_edge.config import SegmentConfig
 from bestow_edge.errors import AudioError, BacklogError, ConfigError, SessionError
 from bestow_edge.runtime import Event, LiveSession, SegmentEvent, stream
 from bestow_edge.runtime.live import AudioSession
@@ -24,7 +25,7 @@ from bestow_edge.runtime.trace import Tracer, read_trace
 Floats = npt.NDArray[np.float32]
 PATIENCE_S = 60  # only a failing test waits for so long
 BLOCK = np.full(250, 0.5, dtype=np.float32)  # a quarter of a second for `Echo`
-open_session = partial(Model.session, source="de", k=1, l=2, lookahead=1, segment_pause_s=0)
+open_session = partial(Model.session, source="de", k=1, l=2, lookahead=1, segments=SegmentConfig(pause_s=0))
 
 
 class Echo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,10 @@ class BurstDecoder:
     def rehearsal(self) -> Iterator[None]:
         """Forget what is written in the block."""
         done = self.done
-        yield
-        self.done = done
+        try:
+            yield
+        finally:
+            self.done = done
 
     def attempt(self, visible: list[int]) -> list[Attempt]:
         """Count the bursts that end within what is visible; look at the one that is written."""
@@ -224,6 +227,40 @@ def test_a_long_silence_is_cut_too(scripted: Model) -> None:
     options = {"k": None, "l": None, "policy": Offline(), "segments": SegmentConfig(pause_s=0, max_s=4)}
     events, _ = hear(scripted, bursts([0.5, 30.0], 31), 1000, **options)
     assert [round(event.start_s) for event in events] == [1, 30]
+
+
+@pytest.mark.parametrize(
+    ("log_prob", "background", "gaps_s", "written"),
+    [
+        (-1.0, 0.3, [14.0], 0),  # a lone, improbable word in the same sound as before
+        (-0.05, 0.3, [14.0], 1),  # a probable one
+        (-1.0, 0.3, [14.0, 14.5], 2),  # two words: somebody speaks
+        (-1.0, 0.0, [14.0], 1),  # in silence a sound stands out
+        (-1.0, 0.3, [4.0], 1),  # at the beginning nothing is known of the background
+    ],
+)
+def test_a_lone_improbable_word_in_a_wordless_sound_is_not_written(
+    scripted: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    log_prob: float,
+    background: float,
+    gaps_s: list[float],
+    written: int,
+) -> None:
+    attempt = BurstDecoder.attempt
+
+    def unsure(self: BurstDecoder, visible: list[int]) -> list[Attempt]:
+        return [replace(item, log_prob=log_prob) for item in attempt(self, visible)]
+
+    monkeypatch.setattr(BurstDecoder, "attempt", unsure)
+    samples = (background * np.random.default_rng(0).standard_normal(16 * RATE_HZ)).astype(np.float32)
+    if not background:  # a burst where the others have the end of the sound
+        samples[round(13.6 * RATE_HZ) : 14 * RATE_HZ] = 0.3 * np.random.default_rng(1).standard_normal(6400)
+    for gap_s in gaps_s:
+        samples[round(gap_s * RATE_HZ) : round((gap_s + 0.25) * RATE_HZ)] = 0
+    session = scripted.session(source="en", policy=WaitK(3, 4), lookahead=1)
+    events = session.feed(samples[: round((gaps_s[-1] + 1.4) * RATE_HZ)])
+    assert len([event for event in events if isinstance(event, TextEvent)]) == written
 
 
 def test_silence_alone_rolls_over_without_segments(scripted: Model) -> None:
