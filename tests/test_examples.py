@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import bestow_edge as be
+from bestow_edge.manifest import read_manifest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 HEADLESS = ("captions_asyncio.py", "transcribe_file.py")  # run to the end without a device
@@ -104,7 +105,6 @@ def test_every_accent_spells_ten_digits(accented_digits: Any) -> None:
 def test_spoken_digits_are_a_manifest_to_train_on(accented_digits: Any, tmp_path: Path) -> None:
     if shutil.which("espeak-ng") is None:
         pytest.skip("espeak-ng is not installed")
-    read_manifest = pytest.importorskip("bestow_edge.training.manifest").read_manifest
     accented_digits.main(tmp_path)
     spoken = read_manifest(tmp_path / "synthetic" / "digits" / "train.jsonl")
     assert [item.texts for item in spoken[1::10]] == [{"en": "one", "de": "eins"}] * 2
