@@ -47,8 +47,8 @@ class SegmentEvent:
     """Nothing to append: whoever prints the text of every event need not tell them apart."""
 
 
-Verdict = Literal["write", "pause", "refuse"]
-"""Written; the model had nothing to write yet; the policy wanted more speech first."""
+Verdict = Literal["write", "pause", "doubt", "refuse"]
+"""Written; the model had nothing to write yet; what it would write was taken for no speech; the policy wanted more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ It knows tokens and steps, not graphs, audio or sessions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -20,6 +20,7 @@ SHORTEST_PAUSE_S = 1.2  # must be longer than what a new segment hears again, or
 SHORTEST_SEGMENT_S = 3.0  # must hold a word, what may be cut behind it and what a new segment hears again
 MOST_STEPS = 4000  # 5 minutes, a chunk less than the speech memory holds
 SURE = -0.105  # natural logarithm of 0.9: words of at least this probability are never doubted
+LONE_TOKENS = 4  # a longer answer is more than a word, in languages that write no spaces too
 LOUDER = 2.3  # nats of log-mel, 10 dB: speech that stands out so far of what went before is not doubted
 WORD_MARKS = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write the space before a word
 
@@ -82,14 +83,25 @@ def whole_words(attempts: Sequence[Attempt], visible: int, tokenizer: Tokenizer)
     return list(attempts[: max(starts, default=count)])
 
 
-def lone_word(answer: Sequence[Attempt], visible: int) -> tuple[int, int] | None:
+def lone_word(answer: Iterable[Attempt], visible: int, tokenizer: Tokenizer) -> tuple[int, int] | None:
     """Return first and end step of an answer that is one improbable word; None if it is anything else.
 
     Music and clatter are taken for single words of little probability; speech has more words, or surer ones.
+
+    Args:
+        answer: its tokens; no more of them are taken than needed.
+        visible: steps of speech they see.
+        tokenizer: knows which tokens begin a word.
     """
-    if len(answer) != 1 or answer[0].log_prob >= SURE:
+    word: list[Attempt] = []
+    for attempt in answer:
+        if len(word) == LONE_TOKENS or (word and _begins_word(attempt, tokenizer)):
+            return None
+        word.append(attempt)
+    if not word or sum(attempt.log_prob for attempt in word) >= SURE:
         return None
-    return span(answer[0].alignment[-1], visible)
+    spans = [span(attempt.alignment[-1], visible) for attempt in word]
+    return min(first for first, _ in spans), max(end for _, end in spans)
 
 
 def _begins_word(attempt: Attempt, tokenizer: Tokenizer) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -219,7 +218,7 @@ class Session:
         track = self._tracks[row]
         last = self._heard_all and visible == available
         if doubted or attempt.token_id in self._model.manifest.end_ids:
-            self._tell("pause", row, attempt, visible)
+            self._tell("doubt" if doubted else "pause", row, attempt, visible)
             track.pause(visible)
             track.done = last
         elif not last and not track.accepts(attempt, visible):
@@ -234,7 +233,7 @@ class Session:
         if self._background is None or any(track.words for track in self._tracks):
             return False
         with closing(self._rehearse(row, visible)) as answer:
-            span = lone_word(list(islice(answer, 2)), visible)
+            span = lone_word(answer, visible, self._model.tokenizer)
         return span is not None and self._encoder.level(self._encoder_state, *span) <= self._background + LOUDER
 
     def _note(self, row: int, attempt: Attempt, visible: int) -> Iterator[Event]:
@@ -314,6 +313,10 @@ class Session:
         if self._full():
             yield from self._next_segment(self._full_end())
 
+    def _answer(self, row: int, visible: int) -> Sequence[Attempt]:
+        """Return what would be written with that much speech and no more."""
+        return self._best_answer(visible) if self.beam_size > 1 else list(self._rehearse(row, visible))
+
     def _best_answer(self, visible: int) -> Sequence[Attempt]:
         model, memory = self._model, self._decoder.memory
         rows = [self._prompt_tokens[0]] * self.beam_size
@@ -326,9 +329,7 @@ class Session:
         """End a segment in the middle of speech, behind the last word that lies well before its end."""
         resume = []
         for row, track in enumerate(self._tracks):
-            answer = self._best_answer(visible) if self.beam_size > 1 else list(self._rehearse(row, visible))
-            if self._doubts(row, visible):
-                answer = []
+            answer = [] if self._doubts(row, visible) else self._answer(row, visible)
             kept = whole_words(answer, visible, self._model.tokenizer)
             for attempt in kept:
                 yield from self._note(row, attempt, visible)

@@ -8,15 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from bestow_edge.cli.main import main
-
-
-def run_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
+from commands import run_here
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_here
 from microphones import VirtualMicrophone
 from rich.console import Console
 
 from bestow_edge.cli import console, latency
-from bestow_edge.cli.main import main
 from bestow_edge.errors import ConfigError
 from bestow_edge.latency import Choice
 from bestow_edge.prompts import parse_pair
@@ -22,13 +22,6 @@ from bestow_edge.runtime.calibration import Calibration
 
 CHOSEN = "latency 2.5 s: K=4, L=4, look-ahead 13 (2.32 s)"
 RUN = [sys.executable, "-c", "from bestow_edge.cli.main import main; main()", "mic"]
-
-
-def run_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 @pytest.fixture

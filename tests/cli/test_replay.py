@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_demo
 from microphones import PulseMicrophone, rest_of
 
-from bestow_edge.cli.main import main
 from bestow_edge.runtime import AlignAtt, Event, Session, embedded_bundle
 from bestow_edge.runtime.trace import Tracer, read_trace
 
@@ -22,28 +22,19 @@ ALIGN_ATT = {"name": "align-att", **asdict(AlignAtt())}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "audio" / "digits_en.wav"
 
 
-def run_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Run the command in this process, which spares the start of a new one."""
-    with pytest.raises(SystemExit) as ended:
-        main([*map(str, arguments)])
-    out, err = capsys.readouterr()
-    lines = [line for line in err.splitlines() if not line.startswith("no bundle given")]
-    return int(ended.value.code or 0), out, "\n".join(lines)
-
-
 @pytest.fixture
 def trace(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Path:
     path = tmp_path / "talk.trace"
-    assert run_here(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--trace", path)[0] == 0
+    assert run_demo(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--trace", path)[0] == 0
     return path
 
 
 def test_the_recorded_text_comes_again(capsys: pytest.CaptureFixture[str], trace: Path) -> None:
-    _, text, _ = run_here(capsys, "run", EXAMPLE, "--stream", "--k", 4)
+    _, text, _ = run_demo(capsys, "run", EXAMPLE, "--stream", "--k", 4)
     assert len(text) > 10
-    assert run_here(capsys, "replay", trace) == (0, f"{text}same text as recorded\n", "")
+    assert run_demo(capsys, "replay", trace) == (0, f"{text}same text as recorded\n", "")
     assert set(read_trace(trace).feeds["samples"][:-2]) == {1280}
-    code, out, err = run_here(capsys, "replay", trace, "--k", 4, "--json")
+    code, out, err = run_demo(capsys, "replay", trace, "--k", 4, "--json")
     record = json.loads(out)
     assert (code, err, record["changed"], record["difference"]) == (0, "", False, None)
     assert (record["file"], record["finished"]) == (str(trace), True)
@@ -54,11 +45,11 @@ def test_the_recorded_text_comes_again(capsys: pytest.CaptureFixture[str], trace
 
 
 def test_other_settings_show_both_texts(capsys: pytest.CaptureFixture[str], trace: Path) -> None:
-    code, out, err = run_here(capsys, "replay", trace, "--l", 3, "--lookahead", 1)
+    code, out, err = run_demo(capsys, "replay", trace, "--l", 3, "--lookahead", 1)
     recorded, replayed, difference = out.splitlines()
     assert (code, err.count("\n")) == (0, 0)
     assert err.startswith("warning: K=4, L=3: models are trained with L=4")
-    _, text, _ = run_here(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--l", 3, "--lookahead", 1)
+    _, text, _ = run_demo(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--l", 3, "--lookahead", 1)
     assert recorded.startswith("recorded, en-de wait-k k=4 l=4 look-ahead 13: ")
     assert replayed + "\n" == f"replayed, en-de wait-k k=4 l=3 look-ahead 1: {text}"
     assert difference.startswith("first difference: event ")
@@ -68,7 +59,7 @@ def test_other_settings_show_both_texts(capsys: pytest.CaptureFixture[str], trac
         (["local-agreement", "--l", 6], {"name": "local-agreement", "n": 2, "l": 6}),
         (["wait-k", "--k", 5], {"name": "wait-k", "k": 5, "l": 4}),
     ]:
-        code, out, err = run_here(capsys, "replay", trace, "--json", "--policy", *policy)
+        code, out, err = run_demo(capsys, "replay", trace, "--json", "--policy", *policy)
         record = json.loads(out)
         assert (code, err, record["changed"]) == (0, "", True)
         assert record["texts"][0]["replayed"]["policy"] == shown | {"lookahead": 13}
@@ -84,12 +75,12 @@ def test_a_difference_is_shown_and_fails(
 
     monkeypatch.setattr(Tracer, "_note", forgetful)
     other = tmp_path / "other.trace"
-    run_here(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--trace", other)
-    code, out, err = run_here(capsys, "replay", other)
+    run_demo(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--trace", other)
+    code, out, err = run_demo(capsys, "replay", other)
     assert (code, err) == (1, "")
     assert "\nfirst difference: event " in out
     assert out.startswith("recorded, en-de wait-k k=4 l=4 look-ahead 13: ")
-    code, out, _ = run_here(capsys, "replay", other, "--json")
+    code, out, _ = run_demo(capsys, "replay", other, "--json")
     assert (code, json.loads(out)["changed"]) == (1, False)
 
 
@@ -108,7 +99,7 @@ def test_wrong_use(capsys: pytest.CaptureFixture[str], trace: Path, tmp_path: Pa
         (["replay", trace, "--lookahead", 5], "lookahead 5: this model has"),
         (["replay", trace, "--policy", "wait"], "'--policy'"),
     ]:
-        code, out, err = run_here(capsys, *arguments)
+        code, out, err = run_demo(capsys, *arguments)
         assert (code, out, len(err.splitlines())) == (2, "", 1), arguments
         assert message in err
     assert not new.exists()
@@ -128,10 +119,10 @@ def test_ctrl_c_in_run_leaves_what_was_heard(
     path = tmp_path / "cut.trace"
     with monkeypatch.context() as patch:
         patch.setattr(Session, "feed", interrupted)
-        code, text, _ = run_here(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--trace", path)
+        code, text, _ = run_demo(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--trace", path)
     assert code == 130
     assert (len(read_trace(path).feeds), read_trace(path).header.finished) == (35, False)
-    assert run_here(capsys, "replay", path) == (0, f"{text}same text as recorded\n", "")
+    assert run_demo(capsys, "replay", path) == (0, f"{text}same text as recorded\n", "")
     assert len(text) > 3
 
 
@@ -140,14 +131,14 @@ def test_another_bundle_is_compared_if_wanted(capsys: pytest.CaptureFixture[str]
     shutil.copytree(embedded_bundle(), copy)
     manifest = json.loads((copy / "bundle.json").read_text(encoding="utf-8"))
     (copy / "bundle.json").write_text(json.dumps(manifest | {"checkpoint_sha256": "0" * 64}), encoding="utf-8")
-    code, out, err = run_here(capsys, "replay", trace, "--bundle", copy)
+    code, out, err = run_demo(capsys, "replay", trace, "--bundle", copy)
     assert (code, out) == (2, "")
     assert "recorded with checkpoint " in err
     assert err.endswith("name the recorded one with --bundle, or compare the two with --any-bundle")
-    code, out, err = run_here(capsys, "replay", trace, "--bundle", copy, "--any-bundle")
+    code, out, err = run_demo(capsys, "replay", trace, "--bundle", copy, "--any-bundle")
     assert (code, err, out.splitlines()[-1]) == (0, "", "same text as recorded")
     assert [line.split(",")[0] for line in out.splitlines()[:-1]] == ["recorded", "replayed"]
-    assert run_here(capsys, "replay", trace, "--any-bundle")[1].count("\n") == 2  # it is the recorded one
+    assert run_demo(capsys, "replay", trace, "--any-bundle")[1].count("\n") == 2  # it is the recorded one
 
 
 @pytest.mark.mic
@@ -173,5 +164,5 @@ def test_ctrl_c_in_mic_leaves_a_complete_trace(
     assert process.returncode == 0
     text = "".join(json.loads(line).get("text", "") for line in (first + out).splitlines())
     assert read_trace(path).header.finished
-    assert run_here(capsys, "replay", path) == (0, f"{text}\nsame text as recorded\n", "")
+    assert run_demo(capsys, "replay", path) == (0, f"{text}\nsame text as recorded\n", "")
     assert [item.name for item in tmp_path.iterdir() if "trace" in item.name] == ["mic.trace"]

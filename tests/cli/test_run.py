@@ -8,21 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import run_here
 from typer.testing import CliRunner
 
-from bestow_edge.cli.main import app, main
+from bestow_edge.cli.main import app
 from bestow_edge.policy import AlignAtt, LocalAgreement, Offline, Policy, WaitK
 
 soundfile = pytest.importorskip("soundfile")
 TEXT_FIELDS = ("event", "lang", "text", "start_s", "end_s", "heard_s", "log_prob", "segment")
-
-
-def run_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Run the command in this process, which spares the start of a new one."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def whole(model_dir: Path, waveform: np.ndarray, **policy: Any) -> str:

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-
-from bestow_edge.cli.main import main
+from commands import run_demo
 
 pytest.importorskip("soundfile")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "audio" / "digits_en.wav"
@@ -13,18 +12,9 @@ LANGS = ("en-en", "en-de")
 BOTH = ("--lang", ",".join(LANGS))
 
 
-def run_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Run the command in this process, which spares the start of a new one."""
-    with pytest.raises(SystemExit) as ended:
-        main([*map(str, arguments)])
-    out, err = capsys.readouterr()
-    lines = [line for line in err.splitlines() if not line.startswith("no bundle given")]
-    return int(ended.value.code or 0), out, "\n".join(lines)
-
-
 def alone(capsys: pytest.CaptureFixture[str], *options: object) -> list[str]:
     """Return the text of each pair, asked for alone."""
-    runs = [run_here(capsys, "run", EXAMPLE, "--lang", lang, *options)[1] for lang in LANGS]
+    runs = [run_demo(capsys, "run", EXAMPLE, "--lang", lang, *options)[1] for lang in LANGS]
     assert all(len(out) > 10 for out in runs)
     return [out.removesuffix("\n") for out in runs]
 
@@ -37,31 +27,31 @@ def joined(out: str, lang: str, prefix: str = "") -> str:
 
 def test_a_line_for_each_pair(capsys: pytest.CaptureFixture[str]) -> None:
     english, german = alone(capsys)
-    assert run_here(capsys, "run", EXAMPLE, *BOTH) == (0, f"en-en: {english}\nen-de: {german}\n", "")
-    turned = run_here(capsys, "run", EXAMPLE, EXAMPLE, "--lang", "en-de,en-en")[1]
+    assert run_demo(capsys, "run", EXAMPLE, *BOTH) == (0, f"en-en: {english}\nen-de: {german}\n", "")
+    turned = run_demo(capsys, "run", EXAMPLE, EXAMPLE, "--lang", "en-de,en-en")[1]
     assert turned == f"{EXAMPLE}: en-de: {german}\n{EXAMPLE}: en-en: {english}\n" * 2
 
 
 def test_streamed_lines_put_together_are_the_texts(capsys: pytest.CaptureFixture[str]) -> None:
     wanted = alone(capsys, "--stream", "--lookahead", 1)
-    code, out, err = run_here(capsys, "run", EXAMPLE, "--stream", "--lookahead", 1, *BOTH)
+    code, out, err = run_demo(capsys, "run", EXAMPLE, "--stream", "--lookahead", 1, *BOTH)
     assert (code, err) == (0, "")
     assert [joined(out, lang) for lang in LANGS] == wanted
     first = [line[:5] for line in out.splitlines()]
     assert set(first) == set(LANGS)
     assert first.index("en-de") < len(first) - 1 - first[::-1].index("en-en")  # not one text behind the other
-    _, out, _ = run_here(capsys, "run", EXAMPLE, EXAMPLE, "--stream", "--lookahead", 1, *BOTH)
+    _, out, _ = run_demo(capsys, "run", EXAMPLE, EXAMPLE, "--stream", "--lookahead", 1, *BOTH)
     assert [joined(out, lang, f"{EXAMPLE}: ") for lang in LANGS] == [text * 2 for text in wanted]
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run_here(capsys, "run", EXAMPLE, "--json", *BOTH)
+    code, out, err = run_demo(capsys, "run", EXAMPLE, "--json", *BOTH)
     record = json.loads(out)
     assert (code, err) == (0, "")
     assert set(record) == {"file", "lang", "texts", "duration_s", "wall_s", "rtf", "policy"}
     assert (record["lang"], list(record["texts"].values())) == ("en-en,en-de", alone(capsys))
     assert tuple(record["texts"]) == LANGS
-    record = json.loads(run_here(capsys, "run", EXAMPLE, "--stream", "--json", *BOTH)[1])
+    record = json.loads(run_demo(capsys, "run", EXAMPLE, "--stream", "--json", *BOTH)[1])
     for lang in LANGS:
         told = [event["text"] for event in record["events"] if event.get("lang") == lang]
         assert "".join(told) == record["texts"][lang] != ""
@@ -69,18 +59,18 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_latency_is_for_all_pairs(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run_here(capsys, "run", EXAMPLE, "--stream", "--latency", "2s", *BOTH)
+    code, out, err = run_demo(capsys, "run", EXAMPLE, "--stream", "--latency", "2s", *BOTH)
     assert (code, err) == (0, "latency 2 s: K=3, L=4, look-ahead 13 (2.00 s)")
     assert [joined(out, lang) for lang in LANGS] == alone(capsys, "--stream", "--k", 3)
 
 
 def test_a_trace_of_several_pairs_is_replayed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "both.trace"
-    code, out, err = run_here(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--trace", path, *BOTH)
+    code, out, err = run_demo(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--trace", path, *BOTH)
     assert (code, err) == (0, "")
     texts = "".join(f"{lang}: {joined(out, lang)}\n" for lang in LANGS)
-    assert run_here(capsys, "replay", path) == (0, f"{texts}same text as recorded\n", "")
-    code, out, err = run_here(capsys, "replay", path, "--policy", "align-att", "--threshold", 6, "--json")
+    assert run_demo(capsys, "replay", path) == (0, f"{texts}same text as recorded\n", "")
+    code, out, err = run_demo(capsys, "replay", path, "--policy", "align-att", "--threshold", 6, "--json")
     record = json.loads(out)
     assert (code, err, record["changed"]) == (0, "", True)
     assert [both["lang"] for both in record["texts"]] == list(LANGS)
@@ -104,12 +94,12 @@ def test_a_trace_of_several_pairs_is_replayed(capsys: pytest.CaptureFixture[str]
     ],
 )
 def test_wrong_pairs(capsys: pytest.CaptureFixture[str], command: list[object], lang: str, message: str) -> None:
-    code, out, err = run_here(capsys, *command, "--lang", lang)
+    code, out, err = run_demo(capsys, *command, "--lang", lang)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert err.startswith(message)
 
 
 def test_an_untrained_pair_among_them(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run_here(capsys, "run", EXAMPLE, "--lang", "en-en,en-fr")
+    code, out, err = run_demo(capsys, "run", EXAMPLE, "--lang", "en-en,en-fr")
     assert (code, out) == (2, "")
     assert err == "error: language pair en-fr: this model was trained for en-en, en-de, de-de, de-en"

@@ -14,6 +14,7 @@ import pytest
 from bestow_edge.config import BidirectionalConfig, FeatureConfig, SegmentConfig
 from bestow_edge.graphs import GraphSpec
 from bestow_edge.policy import Offline, Policy, WaitK
+from bestow_edge.runtime import segments as segments_module
 from bestow_edge.runtime import session as session_module
 from bestow_edge.runtime.decoder import Attempt
 from bestow_edge.runtime.encoder_stream import SpeechSteps
@@ -137,6 +138,7 @@ def write_bursts(model: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
     monkeypatch.setattr(model, "encoder", LoudnessGraph(model.encoder.spec))
     monkeypatch.setattr(session_module, "TextDecoder", BurstDecoder)
     monkeypatch.setattr(session_module, "Detokenizer", NumberText)
+    monkeypatch.setattr(segments_module, "_begins_word", lambda *_: True)
     return model
 
 
@@ -273,3 +275,31 @@ def test_silence_alone_rolls_over_without_segments(scripted: Model) -> None:
     _, event, _ = [*session.feed(bursts([0.3], 1.5)), *session.finish()]
     assert event.text == "0"
     assert event.heard_s == pytest.approx(60.7, abs=0.25)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "log_probs", "expected"),
+    [
+        ([" a"], [-0.2], (0, 2)),
+        ([" a"], [-0.05], None),  # sure
+        ([" a", "b"], [-0.06, -0.06], (0, 3)),  # one word of two tokens, together below 0.9
+        ([" a", " b"], [-2.0, -2.0], None),  # two words
+        (["a", "b", "c", "d", "e"], [-1.0] * 5, None),  # too much for a word
+        ([], [], None),
+    ],
+)
+def test_what_a_lone_word_is(tokens: list[str], log_probs: list[float], expected: tuple[int, int] | None) -> None:
+    class Pieces:
+        """In the tokenizer's place: token i is the i-th of `tokens`."""
+
+        def id_to_token(self, token_id: int) -> str:
+            """Write a space as byte-level vocabularies do."""
+            return tokens[token_id].replace(" ", "Ġ")
+
+    def attempt(index: int) -> Attempt:
+        alignment = np.zeros((1, 10), dtype=np.float32)
+        alignment[0, index : index + 2] = 0.5
+        return Attempt(index, log_probs[index], alignment[0], alignment)
+
+    answer = [attempt(index) for index in range(len(tokens))]
+    assert segments_module.lone_word(answer, 9, Pieces()) == expected  # type: ignore[arg-type]  # as much as it asks

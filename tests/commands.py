@@ -1,0 +1,18 @@
+"""The command line in the process of the tests, which spares the start of a new one."""
+
+import pytest
+
+from bestow_edge.cli.main import main
+
+
+def run_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Return exit code, stdout and stderr of `bestow-edge` with some arguments."""
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, arguments)])
+    return int(ended.value.code or 0), *capsys.readouterr()
+
+
+def run_demo(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Return the same, without the line that says which bundle is used, and without the last newline of stderr."""
+    code, out, err = run_here(capsys, *arguments)
+    return code, out, "\n".join(line for line in err.splitlines() if not line.startswith("no bundle given"))
