@@ -21,9 +21,9 @@ MANIFEST_FILE = "bundle.json"
 TOKENIZER_FILE = "tokenizer.json"
 GOLDEN_FILE = "golden.npz"
 FORMAT = "bestow-edge-bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int4"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +65,40 @@ class ParityRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizationRow:
+    """What a graph's precision costs and saves."""
+
+    graph: str
+    """Name of the graph."""
+    precision: Precision
+    """Of its weights."""
+    bytes: int
+    """Of the graph and its weights."""
+    bits_per_weight: float
+    """`bytes` over the number of weights, scales and everything else included."""
+    error: float
+    """Largest difference from PyTorch over the largest value on random inputs: the worst row of `parity`."""
+    agreement: float
+    """Share of decisions that stay the same when this graph alone is not fp32."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizationReport:
+    """What the precisions cost together: decisions on real speech, each after the same text, against fp32."""
+
+    rows: tuple[QuantizationRow, ...]
+    """One for each graph."""
+    utterances: int
+    """Recordings heard."""
+    decisions: int
+    """Next tokens compared, pauses included."""
+    agreement: float
+    """Share of them that are the same with all graphs as they are in the bundle."""
+    least: float
+    """Share below which no bundle was to be written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BundleManifest:
     """Content of `bundle.json`."""
 
@@ -82,6 +116,8 @@ class BundleManifest:
     """Every file but the manifest itself."""
     parity: tuple[ParityRow, ...]
     """Comparison with PyTorch at export."""
+    quantization: QuantizationReport | None
+    """What its precisions cost; None where all graphs are fp32."""
     tools: dict[str, str]
     """Versions of what wrote the bundle."""
     checkpoint_sha256: str

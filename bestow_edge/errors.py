@@ -92,6 +92,10 @@ class ParityError(ExportError):
     """An exported graph differs from PyTorch by more than its tolerance."""
 
 
+class AgreementError(ExportError):
+    """Quantised graphs decide differently from float32 ones on real speech, more often than allowed."""
+
+
 class MissingExtraError(BestowEdgeError, ImportError):
     """An optional dependency is absent."""
 

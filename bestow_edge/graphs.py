@@ -14,6 +14,8 @@ WINDOW = "encoder_window"
 ADAPTER = "adapter_step"
 LLM = "llm_step"
 NEXT = "next_"  # prefix of a state's name on the way out
+CACHE, NEW = "cache_", "new_"  # prefixes of a cache, bound in place, and of what is to be stored in it
+KINDS = ("keys", "values")  # of an attention's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +56,25 @@ def encoder_spec(config: ModelConfig) -> GraphSpec:
 
     `frames` is a multiple of 8, at most one chunk of the largest look-ahead. The first chunk of a stream begins with
     `FIRST_FRAME` frames that don't exist and the last may end with some: [frame_start, frame_end) are the real ones.
-    `cache_steps` counts the valid steps in the attention caches, which are right-aligned.
+    `past_steps` counts the steps encoded before. The attention caches are rings, bound in place: step a lies in slot
+    a mod `cache_slots`. Keys and values of the new steps come out, and the runtime stores them; what a convolution
+    needs of the past is small and comes out whole.
     """
+    new = ("batch", config.encoder["num_attention_heads"], "steps", _encoder_head_dim(config))
+    layers = range(config.encoder["num_hidden_layers"])
     return GraphSpec(
         name=ENCODER,
         inputs=(
             TensorSpec("mel", "float32", ("batch", "frames", config.features.num_mel_bins)),
             TensorSpec("frame_start", "int64", ("batch",)),
             TensorSpec("frame_end", "int64", ("batch",)),
-            TensorSpec("cache_steps", "int64", ("batch",)),
+            TensorSpec("past_steps", "int64", ("batch",)),
+            *encoder_caches(config),
         ),
-        outputs=_cross_attention(config),
+        outputs=(
+            *_cross_attention(config),
+            *(TensorSpec(f"{NEW}{kind}_{layer}", "float32", new) for layer in layers for kind in KINDS),
+        ),
         states=encoder_states(config),
     )
 
@@ -90,22 +100,38 @@ def _cross_attention(config: ModelConfig) -> tuple[TensorSpec, TensorSpec]:
     return TensorSpec("cross_keys", "float32", layers), TensorSpec("cross_values", "float32", layers)
 
 
+def cache_slots(config: ModelConfig) -> int:
+    """Return the slots of the encoder's rings: the left context, and twice the largest chunk.
+
+    The steps a chunk attends to stay where they are while two more chunks are written, so that what was written by way
+    of trial, as for a draft, may simply be forgotten.
+    """
+    return config.streaming.left_context + 2 * config.streaming.max_chunk_steps
+
+
+def encoder_caches(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """Rings of the streaming encoder's attention: keys and values of each layer."""
+    axes = ("batch", config.encoder["num_attention_heads"], cache_slots(config), _encoder_head_dim(config))
+    layers = range(config.encoder["num_hidden_layers"])
+    return tuple(TensorSpec(f"{CACHE}{kind}_{layer}", "float32", axes) for layer in layers for kind in KINDS)
+
+
 def encoder_states(config: ModelConfig) -> tuple[TensorSpec, ...]:
-    """Caches of the streaming encoder, one tensor each (stacked ones were slower: they are copied to be joined)."""
+    """What the streaming encoder's convolutions need of the past, one tensor each."""
     encoder = config.encoder
-    hidden, heads = encoder["hidden_size"], encoder["num_attention_heads"]
-    attention = ("batch", heads, config.streaming.left_context, hidden // heads)
+    hidden = encoder["hidden_size"]
     convolution = ("batch", hidden, encoder["conv_kernel_size"] - 1)
     states = []
     channels, bins = 1, config.features.num_mel_bins
     for stage in range(SUBSAMPLING.bit_length() - 1):
         states.append(TensorSpec(f"subsampling_cache_{stage}", "float32", ("batch", channels, 1, bins)))
         channels, bins = encoder["subsampling_conv_channels"], bins // 2 + 1
-    for layer in range(encoder["num_hidden_layers"]):
-        states.append(TensorSpec(f"attention_keys_{layer}", "float32", attention))
-        states.append(TensorSpec(f"attention_values_{layer}", "float32", attention))
-        states.append(TensorSpec(f"conv_cache_{layer}", "float32", convolution))
-    return tuple(states)
+    layers = range(encoder["num_hidden_layers"])
+    return (*states, *(TensorSpec(f"conv_cache_{layer}", "float32", convolution) for layer in layers))
+
+
+def _encoder_head_dim(config: ModelConfig) -> int:
+    return int(config.encoder["hidden_size"] // config.encoder["num_attention_heads"])
 
 
 def adapter_spec(config: ModelConfig) -> GraphSpec:
@@ -159,9 +185,9 @@ def llm_spec(llm: dict[str, Any]) -> GraphSpec:
     ]
     outputs = [TensorSpec("logits", "float32", ("batch", llm["vocab_size"]))]
     for layer in range(llm["num_hidden_layers"]):
-        for kind in ("keys", "values"):
-            inputs.append(TensorSpec(f"cache_{kind}_{layer}", "float32", ("batch", heads, "capacity", head_dim)))
-            outputs.append(TensorSpec(f"new_{kind}_{layer}", "float32", ("batch", heads, "tokens", head_dim)))
+        for kind in KINDS:
+            inputs.append(TensorSpec(f"{CACHE}{kind}_{layer}", "float32", ("batch", heads, "capacity", head_dim)))
+            outputs.append(TensorSpec(f"{NEW}{kind}_{layer}", "float32", ("batch", heads, "tokens", head_dim)))
     return GraphSpec(name=LLM, inputs=tuple(inputs), outputs=tuple(outputs))
 
 

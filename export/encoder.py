@@ -4,7 +4,7 @@ The weights are those of transformers' encoder; the computation is written out h
 makes one graph serve every look-ahead, lets 1x1 convolutions become matrix products (which int8 can quantise) and
 turns the relative positions into constants. Tests hold it against transformers' own forward pass.
 
-Legend of shape comments: batch, frames (10 ms), steps (80 ms), d_model, heads, head_dim, left (cached steps).
+Legend of shape comments: batch, frames (10 ms), steps (80 ms), d_model, heads, head_dim, slots (of a cache's ring).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bestow_edge.config import SUBSAMPLING
+from bestow_edge.graphs import cache_slots
 from bestow_edge.model.bestow import BestowModel
 
 Untyped = Any  # a transformers module: torch types a module's attributes as Tensor or Module, whatever they are
@@ -31,6 +32,9 @@ class EncoderChunk(nn.Module):
         encoder: Untyped = model.encoder
         self.scale = encoder.input_scale
         self.subsampling: Untyped = encoder.subsampling
+        self.left_context, self.slots = streaming.left_context, cache_slots(model.config)
+        self.chunk = streaming.max_chunk_steps
+        self.longest = streaming.left_context + self.chunk - 1  # distance of two steps
         self.blocks = nn.ModuleList(
             BlockChunk(block, encoder, streaming.left_context, streaming.max_chunk_steps) for block in encoder.layers
         )
@@ -38,17 +42,39 @@ class EncoderChunk(nn.Module):
         self.cross_attentions: Untyped = cross_attentions(model)
 
     def forward(
-        self, mel: Tensor, frame_start: Tensor, frame_end: Tensor, cache_steps: Tensor, *states: Tensor
+        self, mel: Tensor, frame_start: Tensor, frame_end: Tensor, past_steps: Tensor, *cached: Tensor
     ) -> tuple[Tensor, ...]:
         """Encode one chunk; names and shapes of arguments and results are those of `graphs.encoder_spec`."""
-        remaining = iter(states)
-        x, next_states = self._subsample(mel, frame_start, frame_end, remaining)  # (batch, steps, d_model)
+        caches, states = iter(cached[: 2 * len(self.blocks)]), iter(cached[2 * len(self.blocks) :])
+        x, next_states = self._subsample(mel, frame_start, frame_end, states)  # (batch, steps, d_model)
         end_step = (frame_end + SUBSAMPLING - 1) // SUBSAMPLING
+        visible, column = self._places(past_steps, end_step, x.shape[1])
+        new: list[Tensor] = []
         for block in self.blocks:
-            keys, values, conv = next(remaining), next(remaining), next(remaining)
-            x, block_states = block(x, end_step, cache_steps, keys, values, conv)
-            next_states += block_states
-        return *project_speech(self.speech_in, self.cross_attentions, x), *next_states
+            x, keys, values, conv = block(x, visible, column, next(caches), next(caches), next(states))
+            new += [keys, values]
+            next_states.append(conv)
+        return *project_speech(self.speech_in, self.cross_attentions, x), *new, *next_states
+
+    def _places(self, past_steps: Tensor, end_step: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """Say which keys a chunk may attend to, and how far each lies from each query.
+
+        Keys are the ring's slots and then the chunk's own steps. Slot s holds the latest step a < past with
+        a mod slots = s; of those the left context counts.
+
+        Returns:
+            (batch, 1, 1, slots + steps) bool, and (batch, 1, steps, slots + steps) int64, columns of `positions`.
+        """
+        past = past_steps[:, None]  # (batch, 1)
+        slot = torch.arange(self.slots, device=past.device)
+        step = past - 1 - torch.remainder(past - 1 - slot, self.slots)  # (batch, slots)
+        cached = (step >= 0) & (step >= past - self.left_context)
+        own = torch.arange(steps, device=past.device)
+        fresh = own < end_step[:, None]  # (batch, steps)
+        key_steps = torch.cat([step, past + own], dim=1)  # (batch, slots + steps)
+        distance = (past + own)[:, :, None] - key_steps[:, None]  # (batch, steps, slots + steps)
+        column = (self.longest - distance).clamp(0, self.longest + self.chunk - 1)  # those out of reach are hidden
+        return torch.cat([cached, fresh], dim=1)[:, None, None], column[:, None]
 
     def _subsample(
         self, mel: Tensor, start: Tensor, end: Tensor, states: Iterator[Tensor]
@@ -80,28 +106,27 @@ class BlockChunk(nn.Module):
     def __init__(self, block: Untyped, encoder: Untyped, left_context: int, max_chunk_steps: int) -> None:
         super().__init__()
         self.block: Untyped = block
-        self.left_context = left_context
-        self.max_chunk_steps = max_chunk_steps
         self.register_buffer("positions", _position_keys(block.self_attn, encoder, left_context, max_chunk_steps))
         self.pointwise_1 = as_linear(block.conv.pointwise_conv1)
         self.pointwise_2 = as_linear(block.conv.pointwise_conv2)
 
     def forward(
-        self, x: Tensor, end_step: Tensor, cache_steps: Tensor, keys: Tensor, values: Tensor, conv: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Return (batch, steps, d_model) and the next keys, values and convolution cache."""
+        self, x: Tensor, visible: Tensor, column: Tensor, keys: Tensor, values: Tensor, conv: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return (batch, steps, d_model), the chunk's own keys and values, and the next convolution cache."""
         block = self.block
         x = x + 0.5 * block.feed_forward1(block.norm_feed_forward1(x))
-        mixed, keys, values = self._attend(block.norm_self_att(x), end_step, cache_steps, keys, values)
+        mixed, new_keys, new_values = self._attend(block.norm_self_att(x), visible, column, keys, values)
         x = x + mixed
         convolved, conv = self._convolve(block.norm_conv(x), conv)
         x = x + convolved
         x = x + 0.5 * block.feed_forward2(block.norm_feed_forward2(x))
-        return block.norm_out(x), [keys, values, conv]
+        return block.norm_out(x), new_keys, new_values, conv
 
     def _attend(
-        self, x: Tensor, end_step: Tensor, cache_steps: Tensor, keys: Tensor, values: Tensor
+        self, x: Tensor, visible: Tensor, column: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attend to the ring and to the chunk itself, apart, so that the ring is read where it lies."""
         attention = self.block.self_attn
         batch, steps, _ = x.shape
 
@@ -109,31 +134,16 @@ class BlockChunk(nn.Module):
             heads = projected.view(batch, steps, -1, attention.head_dim)  # (batch, steps, heads, head_dim)
             return heads.transpose(1, 2)
 
-        query = split(attention.q_proj(x))
-        keys = torch.cat([keys, split(attention.k_proj(x))], dim=2)  # (batch, heads, left + steps, head_dim)
-        values = torch.cat([values, split(attention.v_proj(x))], dim=2)
-        content = (query + attention.bias_u[None, :, None]) @ keys.transpose(2, 3)
-        scores = (content + self._position_scores(query + attention.bias_v[None, :, None])) * attention.scaling
-        slot = torch.arange(keys.shape[2], device=x.device)
-        first, end = self.left_context - cache_steps[:, None], self.left_context + end_step[:, None]
-        valid = ((slot >= first) & (slot < end))[:, None, None]  # (batch, 1, 1, left + steps)
-        weights = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(-1)
-        mixed = (weights @ values).transpose(1, 2).reshape(batch, steps, -1)
-        return attention.o_proj(mixed), keys[:, :, -self.left_context :], values[:, :, -self.left_context :]
-
-    def _position_scores(self, query: Tensor) -> Tensor:
-        """Scores of the relative positions, shifted so that [i, j] holds the distance left + i - j.
-
-        Row i of the product holds the distances left + steps - 1 .. -steps in order; reading the flattened rows
-        one short of their length moves each row by one more, which is Transformer-XL's shift (appendix B).
-        """
-        batch, heads, steps, _ = query.shape
-        surplus = self.max_chunk_steps - steps
-        width = self.left_context + 2 * steps
-        table = self.positions[:, :, surplus : surplus + width]  # (heads, head_dim, distances)
-        flat = (query @ table).reshape(batch, heads, steps * width)
-        shifted = flat[:, :, steps - 1 : steps - 1 + steps * (width - 1)].reshape(batch, heads, steps, width - 1)
-        return shifted[..., : self.left_context + steps]
+        query = split(attention.q_proj(x)) * attention.scaling
+        own_keys, own_values = split(attention.k_proj(x)), split(attention.v_proj(x))
+        content = query + attention.scaling * attention.bias_u[None, :, None]
+        scores = torch.cat([content @ keys.transpose(2, 3), content @ own_keys.transpose(2, 3)], dim=-1)
+        by_distance = (query + attention.scaling * attention.bias_v[None, :, None]) @ self.positions
+        scores = scores + by_distance.gather(-1, column.expand(-1, query.shape[1], -1, -1))
+        weights = scores.masked_fill(~visible, torch.finfo(scores.dtype).min).softmax(-1)
+        slots = keys.shape[2]
+        mixed = weights[..., :slots] @ values + weights[..., slots:] @ own_values
+        return attention.o_proj(mixed.transpose(1, 2).reshape(batch, steps, -1)), own_keys, own_values
 
     def _convolve(self, x: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
         convolution = self.block.conv
@@ -177,11 +187,11 @@ def _position_keys(attention: Untyped, encoder: Untyped, left_context: int, max_
     """Project the sinusoids of the distances left + chunk - 1 .. -(chunk - 1), all a chunk can need.
 
     Returns:
-        (heads, head_dim, left + 2 * chunk); the last column is zero and pads the shift.
+        (heads, head_dim, left + 2 * chunk - 1)
     """
     total = left_context + max_chunk_steps
     dummy = torch.zeros(1, total, attention.config.hidden_size)
     embeddings = encoder.encode_positions(dummy)  # (1, 2 * total - 1, d_model), distances total - 1 .. -(total - 1)
     keys = attention.relative_k_proj(embeddings[0, : total + max_chunk_steps - 1])
-    keys = keys.view(keys.shape[0], -1, attention.head_dim).permute(1, 2, 0)
-    return F.pad(keys, (0, 1)).detach()
+    positions: Tensor = keys.view(keys.shape[0], -1, attention.head_dim).permute(1, 2, 0).detach()
+    return positions

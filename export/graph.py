@@ -1,4 +1,4 @@
-"""Writes one PyTorch module as an ONNX graph with the names and axes of its GraphSpec. Torch and onnx only."""
+"""Traces one PyTorch module as an ONNX graph with the names and axes of its GraphSpec. Torch and onnx only."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnx_ir
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from bestow_edge.config import SUBSAMPLING
 from bestow_edge.errors import ExportError
+from bestow_edge.export.rewrite import simplify
 from bestow_edge.graphs import GraphSpec, TensorSpec
 
 OPSET = 20
-EXTERNAL_DATA_BYTES = 1_500_000_000  # one protobuf file ends at 2 GB
+EXTERNAL_DATA_BYTES = 100_000_000  # a protobuf file is read whole and copied, and ends at 2 GB
 SAMPLE_SIZES = {"batch": 2, "frames": 3 * SUBSAMPLING, "tokens": 5, "memory": 24, "capacity": 13}  # all different
 DTYPES = {"float32": torch.float32, "int64": torch.int64}
 
@@ -29,14 +30,13 @@ def sample_inputs(spec: GraphSpec) -> list[Tensor]:
     return tensors
 
 
-def write_graph(module: nn.Module, spec: GraphSpec, inputs: Sequence[Tensor], path: Path) -> None:
-    """Trace `module` and write it.
+def trace_graph(module: nn.Module, spec: GraphSpec, inputs: Sequence[Tensor]) -> ir.Model:
+    """Trace `module`; the graph's weights are the module's own tensors, not copies.
 
     Args:
         module: takes the spec's inputs and states in order, returns its outputs and next states in order.
         spec: names and axes.
         inputs: tensors to trace with.
-        path: the `.onnx` file; past 1.5 GB the weights go to `<path>.data` beside it.
 
     Raises:
         ExportError: the module cannot be traced.
@@ -55,15 +55,24 @@ def write_graph(module: nn.Module, spec: GraphSpec, inputs: Sequence[Tensor], pa
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
+                optimize=False,  # `simplify` does what is needed of it in half the time
             )
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"{spec.name} cannot be traced: {error}") from error
     if program is None:
         raise ExportError(f"{spec.name}: the exporter returned nothing; install the versions of the extra `export`")
-    for value, tensor in zip(program.model.graph.outputs, (*spec.outputs, *spec.states), strict=True):
-        value.shape = onnx_ir.Shape(tensor.axes)  # readable names, and no size that happened to be traced
-    weights = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
-    program.save(path, external_data=weights > EXTERNAL_DATA_BYTES)
+    model: ir.Model = program.model
+    model.graph.name = spec.name
+    simplify(model)
+    for value, tensor in zip(model.graph.outputs, (*spec.outputs, *spec.states), strict=True):
+        value.shape = ir.Shape(tensor.axes)  # readable names, and no size that happened to be traced
+    return model
+
+
+def save_graph(model: ir.Model, path: Path) -> None:
+    """Write a graph; past `EXTERNAL_DATA_BYTES` its weights go to `<path>.data` beside it, to be mapped into memory."""
+    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    ir.save(model, path, external_data=f"{path.name}.data" if weights > EXTERNAL_DATA_BYTES else None)
 
 
 def _dynamic_shapes(tensors: Sequence[TensorSpec]) -> list[dict[int, object]]:

@@ -7,10 +7,11 @@ any point leaves nothing behind.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,27 +27,40 @@ from bestow_edge.bundle import (
     GraphEntry,
     ParityRow,
     Precision,
+    QuantizationReport,
+    QuantizationRow,
     list_files,
     write_manifest,
 )
-from bestow_edge.checkpoint import WEIGHTS_FILE
-from bestow_edge.errors import ExportError
+from bestow_edge.checkpoint import WEIGHTS_FILE, weight_shapes
+from bestow_edge.errors import AgreementError, ExportError
 from bestow_edge.export.adapter import AdapterStep
+from bestow_edge.export.agreement import LEAST_AGREEMENT, agreement, answer, read_recordings
 from bestow_edge.export.bidirectional import BidirectionalEncoder
 from bestow_edge.export.encoder import EncoderChunk
-from bestow_edge.export.graph import sample_inputs, write_graph
+from bestow_edge.export.graph import sample_inputs, save_graph, trace_graph
 from bestow_edge.export.llm import llm_step
-from bestow_edge.export.parity import cases, compare, torch_reference
-from bestow_edge.export.quantize import quantize_int8
+from bestow_edge.export.parity import cases, compare, expected_outputs
+from bestow_edge.export.precision import parse_precisions, part_of
+from bestow_edge.export.quantize import quantize
+from bestow_edge.export.rewrite import fuse
 from bestow_edge.files import atomic_directory, sha256
 from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW, GraphSpec
 from bestow_edge.model.bestow import BestowModel
-from bestow_edge.model.checkpoint import load_checkpoint
+from bestow_edge.model.checkpoint import load_part, skeleton
 from bestow_edge.prompts import parse_pair, prompt_text
+from bestow_edge.recordings import sample_manifest
 from bestow_edge.runtime.golden import record_golden
 from bestow_edge.runtime.graph import Array
+from bestow_edge.runtime.model import Model
 
 TOOLS = ("bestow-edge", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
+PARTS = {  # the weights a graph needs
+    ENCODER: ("encoder.", "adapter."),
+    WINDOW: ("encoder.", "adapter."),
+    ADAPTER: ("adapter.", "llm."),
+    LLM: ("llm.",),
+}
 Progress = Callable[[str], None]
 
 
@@ -58,41 +72,77 @@ class ExportResult:
     manifest: BundleManifest
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What the precisions of a bundle are compared with fp32 on, and how much may differ."""
+
+    utterances: Path | None = None
+    """Manifest of recordings; None takes those that ship with the package."""
+    least: float = LEAST_AGREEMENT
+    """Least share of equal decisions; 0 compares nothing."""
+
+
 def export_bundle(
-    checkpoint: Path, out: Path, *, precision: Precision = "int8", force: bool = False, progress: Progress
+    checkpoint: Path,
+    out: Path,
+    *,
+    precision: str | None = None,
+    check: Check = Check(),
+    force: bool = False,
+    progress: Progress,
 ) -> ExportResult:
     """Export a checkpoint.
+
+    Weights are read graph by graph, so that one graph's float32 weights are the most there is in memory; the float32
+    graphs that others are compared with lie beside the bundle until it is done.
 
     Args:
         checkpoint: checkpoint directory.
         out: bundle directory to make.
-        precision: of the graphs' weights.
+        precision: of the graphs' weights, see `parse_precisions`; None takes the default of each part.
+        check: how decisions are compared with fp32.
         force: replace a bundle that is there.
         progress: told what is being done, a few words at a time.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
-        ExportError: the model has a part that cannot be exported.
+        ConfigError: the precision is unknown.
+        ExportError: the model has a part that cannot be exported, or the recordings don't fit it.
         ParityError: a graph differs from PyTorch.
+        AgreementError: decisions differ from those of the fp32 model.
     """
     progress("reading the checkpoint")
-    model = load_checkpoint(checkpoint)
+    model = skeleton(checkpoint)
     tokenizer = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
-    with atomic_directory(out, replace=force) as partial:
-        parity: list[ParityRow] = []
-        graphs = {}
+    chosen = parse_precisions(precision, _weights(checkpoint, ("llm.",)))
+    with atomic_directory(out, replace=force) as partial, TemporaryDirectory(dir=partial) as full:
         manifest = _manifest(model, tokenizer, sha256(checkpoint / WEIGHTS_FILE))
-        for spec in manifest.specs.values():
-            with _module(model, spec) as module:
-                parity += _export_graph(module, spec, model, partial, precision, progress)
-            graphs[spec.name] = GraphEntry(file=f"{spec.name}.onnx", precision=precision)
         shutil.copyfile(checkpoint / TOKENIZER_FILE, partial / TOKENIZER_FILE)
+        parity: list[ParityRow] = []
+        graphs, sizes = {}, {}
+        for spec in manifest.specs.values():
+            wanted = chosen[part_of(spec.name)]
+            with load_part(model, checkpoint, PARTS[spec.name]), _module(model, spec) as module:
+                sizes[spec.name] = sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
+                parity += _export_graph(module, spec, model, (Path(full), partial), wanted, progress)
+            graphs[spec.name] = GraphEntry(file=f"{spec.name}.onnx", precision=wanted)
+        manifest = replace(manifest, graphs=graphs, parity=tuple(parity))
+        if set(chosen.values()) != {"fp32"}:
+            report = _report(manifest, (Path(full), partial), sizes, check, progress)
+            manifest = replace(manifest, quantization=report)
         progress("recording golden outputs")
         golden: dict[str, Any] = _golden(partial, manifest)  # Any: savez's own keywords share the signature
         np.savez_compressed(partial / GOLDEN_FILE, **golden)
-        manifest = replace(manifest, graphs=graphs, parity=tuple(parity), files=list_files(partial))
+        shutil.rmtree(full)
+        manifest = replace(manifest, files=list_files(partial))
         write_manifest(manifest, partial)
+        Path(full).mkdir()  # for its own clean-up
     return ExportResult(out, manifest)
+
+
+def _weights(checkpoint: Path, prefixes: tuple[str, ...]) -> int:
+    shapes = weight_shapes(checkpoint / WEIGHTS_FILE)
+    return sum(prod(shape) for name, shape in shapes.items() if name.startswith(prefixes))
 
 
 @contextmanager
@@ -107,21 +157,89 @@ def _module(model: BestowModel, spec: GraphSpec) -> Iterator[nn.Module]:
 
 
 def _export_graph(
-    module: nn.Module, spec: GraphSpec, model: BestowModel, directory: Path, precision: Precision, progress: Progress
+    module: nn.Module,
+    spec: GraphSpec,
+    model: BestowModel,
+    directories: tuple[Path, Path],
+    precision: Precision,
+    progress: Progress,
 ) -> list[ParityRow]:
-    path = directory / f"{spec.name}.onnx"
-    reference = torch_reference(module, spec)
-    with TemporaryDirectory(dir=directory) as work:  # fp32 weights may lie in a second file beside the graph
-        full = path if precision == "fp32" else Path(work) / path.name
-        progress(f"{spec.name}: tracing")
-        write_graph(module, spec, sample_inputs(spec), full)
-        progress(f"{spec.name}: comparing with PyTorch")
-        rows = compare(full, spec, model.config, reference, "fp32")
-        if precision == "int8":
-            progress(f"{spec.name}: quantising")
-            quantize_int8(full, path, weight_only=spec.name in (ADAPTER, LLM))  # their batch is several texts
-            rows += compare(path, spec, model.config, reference, "int8")
-    return rows
+    """Write a graph to the first directory in fp32, and to the second as it goes into the bundle."""
+    full, path = (directory / f"{spec.name}.onnx" for directory in directories)
+    expected = expected_outputs(module, spec, model.config)
+    progress(f"{spec.name}: tracing")
+    graph = trace_graph(module, spec, sample_inputs(spec))
+    fuse(graph)
+    progress(f"{spec.name}: writing float32")
+    save_graph(graph, full)
+    progress(f"{spec.name}: comparing with PyTorch")
+    rows = compare(full, spec, model.config, expected, "fp32")
+    if precision == "fp32":
+        for file in full.parent.glob(f"{full.name}*"):
+            shutil.copyfile(file, path.parent / file.name)
+        return rows
+    progress(f"{spec.name}: {precision}")
+    save_graph(quantize(graph, precision, rows_apart=spec.name in (ADAPTER, LLM)), path)  # several texts are one batch
+    return rows + compare(path, spec, model.config, expected, precision)
+
+
+def _report(
+    manifest: BundleManifest, directories: tuple[Path, Path], sizes: Mapping[str, int], check: Check, progress: Progress
+) -> QuantizationReport:
+    """Compare the precisions with fp32: each alone and all of them.
+
+    Raises:
+        AgreementError: all of them together change more decisions than `check` allows.
+        ExportError: there are no recordings in the model's languages.
+    """
+    full, partial = directories
+    fp32 = {name: GraphEntry(file=f"{full.name}/{name}.onnx", precision="fp32") for name in manifest.graphs}
+
+    def load(graphs: Mapping[str, GraphEntry]) -> Model:
+        large = [name for name, entry in graphs.items() if entry is fp32[name]]
+        return Model(partial, replace(manifest, graphs=dict(graphs)), device="cpu", threads=0, mapped=large)
+
+    shares, texts, total = dict.fromkeys(manifest.graphs, 1.0), [], 1.0
+    recordings = []
+    if check.least > 0:
+        progress("comparing decisions with fp32")
+        reference = load(fp32)
+        recordings = read_recordings(check.utterances or sample_manifest(), reference)
+        texts = [answer(reference, recording) for recording in recordings]
+        del reference
+        for name, entry in manifest.graphs.items():
+            if entry.precision != "fp32":
+                progress(f"comparing decisions with fp32: {name} alone")
+                shares[name] = agreement(load(fp32 | {name: entry}), recordings, texts)
+        progress("comparing decisions with fp32: all together")
+        total = agreement(load(manifest.graphs), recordings, texts)
+    report = QuantizationReport(
+        rows=tuple(_row(manifest, name, partial, sizes[name], shares[name]) for name in manifest.graphs),
+        utterances=len({recording.path for recording in recordings}),
+        decisions=sum(map(len, texts)),
+        agreement=total,
+        least=check.least,
+    )
+    if total < check.least:
+        worst = min(shares, key=lambda name: shares[name])
+        raise AgreementError(
+            f"{total:.1%} of {report.decisions} decisions are those of the fp32 model, expected {check.least:.0%}; "
+            f"{worst} alone leaves {shares[worst]:.1%}. Give it more bits (--precision) or allow it (--least-agreement)"
+        )
+    return report
+
+
+def _row(manifest: BundleManifest, graph: str, directory: Path, weights: int, agreement: float) -> QuantizationRow:
+    entry = manifest.graphs[graph]
+    size = sum(path.stat().st_size for path in directory.glob(f"{entry.file}*"))
+    return QuantizationRow(
+        graph=graph,
+        precision=entry.precision,
+        bytes=size,
+        bits_per_weight=round(size * 8 / weights, 3),
+        error=max(row.error for row in manifest.parity if (row.graph, row.precision) == (graph, entry.precision)),
+        agreement=round(agreement, 4),
+    )
 
 
 def _golden(directory: Path, manifest: BundleManifest) -> dict[str, Array]:
@@ -152,6 +270,7 @@ def _manifest(model: BestowModel, tokenizer: Tokenizer, checkpoint_sha256: str) 
         max_text_tokens=config.llm["max_position_embeddings"],
         files=(),
         parity=(),
+        quantization=None,
         tools={name: version(name) for name in TOOLS},
         checkpoint_sha256=checkpoint_sha256,
     )

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.bundle import BundleManifest
-from bestow_edge.graphs import NEXT
+from bestow_edge.graphs import CACHE, NEW, NEXT
 from bestow_edge.runtime.graph import Array, Graph, zeros
 from bestow_edge.runtime.memory import SpeechMemory
 
@@ -45,7 +45,7 @@ class CachedGraph:
         self.past_tokens = np.zeros(rows, dtype=np.int64)
         """(rows,) committed tokens; bound, so that the graph sees every change."""
         self._caches = {tensor.name: tensor for tensor in graph.spec.inputs if CAPACITY in tensor.axes}
-        self._new = {"new_" + name.removeprefix("cache_"): name for name in self._caches}
+        self._new = {NEW + name.removeprefix(CACHE): name for name in self._caches}
         self._axes = {name: tensor.axes.index(BATCH) for name, tensor in self._caches.items()}
         self._arrays: dict[str, Array] = {}
         if self._caches:

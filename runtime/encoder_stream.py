@@ -1,6 +1,9 @@
 """Waveform in, cross-attention keys and values out: front-end and cache-aware encoder of one stream.
 
-State is one frozen dataclass; a step returns a new one. It knows chunks and look-aheads, not tokens.
+State is one frozen dataclass; a step returns a new one. The attention caches alone are rings that all states of a
+stream share and that are written in place: a state counts the steps that lie in them, so a state that was put aside
+may be gone on from as long as less than two chunks were encoded since, as drafts do. It knows chunks and look-aheads,
+not tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import numpy.typing as npt
 
 from bestow_edge.config import SUBSAMPLING, ModelConfig
 from bestow_edge.features import FeatureState, feed_features, finish_features, initial_feature_state, level
-from bestow_edge.graphs import FIRST_FRAME, NEXT
+from bestow_edge.graphs import CACHE, FIRST_FRAME, NEW, NEXT
 from bestow_edge.runtime.graph import Array, Graph, zeros
 
 RECENT_FRAMES = 4096 * SUBSAMPLING  # 5.5 minutes, as much as the speech memory holds: what may be heard again
@@ -29,18 +32,18 @@ class EncoderState:
     """(frames, mel_bins) that wait for their chunk; the first chunk begins with frames that don't exist."""
     frame_start: int
     """First real frame among `frames`: 7 at the start of a stream, else 0."""
+    rings: dict[str, Array] = field(repr=False)
+    """The graph's attention caches by name, shared and written in place."""
     caches: dict[str, Array] = field(repr=False)
-    """The graph's caches by name."""
+    """What its convolutions need of the past, by name."""
     recent: Floats
     """(frames, mel_bins) encoded last, at most `RECENT_FRAMES`."""
     num_frames: int = 0
     """Frames encoded since the first of the segment."""
-    cache_steps: int = 0
-    """Valid steps in the attention caches."""
     ended: bool = False
     """The audio has ended: what waits is encoded whether it fills a chunk or not."""
     steps: int = 0
-    """Steps encoded so far."""
+    """Steps encoded since the first of the segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +78,19 @@ class EncoderStream:
         self.lookahead = lookahead
         self.chunk_frames = (lookahead + 1) * SUBSAMPLING
         self._states = graph.spec.states
+        self._rings = [tensor for tensor in graph.spec.inputs if tensor.name.startswith(CACHE)]
         self._runner = graph.runner()
 
     def initial_state(self) -> EncoderState:
         """Return the state before the first sample."""
+        return self._first_state({tensor.name: zeros(tensor) for tensor in self._rings})
+
+    def _first_state(self, rings: dict[str, Array]) -> EncoderState:
         return EncoderState(
             features=initial_feature_state(self.config.features),
             frames=np.zeros((FIRST_FRAME, self.config.features.num_mel_bins), dtype=np.float32),
             frame_start=FIRST_FRAME,
+            rings=rings,
             caches={tensor.name: zeros(tensor) for tensor in self._states},
             recent=np.zeros((0, self.config.features.num_mel_bins), dtype=np.float32),
         )
@@ -97,7 +105,7 @@ class EncoderStream:
         Returns:
             The new state, and the frame it begins with: a later one if `first_frame` is not kept any more.
         """
-        fresh = self.initial_state()
+        fresh = self._first_state(state.rings)
         oldest = state.num_frames - state.recent.shape[0]
         first_frame = min(max(first_frame, oldest), state.num_frames)
         waiting = state.frames[state.frame_start :]
@@ -156,26 +164,36 @@ class EncoderStream:
         steps = -(-num_frames // SUBSAMPLING)
         mel = np.zeros((1, steps * SUBSAMPLING, state.frames.shape[1]), dtype=np.float32)
         mel[0, :num_frames] = state.frames[:num_frames]
+        self._runner.bind(state.rings)
         self._runner.bind(state.caches)
         self._runner.bind(
             {
                 "mel": mel,
                 "frame_start": np.array([state.frame_start]),
                 "frame_end": np.array([num_frames]),
-                "cache_steps": np.array([state.cache_steps]),
+                "past_steps": np.array([state.steps]),
             }
         )
         out = self._runner.run()
-        left = self.config.streaming.left_context
+        for name, ring in state.rings.items():
+            _store(ring, out[NEW + name.removeprefix(CACHE)], state.steps)
         speech = SpeechSteps(out["cross_keys"], out["cross_values"], state.steps)
         state = replace(
             state,
             frames=state.frames[num_frames:],
             frame_start=0,
             caches={tensor.name: out[NEXT + tensor.name] for tensor in self._states},
-            cache_steps=min(left, state.cache_steps + steps),
             recent=np.concatenate([state.recent, state.frames[state.frame_start : num_frames]])[-RECENT_FRAMES:],
             num_frames=state.num_frames + num_frames - state.frame_start,
             steps=state.steps + steps,
         )
         return speech, state
+
+
+def _store(ring: Array, new: Array, first_step: int) -> None:
+    """Write the steps of `new`, (1, heads, steps, head_dim), to their slots of a ring, (1, heads, slots, head_dim)."""
+    slots, steps = ring.shape[2], new.shape[2]
+    start = first_step % slots
+    before_the_end = min(steps, slots - start)
+    ring[:, :, start : start + before_the_end] = new[:, :, :before_the_end]
+    ring[:, :, : steps - before_the_end] = new[:, :, before_the_end:]

@@ -17,8 +17,8 @@ from bestow_edge.bundle import GOLDEN_FILE, BundleManifest, Precision, check_fil
 from bestow_edge.errors import BundleIntegrityError
 from bestow_edge.runtime.graph import Array, Graph
 
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "int8": 5e-2}
-"""Largest difference over largest value. int8: processors without VNNI saturate 16-bit sums and add about 1e-2."""
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2, "int4": 5e-2}
+"""Largest difference over largest value. int8, int4: processors without VNNI saturate 16-bit sums, about 1e-2."""
 
 
 @dataclass(frozen=True, slots=True)

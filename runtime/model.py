@@ -6,7 +6,7 @@ Loading checks the manifest, the files and the graphs' signatures; nothing is do
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -35,14 +35,30 @@ Device = Literal["cpu", "cuda"]
 class Model:
     """A bundle in memory. It does not change, so any number of sessions and threads may share it."""
 
-    def __init__(self, directory: Path, manifest: BundleManifest, *, device: Device, threads: int) -> None:
-        """Load the graphs; use `load`, which checks the files first."""
+    def __init__(
+        self,
+        directory: Path,
+        manifest: BundleManifest,
+        *,
+        device: Device,
+        threads: int,
+        mapped: Collection[str] = (),
+    ) -> None:
+        """Load the graphs; use `load`, which checks the files first.
+
+        Args:
+            directory: the bundle.
+            manifest: its manifest.
+            device: "cpu" or "cuda".
+            threads: threads within one operator.
+            mapped: names of graphs whose weights stay in their files, see `Graph`.
+        """
         self.directory = directory
         self.manifest = manifest
 
         def graph(name: str) -> Graph:
             path = directory / manifest.graphs[name].file
-            return Graph(path, manifest.specs[name], device=device, threads=threads)
+            return Graph(path, manifest.specs[name], device=device, threads=threads, mapped=name in mapped)
 
         self.encoder, self.adapter, self.llm = (graph(name) for name in manifest.specs)
         self.tokenizer = load_tokenizer(directory / "tokenizer.json")
@@ -57,6 +73,11 @@ class Model:
     def sample_rate_hz(self) -> int:
         """Rate that `Session.feed` expects."""
         return self.config.features.sample_rate_hz
+
+    @property
+    def default_policy(self) -> Policy:
+        """The policy of a session that names none."""
+        return self._wait_k(None, None)
 
     def prompt_ids(self, pair: Pair) -> tuple[int, ...]:
         """Return the token ids of a pair's prompt."""

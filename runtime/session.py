@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from bestow_edge.config import SUBSAMPLING, SegmentConfig
 from bestow_edge.errors import SessionError
-from bestow_edge.policy import Offline
+from bestow_edge.policy import Offline, Policy
 from bestow_edge.runtime.audio import check_block
 from bestow_edge.runtime.beam import beam_search
 from bestow_edge.runtime.decoder import Attempt, TextDecoder
@@ -76,7 +76,7 @@ class Session:
             prompt_tokens=max(map(len, self._ids)),
             max_text_tokens=model.manifest.max_text_tokens,
         )
-        self._encoder = _encoder(model, prompts, lookahead)
+        self._encoder = encoder_for(model, [prompt.policy for prompt in prompts], lookahead)
         self._encoder_state: Any = self._encoder.initial_state()  # Any: each kind of encoder has a state of its own
         self._ended = False
         self._background: float | None = None  # level of the segment before, if it had no words
@@ -388,10 +388,16 @@ class Session:
             raise SessionError("the session was finished; open a new one with model.session(...)")
 
 
-def _encoder(model: Model, prompts: Sequence[Prompt], lookahead: int) -> EncoderStream | EncoderWindow:
-    """Return the stream of the model's kind of encoder."""
+def encoder_for(model: Model, policies: Sequence[Policy], lookahead: int) -> EncoderStream | EncoderWindow:
+    """Return a stream of the model's kind of encoder.
+
+    Args:
+        model: the loaded bundle.
+        policies: by which its texts will be written.
+        lookahead: right context of a cache-aware encoder, steps.
+    """
     if (sizes := model.config.bidirectional) is None:
         return EncoderStream(model.encoder, model.config, lookahead)
-    if all(isinstance(prompt.policy, Offline) for prompt in prompts):  # nothing is written before the end
+    if all(isinstance(policy, Offline) for policy in policies):  # nothing is written before the end
         sizes = replace(sizes, block=max(sizes.block, (sizes.window - sizes.right_context) // 2))
     return EncoderWindow(model.encoder, sizes, model.config.features)

@@ -91,7 +91,7 @@ def _bundle_tables(path: Path, manifest: BundleManifest) -> list[Table]:
     files = new_table("Files", "file", "size", "SHA-256", numbers=("size",))
     for entry in manifest.files:
         files.add_row(entry.path, megabytes(entry.size), entry.sha256)
-    return [model, tensors, files, parity_table(manifest)]
+    return [model, tensors, files, parity_table(manifest), *quantization_tables(manifest)]
 
 
 def _first_states(spec: GraphSpec) -> list[str]:
@@ -105,6 +105,24 @@ def parity_table(manifest: BundleManifest) -> Table:
     for row in manifest.parity:
         table.add_row(row.graph, row.precision, row.case, f"{row.error:.1e}", f"{row.tolerance:.0e}")
     return table
+
+
+def quantization_tables(manifest: BundleManifest) -> list[Table]:
+    """Return what the bundle's precisions cost, nothing if all graphs are fp32."""
+    if (report := manifest.quantization) is None:
+        return []
+    title = "What precision costs: not compared with fp32 on speech"
+    if report.decisions:
+        compared = f"{report.decisions} decisions on {report.utterances} recordings"
+        title = f"What precision costs: {report.agreement:.1%} of {compared} are those of fp32"
+    table = new_table(
+        title, "graph", "precision", "size", "bits a weight", "error", "alone", numbers=("size", "bits a weight")
+    )
+    for row in report.rows:
+        alone = f"{row.agreement:.1%}" if report.decisions else "-"
+        cells = (megabytes(row.bytes), f"{row.bits_per_weight:.2f}", f"{row.error:.1e}", alone)
+        table.add_row(row.graph, row.precision, *cells)
+    return [table]
 
 
 def _model_table(title: str, config: ModelConfig) -> Table:

@@ -14,6 +14,7 @@ from typing import Annotated, cast
 import typer
 
 from bestow_edge import __version__
+from bestow_edge.cli.bench import bench
 from bestow_edge.cli.console import logs_on_stderr, say, say_error, use_utf8, write
 from bestow_edge.cli.evaluate import evaluate
 from bestow_edge.cli.export import export
@@ -37,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run, export and train BESTOW streaming speech models: speech in, text out, without torch at run time.",
 )
-for command in (run, mic, replay, devices, doctor, verify, inspect, export, train, report):
+for command in (run, mic, replay, devices, doctor, verify, inspect, bench, export, train, report):
     app.command()(command)
 app.command("eval")(evaluate)
 

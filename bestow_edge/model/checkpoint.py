@@ -7,12 +7,25 @@ when it is complete.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from accelerate import init_empty_weights
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
+from torch import nn
 
-from bestow_edge.checkpoint import CONFIG_FILE, FORMAT, FORMAT_VERSION, TOKENIZER_FILE, WEIGHTS_FILE, load_config
+from bestow_edge.checkpoint import (
+    CONFIG_FILE,
+    FORMAT,
+    FORMAT_VERSION,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    load_config,
+    weight_shapes,
+)
 from bestow_edge.errors import CheckpointError
 from bestow_edge.files import atomic_directory
 from bestow_edge.model.bestow import BestowModel
@@ -56,3 +69,73 @@ def load_weights(model: BestowModel, directory: Path) -> None:
         load_model(model, str(path), strict=True)
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"{path}: weights do not load: {str(error).strip():.300}") from error
+
+
+def skeleton(directory: Path) -> BestowModel:
+    """Build the model of a checkpoint without its weights, for `load_part`; buffers that no file holds are there.
+
+    Raises:
+        CheckpointError: files are missing or damaged, or the weights' names and shapes do not fit the config.
+        ConfigError: the config has unknown or wrong fields.
+    """
+    config = load_config(directory)
+    with init_empty_weights(include_buffers=False):
+        model = BestowModel.from_config(config)
+    path = directory / WEIGHTS_FILE
+    have, need = weight_shapes(path), {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    aliases = _aliases(model)
+    missing = {name for name in need if not set(have) & aliases.get(name, {name})}
+    surplus = set(have) - set(need)
+    wrong = [name for name in set(need) & set(have) if need[name] != have[name]]
+    for problem, names in (("missing", missing), ("unknown", surplus), ("of another shape", wrong)):
+        if names:
+            first = ", ".join(sorted(names)[:3])
+            raise CheckpointError(f"{path}: weights do not load: {len(names)} {problem}, such as {first}")
+    return model.eval()
+
+
+@contextmanager
+def load_part(model: BestowModel, directory: Path, prefixes: tuple[str, ...]) -> Iterator[None]:
+    """Give a `skeleton` some of its weights for a while, as float32.
+
+    Args:
+        model: the skeleton.
+        directory: its checkpoint.
+        prefixes: of the names of the weights that are wanted.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        with safe_open(str(directory / WEIGHTS_FILE), "pt") as file:
+            wanted = [name for name in file.keys() if name.startswith(prefixes)]  # noqa: SIM118 - no mapping
+            weights = {name: file.get_tensor(name) for name in wanted}
+            floats = {
+                name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()
+            }
+    except SafetensorError as error:
+        raise CheckpointError(f"{directory / WEIGHTS_FILE}: weights do not load: {error!s:.300}") from error
+    del weights
+    aliases = _aliases(model)
+    floats |= {alias: tensor for name, tensor in floats.items() for alias in aliases.get(name, ())}
+    model.load_state_dict(floats, strict=False, assign=True)
+    del floats
+    model.llm.tie_weights()
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                empty = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+                setattr(module, name, empty)
+        model.llm.tie_weights()
+
+
+def _aliases(model: BestowModel) -> dict[str, set[str]]:
+    """Return, for each weight, its names: tied ones have several, of which a file holds one."""
+    names: dict[int, set[str]] = {}
+    parameters = list(model.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters:
+        names.setdefault(id(parameter), set()).add(name)
+    return {name: names[id(parameter)] for name, parameter in parameters}

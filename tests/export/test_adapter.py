@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from graph_files import write_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bestow_edge.config import ModelConfig
 from bestow_edge.export.adapter import AdapterStep, visible_slots
-from bestow_edge.export.graph import sample_inputs, write_graph
 from bestow_edge.export.parity import torch_reference
 from bestow_edge.graphs import adapter_spec
 from bestow_edge.model.bestow import BestowModel
@@ -41,7 +41,7 @@ def graph(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Graph:
     model, step = built
     spec = adapter_spec(model.config)
     path = tmp_path_factory.mktemp("adapter") / "adapter_step.onnx"
-    write_graph(step, spec, sample_inputs(spec), path)
+    write_graph(step, spec, path)
     return Graph(path, spec, device="cpu", threads=1)
 
 

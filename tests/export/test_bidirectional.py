@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from graph_files import quantize_file
 
 from bestow_edge.bundle import read_manifest
 from bestow_edge.config import SUBSAMPLING, ModelConfig
 from bestow_edge.errors import ExportError
 from bestow_edge.export.bidirectional import BidirectionalEncoder
-from bestow_edge.export.parity import compare, relative_error, torch_reference
-from bestow_edge.export.quantize import quantize_int8
+from bestow_edge.export.parity import compare, expected_outputs, relative_error, torch_reference
 from bestow_edge.graphs import WINDOW
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_checkpoint
@@ -92,9 +92,9 @@ def test_one_graph_takes_ten_minutes(bidirectional_bundle: Path) -> None:
 def test_int8(model: BestowModel, bidirectional_bundle: Path, tmp_path: Path) -> None:
     manifest = read_manifest(bidirectional_bundle)
     spec = manifest.specs[WINDOW]
-    quantize_int8(bidirectional_bundle / f"{WINDOW}.onnx", tmp_path / "int8.onnx")
-    reference = torch_reference(BidirectionalEncoder(model).eval(), spec)
-    rows = compare(tmp_path / "int8.onnx", spec, manifest.model, reference, "int8")
+    quantize_file(bidirectional_bundle / f"{WINDOW}.onnx", tmp_path / "int8.onnx")
+    expected = expected_outputs(BidirectionalEncoder(model).eval(), spec, manifest.model)
+    rows = compare(tmp_path / "int8.onnx", spec, manifest.model, expected, "int8")
     assert [row.case for row in rows] == ["batch=1 frames=136", "batch=1 frames=3000", "batch=8 frames=24"]
     assert all(1e-4 < row.error < 0.25 for row in rows)
     size = (tmp_path / "int8.onnx").stat().st_size

@@ -12,7 +12,7 @@ from bestow_edge.bundle import read_manifest
 from bestow_edge.config import SUBSAMPLING, ModelConfig
 from bestow_edge.export.encoder import EncoderChunk
 from bestow_edge.export.parity import torch_reference
-from bestow_edge.graphs import ENCODER, FIRST_FRAME, encoder_spec
+from bestow_edge.graphs import ENCODER, FIRST_FRAME, encoder_caches, encoder_states
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_checkpoint
 from bestow_edge.runtime.graph import Graph
@@ -32,23 +32,26 @@ def stream(model: BestowModel, mel: torch.Tensor, lookahead: int) -> tuple[torch
     """Run the chunk module over (frames, mel_bins) and return all keys and values, (layers, 1, heads, steps, dim)."""
     chunk_module = EncoderChunk(model).eval()
     frames = SUBSAMPLING * (lookahead + 1)
-    left = model.config.streaming.left_context
     padded = torch.cat([torch.zeros(FIRST_FRAME, BINS), mel])
-    states = [
-        torch.zeros([1 if axis == "batch" else axis for axis in t.axes]) for t in encoder_spec(model.config).states
-    ]
-    keys, values, cache_steps = [], [], 0
+    rings, states = (
+        [torch.zeros([1 if axis == "batch" else axis for axis in t.axes]) for t in tensors]
+        for tensors in (encoder_caches(model.config), encoder_states(model.config))
+    )
+    keys, values, past = [], [], 0
     for start in range(0, padded.shape[0], frames):
         chunk = padded[start : start + frames]
         end = chunk.shape[0]
         chunk = torch.nn.functional.pad(chunk, (0, 0, 0, frames - end))
-        numbers = [torch.tensor([number]) for number in (FIRST_FRAME if start == 0 else 0, end, cache_steps)]
+        numbers = [torch.tensor([number]) for number in (FIRST_FRAME if start == 0 else 0, end, past)]
         with torch.no_grad():
-            new_keys, new_values, *states = chunk_module(chunk[None], *numbers, *states)
+            new_keys, new_values, *rest = chunk_module(chunk[None], *numbers, *rings, *states)
+        new, states = rest[: len(rings)], rest[len(rings) :]
+        for ring, steps in zip(rings, new, strict=True):
+            ring[:, :, (past + torch.arange(lookahead + 1)) % ring.shape[2]] = steps
         real = -(-end // SUBSAMPLING)
         keys.append(new_keys[:, :, :, :real])
         values.append(new_values[:, :, :, :real])
-        cache_steps = min(left, cache_steps + lookahead + 1)
+        past += lookahead + 1
     return torch.cat(keys, 3), torch.cat(values, 3)
 
 
@@ -78,9 +81,9 @@ def test_graph_equals_the_module(tiny_checkpoint: Path, tiny_bundle: Path, steps
         "mel": (3 * rng.standard_normal((batch, frames, BINS)) - 10).astype(np.float32),
         "frame_start": np.full(batch, 3),
         "frame_end": frames - np.arange(batch),
-        "cache_steps": 20 * np.arange(batch) + 30,
+        "past_steps": 100 * np.arange(batch) + 30,
     }
-    for tensor in spec.states:
+    for tensor in (*encoder_caches(manifest.model), *spec.states):
         shape = [batch if axis == "batch" else axis for axis in tensor.axes]
         feeds[tensor.name] = rng.standard_normal(shape).astype(np.float32)
     reference = torch_reference(EncoderChunk(load_checkpoint(tiny_checkpoint)).eval(), spec)

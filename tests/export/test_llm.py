@@ -11,12 +11,11 @@ import onnxruntime as ort
 import pytest
 import torch
 import transformers
+from graph_files import quantize_file, write_graph
 from transformers import PreTrainedModel
 
 from bestow_edge.errors import ExportError, ParityError
-from bestow_edge.export.graph import sample_inputs, write_graph
 from bestow_edge.export.llm import llm_step
-from bestow_edge.export.quantize import quantize_int8
 from bestow_edge.graphs import llm_spec
 
 VOCAB = 97
@@ -111,7 +110,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp("llm") / "llm_step.onnx"
     spec = llm_spec(llm.config.to_dict())
     with llm_step(llm) as step:
-        write_graph(step, spec, sample_inputs(spec), path)
+        write_graph(step, spec, path)
     return Case(llm, path)
 
 
@@ -217,7 +216,7 @@ def test_attention_outside_the_interface_is_refused() -> None:
 
 def test_int8_weights_keep_the_choice_of_tokens(case: Case, tmp_path: Path) -> None:
     target = tmp_path / "int8.onnx"
-    quantize_int8(case.path, target)
+    quantize_file(case.path, target)
     embeds = case.embed(tokens(2, 9))
     exact, rounded = Step.load(case.path).run(embeds), Step.load(target).run(embeds)
     # 8 bits for weights and activations: 1 to 3 % of the logits' size was measured on these models.

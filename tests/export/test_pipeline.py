@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import pytest
-from onnx import numpy_helper
 
 from bestow_edge.bundle import BundleManifest, read_manifest
 from bestow_edge.config import BidirectionalConfig
-from bestow_edge.errors import CheckpointError, ConfigError, ExportError, ParityError
+from bestow_edge.errors import AgreementError, CheckpointError, ConfigError, ExportError, ParityError
 from bestow_edge.export import parity, pipeline
-from bestow_edge.export.pipeline import export_bundle
+from bestow_edge.export.pipeline import Check, export_bundle
 from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW
 from bestow_edge.runtime import load
 from bestow_edge.runtime.golden import verify
@@ -32,10 +31,10 @@ def quiet(_: str) -> None:
 def traced(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the graphs of `tiny_bundle` in place of tracing the same model again."""
 
-    def copy(_module: object, spec: Any, _inputs: object, path: Path) -> None:
-        shutil.copyfile(tiny_bundle / f"{spec.name}.onnx", path)
+    def known(_module: object, spec: Any, _inputs: object) -> ir.Model:
+        return ir.load(tiny_bundle / f"{spec.name}.onnx")
 
-    monkeypatch.setattr(pipeline, "write_graph", copy)
+    monkeypatch.setattr(pipeline, "trace_graph", known)
 
 
 def edit_config(checkpoint: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -68,20 +67,62 @@ def test_what_a_bundle_holds(tiny_bundle: Path) -> None:
 @pytest.mark.usefixtures("traced")
 def test_int8_is_smaller_and_says_what_it_costs(tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    result = export_bundle(tiny_checkpoint, tmp_path / "int8", progress=told.append)
+    result = export_bundle(tiny_checkpoint, tmp_path / "int8", check=Check(least=0.5), progress=told.append)
     manifest = read_manifest(tmp_path / "int8")
     assert result.manifest == manifest
-    assert "encoder_chunk: quantising" in told
+    assert "encoder_chunk: int8" in told
     assert total(manifest) < 0.65 * total(read_manifest(tiny_bundle))  # the graph itself is a third of so small a model
     assert {entry.precision for entry in manifest.graphs.values()} == {"int8"}
     for name in (ENCODER, ADAPTER, LLM):
         errors = {row.precision: row.error for row in manifest.parity if row.graph == name}
         assert 0 < errors["fp32"] < 1e-4 < errors["int8"] < 0.25
     assert all(row.passed and row.precision == "int8" for row in verify(tmp_path / "int8"))
+    report = manifest.quantization
+    assert report is not None
+    assert [row.graph for row in report.rows] == [ENCODER, ADAPTER, LLM]
+    assert report.utterances == 16
+    assert report.decisions > 300
+    assert 0.5 < report.agreement <= min(row.agreement for row in report.rows) + 0.05
+    assert all(row.bits_per_weight > 8 for row in report.rows)  # the graph itself counts
     with load(tmp_path / "int8").session(source="en", target="de", k=1) as session:
         session.feed(np.zeros(16000, dtype=np.float32))
         session.finish()
         assert session.num_tokens > 8
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_precision_for_each_part(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    wanted = "encoder=fp32,adapter=int4,llm=fp16"
+    export_bundle(tiny_checkpoint, tmp_path / "out", precision=wanted, check=Check(least=0), progress=quiet)
+    manifest = read_manifest(tmp_path / "out")
+    assert {name: entry.precision for name, entry in manifest.graphs.items()} == {
+        ENCODER: "fp32",
+        ADAPTER: "int4",
+        LLM: "fp16",
+    }
+    assert manifest.quantization is not None
+    assert manifest.quantization.decisions == 0  # nothing compared
+    assert all(row.passed for row in verify(tmp_path / "out"))
+
+
+@pytest.mark.usefixtures("traced")
+def test_other_decisions_than_fp32_leave_no_bundle(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "agreement", lambda *_: 0.9)
+    with pytest.raises(AgreementError, match=r"90\.0% of \d+ decisions are those of the fp32 model, expected 95%"):
+        export_bundle(tiny_checkpoint, tmp_path / "out", progress=quiet)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("traced")
+def test_no_recording_in_the_models_languages(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    line = {"audio_filepath": "a.wav", "duration": 1, "text": "un", "source_lang": "fr", "target_lang": "fr"}
+    manifest = tmp_path / "fr.jsonl"
+    manifest.write_text(json.dumps(line), encoding="utf-8")
+    with pytest.raises(ExportError, match=r"no recording in the model's languages; give .* speech in de, en"):
+        export_bundle(tiny_checkpoint, tmp_path / "out", check=Check(manifest), progress=quiet)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("traced")
@@ -100,15 +141,14 @@ def test_failing_parity_leaves_no_bundle(
 def test_one_wrong_weight_is_noticed(
     tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    def wrong(_module: object, spec: Any, _inputs: object, path: Path) -> None:
-        graph = onnx.load(tiny_bundle / f"{spec.name}.onnx")
+    def wrong(_module: object, spec: Any, _inputs: object) -> ir.Model:
+        graph = ir.load(tiny_bundle / f"{spec.name}.onnx")
         if spec.name == name:
-            tensor = max(graph.graph.initializer, key=lambda item: item.ByteSize())
-            array = numpy_helper.to_array(tensor) * np.float32(1.02)
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-        onnx.save(graph, path)
+            tensor = max(graph.graph.initializers.values(), key=lambda item: item.const_value.nbytes)
+            tensor.const_value = ir.tensor(tensor.const_value.numpy() * np.float32(1.02), name=tensor.name)
+        return graph
 
-    monkeypatch.setattr(pipeline, "write_graph", wrong)
+    monkeypatch.setattr(pipeline, "trace_graph", wrong)
     with pytest.raises(ParityError, match=name):
         export_bundle(tiny_checkpoint, tmp_path / "out", precision="fp32", progress=quiet)
     assert not list(tmp_path.iterdir())

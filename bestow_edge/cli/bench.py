@@ -1,0 +1,116 @@
+"""`bestow-edge bench`: how fast a bundle runs here. Knows tables and options; `evaluation.speed` measures."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from bestow_edge.cli import options
+from bestow_edge.cli.console import err, new_table, write_json, write_tables
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from bestow_edge.evaluation.speed import Speed
+
+
+def bench(
+    bundle: Annotated[Path | None, typer.Argument(metavar="[BUNDLE]", help="Bundle; default: the digit demo.")] = None,
+    audio: Annotated[
+        Path | None, typer.Option("--audio", metavar="FILE", help="Speech; default: spoken digits.")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="How much of it; repeated if need be.")] = 20.0,
+    lang: Annotated[
+        str | None, typer.Option("--lang", metavar="SOURCE-TARGET", help="Default: the bundle's first.")
+    ] = None,
+    k: options.K = None,
+    l: options.L = None,  # noqa: E741 - the paper's letter
+    lookahead: options.Lookahead = None,
+    device: options.Device = "cpu",
+    threads: options.Threads = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Measure each graph, a whole stream, its lag behind the policy, and memory.
+
+    Prints a table and, as the last line, the same as JSON.
+
+    \b
+    Examples:
+      bestow-edge bench
+      bestow-edge bench my-bundle --audio talk.wav --seconds 60 --lookahead 6
+    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    started = time.perf_counter()
+    from bestow_edge.evaluation.speed import measure
+    from bestow_edge.prompts import parse_pair
+    from bestow_edge.runtime import load
+
+    model = load(bundle, device=device, threads=threads)
+    pair = parse_pair(lang or model.config.pairs[0])
+    with model.session(source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead):
+        ready_s = time.perf_counter() - started  # the next thing would be to hear
+    waveform = _speech(audio, model.sample_rate_hz, seconds)
+    with err.status(f"hearing {seconds:.0f} s"):
+        speed = measure(model, waveform, source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead)
+    record = {"bundle": str(model.directory), "pair": str(pair), "ready_s": ready_s, **asdict(speed)}
+    if not as_json:
+        write_tables(*_tables(str(model.directory), speed, ready_s))
+    write_json(_rounded(record))
+
+
+def _speech(audio: Path | None, rate_hz: int, seconds: float) -> npt.NDArray[np.float32]:
+    """Return speech of a length: a file's, or the recordings that ship with the package, one after the other."""
+    import numpy as np
+
+    from bestow_edge.manifest import read_manifest
+    from bestow_edge.recordings import sample_manifest
+    from bestow_edge.runtime.audio import read_audio
+
+    paths = [audio] if audio is not None else [item.path for item in read_manifest(sample_manifest())]
+    whole = np.concatenate([read_audio(path, rate_hz) for path in paths])
+    return np.resize(whole, round(seconds * rate_hz))
+
+
+def _tables(name: str, speed: Speed, ready_s: float) -> list[Table]:
+    graphs = new_table(
+        f"Graphs of {name}",
+        "graph",
+        "runs",
+        "p50 ms",
+        "p95 ms",
+        "max ms",
+        "share",
+        numbers=("runs", "p50 ms", "p95 ms"),
+    )
+    for row in speed.graphs:
+        graphs.add_row(
+            row.graph, str(row.runs), *(f"{ms:.1f}" for ms in (row.p50_ms, row.p95_ms, row.max_ms)), f"{row.share:.0%}"
+        )
+    stream = new_table(f"Stream of {speed.audio_s:.0f} s", "what", "value")
+    first = "no text" if speed.first_text_s is None else f"{speed.first_text_s:.2f} s"
+    stream.add_row("load until ready to hear", f"{ready_s:.2f} s")
+    stream.add_row("real-time factor", f"{speed.rtf:.3f} ({speed.computing_s:.2f} s of computing)")
+    stream.add_row("first text after", first)
+    if speed.laal_ms is not None and speed.lag_ms is not None:
+        stream.add_row("lag of the policy (LAAL)", f"{speed.laal_ms:.0f} ms, computing adds {speed.lag_ms:.0f} ms")
+    stream.add_row("LLM steps", str(speed.tokens))
+    read = f"{speed.llm_bytes / 1e6:.0f} MB at {speed.bandwidth_gb_s:.1f} GB/s"
+    stream.add_row("LLM step over reading its bytes", f"{speed.llm_reads:.2f} ({read})")
+    if speed.peak_memory_gb is not None:
+        stream.add_row("peak memory of the process", f"{speed.peak_memory_gb:.2f} GB")
+    return [graphs, stream]
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return value

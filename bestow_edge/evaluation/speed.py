@@ -1,0 +1,195 @@
+"""How fast a bundle runs on this machine: each graph, a whole stream, its lag and its memory.
+
+Audio is given as if a microphone had recorded it, but without waiting; what came when follows from the computing it
+took. It knows bundles and recordings, not tables.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import quantiles
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bestow_edge.evaluation.latency import length_adaptive_average_lagging
+from bestow_edge.evaluation.machine import usable_cores
+from bestow_edge.evaluation.stream import Heard, listen
+from bestow_edge.graphs import LLM, GraphSpec
+from bestow_edge.runtime.graph import Array, Graph, GraphRunner
+from bestow_edge.runtime.model import Model
+
+READ_BYTES = 512 << 20  # of the array read to measure bandwidth: more than any cache
+READS = 5
+PREFILL = " prefill"  # of a prompt, apart from the steps of single tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraphTimes:
+    """Runs of one graph, milliseconds."""
+
+    graph: str
+    runs: int
+    p50_ms: float
+    p95_ms: float
+    max_ms: float
+    share: float
+    """Of the time of all graphs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speed:
+    """What was measured on one stream."""
+
+    graphs: tuple[GraphTimes, ...]
+    audio_s: float
+    computing_s: float
+    rtf: float
+    """Computing over audio."""
+    first_text_s: float | None
+    """From the start of the audio to the first text, waiting for both audio and computing; None without any text."""
+    tokens: int
+    laal_ms: float | None
+    """Length-adaptive average lagging of the texts' pieces behind the audio alone."""
+    lag_ms: float | None
+    """What computing adds to it: computation-aware minus non-computation-aware LAAL."""
+    llm_bytes: int
+    """Of the LLM graph: what a token has to read."""
+    bandwidth_gb_s: float
+    """Measured by reading an array with as many threads as cores, 1e9 bytes a second."""
+    llm_reads: float
+    """LLM step (p50) over the time to read its bytes once."""
+    peak_memory_gb: float | None
+    """Of the whole process so far, 1e9 bytes; None where the system does not tell."""
+
+
+class TimedGraph(Graph):
+    """A loaded graph whose runs are timed."""
+
+    def __init__(self, graph: Graph, times: dict[str, list[float]]) -> None:
+        """Time a graph into `times`, seconds by name."""
+        self.spec, self.session = graph.spec, graph.session
+        self._times = times
+
+    def runner(self) -> GraphRunner:
+        """Return a runner with bindings of its own."""
+        return _TimedRunner(self, self._times)
+
+
+class _TimedRunner(GraphRunner):
+    def __init__(self, graph: Graph, times: dict[str, list[float]]) -> None:
+        super().__init__(graph)
+        self._spec, self._times = graph.spec, times
+        self._tokens = 1
+
+    def bind(self, arrays: Mapping[str, Array]) -> None:
+        super().bind(arrays)
+        self._tokens = _tokens(self._spec, arrays) or self._tokens
+
+    def run(self) -> dict[str, Array]:
+        started = time.perf_counter()
+        out = super().run()
+        name = self._spec.name + (PREFILL if self._tokens > 1 else "")
+        self._times[name].append(time.perf_counter() - started)
+        return out
+
+
+def _tokens(spec: GraphSpec, arrays: Mapping[str, Array]) -> int:
+    """Return the size of the axis `tokens` of the inputs given, 0 if none has it."""
+    sizes = [
+        arrays[t.name].shape[t.axes.index("tokens")] for t in spec.inputs if t.name in arrays and "tokens" in t.axes
+    ]
+    return max(sizes, default=0)
+
+
+def measure(model: Model, waveform: npt.NDArray[np.float32], **session: Any) -> Speed:
+    """Run one session and measure it; whatever was measured before is not in it, but for the peak of memory.
+
+    Args:
+        model: the loaded bundle; its graphs are timed from then on.
+        waveform: (samples,) float32 at the model's rate.
+        **session: arguments of `Model.session`.
+    """  # Any above: they are passed through
+    times: dict[str, list[float]] = defaultdict(list)
+    model.encoder, model.adapter, model.llm = (TimedGraph(g, times) for g in (model.encoder, model.adapter, model.llm))
+    started = time.perf_counter()
+    opened = model.session(**session)
+    prefill_ms = (time.perf_counter() - started) * 1000
+    heard = listen(opened, waveform, model.sample_rate_hz)
+    peak = peak_memory_gb()  # before an array is read to measure bandwidth
+    bandwidth = read_bandwidth()
+    steps = times[LLM]
+    llm = model.manifest.graphs[LLM].file
+    llm_bytes = sum(entry.size for entry in model.manifest.files if entry.path.startswith(llm))
+    audio_s, computing_s = heard.length_ms / 1000, (heard.computing_ms + prefill_ms) / 1000
+    laal, aware = _lagging(heard)
+    return Speed(
+        graphs=tuple(_graph_times(name, values, times) for name, values in sorted(times.items())),
+        audio_s=audio_s,
+        computing_s=computing_s,
+        rtf=computing_s / audio_s,
+        first_text_s=_first_text_s(heard),
+        tokens=len(steps),
+        laal_ms=laal,
+        lag_ms=None if laal is None or aware is None else aware - laal,
+        llm_bytes=llm_bytes,
+        bandwidth_gb_s=bandwidth,
+        llm_reads=float(np.median(steps)) / (llm_bytes / bandwidth / 1e9) if steps else 0.0,
+        peak_memory_gb=peak,
+    )
+
+
+def read_bandwidth() -> float:
+    """Return how fast this process reads memory, 1e9 bytes a second: the best of several reads with all cores."""
+    parts = np.array_split(np.ones(READ_BYTES // 8), usable_cores())
+    best = float("inf")
+    for _ in range(READS):
+        threads = [threading.Thread(target=part.sum) for part in parts]
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        best = min(best, time.perf_counter() - started)
+    return READ_BYTES / best / 1e9
+
+
+def peak_memory_gb() -> float | None:
+    """Return the most memory this process has had, 1e9 bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def _graph_times(name: str, values: Sequence[float], times: Mapping[str, Sequence[float]]) -> GraphTimes:
+    ms = [value * 1000 for value in values]
+    return GraphTimes(
+        graph=name,
+        runs=len(ms),
+        p50_ms=float(np.median(ms)),
+        p95_ms=quantiles(ms, n=20)[-1] if len(ms) > 1 else ms[0],
+        max_ms=max(ms),
+        share=sum(values) / sum(map(sum, times.values())),
+    )
+
+
+def _first_text_s(heard: Heard) -> float | None:
+    return heard.pieces[0][2] / 1000 if heard.pieces else None
+
+
+def _lagging(heard: Heard) -> tuple[float | None, float | None]:
+    """Return LAAL of the pieces of text without and with computing, ms."""
+    if not heard.pieces:
+        return None, None
+    _, delays, elapsed = zip(*heard.pieces, strict=True)
+    plain, aware = (length_adaptive_average_lagging(t, heard.length_ms, len(delays)) for t in (delays, elapsed))
+    return plain, aware

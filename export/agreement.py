@@ -1,0 +1,119 @@
+"""What quantisation changes in decisions on real speech; between the written graphs and the bundle. No torch.
+
+A float32 model answers each recording under the default policy; the other models then decide at each point what comes
+next after that very answer, so that one difference does not make the rest of a text differ. It knows bundles and
+recordings, not how graphs were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bestow_edge.errors import ExportError
+from bestow_edge.manifest import read_manifest
+from bestow_edge.prompts import Pair, parse_pair
+from bestow_edge.runtime.audio import read_audio
+from bestow_edge.runtime.decoder import TextDecoder
+from bestow_edge.runtime.memory import SpeechMemory
+from bestow_edge.runtime.model import Model
+from bestow_edge.runtime.session import encoder_for
+from bestow_edge.runtime.tokenizer import Detokenizer
+from bestow_edge.runtime.track import Track
+
+MOST_TOKENS = 24  # of an answer: a model that never ends one would take minutes
+LEAST_AGREEMENT = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One utterance and what to ask about it."""
+
+    path: Path
+    """Where it came from."""
+    waveform: npt.NDArray[np.float32]
+    """(samples,) at the model's rate."""
+    pair: Pair
+    """Its language and a language to answer in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What comes next, decided when that many encoder steps were visible."""
+
+    visible: int
+    token_id: int
+
+
+def read_recordings(manifest: Path, model: Model) -> list[Recording]:
+    """Read the recordings whose language a model understands, once for each language it answers in.
+
+    Raises:
+        ManifestError: the manifest is missing or has a bad line.
+        ExportError: none of them is in one of the model's languages.
+    """
+    pairs = [parse_pair(pair) for pair in model.config.pairs]
+    recordings = [
+        Recording(item.path, read_audio(item.path, model.sample_rate_hz), pair)
+        for item in read_manifest(manifest)
+        for pair in pairs
+        if pair.source == item.source_lang
+    ]
+    if not recordings:
+        spoken = ", ".join(sorted({pair.source for pair in pairs}))
+        expected = f"give a manifest of speech in {spoken} (--utterances), or do without (--least-agreement 0)"
+        raise ExportError(f"{manifest}: no recording in the model's languages; {expected}")
+    return recordings
+
+
+def answer(model: Model, recording: Recording) -> list[Choice]:
+    """Return what a model decides about a recording under its default policy."""
+    memory, decoder, track = _begin(model, recording)
+    choices: list[Choice] = []
+    while (visible := track.wants(memory.written, ended=True)) is not None:
+        attempt = decoder.attempt([visible])[0]
+        choices.append(Choice(visible, attempt.token_id))
+        if attempt.token_id not in model.manifest.end_ids:
+            decoder.commit(0, attempt.token_id)
+            track.write(attempt, visible)
+        else:
+            track.pause(visible)
+            track.done = visible == memory.written
+    return choices
+
+
+def follow(model: Model, recording: Recording, choices: Sequence[Choice]) -> list[int]:
+    """Return what a model would have decided at each point of another one's answer."""
+    _, decoder, _ = _begin(model, recording)
+    tokens = []
+    for choice in choices:
+        tokens.append(decoder.attempt([choice.visible])[0].token_id)
+        if choice.token_id not in model.manifest.end_ids:
+            decoder.commit(0, choice.token_id)
+    return tokens
+
+
+def agreement(model: Model, recordings: Sequence[Recording], answers: Sequence[Sequence[Choice]]) -> float:
+    """Return the share of decisions that a model makes like the one that gave the answers."""
+    same = total = 0
+    for recording, choices in zip(recordings, answers, strict=True):
+        for token_id, choice in zip(follow(model, recording, choices), choices, strict=True):
+            same += token_id == choice.token_id
+            total += 1
+    return same / total
+
+
+def _begin(model: Model, recording: Recording) -> tuple[SpeechMemory, TextDecoder, Track]:
+    policy = model.default_policy
+    encoder: Any = encoder_for(model, [policy], model.config.right_context)  # Any: each kind has its own state
+    memory = SpeechMemory(model.config.adapter)
+    for speech in encoder.finish(encoder.add(recording.waveform, encoder.initial_state())):
+        memory.write(speech)
+    prompt = model.prompt_ids(recording.pair)
+    decoder = TextDecoder(model.adapter, model.llm, model.manifest, [prompt], memory)
+    return memory, decoder, Track(policy, Detokenizer(model.tokenizer, prefix=""), MOST_TOKENS)

@@ -1,0 +1,168 @@
+"""Graph rewrites that change how a traced graph computes, not what: fewer and larger operators for onnxruntime.
+
+Works on onnx-ir models whose weights may be anywhere; what is computed from weights is computed when it is saved, one
+tensor at a time, so that no second copy of a model is ever in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript import optimizer
+from onnxscript.rewriter.ort_fusions.rms_normalization import fuse_rms_normalization
+
+Weights = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A float32 constant of a graph, read when it is needed."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], Weights]
+
+    @property
+    def size(self) -> int:
+        """Its elements."""
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product with a constant matrix, and the addition of a constant vector that alone reads it."""
+
+    node: ir.Node
+    input: ir.Value
+    matrix: Constant
+    add: ir.Node | None
+    bias: Constant | None
+
+    @property
+    def output(self) -> ir.Value:
+        """What others read of it, the bias apart."""
+        return self.node.outputs[0]
+
+
+def simplify(model: ir.Model) -> None:
+    """Compute what is constant, and remove what is unused or said twice.
+
+    torch's exporter can do it, with several hundred rewrite rules tried on each node: half of its time.
+    """
+    optimizer.fold_constants(model)
+    for one in (
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+    ):
+        one(model)
+
+
+def fuse(model: ir.Model) -> None:
+    """Use onnxruntime's root-mean-square norm, and one product where several share their input."""
+    fuse_rms_normalization(model)
+    merge_products(model)
+
+
+def constant(value: ir.Value | None, rank: int) -> Constant | None:
+    """Return a value as a float32 constant, None if it is none of that rank."""
+    tensor = None if value is None else value.const_value
+    if value is None or tensor is None or tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != rank:
+        return None
+    return Constant(str(value.name), tuple(int(str(size)) for size in tensor.shape), tensor.numpy)
+
+
+def products(model: ir.Model) -> Iterator[Product]:
+    """Yield the matrix products with a constant matrix, as they come in the graph."""
+    for node in list(model.graph):
+        if node.op_type != "MatMul" or node.inputs[0] is None:
+            continue
+        if (matrix := constant(node.inputs[1], rank=2)) is not None:
+            yield Product(node, node.inputs[0], matrix, *_bias_after(node))
+
+
+def _bias_after(node: ir.Node) -> tuple[ir.Node | None, Constant | None]:
+    uses = list(node.outputs[0].uses())
+    if len(uses) != 1 or node.outputs[0].is_graph_output() or uses[0][0].op_type != "Add":
+        return None, None
+    add, place = uses[0]
+    bias = constant(add.inputs[1 - place], rank=1)
+    return (None, None) if bias is None else (add, bias)
+
+
+def lazy(
+    model: ir.Model, name: str, dtype: type[np.generic], shape: Sequence[int], make: Callable[[], npt.NDArray[Any]]
+) -> ir.Value:
+    """Add an initializer to a graph that is computed when it is read.
+
+    Args:
+        model: gets it.
+        name: of the initializer.
+        dtype: numpy type of its elements.
+        shape: of it.
+        make: returns it.
+    """  # Any above: of `dtype`
+    kind = ir.DataType.from_numpy(np.dtype(dtype))
+    tensor = ir.LazyTensor(lambda: ir.tensor(np.ascontiguousarray(make()), name=name), kind, ir.Shape(shape), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(kind), const_value=tensor)
+    model.graph.register_initializer(value)
+    return value
+
+
+def merge_products(model: ir.Model) -> None:
+    """Make one product and a split of several products of one input, such as an attention's query, key and value."""
+    groups: dict[ir.Value, list[Product]] = {}
+    for product in products(model):
+        groups.setdefault(product.input, []).append(product)
+    for group in groups.values():
+        if len(group) > 1:
+            _merge(model, group)
+
+
+def _merge(model: ir.Model, group: Sequence[Product]) -> None:
+    name = f"{group[0].output.name}_merged"
+    matrices = [product.matrix for product in group]
+    biases = [product.bias for product in group if product.bias is not None]
+    widths = [matrix.shape[1] for matrix in matrices]
+    shape = (matrices[0].shape[0], sum(widths))
+    weight = lazy(model, f"{name}_weight", np.float32, shape, lambda: np.concatenate([m.read() for m in matrices], 1))
+    sizes = lazy(model, f"{name}_sizes", np.int64, (len(widths),), lambda: np.array(widths))
+    new = [ir.node("MatMul", [group[0].input, weight], name=name)]
+    old = [product.node for product in group]
+    ends = old
+    if len(biases) == len(group):
+        bias = lazy(model, f"{name}_bias", np.float32, shape[1:], lambda: np.concatenate([b.read() for b in biases]))
+        new.append(ir.node("Add", [new[0].outputs[0], bias], name=f"{name}_add"))
+        ends = [product.add for product in group if product.add is not None]
+        old = old + ends
+    split = ir.node("Split", [new[-1].outputs[0], sizes], {"axis": -1}, num_outputs=len(ends), name=f"{name}_split")
+    replace(model, old, [*new, split], [end.outputs[0] for end in ends], split.outputs)
+
+
+def replace(
+    model: ir.Model,
+    old: Sequence[ir.Node],
+    new: Sequence[ir.Node],
+    old_values: Sequence[ir.Value],
+    new_values: Sequence[ir.Value],
+) -> None:
+    """Put nodes in the place of others, their outputs under the old names.
+
+    Args:
+        model: the model.
+        old: nodes to remove; the new ones go before the first.
+        new: nodes to put in.
+        old_values: outputs of old nodes that others read.
+        new_values: what they read from then on.
+    """
+    for before, after in zip(old_values, new_values, strict=True):
+        after.name, after.shape, after.type = before.name, before.shape, before.type
+    model.graph.insert_before(old[0], new)
+    ir.convenience.replace_all_uses_with(old_values, new_values, replace_graph_outputs=True)
+    model.graph.remove(old, safe=True)

@@ -1,0 +1,36 @@
+"""Precisions as users ask for them."""
+
+import pytest
+
+from bestow_edge.errors import ConfigError
+from bestow_edge.export.precision import LARGE_LLM, parse_precisions, part_of
+from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW
+
+
+def test_defaults_depend_on_the_size_of_the_llm() -> None:
+    assert parse_precisions(None, LARGE_LLM - 1) == {"encoder": "int8", "adapter": "int8", "llm": "int8"}
+    assert parse_precisions(None, LARGE_LLM) == {"encoder": "int8", "adapter": "int8", "llm": "int4"}
+
+
+def test_one_for_all_and_one_for_each() -> None:
+    assert set(parse_precisions("fp16", 0).values()) == {"fp16"}
+    assert parse_precisions("llm=int4,encoder=fp32", 0) == {"encoder": "fp32", "adapter": "int8", "llm": "int4"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("int3", "precision 'int3': expected one of fp32, fp16, int8, int4, or a list such as encoder=int8"),
+        ("decoder=int8", "expected one of"),
+        ("encoder=int8,", "expected one of"),
+        ("int4", "the encoder comes in fp32, fp16, int8"),
+        ("encoder=int4", "the encoder comes in fp32, fp16, int8"),
+    ],
+)
+def test_what_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_precisions(text, 0)
+
+
+def test_graphs_belong_to_parts() -> None:
+    assert [part_of(graph) for graph in (ENCODER, WINDOW, ADAPTER, LLM)] == ["encoder", "encoder", "adapter", "llm"]
