@@ -6,7 +6,9 @@ Loading checks the manifest, the files and the graphs' signatures; nothing is do
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -30,6 +32,7 @@ from bestow_edge.runtime.track import Prompt
 logger = logging.getLogger(__name__)
 
 Device = Literal["cpu", "cuda"]
+CORES_FOR_AHEAD = 4  # with two, encoder and LLM take the cores from each other
 
 
 class Model:
@@ -43,6 +46,7 @@ class Model:
         device: Device,
         threads: int,
         mapped: Collection[str] = (),
+        ahead: bool = False,
     ) -> None:
         """Load the graphs; use `load`, which checks the files first.
 
@@ -52,6 +56,7 @@ class Model:
             device: "cpu" or "cuda".
             threads: threads within one operator.
             mapped: names of graphs whose weights stay in their files, see `Graph`.
+            ahead: encode the next chunk, if its audio is there, while text is written.
         """
         self.directory = directory
         self.manifest = manifest
@@ -62,6 +67,8 @@ class Model:
 
         self.encoder, self.adapter, self.llm = (graph(name) for name in manifest.specs)
         self.tokenizer = load_tokenizer(directory / "tokenizer.json")
+        self.executor = ThreadPoolExecutor(1, "bestow-edge-encoder") if ahead else None
+        """Where sessions encode ahead."""
         self._warned: set[Policy] = set()
 
     @property
@@ -202,13 +209,21 @@ class Model:
             raise ConfigError(str(error)) from error
 
 
-def load(bundle: str | PathLike[str] | None = None, *, device: Device = "cpu", threads: int = 0) -> Model:
+def load(
+    bundle: str | PathLike[str] | None = None,
+    *,
+    device: Device = "cpu",
+    threads: int = 0,
+    ahead: bool | None = None,
+) -> Model:
     """Load a bundle.
 
     Args:
         bundle: its directory; None loads the digit demo that ships with the package.
         device: "cpu", or "cuda" with onnxruntime-gpu.
         threads: threads within one operator, 0 = one for each core.
+        ahead: encode the next chunk on another thread while text is written, if its audio is there, as in a file or
+            after a delay; None does so with four cores and more. Texts are the same.
 
     Raises:
         BundleError: the bundle is missing, damaged, of another format version, or does not fit its manifest.
@@ -221,7 +236,9 @@ def load(bundle: str | PathLike[str] | None = None, *, device: Device = "cpu", t
         directory = Path(bundle)
     manifest = read_manifest(directory)
     check_files(directory, manifest, hashes=False)
-    return Model(directory, manifest, device=device, threads=threads)
+    if ahead is None:
+        ahead = (os.cpu_count() or 1) >= CORES_FOR_AHEAD
+    return Model(directory, manifest, device=device, threads=threads, ahead=ahead)
 
 
 def embedded_bundle() -> Path:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from bestow_edge.config import SUBSAMPLING, SegmentConfig
 from bestow_edge.errors import SessionError
 from bestow_edge.policy import Offline, Policy
+from bestow_edge.runtime.ahead import Ahead
 from bestow_edge.runtime.audio import check_block
 from bestow_edge.runtime.beam import beam_search
 from bestow_edge.runtime.decoder import Attempt, TextDecoder
@@ -77,6 +78,7 @@ class Session:
             max_text_tokens=model.manifest.max_text_tokens,
         )
         self._encoder = encoder_for(model, [prompt.policy for prompt in prompts], lookahead)
+        self._ahead = Ahead(self._encoder.next_chunk, model.executor)
         self._encoder_state: Any = self._encoder.initial_state()  # Any: each kind of encoder has a state of its own
         self._ended = False
         self._background: float | None = None  # level of the segment before, if it had no words
@@ -184,8 +186,10 @@ class Session:
         self._skip_s = list(self._said_s)
 
     def _hear_chunk(self) -> None:
-        speech, self._encoder_state = self._encoder.next_chunk(self._encoder_state)
+        speech, self._encoder_state = self._ahead.next_chunk(self._encoder_state)
         self._decoder.memory.write(speech)
+        if self._encoder.has_chunk(self._encoder_state):
+            self._ahead.begin(self._encoder_state)
 
     @property
     def _heard_all(self) -> bool:
