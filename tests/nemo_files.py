@@ -61,50 +61,58 @@ def nemo_config(kind: dict[str, Any], features: int = 80, **encoder: Any) -> dic
 
 def random_weights(config: dict[str, Any], seed: int = 0) -> Weights:
     """Return the state dict that NeMo's save_to would write for a config, with random numbers."""
-    section = config["encoder"]
-    width, channels = section["d_model"], section["subsampling_conv_channels"]
-    channels = width if channels == -1 else channels
-    bias = section.get("use_bias", True)
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def layer(name: str, *shape: int, bias: bool = True) -> None:
-        shapes[f"{name}.weight"] = shape
-        if bias:
-            shapes[f"{name}.bias"] = shape[:1]
-
-    layer("encoder.pre_encode.conv.0", channels, 1, 3, 3)
-    for depthwise in (2, 5):
-        layer(f"encoder.pre_encode.conv.{depthwise}", channels, 1, 3, 3)
-        layer(f"encoder.pre_encode.conv.{depthwise + 1}", channels, channels, 1, 1)
-    layer("encoder.pre_encode.out", width, channels * out_bins(section))
-    heads, inner, kernel = section["n_heads"], width * section["ff_expansion_factor"], section["conv_kernel_size"]
-    for index in range(section["n_layers"]):
-        block = f"encoder.layers.{index}"
-        for norm in ("norm_feed_forward1", "norm_conv", "norm_self_att", "norm_feed_forward2", "norm_out"):
-            layer(f"{block}.{norm}", width)
-        for ffn in ("feed_forward1", "feed_forward2"):
-            layer(f"{block}.{ffn}.linear1", inner, width, bias=bias)
-            layer(f"{block}.{ffn}.linear2", width, inner, bias=bias)
-        for name in ("linear_q", "linear_k", "linear_v", "linear_out", "linear_pos"):
-            layer(f"{block}.self_attn.{name}", width, width, bias=bias and name != "linear_pos")
-        shapes |= {f"{block}.self_attn.pos_bias_{name}": (heads, width // heads) for name in "uv"}
-        layer(f"{block}.conv.pointwise_conv1", 2 * width, width, 1, bias=bias)
-        layer(f"{block}.conv.depthwise_conv", width, 1, kernel, bias=bias)
-        layer(f"{block}.conv.pointwise_conv2", width, width, 1, bias=bias)
-        layer(f"{block}.conv.batch_norm", width)
-        if section["conv_norm_type"] == "batch_norm":
-            shapes |= {f"{block}.conv.batch_norm.running_{name}": (width,) for name in ("mean", "var")}
-    layer("decoder.decoder_layers.0", 2, width, 1)
     draw = torch.Generator().manual_seed(seed)
     weights = {}
-    for name, shape in shapes.items():
+    for name, shape in weight_shapes(config["encoder"]).items():
         weight = torch.randn(shape, generator=draw) * (0.3 if len(shape) == 1 else math.prod(shape[1:]) ** -0.5)
         if len(shape) == 1 and name.endswith(".weight"):
             weight += 1
-        weights[name] = weight.abs() + 0.5 if name.endswith("running_var") else weight
+        weights[name] = weight
         if name.endswith("running_var"):
+            weights[name] = weight.abs() + 0.5
             weights[name.replace("running_var", "num_batches_tracked")] = torch.tensor(7)
     return weights
+
+
+def weight_shapes(section: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of NeMo's encoder and of a CTC decoder behind it."""
+    width, channels = section["d_model"], section["subsampling_conv_channels"]
+    channels = width if channels == -1 else channels
+    shapes: dict[str, tuple[int, ...]] = {}
+    add(shapes, "encoder.pre_encode.conv.0", channels, 1, 3, 3)
+    for depthwise in (2, 5):
+        add(shapes, f"encoder.pre_encode.conv.{depthwise}", channels, 1, 3, 3)
+        add(shapes, f"encoder.pre_encode.conv.{depthwise + 1}", channels, channels, 1, 1)
+    add(shapes, "encoder.pre_encode.out", width, channels * out_bins(section))
+    for index in range(section["n_layers"]):
+        add_block(shapes, f"encoder.layers.{index}", section)
+    add(shapes, "decoder.decoder_layers.0", 2, width, 1)
+    return shapes
+
+
+def add(shapes: dict[str, tuple[int, ...]], name: str, *shape: int, bias: bool = True) -> None:
+    shapes[f"{name}.weight"] = shape
+    if bias:
+        shapes[f"{name}.bias"] = shape[:1]
+
+
+def add_block(shapes: dict[str, tuple[int, ...]], block: str, section: dict[str, Any]) -> None:
+    width, heads, bias = section["d_model"], section["n_heads"], section.get("use_bias", True)
+    inner = width * section["ff_expansion_factor"]
+    for norm in ("norm_feed_forward1", "norm_conv", "norm_self_att", "norm_feed_forward2", "norm_out"):
+        add(shapes, f"{block}.{norm}", width)
+    for ffn in ("feed_forward1", "feed_forward2"):
+        add(shapes, f"{block}.{ffn}.linear1", inner, width, bias=bias)
+        add(shapes, f"{block}.{ffn}.linear2", width, inner, bias=bias)
+    for name in ("linear_q", "linear_k", "linear_v", "linear_out", "linear_pos"):
+        add(shapes, f"{block}.self_attn.{name}", width, width, bias=bias and name != "linear_pos")
+    shapes |= {f"{block}.self_attn.pos_bias_{name}": (heads, width // heads) for name in "uv"}
+    add(shapes, f"{block}.conv.pointwise_conv1", 2 * width, width, 1, bias=bias)
+    add(shapes, f"{block}.conv.depthwise_conv", width, 1, section["conv_kernel_size"], bias=bias)
+    add(shapes, f"{block}.conv.pointwise_conv2", width, width, 1, bias=bias)
+    add(shapes, f"{block}.conv.batch_norm", width)
+    if section["conv_norm_type"] == "batch_norm":
+        shapes |= {f"{block}.conv.batch_norm.running_{name}": (width,) for name in ("mean", "var")}
 
 
 def out_bins(section: dict[str, Any]) -> int:

@@ -40,7 +40,9 @@ def init(
     prompt_mode: Annotated[
         Literal["null_frame", "bypass"], typer.Option("--prompt-mode", help="What the prompt sees of the adapter.")
     ] = ADAPTER.prompt_mode,
-    k: Annotated[int, typer.Option("--k", min=1, metavar="N", help="wait-k: blocks before the first token.")] = POLICY.k,
+    k: Annotated[
+        int, typer.Option("--k", min=1, metavar="N", help="wait-k: blocks before the first token.")
+    ] = POLICY.k,
     l: Annotated[  # noqa: E741 - the paper's letter
         int, typer.Option("--l", min=1, metavar="N", help="Steps of 80 ms in a block.")
     ] = POLICY.l,
@@ -49,7 +51,9 @@ def init(
         typer.Option("--dtype", help="Of the stored weights; auto keeps what the parts have."),
     ] = "auto",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the adapter's first weights.")] = 0,
-    offline: Annotated[bool, typer.Option("--offline", help="Never download: files and the Hub's cache alone.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Never download: files and the Hub's cache alone.")
+    ] = False,
     all_names: Annotated[bool, typer.Option("--all-names", help="Name every weight that does not fit.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint that is there.")] = False,
     as_json: options.Json = False,

@@ -75,7 +75,9 @@ def chunked(model: BestowModel, mel: Tensor, lookahead: int) -> Tensor:
     module = EncoderChunk(model).eval()
     frames, bins = SUBSAMPLING * (lookahead + 1), mel.shape[1]
     padded = torch.cat([torch.zeros(FIRST_FRAME, bins), mel])
-    states = [torch.zeros([1 if axis == "batch" else axis for axis in t.axes]) for t in encoder_spec(model.config).states]
+    states = [
+        torch.zeros([1 if axis == "batch" else axis for axis in t.axes]) for t in encoder_spec(model.config).states
+    ]
     keys, cache_steps = [], 0
     for start in range(0, padded.shape[0], frames):
         chunk = padded[start : start + frames]
@@ -280,7 +282,7 @@ def test_missing_and_surplus_weights_are_named(tmp_path: Path) -> None:
     odd = {name: tensor for name, tensor in weights.items() if name not in gone}
     odd |= {"encoder.layers.0.adapter_layer.x": torch.zeros(1), "speaker.weight": torch.zeros(1)}
     path = write_nemo(tmp_path / "m.nemo", config, odd)
-    with pytest.raises(CheckpointError, match=rf"{len(gone)} missing weights: layers\.1.* and \d+ more \(--all-names\)"):
+    with pytest.raises(CheckpointError, match=rf"{len(gone)} missing weights: layers\.1.* \d+ more \(--all-names\)"):
         nemo_encoder(path)
     with pytest.raises(CheckpointError, match=r"2 weights nobody knows: layers\.0\.adapter_layer\.x, speaker\.weight"):
         nemo_encoder(path)
@@ -314,7 +316,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     config = nemo_config(CACHE_AWARE)
     path = write_nemo(tmp_path / "m.nemo", config, random_weights(config) | {"evil": Evil()})
-    with pytest.raises(CheckpointError, match=r"model_weights\.ckpt holds more than tensors and is not read"):
+    with pytest.raises(CheckpointError, match=r"model_weights\.ckpt holds more than tensors"):
         nemo_encoder(path)
     members = {"model_config.yaml": b"!!python/object/apply:os.mkdir [owned]", "model_weights.ckpt": b""}
     pack(path, members)
@@ -374,5 +376,5 @@ def test_truncated_files(tmp_path: Path, share: float, compressed: bool) -> None
 
 def test_a_member_is_missing(tmp_path: Path) -> None:
     pack(tmp_path / "m.nemo", {"model_config.yaml": b"{}", "mp_rank_00/model_weights.ckpt": b""})
-    with pytest.raises(CheckpointError, match=r"holds no model_weights\.ckpt; expected what NeMo's save_to writes"):
+    with pytest.raises(CheckpointError, match=r"holds no model_weights\.ckpt; NeMo's save_to writes both"):
         nemo_encoder(tmp_path / "m.nemo")

@@ -1,1 +1,1 @@
-"""Checkpoints of other projects: FastConformer encoders and decoder-only LLMs as parts of a BESTOW model. Needs torch."""
+"""Checkpoints of other projects: FastConformer encoders and decoder-only LLMs as parts of a model of ours."""

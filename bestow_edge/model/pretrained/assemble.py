@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -44,7 +44,7 @@ class InitRequest:
     """Sizes of the fresh adapter."""
     pairs: tuple[str, ...] = ("en-en",)
     """Language pairs it will be trained for."""
-    policy: PolicyConfig = PolicyConfig()
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
     """Default policy."""
     dtype: Dtype = "auto"
     """Of the stored weights; `auto` keeps what each part has, float32 for the adapter."""

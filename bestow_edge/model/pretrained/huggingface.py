@@ -27,7 +27,11 @@ _FRONT_END = {
     "win_length": "window_samples",
     "preemphasis": "preemphasis",
 }
-_SUBSAMPLING_SHAPE = {"subsampling_factor": SUBSAMPLING, "subsampling_conv_kernel_size": 3, "subsampling_conv_stride": 2}
+_SUBSAMPLING_SHAPE = {
+    "subsampling_factor": SUBSAMPLING,
+    "subsampling_conv_kernel_size": 3,
+    "subsampling_conv_stride": 2,
+}
 
 
 def huggingface_encoder(folder: Path, *, every_name: bool = False) -> EncoderPart:
@@ -93,8 +97,8 @@ def _features(extractor: Fields, mel_bins: int, folder: Path, cache_aware: bool)
     values = {ours: extractor[theirs] for theirs, ours in _FRONT_END.items() if theirs in extractor}
     values["preemphasis"] = float(values.get("preemphasis", FeatureConfig().preemphasis) or 0.0)
     features = FeatureConfig(**{"num_mel_bins": mel_bins} | values, normalize="none" if cache_aware else "per_feature")
-    if features.num_mel_bins != mel_bins:
-        raise ConfigError(f"{folder}: the feature extractor has {features.num_mel_bins} mel bins, the encoder {mel_bins}")
+    if (got := features.num_mel_bins) != mel_bins:
+        raise ConfigError(f"{folder}: the feature extractor has {got} mel bins, the encoder {mel_bins}")
     if (dtype := extractor.get("mel_filters_dtype", "float32")) != "float32":
         raise ConfigError(f"{folder}: feature extractor: mel_filters_dtype is {dtype}; only float32 is supported")
     return features

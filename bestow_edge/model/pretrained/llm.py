@@ -5,16 +5,18 @@ It knows what every LLM must have here: causal, text alone, embeddings as input,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import logging as hf_logging
 
 from bestow_edge.errors import CheckpointError, ConfigError
 from bestow_edge.model.pretrained.chat import chat_template, end_ids
@@ -50,7 +52,7 @@ def read_llm(folder: Path, *, every_name: bool = False) -> LlmPart:
 def _config(folder: Path) -> Untyped:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OSError, StrictDataclassError) as error:
         raise ConfigError(f"{folder}: no LLM that transformers knows ({_first_line(error)})") from error
     if config.get_text_config() is not config:
         raise ConfigError(f"{folder}: a {config.model_type} takes more than text; give a text-only LLM of this family")
@@ -88,10 +90,16 @@ def _backend(tokenizer: Untyped, folder: Path) -> Tokenizer:
 
 
 def _model(folder: Path, config: Untyped, *, every: bool) -> PreTrainedModel:
+    load: Untyped = AutoModelForCausalLM.from_pretrained
     try:
         with _quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype="auto", trust_remote_code=False, output_loading_info=True
+            model, report = load(
+                folder,
+                config=config,
+                dtype="auto",
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are reported, and named below
+                output_loading_info=True,
             )
     except (SafetensorError, ValueError, TypeError, RuntimeError, EOFError) as error:
         raise CheckpointError(f"{folder}: its weights do not load ({_first_line(error)})") from error
@@ -109,14 +117,16 @@ def _model(folder: Path, config: Untyped, *, every: bool) -> PreTrainedModel:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers from drawing a progress bar and from logging tables: what is wrong becomes an error."""
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    transformers: Untyped = hf_logging
+    level, bar = transformers.get_verbosity(), transformers.is_progress_bar_enabled()
+    transformers.set_verbosity(logging.CRITICAL)
+    transformers.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
+        transformers.set_verbosity(level)
+        if bar:
+            transformers.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

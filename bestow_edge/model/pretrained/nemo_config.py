@@ -73,6 +73,9 @@ def feature_config(config: Section, where: str) -> FeatureConfig:
         raise ConfigError(f"{where}: highfreq {values['highfreq']}; only half the sample rate is supported")
     window = values["n_window_size"] or _samples(values, "window_size", rate, where)
     guard = values["log_zero_guard_value"]
+    guard = _GUARDS.get(guard) if isinstance(guard, str) else guard
+    if not isinstance(guard, (int, float)):
+        raise ConfigError(f"{where}: log_zero_guard_value is {values['log_zero_guard_value']!r}, expected a number")
     return FeatureConfig(
         sample_rate_hz=rate,
         num_mel_bins=_int(values, "features", where),
@@ -80,7 +83,7 @@ def feature_config(config: Section, where: str) -> FeatureConfig:
         window_samples=window,
         hop_samples=values["n_window_stride"] or _samples(values, "window_stride", rate, where),
         preemphasis=float(values["preemph"] or 0.0),
-        log_guard=_GUARDS.get(guard, guard) if isinstance(guard, str) else float(guard),
+        log_guard=float(guard),
         normalize=_normalize(values["normalize"], where),
     )
 

@@ -54,12 +54,15 @@ def read_nemo(path: Path) -> NemoFile:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[tarfile.TarFile, bool]]:
     """Yield the archive and whether it is compressed, when seeking in it would be slow."""
-    try:
-        archive, compressed = tarfile.open(path, "r:"), False
-    except tarfile.ReadError:
-        archive, compressed = tarfile.open(path, "r:*"), True
-    with archive:
+    compressed = _has_magic(path)
+    with tarfile.open(path, "r:*" if compressed else "r:") as archive:
         yield archive, compressed
+
+
+def _has_magic(path: Path) -> bool:
+    """Say whether a file begins like one of the formats that tarfile decompresses: gzip, bzip2, xz."""
+    with path.open("rb") as file:
+        return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
 
 
 def _members(archive: tarfile.TarFile, path: Path) -> dict[str, tarfile.TarInfo]:
@@ -73,7 +76,7 @@ def _members(archive: tarfile.TarFile, path: Path) -> dict[str, tarfile.TarInfo]
             raise CheckpointError(f"{path}: {name} is there twice or is no plain file; NeMo writes it otherwise")
         found[name] = member
     if missing := {CONFIG, WEIGHTS} - found.keys():
-        raise CheckpointError(f"{path}: holds no {' and no '.join(sorted(missing))}; expected what NeMo's save_to writes")
+        raise CheckpointError(f"{path}: holds no {' and no '.join(sorted(missing))}; NeMo's save_to writes both")
     return found
 
 
@@ -109,7 +112,7 @@ def _weights(
         else:
             weights = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: {WEIGHTS} holds more than tensors and is not read: it could run code") from error
+        raise CheckpointError(f"{path}: {WEIGHTS} holds more than tensors: it could run code") from error
     except RuntimeError as error:
         raise CheckpointError(f"{path}: {WEIGHTS} is damaged ({str(error).splitlines()[0]:.200})") from error
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
@@ -51,10 +52,11 @@ def build_encoder(fields: dict[str, Any], where: str) -> PreTrainedModel:
     """
     try:
         config = AutoConfig.for_model(**fields)
+        build: Any = AutoModel.from_config  # Any: transformers' auto classes have no types
         with torch.device("meta"):
-            encoder: PreTrainedModel = AutoModel.from_config(config)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: transformers refuses its sizes ({str(error).strip():.300})") from error
+            encoder: PreTrainedModel = build(config)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise ConfigError(f"{where}: transformers refuses its sizes ({' '.join(str(error).split()):.300})") from error
     return encoder
 
 

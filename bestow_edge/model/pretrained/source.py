@@ -6,7 +6,7 @@ It knows names and files, not what they hold. What is downloaded is JSON, tokeni
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import huggingface_hub
 from huggingface_hub import errors as hub
@@ -18,6 +18,8 @@ NEMO_SUFFIX = ".nemo"
 CONFIG = "config.json"
 TEXTS = ("*.json", "*.jinja", "*.txt", "*.model")  # configs, chat templates, vocabularies, sentencepiece tokenizers
 PICKLES = "pytorch_model*.bin"
+
+_LINE_ERRORS: Any = hub.HfHubHTTPError.__bases__[0]  # Any: the HTTP library's own base error, whichever library it is
 
 
 def find_source(name: str, part: Part, *, offline: bool = False) -> Path:
@@ -80,9 +82,9 @@ def _snapshot(name: str, patterns: tuple[str, ...], *, offline: bool) -> Path:
     except hub.HFValidationError as error:
         raise HubError(f"{name}: no such file or folder, and no Hub id either; an id looks like OWNER/NAME") from error
     except hub.GatedRepoError as error:
-        raise HubError(f"{name}: the Hub wants its terms accepted; do so on its page, then run: hf auth login") from error
+        raise HubError(f"{name}: the Hub wants its terms accepted on its page, and then: hf auth login") from error
     except hub.RepositoryNotFoundError as error:
-        raise HubError(f"{name}: no such file or folder, and the Hub has no such repository, or not for you") from error
+        raise HubError(f"{name}: no such file or folder, and the Hub has no such model, or none for you") from error
     except hub.RevisionNotFoundError as error:
         raise HubError(f"{name}: the Hub's repository has no revision {revision}") from error
     except (hub.EntryNotFoundError, hub.OfflineModeIsEnabled) as error:
@@ -92,5 +94,5 @@ def _snapshot(name: str, patterns: tuple[str, ...], *, offline: bool) -> Path:
         else:
             hint = "the Hub cannot be reached: check the connection, or give a folder"
         raise HubError(f"{name}: {where}; {hint}") from error
-    except hub.HTTPError as error:  # the base of all that goes wrong on the line
+    except _LINE_ERRORS as error:
         raise HubError(f"{name}: the Hub cannot be reached ({str(error).splitlines()[0]:.200})") from error

@@ -42,7 +42,7 @@ def read_tensors(folder: Path) -> dict[str, Path]:
         files = [folder / WEIGHTS]
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(f"{folder}: {', '.join(missing)} is missing; expected weights as safetensors")
-    tensors = {}
+    tensors: dict[str, Path] = {}
     for file in files:
         try:
             with safe_open(file, framework="pt") as opened:
@@ -54,7 +54,7 @@ def read_tensors(folder: Path) -> dict[str, Path]:
 
 def load_tensors(files: Mapping[str, Path]) -> dict[str, Tensor]:
     """Read tensors, by name, from the files that hold them."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for file in sorted(set(files.values())):
         with safe_open(file, framework="pt") as opened:
             tensors |= {name: opened.get_tensor(name) for name, home in files.items() if home == file}
