@@ -19,43 +19,52 @@ ADAPTER = AdapterConfig(num_layers=2)
 POLICY = PolicyConfig()
 
 
+Encoder = Annotated[
+    str, typer.Option("--encoder", metavar="X", help="Folder, .nemo file or Hub id of a FastConformer encoder.")
+]
+Llm = Annotated[str, typer.Option("--llm", metavar="Y", help="Folder or Hub id of a decoder-only LLM.")]
+Out = Annotated[Path, typer.Option("--out", metavar="CKPT", help="Directory to make.")]
+Pairs = Annotated[str, typer.Option("--pairs", metavar="PAIR,...", help="Pairs to train for; en-en transcribes.")]
+Layers = Annotated[int, typer.Option("--adapter-layers", min=1, metavar="N", help="Layers of the adapter.")]
+Width = Annotated[int, typer.Option("--adapter-width", min=1, metavar="N", help="Width of the adapter.")]
+Heads = Annotated[int, typer.Option("--adapter-heads", min=1, metavar="N", help="Heads of its attentions.")]
+Ffn = Annotated[int, typer.Option("--adapter-ffn", min=1, metavar="N", help="Its feed-forward width over its width.")]
+Mixer = Annotated[
+    Literal["attention", "lstm"], typer.Option("--text-mixer", help="What mixes text; lstm needs --adapter-layers 1.")
+]
+PromptMode = Annotated[
+    Literal["null_frame", "bypass"], typer.Option("--prompt-mode", help="What the prompt sees of the adapter.")
+]
+K = Annotated[int, typer.Option("--k", min=1, metavar="N", help="wait-k: blocks heard before the first token.")]
+L = Annotated[int, typer.Option("--l", min=1, metavar="N", help="Steps of 80 ms in a block.")]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option("--dtype", help="Of the stored weights; auto keeps what the parts have."),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of the adapter's first weights.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never download: files and the Hub's cache alone.")]
+AllNames = Annotated[bool, typer.Option("--all-names", help="Name every weight that does not fit.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a checkpoint that is there.")]
+
+
 def init(
-    encoder: Annotated[
-        str, typer.Option("--encoder", metavar="X", help="Folder, .nemo file or Hub id of a FastConformer encoder.")
-    ],
-    llm: Annotated[str, typer.Option("--llm", metavar="Y", help="Folder or Hub id of a decoder-only LLM.")],
-    out: Annotated[Path, typer.Option("--out", metavar="CKPT", help="Directory to make.")],
-    pairs: Annotated[
-        str, typer.Option("--pairs", metavar="PAIR,...", help="Language pairs to train for; en-en transcribes.")
-    ] = "en-en",
-    adapter_layers: Annotated[int, typer.Option("--adapter-layers", min=1, metavar="N")] = ADAPTER.num_layers,
-    adapter_width: Annotated[int, typer.Option("--adapter-width", min=1, metavar="N")] = ADAPTER.width,
-    adapter_heads: Annotated[int, typer.Option("--adapter-heads", min=1, metavar="N")] = ADAPTER.num_heads,
-    adapter_ffn: Annotated[
-        int, typer.Option("--adapter-ffn", min=1, metavar="N", help="Feed-forward width over --adapter-width.")
-    ] = ADAPTER.ffn_factor,
-    text_mixer: Annotated[
-        Literal["attention", "lstm"], typer.Option("--text-mixer", help="lstm needs --adapter-layers 1.")
-    ] = ADAPTER.text_mixer,
-    prompt_mode: Annotated[
-        Literal["null_frame", "bypass"], typer.Option("--prompt-mode", help="What the prompt sees of the adapter.")
-    ] = ADAPTER.prompt_mode,
-    k: Annotated[
-        int, typer.Option("--k", min=1, metavar="N", help="wait-k: blocks before the first token.")
-    ] = POLICY.k,
-    l: Annotated[  # noqa: E741 - the paper's letter
-        int, typer.Option("--l", min=1, metavar="N", help="Steps of 80 ms in a block.")
-    ] = POLICY.l,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option("--dtype", help="Of the stored weights; auto keeps what the parts have."),
-    ] = "auto",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the adapter's first weights.")] = 0,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Never download: files and the Hub's cache alone.")
-    ] = False,
-    all_names: Annotated[bool, typer.Option("--all-names", help="Name every weight that does not fit.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint that is there.")] = False,
+    encoder: Encoder,
+    llm: Llm,
+    out: Out,
+    pairs: Pairs = "en-en",
+    adapter_layers: Layers = ADAPTER.num_layers,
+    adapter_width: Width = ADAPTER.width,
+    adapter_heads: Heads = ADAPTER.num_heads,
+    adapter_ffn: Ffn = ADAPTER.ffn_factor,
+    text_mixer: Mixer = ADAPTER.text_mixer,
+    prompt_mode: PromptMode = ADAPTER.prompt_mode,
+    k: K = POLICY.k,
+    l: L = POLICY.l,  # noqa: E741 - the paper's letter
+    dtype: Dtype = "auto",
+    seed: Seed = 0,
+    offline: Offline = False,
+    all_names: AllNames = False,
+    force: Force = False,
     as_json: options.Json = False,
 ) -> None:
     """Make a checkpoint to train from: a pretrained encoder, a pretrained LLM and a fresh adapter between them.
@@ -73,23 +82,17 @@ def init(
         with needs_extra("train"):
             from bestow_edge.model.pretrained.assemble import InitRequest, init_checkpoint
 
-            request = InitRequest(
-                encoder=encoder,
-                llm=llm,
-                adapter=AdapterConfig(
-                    num_layers=adapter_layers,
-                    width=adapter_width,
-                    num_heads=adapter_heads,
-                    ffn_factor=adapter_ffn,
-                    text_mixer=text_mixer,
-                    prompt_mode=prompt_mode,
-                ),
-                pairs=tuple(pairs.split(",")),
-                policy=PolicyConfig(k=k, l=l),
-                dtype=dtype,
-                seed=seed,
-                offline=offline,
+            adapter = AdapterConfig(
+                num_layers=adapter_layers,
+                width=adapter_width,
+                num_heads=adapter_heads,
+                ffn_factor=adapter_ffn,
+                text_mixer=text_mixer,
+                prompt_mode=prompt_mode,
             )
+            policy, names = PolicyConfig(k=k, l=l), tuple(pairs.split(","))
+            request = InitRequest(encoder=encoder, llm=llm, adapter=adapter, pairs=names, policy=policy, dtype=dtype,
+                                  seed=seed, offline=offline)  # fmt: skip
             result = init_checkpoint(request, out, force=force, every_name=all_names, progress=step)
     _report(result, as_json=as_json)
 

@@ -35,6 +35,7 @@ def save_checkpoint(model: BestowModel, tokenizer_json: str, directory: Path, *,
         (partial / CONFIG_FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
         (partial / TOKENIZER_FILE).write_text(tokenizer_json, encoding="utf-8")
         save_model(model, str(partial / WEIGHTS_FILE))
+        (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private
 
 
 def load_checkpoint(directory: Path) -> BestowModel:

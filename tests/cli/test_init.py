@@ -21,6 +21,7 @@ from bestow_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from bestow_edge.policy import WaitK, visible_steps
 from bestow_edge.runtime import read_audio
 
+pytestmark = pytest.mark.usefixtures("no_line")
 AUDIO = Path(__file__).parents[1] / "audio" / "fsdd" / "3_george_4.ogg"
 ADAPTER = ("--adapter-width", 48, "--adapter-heads", 4)
 STEPS = 6

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,16 +165,6 @@ def test_paths(tmp_path: Path) -> None:
     for name in ("./nowhere", "/no/where", "a/b/c", "gone.nemo", "~/nowhere-at-all"):
         with pytest.raises(CheckpointError, match="no such file or folder; a Hub id would look like OWNER/NAME"):
             find_source(name, "encoder")
-
-
-@pytest.fixture
-def no_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail on any connection."""
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("a test went to the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 @pytest.fixture

@@ -1,11 +1,7 @@
-"""Encoders out of `.nemo` files: NeMo's numbers, other sizes, what is refused, and that nothing in a file is run."""
+"""Encoders out of `.nemo` files: NeMo's numbers, other sizes and what is refused."""
 
 from __future__ import annotations
 
-import io
-import os
-import pickle
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,6 @@ from nemo_files import (
     BIDIRECTIONAL,
     CACHE_AWARE,
     CONTEXTS,
-    Weights,
     nemo_config,
     nemo_fixture,
     random_weights,
@@ -28,15 +23,18 @@ from nemo_files import (
 from torch import Tensor
 
 from bestow_edge.config import SUBSAMPLING, AdapterConfig, ModelConfig
-from bestow_edge.errors import BestowEdgeError, CheckpointError, ConfigError
+from bestow_edge.errors import CheckpointError, ConfigError
 from bestow_edge.export.bidirectional import BidirectionalEncoder
 from bestow_edge.export.encoder import EncoderChunk
+from bestow_edge.export.graph import sample_inputs, write_graph
 from bestow_edge.features import log_mel
 from bestow_edge.graphs import FIRST_FRAME, encoder_spec
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.pretrained.nemo import nemo_encoder
 from bestow_edge.model.pretrained.nemo_file import read_nemo
 from bestow_edge.model.pretrained.parts import EncoderPart, plain_config
+from bestow_edge.runtime.encoder_stream import EncoderStream
+from bestow_edge.runtime.graph import Graph
 
 TOLERANCE = 1e-4  # float32 sums in another order; 1e-5 was measured, of values near 3
 LOOKAHEADS = [right for _, right in CONTEXTS]
@@ -114,16 +112,23 @@ def assert_near(got: Tensor | npt.NDArray[np.float32], want: Tensor | npt.NDArra
 
 def fixture(name: str) -> tuple[Path, dict[str, npt.NDArray[np.float32]]]:
     """Return a file that NeMo wrote and NeMo's outputs."""
-    path, outputs = nemo_fixture(f"{name}.nemo"), nemo_fixture(f"{name}.npz")
-    if path is None or outputs is None:
+    if (path := nemo_fixture(f"{name}.nemo")) is None:
         pytest.skip(f"{name}.nemo is not here; see tests/fixtures/nemo/README.md")
-    return path, dict(np.load(outputs))
+    return path, outputs_of_nemo(name)
 
 
-@pytest.mark.parametrize("name", ["streaming", "offline"])
-def test_features_are_those_of_nemo(name: str) -> None:
-    path, outputs = fixture(name)
-    frames = log_mel(outputs["waveform"], nemo_encoder(path).features)
+def outputs_of_nemo(name: str) -> dict[str, npt.NDArray[np.float32]]:
+    path = nemo_fixture(f"{name}.npz")
+    assert path is not None
+    return dict(np.load(path))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("streaming", CACHE_AWARE), ("offline", BIDIRECTIONAL)])
+def test_features_are_those_of_nemo(tmp_path: Path, name: str, kind: dict[str, Any]) -> None:
+    config = nemo_config(kind)  # with the preprocessor that these features were made with
+    outputs = outputs_of_nemo(name)
+    features = nemo_encoder(write_nemo(tmp_path / "m.nemo", config, random_weights(config))).features
+    frames = log_mel(outputs["waveform"], features)
     assert_near(frames, outputs["features"][: len(frames)])
     assert not outputs["features"][len(frames) :].any()  # NeMo pads with zeros
 
@@ -147,6 +152,29 @@ def test_bidirectional_encoder_is_that_of_nemo(tiny_llm_config: dict[str, Any]) 
     mel = torch.from_numpy(log_mel(outputs["waveform"], part.features))
     for encoded in (whole(model, mel), windowed(model, mel)):
         assert_near(encoded, outputs["encoded"])
+
+
+def test_a_waveform_through_the_exported_graph(tiny_llm_config: dict[str, Any], tmp_path: Path) -> None:
+    outputs = outputs_of_nemo("streaming")
+    config = nemo_config(CACHE_AWARE)
+    path = nemo_fixture("streaming.nemo") or write_nemo(tmp_path / "m.nemo", config, random_weights(config))
+    model = bestow(nemo_encoder(path), tiny_llm_config)
+    spec = encoder_spec(model.config)
+    write_graph(EncoderChunk(model).eval(), spec, sample_inputs(spec), tmp_path / "encoder_chunk.onnx")
+    graph = Graph(tmp_path / "encoder_chunk.onnx", spec, device="cpu", threads=1)
+    file = read_nemo(path)
+    for lookahead in LOOKAHEADS:
+        stream = EncoderStream(graph, model.config, lookahead)
+        state, chunks = stream.initial_state(), []
+        for block in np.array_split(outputs["waveform"], 40):
+            new, state = stream.feed(block, state)
+            chunks += new
+        chunks += stream.finish(state)
+        got = np.concatenate([chunk.keys[0, 0, 0] for chunk in chunks])
+        mel = torch.from_numpy(outputs["features"][: len(outputs["waveform"]) // 160])  # as NeMo computed them
+        assert_near(got, reference_encode(file.config, file.weights, mel, [70, lookahead]))
+        if path.name == "streaming.nemo":
+            assert_near(got, outputs[f"encoded_70_{lookahead}"])
 
 
 @pytest.mark.parametrize("name", ["streaming", "offline"])
@@ -271,10 +299,6 @@ def test_what_cannot_be_computed_is_refused(tmp_path: Path, message: str) -> Non
     assert str(path) in str(caught.value) or "left_context" in message
 
 
-def change(weights: Weights, **changes: Tensor | None) -> Weights:
-    return {name: tensor for name, tensor in (weights | changes).items() if tensor is not None}
-
-
 def test_missing_and_surplus_weights_are_named(tmp_path: Path) -> None:
     config = nemo_config(CACHE_AWARE)
     weights = random_weights(config)
@@ -303,78 +327,3 @@ def test_stored_filters_must_be_those_of_the_front_end(tmp_path: Path) -> None:
     odd = random_weights(config) | {"preprocessor.featurizer.fb": torch.zeros(1, 80, 257)}
     with pytest.raises(CheckpointError, match=r"featurizer\.fb differs by 2\.6e-02 from"):
         nemo_encoder(write_nemo(tmp_path / "m.nemo", config, odd))
-
-
-class Evil:
-    """Runs a command when it is unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("owned",)
-
-
-def test_nothing_in_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    config = nemo_config(CACHE_AWARE)
-    path = write_nemo(tmp_path / "m.nemo", config, random_weights(config) | {"evil": Evil()})
-    with pytest.raises(CheckpointError, match=r"model_weights\.ckpt holds more than tensors"):
-        nemo_encoder(path)
-    members = {"model_config.yaml": b"!!python/object/apply:os.mkdir [owned]", "model_weights.ckpt": b""}
-    pack(path, members)
-    with pytest.raises(CheckpointError, match="not plain YAML"):
-        nemo_encoder(path)
-    pack(path, {"model_config.yaml": b"{}", "model_weights.ckpt": pickle.dumps(Evil(), protocol=2)})
-    with pytest.raises(CheckpointError, match=r"model_weights\.ckpt"):
-        nemo_encoder(path)
-    assert not (tmp_path / "owned").exists()
-
-
-def pack(path: Path, members: dict[str, bytes | tarfile.TarInfo]) -> None:
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            if isinstance(content, tarfile.TarInfo):
-                archive.addfile(content)
-                continue
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
-def test_links_and_foreign_paths_are_not_followed(tmp_path: Path) -> None:
-    link = tarfile.TarInfo("model_config.yaml")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    path = tmp_path / "m.nemo"
-    pack(path, {"model_weights.ckpt": b"", "../escaped": b"x", "model_config.yaml": link})
-    with pytest.raises(CheckpointError, match=r"model_config\.yaml is there twice or is no plain file"):
-        nemo_encoder(path)
-    assert not (tmp_path.parent / "escaped").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "not a .nemo file, or a damaged one"),
-        (b"no archive at all" * 100, "not a .nemo file, or a damaged one"),
-        (b"\x1f\x8b\x08\x00broken gzip", "not a .nemo file, or a damaged one"),
-    ],
-)
-def test_no_archive(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "m.nemo"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=message):
-        nemo_encoder(path)
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_truncated_files(tmp_path: Path, share: float, compressed: bool) -> None:
-    config = nemo_config(CACHE_AWARE)
-    path = write_nemo(tmp_path / "m.nemo", config, random_weights(config), compressed=compressed)
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(BestowEdgeError, match=r"m\.nemo: "):
-        nemo_encoder(path)
-
-
-def test_a_member_is_missing(tmp_path: Path) -> None:
-    pack(tmp_path / "m.nemo", {"model_config.yaml": b"{}", "mp_rank_00/model_weights.ckpt": b""})
-    with pytest.raises(CheckpointError, match=r"holds no model_weights\.ckpt; NeMo's save_to writes both"):
-        nemo_encoder(tmp_path / "m.nemo")
