@@ -180,7 +180,7 @@ def _without_weights() -> Iterator[None]:
 
 def _summaries(model: BestowModel, request: InitRequest) -> tuple[PartSummary, ...]:
     config = model.config
-    adapter = f"{config.adapter.num_layers} layers of width {config.adapter.width}"
+    adapter = f"{config.adapter.num_layers} x width {config.adapter.width}"
     rows = (
         ("encoder", config.encoder["model_type"], model.encoder, request.encoder),
         ("adapter", adapter, model.adapter, f"fresh, seed {request.seed}"),
