@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from bestow_edge.errors import CheckpointError, ConfigError
 from bestow_edge.export.bidirectional import BidirectionalEncoder
 from bestow_edge.export.encoder import EncoderChunk
 from bestow_edge.export.graph import sample_inputs, write_graph
+from bestow_edge.export.parity import torch_reference
 from bestow_edge.features import log_mel
-from bestow_edge.graphs import FIRST_FRAME, encoder_spec
+from bestow_edge.graphs import encoder_spec
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.pretrained.nemo import nemo_encoder
 from bestow_edge.model.pretrained.nemo_file import read_nemo
@@ -67,24 +69,34 @@ def bestow(part: EncoderPart, llm: dict[str, Any]) -> BestowModel:
     return model.eval()
 
 
-@torch.no_grad()
+class TorchGraph:
+    """The module that is exported, in the place of its graph."""
+
+    def __init__(self, model: BestowModel) -> None:
+        self.spec = encoder_spec(model.config)
+        self._run = torch_reference(EncoderChunk(model).eval(), self.spec)
+        self._feeds: dict[str, Any] = {}
+
+    def runner(self) -> TorchGraph:
+        return self
+
+    def bind(self, arrays: dict[str, Any]) -> None:
+        self._feeds |= arrays
+
+    def run(self) -> dict[str, Any]:
+        return self._run(self._feeds)
+
+
 def chunked(model: BestowModel, mel: Tensor, lookahead: int) -> Tensor:
-    """Run the module that is exported chunk by chunk; returns (steps, d_model)."""
-    module = EncoderChunk(model).eval()
-    frames, bins = SUBSAMPLING * (lookahead + 1), mel.shape[1]
-    padded = torch.cat([torch.zeros(FIRST_FRAME, bins), mel])
-    states = [
-        torch.zeros([1 if axis == "batch" else axis for axis in t.axes]) for t in encoder_spec(model.config).states
-    ]
-    keys, cache_steps = [], 0
-    for start in range(0, padded.shape[0], frames):
-        chunk = padded[start : start + frames]
-        end = chunk.shape[0]
-        chunk = torch.nn.functional.pad(chunk, (0, 0, 0, frames - end))
-        numbers = [torch.tensor([number]) for number in (FIRST_FRAME if start == 0 else 0, end, cache_steps)]
-        new_keys, _, *states = module(chunk[None], *numbers, *states)
-        keys.append(new_keys[0, 0, 0, : -(-end // SUBSAMPLING)])
-        cache_steps = min(model.config.streaming.left_context, cache_steps + lookahead + 1)
+    """Run the module that is exported chunk by chunk, as a session does; returns (steps, d_model)."""
+    graph: Any = TorchGraph(model)
+    stream = EncoderStream(graph, model.config, lookahead)
+    state = stream.initial_state()
+    state = stream.end(replace(state, frames=np.concatenate([state.frames, mel.numpy()])))
+    keys = []
+    while stream.has_chunk(state):
+        chunk, state = stream.next_chunk(state)
+        keys.append(torch.from_numpy(chunk.keys[0, 0, 0]))
     return torch.cat(keys)
 
 
