@@ -29,7 +29,7 @@ def load_config(directory: Path) -> ModelConfig:
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
         if not (directory / name).is_file():
-            raise CheckpointError(f"{directory}: not a checkpoint, {name} is missing; make one with bestow-edge train")
+            raise CheckpointError(f"{directory}: not a checkpoint, {name} is missing; make one with train or init")
     document = read_json(directory / CONFIG_FILE)
     if document.get("format") != FORMAT or document.get("format_version") != FORMAT_VERSION:
         got = f"{document.get('format')} {document.get('format_version')}"

@@ -6,6 +6,7 @@
     |- AudioDeviceError       (OSError)            no microphone, no PortAudio, device lost
     |- ManifestError          (ValueError)         a training or evaluation manifest line is wrong
     |- CheckpointError        (ValueError)         a checkpoint directory is missing or damaged
+    |- HubError               (OSError)            the Hugging Face Hub has no such model, refuses it or is out of reach
     |- BundleError            (ValueError)         a bundle cannot be used
     |  |- BundleMissingError  (FileNotFoundError)  no bundle there, or a file of it is missing
     |  |- BundleVersionError                       written in another format version
@@ -45,7 +46,11 @@ class ManifestError(BestowEdgeError, ValueError):
 
 
 class CheckpointError(BestowEdgeError, ValueError):
-    """A checkpoint directory is missing, incomplete or does not fit its config."""
+    """A checkpoint, of this or of another project, is missing, incomplete or does not fit its config."""
+
+
+class HubError(BestowEdgeError, OSError):
+    """A model of the Hugging Face Hub is neither in its cache nor to be had."""
 
 
 class BundleError(BestowEdgeError, ValueError):

@@ -187,9 +187,14 @@ def _corners_hz(config: FeatureConfig) -> npt.NDArray[np.float64]:
 
 
 @lru_cache(maxsize=8)
-def _window(config: FeatureConfig) -> npt.NDArray[np.float32]:
-    """Return the symmetric Hann window, shape (window_samples,), read-only."""
-    return _read_only(np.hanning(config.window_samples).astype(np.float32))
+def hann_window(config: FeatureConfig) -> npt.NDArray[np.float32]:
+    """Return the symmetric Hann window, shape (window_samples,), read-only.
+
+    Source: torch's `hann_window(periodic=False)`, with which encoders are trained and which `.nemo` files hold. It is
+    computed in float32 and up to 2e-7 off; so is this one, to 6e-8. That shows in bins 80 dB below the loudest.
+    """
+    angles = np.arange(config.window_samples, dtype=np.float32) * np.float32(2 * np.pi / (config.window_samples - 1))
+    return _read_only(np.float32(0.5) - np.float32(0.5) * np.cos(angles))
 
 
 def _reach_samples(config: FeatureConfig) -> tuple[int, int]:
@@ -213,7 +218,7 @@ def _transform(windows: npt.NDArray[np.float32], config: FeatureConfig) -> npt.N
 
     The window starts at the FFT's first sample instead of its middle: that changes phases, which the power drops.
     """
-    spectrum = np.fft.rfft(windows * _window(config), n=config.n_fft)  # (frames, bins)
+    spectrum = np.fft.rfft(windows * hann_window(config), n=config.n_fft)  # (frames, bins)
     power = spectrum.real**2 + spectrum.imag**2
     # One vector product per frame, not one matrix product: BLAS adds up in another order for other numbers of rows,
     # and a frame must not depend on the block it came in.

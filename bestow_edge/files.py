@@ -24,8 +24,7 @@ def atomic_directory(target: Path, *, replace: bool) -> Iterator[Path]:
         ConfigError: `target` exists and is not a directory, or may not be replaced.
     """
     target = target.resolve()
-    if target.exists() and (not replace or not target.is_dir()):
-        raise ConfigError(f"{target} exists; choose another path or allow it to be replaced (--force)")
+    check_free(target, replace=replace)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -33,6 +32,16 @@ def atomic_directory(target: Path, *, replace: bool) -> Iterator[Path]:
         _take_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_free(target: Path, *, replace: bool) -> None:
+    """Refuse a path at which no directory can be made; for use before long work as well.
+
+    Raises:
+        ConfigError: `target` exists and is not a directory, or may not be replaced.
+    """
+    if target.exists() and (not replace or not target.is_dir()):
+        raise ConfigError(f"{target.resolve()} exists; choose another path or allow it to be replaced (--force)")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -89,6 +89,7 @@ class _SplitAttention:
         attention_mask: Tensor,
         *,
         scaling: float | None = None,
+        softcap: float | None = None,
         **_: object,
     ) -> tuple[Tensor, None]:
         """Attention of one layer, transformers' `AttentionInterface`.
@@ -100,6 +101,7 @@ class _SplitAttention:
             value: (batch, kv_heads, tokens, head_dim).
             attention_mask: from `mask`.
             scaling: factor on the scores; head_dim ** -0.5 when None.
+            softcap: bound that the scores approach, as Gemma 2 has; None for none.
 
         Returns:
             (batch, tokens, heads, head_dim), and no weights.
@@ -113,6 +115,8 @@ class _SplitAttention:
         # The heads that share keys become rows of one product: the buffer is never repeated.
         rows = (query * scale).reshape(batch, kv_heads, -1, head_dim)  # (batch, kv_heads, group * tokens, head_dim)
         scores = torch.cat([rows @ past_key.transpose(2, 3), rows @ key.transpose(2, 3)], dim=-1)
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
         scores = scores.reshape(batch, kv_heads, heads // kv_heads, tokens, capacity + tokens)
         weights = torch.softmax(scores + attention_mask[:, None], dim=-1)
         weights = weights.reshape(batch, kv_heads, -1, capacity + tokens)  # (batch, kv_heads, group * tokens, ...)
@@ -202,6 +206,6 @@ def _check_parity(step: LlmStep, embeds: Tensor, expected: Tensor, caches: tuple
     if not difference <= PARITY_TOLERANCE:
         raise ParityError(
             f"{type(step.llm).__name__}: logits differ by {difference:.1e} of the largest from the model's own, "
-            f"expected at most {PARITY_TOLERANCE:.0e}; its attention has a part (sinks, score caps, biases) that this "
+            f"expected at most {PARITY_TOLERANCE:.0e}; its attention has a part (sinks, biases and the like) that this "
             "export lacks: choose another LLM"
         )

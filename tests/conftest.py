@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -173,3 +174,13 @@ def speech() -> np.ndarray:
     pitch = 120 + 60 * np.sin(2 * np.pi * 0.7 * seconds)
     voice = np.sign(np.sin(2 * np.pi * np.cumsum(pitch) / 16000)) * (np.sin(2 * np.pi * 3 * seconds) > 0)
     return (0.1 * voice + 0.01 * rng.standard_normal(seconds.size)).astype(np.float32)
+
+
+@pytest.fixture
+def no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail on any connection."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a test went to the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)

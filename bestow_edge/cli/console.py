@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -105,6 +105,20 @@ def needs_extra(extra: str) -> Iterator[None]:
         if module in {"", "bestow_edge"}:
             raise
         raise MissingExtraError(module, extra) from error
+
+
+@contextmanager
+def shown_steps() -> Iterator[Callable[[str], None]]:
+    """Yield what shows a step: with a clock on a terminal, as lines elsewhere."""
+    if not err.is_terminal:
+        yield say
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda description: progress.update(task, description=description)
 
 
 class _StderrHandler(logging.Handler):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bestow_edge.cli import options
-from bestow_edge.cli.console import err, megabytes, needs_extra, new_table, say, write_json, write_tables
+from bestow_edge.cli.console import megabytes, needs_extra, new_table, shown_steps, write_json, write_tables
 from bestow_edge.cli.inspect import parity_table, quantization_tables
 
 
@@ -48,7 +46,7 @@ def export(
       bestow-edge export runs/digits/checkpoint --out digits --precision fp32 --force
       bestow-edge export ckpt --out bundle --precision encoder=int8,llm=int4 --utterances dev.jsonl
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
-    with _shown_steps() as step:
+    with shown_steps() as step:
         step("loading torch")
         with needs_extra("export"):
             from bestow_edge.export.pipeline import Check, export_bundle
@@ -74,17 +72,3 @@ def export(
         sizes.add_row(entry.path, megabytes(entry.size))
     sizes.add_row("all", megabytes(sum(entry.size for entry in files)))
     write_tables(parity_table(result.manifest), *quantization_tables(result.manifest), sizes)
-
-
-@contextmanager
-def _shown_steps() -> Iterator[Callable[[str], None]]:
-    """Yield what shows a step: with a clock on a terminal, as lines elsewhere."""
-    if not err.is_terminal:
-        yield say
-        return
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda description: progress.update(task, description=description)

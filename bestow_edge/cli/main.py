@@ -18,6 +18,7 @@ from bestow_edge.cli.bench import bench
 from bestow_edge.cli.console import logs_on_stderr, say, say_error, use_utf8, write
 from bestow_edge.cli.evaluate import evaluate
 from bestow_edge.cli.export import export
+from bestow_edge.cli.init import init
 from bestow_edge.cli.inspect import inspect
 from bestow_edge.cli.machine import devices, doctor
 from bestow_edge.cli.mic import mic
@@ -38,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run, export and train BESTOW streaming speech models: speech in, text out, without torch at run time.",
 )
-for command in (run, mic, replay, devices, doctor, verify, inspect, bench, export, train, report):
+for command in (run, mic, replay, devices, doctor, verify, inspect, bench, init, train, export, report):
     app.command()(command)
 app.command("eval")(evaluate)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
@@ -43,7 +44,7 @@ class BestowModel(nn.Module):
         build: Any = AutoModel.from_config  # Any: transformers' auto classes have no types
         build_llm: Any = AutoModelForCausalLM.from_config
         encoder = build(encoder_config, attn_implementation="sdpa")
-        llm = build_llm(_transformers_config(config.llm, "llm"), attn_implementation="sdpa")
+        llm = build_llm(_transformers_config(config.llm, "llm"))  # sdpa, unless the family needs eager (Gemma 2)
         return cls(config, encoder, llm)
 
     @property
@@ -95,5 +96,5 @@ def _transformers_config(values: dict[str, Any], part: str) -> Any:  # Any: a Pr
     options = dict(values)
     try:
         return AutoConfig.for_model(options.pop("model_type"), **options)
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         raise ConfigError(f"{part}: transformers refuses this config: {error}") from error

@@ -31,19 +31,24 @@ from bestow_edge.files import atomic_directory
 from bestow_edge.model.bestow import BestowModel
 
 
-def save_checkpoint(model: BestowModel, tokenizer_json: str, directory: Path) -> None:
-    """Write a checkpoint, replacing one that is there.
+def save_checkpoint(model: BestowModel, tokenizer_json: str, directory: Path, *, replace: bool = True) -> None:
+    """Write a checkpoint.
 
     Args:
         model: the model; its weights are stored in their own dtype.
         tokenizer_json: content of the `tokenizers` file.
         directory: where it goes; it appears complete or not at all.
+        replace: a directory that is there may be replaced.
+
+    Raises:
+        ConfigError: `directory` exists and may not be replaced.
     """
     document = {"format": FORMAT, "format_version": FORMAT_VERSION, "model": model.config.to_dict()}
-    with atomic_directory(directory, replace=True) as partial:
+    with atomic_directory(directory, replace=replace) as partial:
         (partial / CONFIG_FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
         (partial / TOKENIZER_FILE).write_text(tokenizer_json, encoding="utf-8")
         save_model(model, str(partial / WEIGHTS_FILE))
+        (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private
 
 
 def load_checkpoint(directory: Path) -> BestowModel:

@@ -1,7 +1,6 @@
 """Encoding ahead: the same chunks and the same texts, whatever was begun for nothing."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 

@@ -1,0 +1,197 @@
+"""Pretrained encoder + pretrained LLM + a fresh adapter = a checkpoint that training starts from.
+
+It knows how the parts fit each other, not how they are read. The adapter's output begins as zero: its global residual
+then hands the token embeddings on as they are, so the LLM starts out as exactly the one that was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from bestow_edge.config import AdapterConfig, BidirectionalConfig, ModelConfig, PolicyConfig
+from bestow_edge.errors import CheckpointError, ConfigError
+from bestow_edge.files import check_free
+from bestow_edge.model.bestow import BestowModel
+from bestow_edge.model.checkpoint import save_checkpoint
+from bestow_edge.model.pretrained.huggingface import huggingface_encoder
+from bestow_edge.model.pretrained.llm import read_llm
+from bestow_edge.model.pretrained.nemo import nemo_encoder
+from bestow_edge.model.pretrained.nemo_config import BIDIRECTIONAL
+from bestow_edge.model.pretrained.parts import EncoderPart, LlmPart, plain_config
+from bestow_edge.model.pretrained.source import find_source
+from bestow_edge.prompts import parse_pair, prompt_text
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InitRequest:
+    """What a checkpoint is to be made of."""
+
+    encoder: str
+    """Folder, `.nemo` file or Hub id of the speech encoder."""
+    llm: str
+    """Folder or Hub id of the LLM."""
+    adapter: AdapterConfig
+    """Sizes of the fresh adapter."""
+    pairs: tuple[str, ...] = ("en-en",)
+    """Language pairs it will be trained for."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """Default policy."""
+    dtype: Dtype = "auto"
+    """Of the stored weights; `auto` keeps what each part has, float32 for the adapter."""
+    seed: int = 0
+    """Of the adapter's random weights."""
+    offline: bool = False
+    """Use files and the Hub's cache alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartSummary:
+    """One part of the checkpoint, for people."""
+
+    part: str
+    kind: str
+    parameters: int
+    dtype: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class InitResult:
+    """What was made."""
+
+    directory: Path
+    config: ModelConfig
+    parts: tuple[PartSummary, ...]
+    left_out: dict[str, int]
+    """Weights of the recogniser's other parts, which were not taken."""
+    has_chat_template: bool
+    """The LLM's tokenizer brought a chat template."""
+
+
+def init_checkpoint(
+    request: InitRequest, out: Path, *, force: bool = False, every_name: bool = False, progress: Progress
+) -> InitResult:
+    """Make a checkpoint out of pretrained parts.
+
+    Args:
+        request: the parts.
+        out: directory to make; it appears complete or not at all.
+        force: replace a directory that is there.
+        every_name: an error about weights names all of them.
+        progress: told what is being done, a few words at a time.
+
+    Raises:
+        CheckpointError: a part is missing, damaged, or its weights do not fit its config.
+        HubError: a Hub id cannot be had.
+        ConfigError: a part is of a kind that is not supported, the sizes do not fit, or `out` is there.
+        PromptError: a language pair is unknown.
+    """
+    check_free(out, replace=force)
+    pairs = tuple(str(parse_pair(pair)) for pair in request.pairs)
+    progress(f"encoder: looking for {request.encoder}")
+    encoder_path = find_source(request.encoder, "encoder", offline=request.offline)
+    progress(f"LLM: looking for {request.llm}")
+    llm_path = find_source(request.llm, "llm", offline=request.offline)
+    progress(f"encoder: reading {encoder_path}")
+    read_encoder = nemo_encoder if encoder_path.is_file() else huggingface_encoder
+    encoder = read_encoder(encoder_path, every_name=every_name)
+    progress(f"LLM: reading {llm_path}")
+    llm = read_llm(llm_path, every_name=every_name)
+    config = _config(request, pairs, encoder, llm)
+    _check_prompts(config, llm)
+    model = _put_together(config, encoder, llm, request)
+    _check_rebuilds(model)
+    progress(f"writing {out}")
+    save_checkpoint(model, llm.tokenizer.to_str(), out, replace=force)
+    return InitResult(out, config, _summaries(model, request), encoder.left_out, llm.has_chat_template)
+
+
+def _config(request: InitRequest, pairs: tuple[str, ...], encoder: EncoderPart, llm: LlmPart) -> ModelConfig:
+    fields = plain_config(encoder.module.config)
+    is_bidirectional = fields["model_type"] == BIDIRECTIONAL
+    return ModelConfig(
+        encoder=fields,
+        llm=plain_config(llm.module.config),
+        adapter=request.adapter,
+        features=encoder.features,
+        streaming=encoder.streaming,
+        bidirectional=BidirectionalConfig(block=request.policy.l) if is_bidirectional else None,
+        policy=request.policy,
+        chat=llm.chat,
+        pairs=pairs,
+    )
+
+
+def _check_prompts(config: ModelConfig, llm: LlmPart) -> None:
+    """Refuse an LLM whose context holds no prompt and answer.
+
+    Raises:
+        ConfigError: the context is too short.
+    """
+    for pair in config.pairs:
+        text = prompt_text(parse_pair(pair), config.chat)
+        length = len(llm.tokenizer.encode(text, add_special_tokens=False).ids)
+        if length >= config.llm["max_position_embeddings"]:
+            got = f"the prompt of {pair} has {length} tokens, the LLM's context {config.llm['max_position_embeddings']}"
+            raise ConfigError(f"llm: {got}; choose an LLM with a longer one")
+
+
+def _put_together(config: ModelConfig, encoder: EncoderPart, llm: LlmPart, request: InitRequest) -> BestowModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(request.seed)
+        model = BestowModel(config, encoder.module, llm.module)
+    nn.init.zeros_(model.adapter.text_out.weight)
+    nn.init.zeros_(model.adapter.text_out.bias)
+    if request.dtype != "auto":
+        model.to(getattr(torch, request.dtype))
+    return model.eval()
+
+
+def _check_rebuilds(model: BestowModel) -> None:
+    """Make sure that the stored config alone gives a model with the same weights.
+
+    Raises:
+        CheckpointError: it gives another one.
+    """
+    with _without_weights():
+        again = BestowModel.from_config(ModelConfig.from_dict(model.config.to_dict())).state_dict()
+    got = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if got != (want := {name: tensor.shape for name, tensor in again.items()}):
+        names = ", ".join(sorted(name for name in got.keys() | want.keys() if got.get(name) != want.get(name))[:6])
+        raise CheckpointError(f"its config does not rebuild the model: {names} differ; choose another encoder or LLM")
+
+
+@contextmanager
+def _without_weights() -> Iterator[None]:
+    """Build modules that hold shapes and no numbers."""
+    with torch.device("meta"):
+        yield
+
+
+def _summaries(model: BestowModel, request: InitRequest) -> tuple[PartSummary, ...]:
+    config = model.config
+    adapter = f"{config.adapter.num_layers} x width {config.adapter.width}"
+    rows = (
+        ("encoder", config.encoder["model_type"], model.encoder, request.encoder),
+        ("adapter", adapter, model.adapter, f"fresh, seed {request.seed}"),
+        ("llm", config.llm["model_type"], model.llm, request.llm),
+    )
+    return tuple(PartSummary(part, kind, _count(module), _dtype(module), source) for part, kind, module, source in rows)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())  # tied ones are counted once
+
+
+def _dtype(module: nn.Module) -> str:
+    return str(next(module.parameters()).dtype).removeprefix("torch.")

@@ -1,0 +1,116 @@
+"""An encoder out of a folder as transformers saves it: alone, or inside a whole recogniser (CTC, RNNT, TDT, Canary).
+
+Files are read directly, so that of a whole model the encoder's tensors alone are loaded. It knows transformers' file
+and field names, not where the folder came from.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bestow_edge.config import SUBSAMPLING, FeatureConfig, StreamingConfig, read_json
+from bestow_edge.errors import CheckpointError, ConfigError
+from bestow_edge.model.bestow import ENCODERS
+from bestow_edge.model.pretrained.nemo_config import CACHE_AWARE
+from bestow_edge.model.pretrained.parts import EncoderPart, build_encoder
+from bestow_edge.model.pretrained.weights import fill, load_tensors, part_sizes, read_tensors
+
+Fields = dict[str, Any]  # Any: decoded JSON
+
+_LANDMARK = "subsampling.linear.weight"  # a tensor that every encoder has
+_FRONT_END = {
+    "feature_size": "num_mel_bins",
+    "sampling_rate": "sample_rate_hz",
+    "hop_length": "hop_samples",
+    "n_fft": "n_fft",
+    "win_length": "window_samples",
+    "preemphasis": "preemphasis",
+}
+_SUBSAMPLING_SHAPE = {
+    "subsampling_factor": SUBSAMPLING,
+    "subsampling_conv_kernel_size": 3,
+    "subsampling_conv_stride": 2,
+}
+
+
+def huggingface_encoder(folder: Path, *, every_name: bool = False) -> EncoderPart:
+    """Read the encoder of a folder.
+
+    Args:
+        folder: with config.json and weights as safetensors.
+        every_name: an error about weights names all of them.
+
+    Raises:
+        CheckpointError: files are missing or damaged, or the weights do not fit the config.
+        ConfigError: it is no encoder this project knows.
+    """
+    whole = read_json(folder / "config.json")
+    fields = _encoder_fields(whole, folder)
+    encoder = build_encoder(fields, str(folder))
+    for name, want in _SUBSAMPLING_SHAPE.items():
+        if (got := getattr(encoder.config, name)) != want:
+            raise ConfigError(f"{folder}: encoder: {name} is {got}; only {want} is supported")
+    files = read_tensors(folder)
+    prefix = _prefix(files, folder)
+    own = {name: file for name, file in files.items() if name.startswith(prefix)}
+    left_out, unknown = part_sizes(files.keys() - own.keys())
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in load_tensors(own).items()}
+    fill(encoder, tensors, f"{folder}: encoder", surplus=unknown, every=every_name)
+    cache_aware = fields["model_type"] == CACHE_AWARE
+    processor = _processor(folder)
+    features = _features(processor.get("feature_extractor", {}), encoder.config.num_mel_bins, folder, cache_aware)
+    streaming = _streaming(encoder.config, processor, folder) if cache_aware else StreamingConfig()
+    return EncoderPart(encoder, features, streaming, left_out)
+
+
+def _encoder_fields(whole: Fields, folder: Path) -> Fields:
+    """Return the encoder's config, which is the whole one or its `encoder_config`."""
+    inner = whole.get("encoder_config")
+    for fields in (whole, inner):
+        if isinstance(fields, dict) and fields.get("model_type") in ENCODERS:
+            return {name: value for name, value in fields.items() if name not in ("dtype", "torch_dtype")}
+    got = whole.get("model_type")
+    if isinstance(inner, dict):
+        got = f"{got} with a {inner.get('model_type')}"
+    raise ConfigError(f"{folder}: a {got}; expected {' or '.join(ENCODERS)}, or a model with one as its encoder_config")
+
+
+def _prefix(names: dict[str, Path], folder: Path) -> str:
+    """Return what stands before the encoder's own names in those of the whole model."""
+    found = sorted(name.removesuffix(_LANDMARK) for name in names if f".{name}".endswith(f".{_LANDMARK}"))
+    if len(found) != 1:
+        raise CheckpointError(f"{folder}: {len(found)} weights end in {_LANDMARK}, expected one encoder")
+    return found[0]
+
+
+def _processor(folder: Path) -> Fields:
+    """Return the processor's config with its `feature_extractor`, which may be in a file of its own."""
+    whole = read_json(path) if (path := folder / "processor_config.json").is_file() else {}
+    if (path := folder / "preprocessor_config.json").is_file():
+        whole = {"feature_extractor": read_json(path)} | whole
+    return whole
+
+
+def _features(extractor: Fields, mel_bins: int, folder: Path, cache_aware: bool) -> FeatureConfig:
+    """Return the front-end; without a feature extractor, transformers' defaults for this kind of encoder."""
+    values = {ours: extractor[theirs] for theirs, ours in _FRONT_END.items() if theirs in extractor}
+    values["preemphasis"] = float(values.get("preemphasis", FeatureConfig().preemphasis) or 0.0)
+    features = FeatureConfig(**{"num_mel_bins": mel_bins} | values, normalize="none" if cache_aware else "per_feature")
+    if (got := features.num_mel_bins) != mel_bins:
+        raise ConfigError(f"{folder}: the feature extractor has {got} mel bins, the encoder {mel_bins}")
+    if (dtype := extractor.get("mel_filters_dtype", "float32")) != "float32":
+        raise ConfigError(f"{folder}: feature extractor: mel_filters_dtype is {dtype}; only float32 is supported")
+    return features
+
+
+def _streaming(config: Any, processor: Fields, folder: Path) -> StreamingConfig:  # Any: transformers has no types
+    """Return the contexts; where the processor names no look-aheads, ours that divide the left context."""
+    left, default = config.sliding_window - 1, config.default_num_lookahead_tokens
+    named = processor.get("supported_num_lookahead_tokens")
+    usual = [lookahead for lookahead in StreamingConfig().lookaheads if left % (lookahead + 1) == 0]
+    lookaheads = tuple(dict.fromkeys([default, *usual] if named is None else named))
+    try:
+        return StreamingConfig(left_context=left, lookaheads=lookaheads, default_lookahead=default)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from error

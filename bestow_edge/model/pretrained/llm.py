@@ -1,0 +1,133 @@
+"""A decoder-only LLM and its tokenizer out of a folder as transformers saves it. No code of the folder is run.
+
+It knows what every LLM must have here: causal, text alone, embeddings as input, a fast tokenizer, an end token.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.utils import logging as hf_logging
+
+from bestow_edge.errors import CheckpointError, ConfigError
+from bestow_edge.model.pretrained.chat import chat_template, end_ids
+from bestow_edge.model.pretrained.parts import LlmPart
+from bestow_edge.model.pretrained.weights import check_names, listed
+
+Untyped = Any  # a transformers config or tokenizer: they have no types
+_NEEDED = ("hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+
+
+def read_llm(folder: Path, *, every_name: bool = False) -> LlmPart:
+    """Read an LLM; its weights keep the dtype they are stored in.
+
+    Args:
+        folder: with config.json, weights and a tokenizer.
+        every_name: an error about weights names all of them.
+
+    Raises:
+        CheckpointError: files are missing or damaged, weights do not fit, or there is no end token.
+        ConfigError: it is no decoder-only LLM of a kind transformers knows.
+    """
+    config = _config(folder)
+    tokenizer = _tokenizer(folder, config)
+    generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
+    ends = end_ids(tokenizer, config, generation, str(folder))
+    model = _model(folder, config, every=every_name)
+    config.eos_token_id = ends if len(ends) > 1 else ends[0]
+    model.config.eos_token_id = config.eos_token_id
+    chat = chat_template(tokenizer, str(folder))
+    return LlmPart(model, _backend(tokenizer, folder), chat, bool(tokenizer.chat_template))
+
+
+def _config(folder: Path) -> Untyped:
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, TypeError, KeyError, OSError, StrictDataclassError) as error:
+        raise ConfigError(f"{folder}: no LLM that transformers knows ({_first_line(error)})") from error
+    if config.get_text_config() is not config:
+        raise ConfigError(f"{folder}: a {config.model_type} takes more than text; give a text-only LLM of this family")
+    if getattr(config, "quantization_config", None) is not None:
+        raise ConfigError(f"{folder}: its weights are quantised; give the original ones, export quantises them")
+    if type(config) not in AutoModelForCausalLM._model_mapping or getattr(config, "is_encoder_decoder", False):
+        raise ConfigError(f"{folder}: a {config.model_type} is no decoder-only LLM; give one such as Llama or Qwen")
+    if missing := [name for name in _NEEDED if not isinstance(getattr(config, name, None), int)]:
+        raise ConfigError(f"{folder}: config.json has no {', '.join(missing)}; choose another LLM")
+    return config
+
+
+def _tokenizer(folder: Path, config: Untyped) -> Untyped:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, TypeError, OSError, KeyError, ImportError) as error:
+        raise CheckpointError(f"{folder}: its tokenizer does not load ({_first_line(error)})") from error
+    if not tokenizer.is_fast:
+        raise CheckpointError(f"{folder}: its tokenizer has no tokenizer.json form; convert it with transformers first")
+    most = max(tokenizer.get_vocab().values(), default=-1)
+    if most >= config.vocab_size:
+        got = f"the tokenizer has ids up to {most}, but the model {config.vocab_size} embeddings"
+        raise CheckpointError(f"{folder}: {got}; they do not belong together")
+    return tokenizer
+
+
+def _backend(tokenizer: Untyped, folder: Path) -> Tokenizer:
+    """Return the tokenizer as a session uses it: no truncation, no padding."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    if not backend.encode("one two", add_special_tokens=False).ids:
+        raise CheckpointError(f"{folder}: its tokenizer knows no token for 'one two'; it is empty")
+    return backend
+
+
+def _model(folder: Path, config: Untyped, *, every: bool) -> PreTrainedModel:
+    load: Untyped = AutoModelForCausalLM.from_pretrained
+    try:
+        with _quiet():
+            model, report = load(
+                folder,
+                config=config,
+                dtype="auto",
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are reported, and named below
+                output_loading_info=True,
+            )
+    except (SafetensorError, ValueError, TypeError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{folder}: its weights do not load ({_first_line(error)})") from error
+    except OSError as error:
+        raise CheckpointError(f"{folder}: its weights do not load ({_first_line(error)}); copy it again") from error
+    check_names(str(folder), missing=report["missing_keys"], surplus=report["unexpected_keys"], every=every)
+    if odd := [f"{name} {tuple(got)}, config says {tuple(want)}" for name, got, want in report["mismatched_keys"]]:
+        raise CheckpointError(f"{folder}: {listed('weights of another shape', odd, every=every)}")
+    if model.get_input_embeddings().weight.device.type == "meta" or model.dtype == torch.int8:
+        raise CheckpointError(f"{folder}: its weights are not plain numbers; give the original checkpoint")
+    llm: PreTrainedModel = model
+    return llm
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar and from logging tables: what is wrong becomes an error."""
+    transformers: Untyped = hf_logging
+    level, bar = transformers.get_verbosity(), transformers.is_progress_bar_enabled()
+    transformers.set_verbosity(logging.CRITICAL)
+    transformers.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.set_verbosity(level)
+        if bar:
+            transformers.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{str(error).strip() or type(error).__name__}".splitlines()[0][:200]

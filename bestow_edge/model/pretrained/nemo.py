@@ -1,0 +1,106 @@
+"""An encoder out of a `.nemo` file: NeMo's config and weights under transformers' names.
+
+Source of the names: transformers' `convert_nemo_to_hf.py` for Parakeet and its counterpart for Nemotron's streaming
+encoder. It knows both naming schemes, not how the file is packed.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from bestow_edge.config import FeatureConfig, StreamingConfig
+from bestow_edge.errors import CheckpointError, ConfigError
+from bestow_edge.features import hann_window, mel_filters
+from bestow_edge.model.pretrained.nemo_config import (
+    BIDIRECTIONAL,
+    CACHE_AWARE,
+    encoder_config,
+    feature_config,
+    streaming_config,
+)
+from bestow_edge.model.pretrained.nemo_file import read_nemo
+from bestow_edge.model.pretrained.parts import EncoderPart, build_encoder
+from bestow_edge.model.pretrained.weights import fill, part_sizes
+
+PREFIX = "encoder."
+FRONT_END = "preprocessor."
+_FILTERS, _WINDOW = f"{FRONT_END}featurizer.fb", f"{FRONT_END}featurizer.window"
+_CONSTANT_TOLERANCE = 1e-6  # of filters and window, whose largest values are 0.03 and 1
+
+_NAMES = [
+    (r"^pre_encode\.out\.", "subsampling.linear."),
+    (r"\.conv\.batch_norm\.", ".conv.norm."),  # NeMo's name for every norm there, layer norms too
+    (r"\.linear_(q|k|v)\.", r".\1_proj."),
+    (r"\.linear_out\.", ".o_proj."),
+    (r"\.linear_pos\.", ".relative_k_proj."),
+    (r"\.pos_bias_(u|v)$", r".bias_\1"),
+]
+_SUBSAMPLING = {
+    BIDIRECTIONAL: [(r"^pre_encode\.conv\.", "subsampling.layers.")],
+    CACHE_AWARE: [  # a flat list of convolutions and activations there, a stem and pairs of convolutions here
+        (r"^pre_encode\.conv\.0\.", "subsampling.conv_in."),
+        (r"^pre_encode\.conv\.2\.", "subsampling.layers.0.depthwise_conv."),
+        (r"^pre_encode\.conv\.3\.", "subsampling.layers.0.pointwise_conv."),
+        (r"^pre_encode\.conv\.5\.", "subsampling.layers.1.depthwise_conv."),
+        (r"^pre_encode\.conv\.6\.", "subsampling.layers.1.pointwise_conv."),
+    ],
+}
+
+
+def nemo_encoder(path: Path, *, every_name: bool = False) -> EncoderPart:
+    """Read the encoder of a `.nemo` file.
+
+    Args:
+        path: the file.
+        every_name: an error about weights names all of them.
+
+    Raises:
+        CheckpointError: the file is damaged, or its weights do not fit its config.
+        ConfigError: its config describes an encoder or a front-end that is not supported.
+    """
+    file = read_nemo(path)
+    fields = encoder_config(file.config, str(path))
+    features = feature_config(file.config, str(path))
+    cache_aware = fields["model_type"] == CACHE_AWARE
+    if cache_aware and features.normalize != "none":
+        got = f"preprocessor.normalize is {features.normalize}, which needs the whole utterance"
+        raise ConfigError(f"{path}: {got}; a cache-aware encoder trained so cannot stream")
+    _check_front_end(file.weights, features, path)
+    own = {name for name in file.weights if name.startswith(PREFIX)}
+    left_out, unknown = part_sizes(name for name in file.weights if name not in own and not name.startswith(FRONT_END))
+    tensors = {_renamed(name.removeprefix(PREFIX), fields["model_type"]): file.weights[name] for name in own}
+    encoder = build_encoder(fields, str(path))
+    fill(encoder, tensors, f"{path}: encoder", surplus=unknown, every=every_name)
+    streaming = streaming_config(file.config, str(path)) if cache_aware else StreamingConfig()
+    return EncoderPart(encoder, features, streaming, left_out)
+
+
+def _renamed(name: str, kind: str) -> str:
+    for pattern, replacement in (*_SUBSAMPLING[kind], *_NAMES):
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _check_front_end(weights: dict[str, Tensor], config: FeatureConfig, path: Path) -> None:
+    """Compare the constants that NeMo stores with those the front-end computes with.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    ours: dict[str, npt.NDArray[np.float32]] = {
+        _FILTERS: mel_filters(config).T[None],
+        _WINDOW: hann_window(config),
+    }
+    for name, want in ours.items():
+        if (tensor := weights.get(name)) is None:
+            continue
+        got = tensor.float().numpy()
+        if got.shape != want.shape:
+            raise CheckpointError(f"{path}: {name} has shape {got.shape}, the preprocessor section says {want.shape}")
+        if (difference := float(np.abs(got - want).max())) > _CONSTANT_TOLERANCE:
+            raise CheckpointError(f"{path}: {name} differs by {difference:.1e} from what the preprocessor section says")
