@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bestow_edge.manifest import Utterance
 from bestow_edge.runtime.audio import read_audio
-from bestow_edge.training.recipe import JoinRecipe
+from bestow_edge.training.recipe_data import JoinRecipe
 
 Samples = npt.NDArray[np.float32]
 LEVEL = 0.08  # RMS every recording is brought to before it is joined, full scale = 1
