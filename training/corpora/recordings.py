@@ -10,6 +10,8 @@ import io
 import os
 import shutil
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +76,8 @@ class Recordings:
             return self._shards[shard]
         while len(self._shards) >= OPEN_SHARDS:
             os.close(self._shards.popitem(last=False)[1])
-        local = shard if self.cache is None else copied(shard, self.cache, self.kept)
-        self._shards[shard] = os.open(local, os.O_RDONLY)
+        opened = os.open(shard, os.O_RDONLY) if self.cache is None else open_copy(shard, self.cache, self.kept)
+        self._shards[shard] = opened
         return self._shards[shard]
 
 
@@ -113,28 +115,36 @@ def decode(file: Path | io.BytesIO, item: Utterance, *, lacking_s: float = LACKI
     return samples, rate_hz, length_s
 
 
-def copied(shard: Path, cache: Path, kept: int) -> Path:
-    """Return the local copy of a shard, made now if there is none; processes wait for each other's copies.
+def open_copy(shard: Path, cache: Path, kept: int) -> int:
+    """Open the local copy of a shard, made now if there is none; processes wait for each other's copies.
 
     Args:
         shard: the shard.
-        cache: where copies lie; the newest `kept` stay (0 = all). One that another process still reads stays
-            readable for it.
-        kept: see `cache`.
+        cache: where copies lie.
+        kept: the newest so many stay (0 = all); one that goes stays readable for those who have it open.
+
+    Returns:
+        The file's descriptor.
     """
     cache.mkdir(parents=True, exist_ok=True)
     local = cache / f"{shard.parent.name}-{shard.name}"
-    with (cache / f"{local.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(local):
         if not local.exists() or local.stat().st_size != shard.stat().st_size:
             partial = local.with_suffix(".partial")
             shutil.copyfile(shard, partial)
             partial.replace(local)
-    if kept:
-        for old in sorted(cache.glob("*.tar"), key=_modified_ns)[:-kept]:
-            if old != local:
-                old.unlink(missing_ok=True)
-    return local
+        descriptor = os.open(local, os.O_RDONLY)
+    for old in sorted(cache.glob("*.tar"), key=_modified_ns)[:-kept] if kept else []:
+        with suppress(BlockingIOError), _locked(old, wait=False):  # busy: another process is about to open it
+            old.unlink(missing_ok=True)
+    return descriptor
+
+
+@contextmanager
+def _locked(file: Path, *, wait: bool = True) -> Iterator[None]:
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def _modified_ns(path: Path) -> int:

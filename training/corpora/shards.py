@@ -150,9 +150,10 @@ def _complete(out: Path) -> tuple[int, int, int]:
     """Return how many shards are complete, the utterances in them, and the line to go on with."""
     number = utterances = done = 0
     while (index := out / f"{shard_name(number)}.jsonl").exists():
+        last = ""
         for _, line in numbered_lines(index, LINES):
-            utterances += 1
-        done = int(Path(parse_object(line, str(index))["member"]).stem) + 1
+            utterances, last = utterances + 1, line
+        done = int(Path(parse_object(last, str(index))["member"]).stem) + 1
         number += 1
     return number, utterances, done
 
