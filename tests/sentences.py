@@ -55,9 +55,7 @@ def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(spoken(folder, f"{number:02d}.wav", words, rng))
     write_lines(folder / "train.jsonl", lines)
     write_lines(folder / "dev.jsonl", lines[:8])
-    asked = [
-        line | {"question": "Which word comes first?", "answer": line["text"].split()[0]} for line in lines[:20]
-    ]
+    asked = [line | {"question": "Which word comes first?", "answer": line["text"].split()[0]} for line in lines[:20]]
     for line in asked[:10]:
         del line["text"], line["translations"], line["word_times"]
     write_lines(folder / "qa.jsonl", asked)

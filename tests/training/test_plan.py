@@ -1,5 +1,7 @@
 """The order of batches: from the seed alone, every row once an epoch, within the limit, little padding."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,7 @@ def test_cut_takes_as_many_rows_as_fit() -> None:
     assert cut(lengths, 6).tolist() == [0, 3, 5, 6]  # 3 x 2; 2 x 3; one that is too long by itself
     rows = np.sort(LENGTHS)
     starts = [*cut(rows, 100).tolist(), rows.size]
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in pairwise(starts):
         assert rows[start:end].max() * (end - start) <= 100
         if end < rows.size:
             assert rows[start : end + 1].max() * (end + 1 - start) > 100
@@ -81,7 +83,9 @@ def test_shards_are_read_a_few_at_a_time_and_by_one_process_each() -> None:
     assert not shards[0] & shards[1]
     assert plan.num_batches() == sum(len(plan._epoch(group, 0).starts) for group in range(2))
     assert 0 < plan.padding() < 0.2
-    later = {FILES[row] for batch in epoch(plan, 0, 1) for row in batch} | {FILES[row] for batch in epoch(plan, 0, 2) for row in batch}
+    later = {FILES[row] for batch in epoch(plan, 0, 1) for row in batch} | {
+        FILES[row] for batch in epoch(plan, 0, 2) for row in batch
+    }
     assert later - shards[0]  # other shards in other epochs
     with pytest.raises(ConfigError, match="8 shards for 9 processes; make more, smaller ones"):
         Plan(LENGTHS, 120, buckets=4, seed=[1], files=FILES, files_at_once=2, groups=9)

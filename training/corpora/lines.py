@@ -46,6 +46,10 @@ class LineFile:
         """Leave the open file behind: another process opens its own."""
         return self.__dict__ | {"_descriptor": None}
 
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            os.close(self._descriptor)  # type: ignore[arg-type]  # just asked
+
     def lines(self) -> Iterator[tuple[int, int, str]]:
         """Yield number (from 1), first byte and text of each line that is not blank.
 

@@ -48,6 +48,10 @@ class Recordings:
         """Leave open files behind."""
         return self.__dict__ | {"_shards": OrderedDict()}
 
+    def __del__(self) -> None:
+        for descriptor in self._shards.values():
+            os.close(descriptor)
+
     def read(self, item: Utterance) -> Samples:
         """Return the waveform of an utterance, shape (samples,).
 

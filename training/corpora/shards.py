@@ -122,6 +122,7 @@ def write_shards(
     number, utterances, done = _complete(out)
     packer = _Packer(out, files, lines, size_bytes, max_bad, progress)
     made_before = number
+    progress(done, len(lines))
     while done < len(lines):
         done, packed = packer.pack(number, done)
         utterances += packed
