@@ -168,6 +168,9 @@ class DataRecipe:
     """Length classes of `sources`; a batch is drawn from one, so that little of it is padding. 1 = no classes."""
     filter: FilterRecipe = field(default_factory=FilterRecipe)
     """What is left out of `sources`."""
+    index_cache: str = ""
+    """Directory that keeps what was read of `sources`, relative to the data directory: millions of lines are then read
+    once, not at every start of every process. Empty = none."""
     vocabulary: tuple[str, ...] = ()
     """With `train`: use only utterances whose transcript has just these words; empty uses all."""
     join: JoinRecipe = field(default_factory=JoinRecipe)

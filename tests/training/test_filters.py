@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 from sentences import WORDS, write_lines
+from tokenizers import Tokenizer
 
 from bestow_edge.errors import ManifestError
+from bestow_edge.training.corpora import index
+from bestow_edge.training.corpora.cache import IndexCache
 from bestow_edge.training.corpora.filters import Report, Sieve
 from bestow_edge.training.corpora.index import Corpus, ctc_steps, drop_by_tokens, read_corpus
 from bestow_edge.training.examples import num_steps
@@ -75,10 +78,10 @@ def test_word_times_are_wanted_where_they_are_used(sentences: Path, tmp_path: Pa
 
 def test_utterances_are_read_by_number(sentences: Path) -> None:
     corpus, _ = read(sentences / "train.jsonl", min_words=3)
-    for index in (27, 0, 13):
-        item = corpus.utterance(index)
+    for row in (27, 0, 13):
+        item = corpus.utterance(row)
         assert len(item.texts["en"].split()) >= 3
-        assert item.duration_s == pytest.approx(float(corpus.durations_s[index]))
+        assert item.duration_s == pytest.approx(float(corpus.durations_s[row]))
         assert (
             corpus.where(index)
             == f"{sentences / 'train.jsonl'}:{item.path.stem.lstrip('0') and int(item.path.stem) + 1}"
@@ -92,20 +95,20 @@ def test_ctc_needs_a_step_for_each_label_and_repeat(sentences: Path) -> None:
     assert ctc_steps([1, 2, 2, 2, 3]) == 7
     corpus, report = read(sentences / "train.jsonl")
     tokenizer = train_tokenizer(["x"], PAIRS, 270)  # a token for each letter
-    left = drop_by_tokens(corpus, report, tokenizer, ctc_speed=1.1, max_per_s=0)
+    left, report = drop_by_tokens(corpus, report, tokenizer, ctc_speed=1.1, max_per_s=0)
     assert 0 < report.dropped["too short for their transcript, for CTC"] == 40 - len(left) < 40
-    kept = {left.where(index) for index in range(len(left))}
-    for index in range(len(corpus)):
-        ids = tokenizer.encode(corpus.utterance(index).transcript).ids
-        fits = ctc_steps(ids) <= num_steps(int(float(corpus.durations_s[index]) / 1.1 * 100))
-        assert (corpus.where(index) in kept) == fits
+    kept = {left.where(row) for row in range(len(left))}
+    for row in range(len(corpus)):
+        ids = tokenizer.encode(corpus.utterance(row).transcript).ids
+        fits = ctc_steps(ids) <= num_steps(int(float(corpus.durations_s[row]) / 1.1 * 100))
+        assert (corpus.where(row) in kept) == fits
 
 
 def test_tokens_a_second(sentences: Path) -> None:
     corpus, report = read(sentences / "train.jsonl")
     tokenizer = train_tokenizer(WORDS * 3, PAIRS, 320)
-    assert drop_by_tokens(corpus, report, tokenizer, ctc_speed=0, max_per_s=0) is corpus
-    left = drop_by_tokens(corpus, report, tokenizer, ctc_speed=0, max_per_s=3.9)
+    assert drop_by_tokens(corpus, report, tokenizer, ctc_speed=0, max_per_s=0) == (corpus, report)
+    left, report = drop_by_tokens(corpus, report, tokenizer, ctc_speed=0, max_per_s=3.9)
     assert report.dropped["with more than 3.9 tokens a second"] == 40 - len(left) > 0
     with pytest.raises(ManifestError, match="nothing is left to train on"):
         drop_by_tokens(left, report, tokenizer, ctc_speed=0, max_per_s=0.1)
@@ -135,6 +138,34 @@ def test_report() -> None:
     report.drop("odd")
     assert report.sentence() == "source a: 7 of 10 utterances kept (1.80 of 2.00 h); dropped: 2 too long, 1 odd"
     assert report.to_dict()["dropped"] == {"too long": {"lines": 2, "hours": 0.2}, "odd": {"lines": 1, "hours": 0.0}}
+
+
+def test_an_index_is_made_once(sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, cache = tmp_path / "train.jsonl", IndexCache(tmp_path / "cache")
+    text = (sentences / "train.jsonl").read_text(encoding="utf-8")
+    copy.write_text(text.replace('"audio_filepath": "', f'"audio_filepath": "{sentences}/'), encoding="utf-8")
+    sieve = Sieve(SourceRecipe(name="a", manifests=("a",)), FilterRecipe(min_words=2), PAIRS, needs_transcript=False)
+    tokenizer = train_tokenizer(["x"], PAIRS, 270)
+
+    def everything(sieve: Sieve = sieve, tokenizer: Tokenizer = tokenizer) -> Any:
+        corpus, report = read_corpus([copy], sieve, cache)
+        left, report = drop_by_tokens(corpus, report, tokenizer, ctc_speed=1.0, max_per_s=0, cache=cache)
+        return [left.where(row) for row in range(len(left))], report.to_state(), report.sentence()
+
+    first = everything()
+    kept = len(list(cache.directory.glob("*.npz")))  # type: ignore[union-attr]  # it has one
+    assert kept == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_columns", None)  # not called
+        patch.setattr(index, "_fitting", None)
+        assert everything() == first
+    assert len(list((tmp_path / "cache").glob("*.npz"))) == kept
+    everything(tokenizer=train_tokenizer(["y y"], PAIRS, 271))
+    assert len(list((tmp_path / "cache").glob("*.npz"))) == kept + 1
+    copy.write_text(copy.read_text(encoding="utf-8").rstrip().rpartition("\n")[0] + "\n", encoding="utf-8")
+    lines, state, _ = everything()
+    assert state["lines"] == 39
+    assert set(lines) <= set(first[0])
 
 
 def test_a_corpus_takes_little_memory(sentences: Path) -> None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
 from bestow_edge.prompts import Question, parse_pair
 from bestow_edge.training.batches import Batch, between, collate
+from bestow_edge.training.corpora.cache import IndexCache
 from bestow_edge.training.corpora.filters import Report, Sieve
 from bestow_edge.training.corpora.index import Corpus, drop_by_tokens, manifest_paths, read_corpus
 from bestow_edge.training.corpora.plan import Plan
@@ -111,12 +111,13 @@ class Corpora:
         self.texts_read: dict[str, TextCorpus] = {}
         self.speech_read: dict[str, tuple[Corpus, Sieve, Report]] = {}
         self._measured = False
+        self.cache = IndexCache(data_dir / data.index_cache if data.index_cache else None)
         for key, source in self._sources("train", "dev"):
             if source.texts:
                 self.texts_read[key] = TextCorpus(source, data_dir)
                 continue
             sieve = Sieve(source, data.filter, recipe.model.pairs, needs_transcript=needs_transcripts(recipe.stages))
-            corpus, report = read_corpus(manifest_paths(source, data_dir), sieve)
+            corpus, report = read_corpus(manifest_paths(source, data_dir), sieve, self.cache)
             self.speech_read[key] = corpus, sieve, report
 
     @property
@@ -139,7 +140,7 @@ class Corpora:
             corpus = self.texts_read[key] if key in self.texts_read else self.speech_read[key][0]
             yield from corpus.texts(TOKENIZER_TEXTS)
 
-    def measure(self, tokenizer: Tokenizer, maker: ExampleMaker) -> None:
+    def measure(self, maker: ExampleMaker) -> None:
         """Count tokens where filters, CTC and batches of texts need them, once, and log what was dropped.
 
         Raises:
@@ -152,10 +153,12 @@ class Corpora:
         ctc_speed = fastest if any(stage.ctc_weight or stage.alignment_weight for stage in stages) else 0.0
         for key, (corpus, sieve, report) in self.speech_read.items():
             limit = data.filter.max_tokens_per_s
-            left = drop_by_tokens(corpus, report, tokenizer, ctc_speed=ctc_speed, max_per_s=limit)
-            self.speech_read[key] = left, sieve, report
+            left, both = drop_by_tokens(
+                corpus, report, maker.tokenizer, ctc_speed=ctc_speed, max_per_s=limit, cache=self.cache
+            )
+            self.speech_read[key] = left, sieve, both
         for texts in self.texts_read.values():
-            texts.measure(tokenizer, maker)
+            texts.measure(maker, self.cache)
         for report in self.reports:
             logger.info("%s", report.sentence())
         self._measured = True
@@ -184,7 +187,7 @@ class Corpora:
             ManifestError: nothing is left of a source.
             ConfigError: a source has fewer shards than there are processes.
         """
-        self.measure(maker.tokenizer, maker)
+        self.measure(maker)
         data = self.recipe.data
         batches: list[Batches] = []
         weights = []

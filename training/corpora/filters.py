@@ -6,8 +6,9 @@ Reasons are phrases that make a sentence of the report: "12 longer than 40 s".
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bestow_edge.manifest import Utterance
 from bestow_edge.prompts import parse_pair
@@ -53,6 +54,23 @@ class Report:
         what = "lines" if not self.seconds else "utterances"
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
         return f"source {self.name}: {self.kept} of {self.lines} {what} kept{hours}; dropped: {reasons or 'none'}"
+
+    def to_state(self) -> dict[str, Any]:
+        """Return everything, for `from_state`."""
+        return {
+            "name": self.name,
+            "lines": self.lines,
+            "seconds": self.seconds,
+            "dropped": [[reason, count, self.dropped_s[reason]] for reason, count in self.dropped.items()],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Report:
+        """Return the report that gave this state."""
+        report = cls(state["name"], state["lines"], state["seconds"])
+        for reason, count, seconds in state["dropped"]:
+            report.drop(reason, seconds, count)
+        return report
 
     def to_dict(self) -> dict[str, object]:
         """Return the report as JSON holds it."""

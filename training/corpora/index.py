@@ -5,12 +5,12 @@ A shard is read through its index, a manifest whose recordings lie in a tar, so 
 
 from __future__ import annotations
 
-import logging
 from array import array
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +18,17 @@ from tokenizers import Tokenizer
 
 from bestow_edge.errors import ManifestError
 from bestow_edge.manifest import LINES, Utterance, parse_utterance
+from bestow_edge.training.corpora.cache import Columns, IndexCache
 from bestow_edge.training.corpora.filters import REPEATED, TOO_SHORT_FOR_CTC, Report, Sieve, main_text
 from bestow_edge.training.corpora.lines import LineFile
 from bestow_edge.training.corpora.shards import shard_indexes
 from bestow_edge.training.examples import num_steps
 from bestow_edge.training.recipe_data import SourceRecipe
 
-logger = logging.getLogger(__name__)
 LOOKED_AT = 50  # recordings whose files are looked for before anything runs
 AT_ONCE = 4096  # texts given to the tokenizer at once
 FRAMES_PER_S = 100
+UNCACHED = IndexCache(None)
 
 
 class Corpus:
@@ -89,8 +90,13 @@ def manifest_paths(source: SourceRecipe, data_dir: Path) -> list[Path]:
     return [data_dir / name for name in source.manifests] + shards
 
 
-def read_corpus(paths: Sequence[Path], sieve: Sieve) -> tuple[Corpus, Report]:
+def read_corpus(paths: Sequence[Path], sieve: Sieve, cache: IndexCache = UNCACHED) -> tuple[Corpus, Report]:
     """Read and filter the manifests of a source.
+
+    Args:
+        paths: the manifests.
+        sieve: decides what is kept.
+        cache: keeps indexes.
 
     Returns:
         What is kept, and the report of what is not.
@@ -98,8 +104,17 @@ def read_corpus(paths: Sequence[Path], sieve: Sieve) -> tuple[Corpus, Report]:
     Raises:
         ManifestError: a file is missing, a line is not valid, nothing is left, or most recordings are missing.
     """
-    report = Report(sieve.source.name)
     files = [LineFile(path, LINES) for path in paths]
+    key = ("lines", sieve.source, sieve.limits, sieve.pairs, sieve.needs_transcript)
+    columns, report = cache.get(key, paths, Report(sieve.source.name), lambda report: _columns(files, sieve, report))
+    corpus = Corpus(files, **columns)
+    _check_some(corpus, report)
+    _check_recordings(corpus)
+    return corpus, report
+
+
+def _columns(files: Sequence[LineFile], sieve: Sieve, report: Report) -> Columns:
+    """Read all lines; return the columns of those that are kept."""
     file_ids, offsets, numbers, seconds, hashes = array("i"), array("q"), array("i"), array("f"), array("Q")
     for file_id, file in enumerate(files):
         for number, offset, line in file.lines():
@@ -115,40 +130,68 @@ def read_corpus(paths: Sequence[Path], sieve: Sieve) -> tuple[Corpus, Report]:
             seconds.append(item.duration_s)
             if sieve.limits.dedup != "none":
                 hashes.append(_fingerprint(item, sieve.limits.dedup))
-    corpus = Corpus(
-        files,
-        np.frombuffer(file_ids, dtype=np.int32),
-        np.frombuffer(offsets, dtype=np.int64),
-        np.frombuffer(numbers, dtype=np.int32),
-        np.frombuffer(seconds, dtype=np.float32),
-    )
+    columns: dict[str, npt.NDArray[Any]] = {
+        "file_ids": np.frombuffer(file_ids, dtype=np.int32),
+        "offsets": np.frombuffer(offsets, dtype=np.int64),
+        "numbers": np.frombuffer(numbers, dtype=np.int32),
+        "durations_s": np.frombuffer(seconds, dtype=np.float32),
+    }
     if hashes:
-        first = np.zeros(len(corpus), dtype=np.bool_)
+        first = np.zeros(len(hashes), dtype=np.bool_)
         first[np.unique(np.frombuffer(hashes, dtype=np.uint64), return_index=True)[1]] = True
-        corpus = _drop(corpus, first, REPEATED[sieve.limits.dedup], report)
-    _check_some(corpus, report)
-    _check_recordings(corpus)
-    return corpus, report
+        _count(columns["durations_s"], first, REPEATED[sieve.limits.dedup], report)
+        columns = {name: column[first] for name, column in columns.items()}
+    return columns
 
 
 def drop_by_tokens(
-    corpus: Corpus, report: Report, tokenizer: Tokenizer, *, ctc_speed: float, max_per_s: float
-) -> Corpus:
+    corpus: Corpus,
+    report: Report,
+    tokenizer: Tokenizer,
+    *,
+    ctc_speed: float,
+    max_per_s: float,
+    cache: IndexCache = UNCACHED,
+) -> tuple[Corpus, Report]:
     """Drop utterances with too many tokens for their length.
 
     Args:
         corpus: the utterances.
-        report: where the dropped ones are counted.
+        report: what was dropped before.
         tokenizer: the model's.
         ctc_speed: keep what CTC can align (labels and repeats fit the encoder's steps) when it is played this much
             faster; 0 = keep what it cannot.
         max_per_s: most tokens of the transcript a second; 0 = any number.
+        cache: keeps indexes.
+
+    Returns:
+        What is left, and the report of all that is not.
 
     Raises:
         ManifestError: nothing is left.
     """
     if not ctc_speed and not max_per_s:
-        return corpus
+        return corpus, report
+    rows = sha256(b"".join(column.tobytes() for column in (corpus.file_ids, corpus.numbers))).hexdigest()
+    key = ("tokens", report.to_state(), rows, sha256(tokenizer.to_str().encode()).hexdigest(), ctc_speed, max_per_s)
+    paths = [file.path for file in corpus.files]
+
+    def build(report: Report) -> Columns:
+        fits, slow = _fitting(corpus, tokenizer, ctc_speed, max_per_s)
+        _count(corpus.durations_s, fits, TOO_SHORT_FOR_CTC, report)
+        _count(corpus.durations_s, slow | ~fits, f"with more than {max_per_s:g} tokens a second", report)
+        return {"kept": fits & slow}
+
+    columns, report = cache.get(key, paths, report, build)
+    left = corpus.take(columns["kept"])
+    _check_some(left, report)
+    return left, report
+
+
+def _fitting(
+    corpus: Corpus, tokenizer: Tokenizer, ctc_speed: float, max_per_s: float
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return which utterances are long enough for CTC, and which are spoken slowly enough."""
     fits, slow = np.ones(len(corpus), dtype=np.bool_), np.ones(len(corpus), dtype=np.bool_)
     for start in range(0, len(corpus), AT_ONCE):
         rows = range(start, min(start + AT_ONCE, len(corpus)))
@@ -159,10 +202,7 @@ def drop_by_tokens(
                 steps = num_steps(int(seconds / ctc_speed * FRAMES_PER_S))
                 fits[row] = ctc_steps(encoding.ids) <= steps
             slow[row] = not max_per_s or len(encoding.ids) <= max_per_s * seconds
-    both = _drop(corpus, fits, TOO_SHORT_FOR_CTC, report)
-    left = _drop(both, slow[fits], f"with more than {max_per_s:g} tokens a second", report)
-    _check_some(left, report)
-    return left
+    return fits, slow
 
 
 def ctc_steps(ids: Sequence[int]) -> int:
@@ -170,11 +210,9 @@ def ctc_steps(ids: Sequence[int]) -> int:
     return len(ids) + sum(one == following for one, following in pairwise(ids))
 
 
-def _drop(corpus: Corpus, kept: npt.NDArray[np.bool_], reason: str, report: Report) -> Corpus:
-    if kept.all():
-        return corpus
-    report.drop(reason, float(corpus.durations_s[~kept].sum(dtype=np.float64)), int((~kept).sum()))
-    return corpus.take(kept)
+def _count(durations_s: npt.NDArray[Any], kept: npt.NDArray[np.bool_], reason: str, report: Report) -> None:
+    if not kept.all():
+        report.drop(reason, float(durations_s[~kept].sum(dtype=np.float64)), int((~kept).sum()))
 
 
 def _fingerprint(item: Utterance, kind: str) -> int:

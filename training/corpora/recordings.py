@@ -5,13 +5,11 @@ Knows audio and where it lies, not what is said. What cannot be used is an `Audi
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import soxr
 
 from bestow_edge.errors import AudioError
 from bestow_edge.manifest import Utterance
+from bestow_edge.training.corpora.cache import locked
 
 Samples = npt.NDArray[np.float32]
 OPEN_SHARDS = 32
@@ -132,23 +131,16 @@ def open_copy(shard: Path, cache: Path, kept: int) -> int:
     """
     cache.mkdir(parents=True, exist_ok=True)
     local = cache / f"{shard.parent.name}-{shard.name}"
-    with _locked(local):
+    with locked(local):
         if not local.exists() or local.stat().st_size != shard.stat().st_size:
             partial = local.with_suffix(".partial")
             shutil.copyfile(shard, partial)
             partial.replace(local)
         descriptor = os.open(local, os.O_RDONLY)
     for old in sorted(cache.glob("*.tar"), key=_modified_ns)[:-kept] if kept else []:
-        with suppress(BlockingIOError), _locked(old, wait=False):  # busy: another process is about to open it
+        with suppress(BlockingIOError), locked(old, wait=False):  # busy: another process is about to open it
             old.unlink(missing_ok=True)
     return descriptor
-
-
-@contextmanager
-def _locked(file: Path, *, wait: bool = True) -> Iterator[None]:
-    with file.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
 
 
 def _modified_ns(path: Path) -> int:

@@ -9,15 +9,17 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from bestow_edge.errors import ManifestError
 from bestow_edge.manifest import parse_object, texts_by_language
 from bestow_edge.prompts import WrittenText, parse_pair, prompt_text
+from bestow_edge.training.corpora.cache import Columns, IndexCache
 from bestow_edge.training.corpora.filters import Report
 from bestow_edge.training.corpora.index import AT_ONCE
 from bestow_edge.training.corpora.lines import LineFile
@@ -26,6 +28,7 @@ from bestow_edge.training.examples import Example, ExampleMaker
 from bestow_edge.training.recipe_data import SourceRecipe
 from bestow_edge.training.tokens import answer_ids, prompt_ids
 
+COLUMNS = ("file_ids", "offsets", "numbers", "task_ids", "lengths")
 TEXTS = "a table (.tsv) or JSON lines (.jsonl) of texts"
 
 
@@ -124,60 +127,64 @@ class TextCorpus:
             for number, _, row in islice(file.rows(), most):
                 yield from (file.cell(row, column, number) for column in columns)
 
-    def measure(self, tokenizer: Tokenizer, maker: ExampleMaker) -> None:
+    def measure(self, maker: ExampleMaker, cache: IndexCache) -> None:
         """Index all rows and count their tokens.
 
         Raises:
             ManifestError: a line is not valid, or nothing is left.
         """
-        self.report = Report(self.source.name)
-        columns = (array("q"), array("q"), array("q"), array("q"), array("f"))
+        tokenizer = sha256(maker.tokenizer.to_str().encode()).hexdigest()
+        key = ("texts", self.source, tokenizer, maker.config.chat)
+        paths = [file.path for file in self.files]
+        columns, self.report = cache.get(
+            key, paths, Report(self.source.name), lambda report: self._columns(maker, report)
+        )
+        self.file_ids, self.offsets, self.numbers, self.task_ids = (columns[name] for name in COLUMNS[:4])
+        self.lengths = columns[COLUMNS[4]]
+        if not self.lengths.size:
+            raise ManifestError(f"{self.report.sentence()}; nothing is left to train on")
+
+    def _columns(self, maker: ExampleMaker, report: Report) -> Columns:
+        columns: list[array[Any]] = [array("q"), array("q"), array("q"), array("q"), array("f")]  # Any: numbers
         for file_id, file in enumerate(self.files):
             rows = file.rows()
             while chunk := list(islice(rows, AT_ONCE)):
                 for task_id, task in enumerate(self.tasks):
-                    self._measure(tokenizer, maker, file_id, chunk, task_id, task, columns)
-        self.file_ids, self.offsets, self.numbers, self.task_ids = (
-            np.frombuffer(column, dtype=np.int64) for column in columns[:4]
-        )
-        self.lengths = np.frombuffer(columns[4], dtype=np.float32)
-        if not self.lengths.size:
-            raise ManifestError(f"{self.report.sentence()}; nothing is left to train on")
+                    for found in self._measure(maker, file, chunk, task, report):
+                        for column, value in zip(columns, (file_id, *found[:2], task_id, found[2]), strict=True):
+                            column.append(value)
+        arrays = [np.frombuffer(column, dtype=column.typecode) for column in columns]
+        return dict(zip(COLUMNS, arrays, strict=True))
 
     def _measure(
         self,
-        tokenizer: Tokenizer,
         maker: ExampleMaker,
-        file_id: int,
+        file: TextFile,
         chunk: Sequence[tuple[int, int, dict[str, str]]],
-        task_id: int,
         task: _Task,
-        columns: Sequence[array[int] | array[float]],
-    ) -> None:
-        """Add the rows of a chunk for one task to the columns."""
-        file, found, prompts, answers = self.files[file_id], [], [], []
+        report: Report,
+    ) -> Iterator[tuple[int, int, int]]:
+        """Yield first byte, line and tokens of the rows of a chunk that one task keeps."""
+        found, prompts, answers = [], [], []
         for number, offset, row in chunk:
-            self.report.lines += 1
+            report.lines += 1
             source = file.cell(row, task.source, number) if task.source else "plain"
             target = file.cell(row, task.target, number)
             if not source or not target:
-                self.report.drop("that are empty")
+                report.drop("that are empty")
                 continue
-            written = (
-                prompt_text(WrittenText(task.source, task.target, source), maker.config.chat) if task.source else ""
-            )
+            asked = WrittenText(task.source, task.target, source) if task.source else None
             found.append((offset, number))
-            prompts.append(written)
+            prompts.append(prompt_text(asked, maker.config.chat) if asked else "")
             answers.append(target)
-        encoded = (tokenizer.encode_batch(texts, add_special_tokens=False) for texts in (prompts, answers))
+        encode = maker.tokenizer.encode_batch
+        encoded = (encode(texts, add_special_tokens=False) for texts in (prompts, answers))
         for (offset, number), prompt, answer in zip(found, *encoded, strict=True):
             length = max(1, len(prompt.ids)) + len(answer.ids)
             if length > self.source.max_tokens and task.source:
-                self.report.drop(f"longer than {self.source.max_tokens} tokens")
-                continue
-            values = (file_id, offset, number, task_id, min(length, self.source.max_tokens))
-            for column, value in zip(columns, values, strict=True):
-                column.append(value)
+                report.drop(f"longer than {self.source.max_tokens} tokens")
+            else:
+                yield offset, number, min(length, self.source.max_tokens)
 
 
 class TextBatches:
