@@ -97,6 +97,11 @@ class BatchDataset(Dataset[Batch]):
         return sound(silence.size, rng, self.noises, self.composer.rate_hz) * np.float32(level)
 
 
+def first_speech(dataset: BatchDataset | Dataset[Batch], num_batches: int) -> Batch | None:
+    """Return the first batch that is not of texts alone, None if the first `num_batches` are."""
+    return next((batch for index in range(num_batches) if (batch := dataset[index])["mel"].shape[1]), None)
+
+
 def between(ends: Sequence[float], done: float) -> float:
     """Return the value at a share `done` of the way from the first to the last."""
     return ends[0] + (ends[1] - ends[0]) * done

@@ -23,7 +23,7 @@ from bestow_edge.config import (
 from bestow_edge.errors import ConfigError
 from bestow_edge.prompts import parse_pair
 from bestow_edge.strict import decode
-from bestow_edge.training.recipe_data import DataRecipe, check_stages
+from bestow_edge.training.recipe_data import DataRecipe, check_pairs, check_stages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +127,8 @@ class Recipe:
         for stage in self.stages:
             if unknown := set(stage.lookaheads) - set(self.model.streaming.lookaheads):
                 raise ConfigError(f"stage {stage.name}: look-aheads {unknown} are not in model.streaming.lookaheads")
-        check_stages(self.data, self.stages, self.model.pairs)
+        check_pairs(self.data, self.model.pairs)
+        check_stages(self.data, self.stages)
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -168,6 +168,10 @@ class DataRecipe:
     """Length classes of `sources`; a batch is drawn from one, so that little of it is padding. 1 = no classes."""
     filter: FilterRecipe = field(default_factory=FilterRecipe)
     """What is left out of `sources`."""
+    readers: int = 1
+    """Processes that read: process i mod `readers` reads batch i. Shards read a few at a time are divided among them,
+    and the batches of a turn come from one source, so that no process waits for another's longer one. Set it to the
+    number of training processes; the order of batches depends on it, not on how many processes there are."""
     index_cache: str = ""
     """Directory that keeps what was read of `sources`, relative to the data directory: millions of lines are then read
     once, not at every start of every process. Empty = none."""
@@ -188,8 +192,8 @@ class DataRecipe:
             names = [source.name for source in sources]
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise ConfigError(f"data: two sources are named {repeated[0]}; give each its own name")
-        if self.buckets < 1:
-            raise ConfigError(f"data: buckets must be at least 1, got {self.buckets}")
+        if self.buckets < 1 or self.readers < 1:
+            raise ConfigError(f"data: buckets and readers must be at least 1, got {self.buckets} and {self.readers}")
 
 
 class StageNeeds(Protocol):
@@ -228,17 +232,24 @@ class StageNeeds(Protocol):
         """Strength of the augmentation, first and last step."""
 
 
-def check_stages(data: DataRecipe, stages: Sequence[StageNeeds], pairs: Sequence[str]) -> None:
+def check_pairs(data: DataRecipe, pairs: Sequence[str]) -> None:
+    """Check that sources of speech ask for the model's language pairs alone.
+
+    Raises:
+        ConfigError: one asks for another.
+    """
+    for source in (*data.sources, *data.dev_sources):
+        if not source.texts and (unknown := [pair for pair in source.pairs if pair not in pairs]):
+            raise ConfigError(f"source {source.name}: pair {unknown[0]} is not one of the model's ({', '.join(pairs)})")
+
+
+def check_stages(data: DataRecipe, stages: Sequence[StageNeeds]) -> None:
     """Check that the sources hold what the stages train on.
 
     Raises:
-        ConfigError: a stage needs word times that a source lacks, utterances may be longer than a batch, or a source
-            asks for a pair that is not the model's.
+        ConfigError: a stage needs word times that a source lacks, or utterances may be longer than a batch.
     """
     spoken = [source for source in (*data.sources, *data.dev_sources) if not source.texts]
-    for source in spoken:
-        if unknown := [pair for pair in source.pairs if pair not in pairs]:
-            raise ConfigError(f"source {source.name}: pair {unknown[0]} is not in model.pairs ({', '.join(pairs)})")
     for stage in stages:
         for source in spoken:
             if (field_name := time_field(stage)) and source.word_times == "none":

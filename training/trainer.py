@@ -20,7 +20,7 @@ from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, 
 
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_weights, save_checkpoint
-from bestow_edge.training.batches import Batch, BatchDataset, read_manifests, read_noises
+from bestow_edge.training.batches import Batch, BatchDataset, first_speech, read_manifests, read_noises
 from bestow_edge.training.compose import Composer
 from bestow_edge.training.corpora.dataset import Corpora, MixedDataset
 from bestow_edge.training.examples import ExampleMaker
@@ -32,6 +32,7 @@ from bestow_edge.training.tokens import BEGIN, CHAT, END, PAD, train_tokenizer
 
 logger = logging.getLogger(__name__)
 DEV_BATCHES = 8
+FIRST_BATCHES = 50  # one of them has speech, if any has
 UNKEPT = {"architectures", "dtype", "transformers_version"}  # fields that say nothing of the model's shape
 WORKERS = 1  # one process makes batches while the others' cores train
 
@@ -50,7 +51,9 @@ class Run:
         self.rate_hz = recipe.model.features.sample_rate_hz
         set_seed(recipe.seed)
         self.noises = read_noises(recipe.data, data_dir, self.rate_hz)
-        self.corpora = Corpora(recipe, data_dir) if recipe.data.sources else None
+        self.corpora = (
+            Corpora(recipe.data, recipe.stages, recipe.model.pairs, data_dir) if recipe.data.sources else None
+        )
         train = read_manifests(recipe.data.train, data_dir)
         dev = read_manifests(recipe.data.dev, data_dir)
         texts = (
@@ -69,15 +72,16 @@ class Run:
             vocab_size=self.tokenizer.get_vocab_size(),
             label_smoothing=recipe.label_smoothing,
         )
-        spoken = not recipe.data.sources or any(not source.texts for source in recipe.data.sources)
-        if self.objective.model.streaming and spoken:
-            init_encoder(self.objective.model.encoder, self._typical_features())
+        features = self._typical_features() if self.objective.model.streaming else None
+        if features is not None:
+            init_encoder(self.objective.model.encoder, features)
 
-    def _typical_features(self) -> Tensor:
-        """Return (1, frames, mel_bins): the first training batch of speech without its padding, in one row."""
+    def _typical_features(self) -> Tensor | None:
+        """Return (1, frames, mel_bins): the first batch of speech in one row; None where all is text."""
         dataset = self.dataset(self.recipe.stages[0], dev=False)
-        spoken = (batch for batch in (dataset[index] for index in range(len(dataset))) if batch["mel"].shape[1])
-        batch = next(spoken)
+        batch = first_speech(dataset, min(len(dataset), FIRST_BATCHES))
+        if batch is None:
+            return None
         rows = zip(batch["mel"], batch["frame_lens"].tolist(), strict=True)
         return torch.cat([mel[:length] for mel, length in rows])[None]
 

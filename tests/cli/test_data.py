@@ -1,6 +1,7 @@
 """`bestow-edge data`: check, summary and shard, their exit codes and errors."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from sentences import write_lines
 
 from bestow_edge.cli.data import parse_size
 from bestow_edge.errors import ConfigError
+from bestow_edge.strict import decode
+from bestow_edge.training.recipe_data import DataRecipe
 
+ROOT = Path(__file__).parents[2]
 Capture = pytest.CaptureFixture[str]
 
 
@@ -61,7 +65,7 @@ def test_shard_then_check_then_summary(sentences: Path, capsys: Capture, tmp_pat
 
 @pytest.mark.parametrize("kind", ["sources", "train"])
 def test_a_recipe(sentences: Path, capsys: Capture, tmp_path: Path, kind: str) -> None:
-    recipe = Path(__file__).parents[2] / "examples" / "digits.yaml"
+    recipe = ROOT / "examples" / "digits.yaml"
     values: dict[str, Any] = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     timed = {"word_times": "manifest"}
     sources = [
@@ -83,6 +87,25 @@ def test_a_recipe(sentences: Path, capsys: Capture, tmp_path: Path, kind: str) -
         assert found["sources"][0]["dropped"]["with fewer than 4 words"]["lines"] == 18
         assert "source asr: 22 of 40 utterances kept" in run_here(capsys, "data", "check", path, "--data", sentences)[1]
     assert "all: 48 utterances" in run_here(capsys, "data", "summary", path, "--data", sentences)[1]
+
+
+def test_the_commands_of_the_page_run(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^bestow-edge (data .*?)(?: +#.*)?$", page, flags=re.MULTILINE)
+    assert len(commands) == 5
+    monkeypatch.chdir(ROOT)
+    for command in commands:
+        words = [word.replace("runs/", f"{tmp_path}/") for word in command.split()]
+        paths = [sorted(map(str, ROOT.glob(word))) if "*" in word else [word] for word in words]
+        code, _, err = run_here(capsys, *(path for some in paths for path in some))
+        assert code == 0, err
+
+
+def test_the_recipe_of_the_page_is_valid() -> None:
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    values = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    data = decode(DataRecipe, values["data"], "data")
+    assert [source.name for source in data.sources] == ["asr", "ast", "qa", "mt"]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_shards_are_read_a_few_at_a_time_and_by_one_process_each() -> None:
         FILES[row] for batch in epoch(plan, 0, 2) for row in batch
     }
     assert later - shards[0]  # other shards in other epochs
-    with pytest.raises(ConfigError, match="8 shards for 9 processes; make more, smaller ones"):
+    with pytest.raises(ConfigError, match="8 shards for 9 readers; make more, smaller ones"):
         Plan(LENGTHS, 120, buckets=4, seed=[1], files=FILES, files_at_once=2, groups=9)
 
 

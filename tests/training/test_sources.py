@@ -41,13 +41,13 @@ QUESTIONS = {"name": "qa", "manifests": ["qa.jsonl"], "tasks": ["answer"]}
 def dataset(source_recipe: Make, sentences: Path, tmp_path: Path) -> Callable[..., MixedDataset]:
     """Return a function that makes the dataset of the first stage of a recipe of sources."""
 
-    def make(folder: Path = sentences, *, steps: int = 12, processes: int = 1, **changes: Any) -> MixedDataset:
-        run = Run(source_recipe(**changes), folder, tmp_path / "run")
+    def make(folder: Path = sentences, *, steps: int = 12, readers: int = 1, **changes: Any) -> MixedDataset:
+        run = Run(source_recipe(readers=readers, **changes), folder, tmp_path / "run")
         assert run.corpora is not None
         like = run.dataset(run.recipe.stages[0], dev=False)
         assert isinstance(like, MixedDataset)
         maker = like.batches[0].maker  # type: ignore[attr-defined]  # of either kind
-        return run.corpora.dataset(maker, dev=False, num_batches=steps, seed=7, noises=run.noises, processes=processes)
+        return run.corpora.dataset(maker, dev=False, num_batches=steps, seed=7, noises=run.noises)
 
     return make
 
@@ -191,8 +191,8 @@ def test_sources_are_mixed_by_weight(dataset: Callable[..., MixedDataset]) -> No
     assert [data[index]["mel"].shape[1] > 0 for index in range(20)] == [source == 0 for source in picked[:20]]
 
 
-def test_all_processes_of_a_step_take_from_one_source(dataset: Callable[..., MixedDataset]) -> None:
-    data = dataset(sources=[MANIFEST, TEXT], steps=40, processes=4)
+def test_all_readers_of_a_turn_take_from_one_source(dataset: Callable[..., MixedDataset]) -> None:
+    data = dataset(sources=[MANIFEST, TEXT], steps=40, readers=4)
     picked = [data.source_of(index) for index in range(40)]
     assert len(set(picked)) == 2
     assert all(len(set(picked[turn : turn + 4])) == 1 for turn in range(0, 40, 4))
@@ -210,7 +210,7 @@ def test_shards_give_the_same_utterances(
     source = {"name": "asr", "shards": [str(tmp_path / "shards")], "shards_at_once": at_once}
     if at_once:
         source["shard_cache"] = str(tmp_path / "cache")
-    loose, packed = dataset(), dataset(sources=[source], processes=2)
+    loose, packed = dataset(), dataset(sources=[source], readers=2)
 
     def texts(data: MixedDataset, processes: int) -> list[bytes]:
         plan = data.batches[0].plan
@@ -225,7 +225,7 @@ def test_shards_give_the_same_utterances(
     got, expected = texts(packed, 2), texts(loose, 1)
     assert set(got) <= set(expected)
     assert len(set(got)) >= (36 if not at_once else 30)  # an epoch's last batches may be cut off
-    assert equal(packed[5], dataset(sources=[source], processes=2)[5])
+    assert equal(packed[5], dataset(sources=[source], readers=2)[5])
     assert not at_once or any((tmp_path / "cache").glob("*.tar"))
 
 
@@ -278,7 +278,7 @@ def test_noises_and_augmentation_are_used(dataset: Callable[..., MixedDataset], 
         ({"sources": [MANIFEST | {"weight": 0}]}, "source asr: expected weight above 0"),
         (
             {"sources": [MANIFEST | {"pairs": ["en-fr"]}]},
-            r"source asr: pair en-fr is not in model.pairs \(en-en, en-de\)",
+            r"source asr: pair en-fr is not one of the model's \(en-en, en-de\)",
         ),
         ({"sources": [MANIFEST | {"tasks": ["sing"]}]}, r"tasks\[0\]: expected one of transcribe, translate, answer"),
         ({"sources": [MANIFEST | {"shards_at_once": 2}]}, "shards_at_once and shard_cache are for shards alone"),
@@ -286,7 +286,7 @@ def test_noises_and_augmentation_are_used(dataset: Callable[..., MixedDataset], 
         ({"filter": {"min_s": 3.0, "max_s": 2.0}}, "filter: need 0 <= min_s < max_s, got 3.0 and 2.0"),
         ({"filter": {"max_s": 3.0, "min_words": -1}}, "filter: min_words and the numbers"),
         ({"filter": {"max_s": 9.0}}, "stage only: batch_s is 4, but data.filter.max_s lets utterances of 9 s in"),
-        ({"buckets": 0}, "buckets must be at least 1"),
+        ({"buckets": 0}, "buckets and readers must be at least 1"),
         ({"stage": {"pauses": 0.1}}, "stage only: pauses needs word times; give source asr word_times: manifest"),
         ({"stage": {"attention_weight": 0.1}}, "stage only: attention_weight needs word times"),
     ],

@@ -1,7 +1,7 @@
 """Sources mixed by weight as a dataset: item i is batch i of a stage, made from the seed and i alone.
 
-numpy in, torch out. A batch comes from one source, so it is all speech or all text. All processes of a step take theirs
-from the same source.
+numpy in, torch out. A batch comes from one source, so it is all speech or all text. All readers take theirs from the
+same source at a time.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from bestow_edge.training.corpora.recordings import Recordings
 from bestow_edge.training.corpora.speech import SpeechBatches
 from bestow_edge.training.corpora.texts import TextBatches, TextCorpus
 from bestow_edge.training.examples import Example, ExampleMaker
-from bestow_edge.training.recipe_data import AugmentRecipe, SourceRecipe, needs_transcripts
+from bestow_edge.training.recipe_data import AugmentRecipe, DataRecipe, SourceRecipe, check_pairs, needs_transcripts
 
 if TYPE_CHECKING:
-    from bestow_edge.training.recipe import Recipe, StageRecipe
+    from bestow_edge.training.recipe import StageRecipe
 
 logger = logging.getLogger(__name__)
 TOKENIZER_TEXTS = 500_000  # of each source or file, enough for a vocabulary
@@ -57,7 +57,7 @@ class MixedDataset(Dataset[Batch]):
         *,
         num_batches: int,
         seed: int,
-        processes: int = 1,
+        readers: int = 1,
     ) -> None:
         """Draw the order of sources.
 
@@ -67,12 +67,12 @@ class MixedDataset(Dataset[Batch]):
             stage: says which look-aheads are drawn and how strong augmentation is.
             num_batches: length of the dataset; a longer one begins with the same batches but for its augmentation.
             seed: with the index, decides everything about a batch.
-            processes: process r of so many takes items r, r + `processes` and so on.
+            readers: reader r of so many takes items r, r + `readers` and so on.
         """
         self.batches, self.stage = batches, stage
-        self.num_batches, self.seed, self.processes = num_batches, seed, processes
+        self.num_batches, self.seed, self.readers = num_batches, seed, readers
         shares = np.cumsum(np.array(weights, dtype=np.float64))
-        turns = np.random.default_rng(seed).random(-(-num_batches // processes))
+        turns = np.random.default_rng(seed).random(-(-num_batches // readers))
         self._picked = np.searchsorted(shares / shares[-1], turns, side="right").astype(np.uint8)
         self._earlier = np.zeros(self._picked.size, dtype=np.int64)  # batches of the same source before
         for source in range(len(batches)):
@@ -84,15 +84,15 @@ class MixedDataset(Dataset[Batch]):
 
     def source_of(self, index: int) -> int:
         """Return the number of the source that a batch comes from."""
-        return int(self._picked[index // self.processes])
+        return int(self._picked[index // self.readers])
 
     def __getitem__(self, index: int) -> Batch:
         if not 0 <= index < self.num_batches:
             raise IndexError(index)
-        turn, process = divmod(index, self.processes)
+        turn, reader = divmod(index, self.readers)
         source, number = self.batches[self._picked[turn]], int(self._earlier[turn])
         strength = between(self.stage.augment, index / self.num_batches)
-        examples = source.examples(process, number, [self.seed, index], strength)
+        examples = source.examples(reader, number, [self.seed, index], strength)
         drawn = np.random.default_rng([self.seed, index]).integers(len(self.stage.lookaheads))
         return collate(examples, lookahead=int(self.stage.lookaheads[drawn]))
 
@@ -100,14 +100,21 @@ class MixedDataset(Dataset[Batch]):
 class Corpora:
     """All sources of a recipe, read and filtered: what the stages' datasets are made from."""
 
-    def __init__(self, recipe: Recipe, data_dir: Path) -> None:
-        """Read manifests, indexes of shards and headers of text files, and log what was dropped.
+    def __init__(self, data: DataRecipe, stages: Sequence[StageRecipe], pairs: Sequence[str], data_dir: Path) -> None:
+        """Read manifests, indexes of shards and headers of text files.
+
+        Args:
+            data: the recipe's `data:` part.
+            stages: the recipe's stages, which say what utterances need.
+            pairs: the model's language pairs.
+            data_dir: directory the recipe's files are relative to.
 
         Raises:
             ManifestError: a file is missing or has a bad line, or nothing is left of a source.
+            ConfigError: a source asks for a pair that is not the model's.
         """
-        self.recipe, self.data_dir = recipe, data_dir
-        data = recipe.data
+        check_pairs(data, pairs)
+        self.data, self.stages, self.pairs, self.data_dir = data, stages, tuple(pairs), data_dir
         self.texts_read: dict[str, TextCorpus] = {}
         self.speech_read: dict[str, tuple[Corpus, Sieve, Report]] = {}
         self._measured = False
@@ -116,7 +123,7 @@ class Corpora:
             if source.texts:
                 self.texts_read[key] = TextCorpus(source, data_dir)
                 continue
-            sieve = Sieve(source, data.filter, recipe.model.pairs, needs_transcript=needs_transcripts(recipe.stages))
+            sieve = Sieve(source, data.filter, pairs, needs_transcript=needs_transcripts(stages))
             corpus, report = read_corpus(manifest_paths(source, data_dir), sieve, self.cache)
             self.speech_read[key] = corpus, sieve, report
 
@@ -133,8 +140,8 @@ class Corpora:
         Raises:
             ManifestError: a text file has a bad line.
         """
-        languages = sorted({parse_pair(pair).source for pair in self.recipe.model.pairs})
-        if any("answer" in source.tasks for source in self.recipe.data.sources):
+        languages = sorted({parse_pair(pair).source for pair in self.pairs})
+        if any("answer" in source.tasks for source in self.data.sources):
             yield from (Question(code, "?").instruction for code in languages)
         for key, _ in self._sources("train"):
             corpus = self.texts_read[key] if key in self.texts_read else self.speech_read[key][0]
@@ -148,7 +155,7 @@ class Corpora:
         """
         if self._measured:
             return
-        data, stages = self.recipe.data, self.recipe.stages
+        data, stages = self.data, self.stages
         fastest = 1 + data.augment.speed * max(max(stage.augment) for stage in stages)
         ctc_speed = fastest if any(stage.ctc_weight or stage.alignment_weight for stage in stages) else 0.0
         for key, (corpus, sieve, report) in self.speech_read.items():
@@ -171,7 +178,6 @@ class Corpora:
         num_batches: int,
         seed: int,
         noises: Sequence[Samples] = (),
-        processes: int = 1,
     ) -> MixedDataset:
         """Return the batches of a stage.
 
@@ -181,21 +187,21 @@ class Corpora:
             num_batches: length of the dataset.
             seed: with the index, decides everything about a batch.
             noises: recorded noises.
-            processes: process r of so many takes items r, r + `processes` and so on.
 
         Raises:
             ManifestError: nothing is left of a source.
-            ConfigError: a source has fewer shards than there are processes.
+            ConfigError: a source has fewer shards than there are readers.
         """
         self.measure(maker)
-        data = self.recipe.data
         batches: list[Batches] = []
         weights = []
         for number, (key, source) in enumerate(self._sources("dev" if dev else "train")):
-            augments = AugmentRecipe() if dev else data.augment
-            batches.append(self._batches(key, source, maker, [seed, number], augments, noises, processes))
+            augments = AugmentRecipe() if dev else self.data.augment
+            batches.append(self._batches(key, source, maker, [seed, number], augments, noises))
             weights.append(source.weight)
-        return MixedDataset(batches, weights, maker.stage, num_batches=num_batches, seed=seed, processes=processes)
+        return MixedDataset(
+            batches, weights, maker.stage, num_batches=num_batches, seed=seed, readers=self.data.readers
+        )
 
     def _batches(
         self,
@@ -205,12 +211,11 @@ class Corpora:
         seed: Sequence[int],
         augments: AugmentRecipe,
         noises: Sequence[Samples],
-        processes: int,
     ) -> Batches:
-        buckets = self.recipe.data.buckets
+        buckets, readers = self.data.buckets, self.data.readers
         if key in self.texts_read:
             texts = self.texts_read[key]
-            plan = Plan(texts.lengths, source.batch_tokens, buckets=buckets, seed=seed, groups=processes)
+            plan = Plan(texts.lengths, source.batch_tokens, buckets=buckets, seed=seed, groups=readers)
             return TextBatches(texts, maker, plan)
         corpus, sieve, _ = self.speech_read[key]
         plan = Plan(
@@ -220,15 +225,15 @@ class Corpora:
             seed=seed,
             files=corpus.file_ids,
             files_at_once=source.shards_at_once,
-            groups=processes,
+            groups=readers,
         )
         cache = self.data_dir / source.shard_cache if source.shard_cache else None
-        kept = 2 * source.shards_at_once * processes
+        kept = 2 * source.shards_at_once * readers
         recordings = Recordings(maker.config.features.sample_rate_hz, cache=cache, kept=kept)
         return SpeechBatches(corpus, sieve, recordings, maker, plan, augments=augments, noises=noises)
 
     def _sources(self, *kinds: str) -> Iterator[tuple[str, SourceRecipe]]:
         """Yield the sources of these kinds, each with a name that the others don't have."""
         for kind in kinds:
-            for source in self.recipe.data.sources if kind == "train" else self.recipe.data.dev_sources:
+            for source in self.data.sources if kind == "train" else self.data.dev_sources:
                 yield f"{kind}:{source.name}", source

@@ -54,10 +54,10 @@ class Plan:
             seed: with the epoch's number, decides the order.
             files: (rows,) which shard a row is in, ascending; needed for `files_at_once`.
             files_at_once: rows of this many shards are shuffled together, while the others wait; 0 = all rows.
-            groups: processes that each read shards of their own. Without `files_at_once` they share one order.
+            groups: readers that each have shards of their own. Without `files_at_once` they share one order.
 
         Raises:
-            ConfigError: there are fewer shards than processes.
+            ConfigError: there are fewer shards than readers.
         """
         self.lengths, self.limit, self.seed = lengths, limit, seed
         self.files_at_once, self.groups = files_at_once, groups
@@ -68,7 +68,7 @@ class Plan:
         if files_at_once and files is not None:
             self._bounds = np.searchsorted(files, np.arange(int(files[-1]) + 2))
             if len(self._bounds) - 1 < groups:
-                raise ConfigError(f"{len(self._bounds) - 1} shards for {groups} processes; make more, smaller ones")
+                raise ConfigError(f"{len(self._bounds) - 1} shards for {groups} readers; make more, smaller ones")
         self._epochs: dict[tuple[int, int], Epoch] = {}
         self._sizes: dict[int, int] = {}
 

@@ -59,7 +59,7 @@ class SpeechBatches:
         """Return the rows of a batch. Recordings that cannot be read are left out and counted.
 
         Args:
-            group: which process asks.
+            group: which reader asks.
             number: its batch of this source, from 0.
             seed: with the row's number, decides everything about a row.
             strength: of the augmentation.

@@ -200,7 +200,7 @@ class TextBatches:
         """Return the rows of a batch; nothing is done to texts, at any `strength`.
 
         Args:
-            group: which process asks.
+            group: which reader asks.
             number: its batch of this source, from 0.
             seed: decides which part of a long text is taken.
             strength: of the augmentation of speech.
