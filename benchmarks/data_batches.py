@@ -35,9 +35,8 @@ def main() -> None:
     loose = SourceRecipe(name="manifest", manifests=(str(args.manifest.resolve()),))
     packed = {"name": "shards", "shards": (str(args.out.resolve()),)}
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
-    print(
-        "| source | buckets | augmented | batches an epoch | padding | batches a CPU second | hours of audio a CPU hour |"
-    )
+    paces = "batches a CPU second | hours of audio a CPU hour"
+    print(f"| source | buckets | augmented | batches an epoch | padding | {paces} |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for source, buckets, augment in [
         (loose, 1, AugmentRecipe()),
