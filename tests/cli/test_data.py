@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,17 @@ def test_a_recipe(sentences: Path, capsys: Capture, tmp_path: Path, kind: str) -
         assert found["sources"][0]["dropped"]["with fewer than 4 words"]["lines"] == 18
         assert "source asr: 22 of 40 utterances kept" in run_here(capsys, "data", "check", path, "--data", sentences)[1]
     assert "all: 48 utterances" in run_here(capsys, "data", "summary", path, "--data", sentences)[1]
+
+
+@pytest.mark.slow
+def test_no_torch_is_needed(sentences: Path, cli: Callable[..., Any]) -> None:
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'onnx', 'yaml']))"
+    manifest = sentences / "train.jsonl"
+    for arguments in (("check", manifest), ("summary", manifest), ("shard", manifest, "--out", "shards")):
+        done = cli("data", *arguments, before=blocked)
+        assert done.returncode == 0, done.stderr
+    done = cli("data", "check", "recipe.yaml", before=blocked)
+    assert (done.returncode, "pip install 'bestow-edge[train]'" in done.stderr) == (2, True)
 
 
 def test_the_commands_of_the_page_run(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,7 @@ def test_active_range() -> None:
     assert 5000 - 320 <= first <= 5000
     assert 9000 <= last <= 9000 + 320
     assert active_range(samples[:100], RATE_HZ) == (0, 100)
+    assert active_range(np.zeros(9000, dtype=np.float32), RATE_HZ) == (0, 9000)
 
 
 def test_steps_are_those_of_the_encoder(tiny_run: Run) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from sentences import write_lines
 
@@ -114,6 +115,23 @@ def test_rows_are_lawful(dataset: Callable[..., MixedDataset], times: str) -> No
                 assert (labels[:steps] != IGNORED).all()
                 assert int(batch["step_counts"][row][steps - 1]) > 0
     assert bool(pauses) == (times != "none")
+
+
+@pytest.mark.parametrize("times", ["none", "estimated"])
+def test_recordings_without_speech_have_an_empty_answer(
+    dataset: Callable[..., MixedDataset], tmp_path: Path, times: str
+) -> None:
+    lines = []
+    for name, samples in (("noise", 0.1 * np.random.default_rng(0).standard_normal(16000)), ("zero", np.zeros(16000))):
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16000)
+        lines.append({"audio_filepath": f"{name}.wav", "duration": 1.0, "text": "", "source_lang": "en"})
+    write_lines(tmp_path / "silent.jsonl", lines)
+    stage = {"ctc_weight": 0.1} | ({"pauses": 0.5, "streaming": 0.5} if times == "estimated" else {})
+    source = {"name": "asr", "manifests": [str(tmp_path / "silent.jsonl")], "word_times": times}
+    batch = dataset(sources=[source], dev_sources=[source | {"name": "dev"}], stage=stage)[0]
+    assert batch["transcript_ids"].shape == (2, 0)
+    assert ((batch["targets"] != IGNORED).sum(1) == 1).all()
+    assert (batch["step_labels"] == (-1 if times == "estimated" else IGNORED)).all()
 
 
 def test_wait_k_alone_masks_sentences_without_word_times(dataset: Callable[..., MixedDataset]) -> None:

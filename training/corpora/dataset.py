@@ -118,6 +118,7 @@ class Corpora:
         self.texts_read: dict[str, TextCorpus] = {}
         self.speech_read: dict[str, tuple[Corpus, Sieve, Report]] = {}
         self._measured = False
+        self._told: set[tuple[str, str]] = set()
         self.cache = IndexCache(data_dir / data.index_cache if data.index_cache else None)
         for key, source in self._sources("train", "dev"):
             if source.texts:
@@ -198,6 +199,7 @@ class Corpora:
         for number, (key, source) in enumerate(self._sources("dev" if dev else "train")):
             augments = AugmentRecipe() if dev else self.data.augment
             batches.append(self._batches(key, source, maker, [seed, number], augments, noises))
+            self._tell(key, maker.stage.name, batches[-1].plan)
             weights.append(source.weight)
         return MixedDataset(
             batches, weights, maker.stage, num_batches=num_batches, seed=seed, readers=self.data.readers
@@ -231,6 +233,13 @@ class Corpora:
         kept = 2 * source.shards_at_once * readers
         recordings = Recordings(maker.config.features.sample_rate_hz, cache=cache, kept=kept)
         return SpeechBatches(corpus, sieve, recordings, maker, plan, augments=augments, noises=noises)
+
+    def _tell(self, key: str, stage: str, plan: Plan) -> None:
+        """Log what an epoch is, once."""
+        if key.startswith("train") and (key, stage) not in self._told:
+            self._told.add((key, stage))
+            what = f"{plan.num_batches()} batches an epoch, {100 * plan.padding():.1f} % padding"
+            logger.info("stage %s, source %s: %s", stage, key.partition(":")[2], what)
 
     def _sources(self, *kinds: str) -> Iterator[tuple[str, SourceRecipe]]:
         """Yield the sources of these kinds, each with a name that the others don't have."""
