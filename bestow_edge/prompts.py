@@ -1,7 +1,8 @@
 """Prompts: a task and its languages as one user turn in the LLM's chat format. Plain Python.
 
-It knows languages and wording, not tokenizers: export turns each prompt into token ids once and stores them in the
-bundle, so that the runtime needs no template engine.
+It knows languages and wording, not tokenizers: export turns the prompt of each language pair into token ids once and
+stores them in the bundle, so that the runtime needs no template engine. A question's prompt holds the question, so its
+ids are made when it is asked.
 """
 
 from dataclasses import dataclass
@@ -38,6 +39,62 @@ class Pair:
         if self.task == "transcribe":
             return f"Transcribe the {source} speech."
         return f"Translate the {source} speech to {target}."
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about the speech, in the user's words; its answer is in the language of the question."""
+
+    source: str
+    """Language of the speech."""
+    text: str
+    """The question."""
+
+    def __post_init__(self) -> None:
+        """Check both, and write any white space in the question as one space."""
+        _known(self.source)
+        object.__setattr__(self, "text", _one_line(self.text, "question"))
+
+    @property
+    def instruction(self) -> str:
+        """The user turn in English, as the LLM reads it, with the question as it was asked."""
+        return f"Answer the question about the {LANGUAGES[self.source]} speech: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenText:
+    """A written text to translate: what an LLM is taught without speech."""
+
+    source: str
+    target: str
+    text: str
+
+    def __post_init__(self) -> None:
+        """Check the languages, and write any white space in the text as one space."""
+        _known(self.source, self.target)
+        object.__setattr__(self, "text", _one_line(self.text, "text to translate"))
+
+    @property
+    def instruction(self) -> str:
+        """The user turn in English, as the LLM reads it, with the text."""
+        return f"Translate the {LANGUAGES[self.source]} text to {LANGUAGES[self.target]}: {self.text}"
+
+
+Asked = Pair | Question | WrittenText
+"""What a prompt may ask for."""
+
+
+def _known(*codes: str) -> None:
+    for code in codes:
+        if code not in LANGUAGES:
+            raise PromptError(f"language {code!r}: expected one of {', '.join(LANGUAGES)}")
+
+
+def _one_line(text: str, what: str) -> str:
+    line = " ".join(text.split())
+    if not line:
+        raise PromptError(f"the {what} is empty; write one")
+    return line
 
 
 def parse_pair(text: str) -> Pair:
@@ -87,9 +144,9 @@ def make_pair(task: Task | None, source: str, target: str | None) -> Pair:
     return pair
 
 
-def prompt_text(pair: Pair, chat: ChatTemplate) -> str:
+def prompt_text(asked: Asked, chat: ChatTemplate) -> str:
     """Return the whole prompt, from the first special token to where the answer begins."""
-    return f"{chat.before}{pair.instruction}{chat.after}"
+    return f"{chat.before}{asked.instruction}{chat.after}"
 
 
 def check_trained(pair: Pair, trained: tuple[str, ...]) -> None:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import soxr
 
 from bestow_edge.config import FeatureConfig
-from bestow_edge.features import mel_centres
-from bestow_edge.training.recipe import AugmentRecipe
+from bestow_edge.features import log_mel, mel_centres
+from bestow_edge.training.recipe_data import AugmentRecipe
 from bestow_edge.training.sounds import sound
 
 Samples = npt.NDArray[np.float32]
@@ -36,6 +36,27 @@ def scaled(recipe: AugmentRecipe, strength: float) -> AugmentRecipe:
         mask_bins=round(recipe.mask_bins * strength),
         mask_frames=round(recipe.mask_frames * strength),
     )
+
+
+def spoken_features(
+    samples: Samples, rng: np.random.Generator, recipe: AugmentRecipe, noises: Sequence[Samples], config: FeatureConfig
+) -> Samples:
+    """Augment a waveform and return its features, augmented too.
+
+    Args:
+        samples: (samples,) float32.
+        rng: decides everything.
+        recipe: chances and ranges.
+        noises: recorded noises to cut from; may be empty.
+        config: the front-end.
+
+    Returns:
+        (frames, mel_bins) float32.
+    """
+    mel = log_mel(augment(samples, rng, recipe, noises, config.sample_rate_hz), config)
+    if recipe.warp:
+        mel = warp_features(mel, 1 + rng.uniform(-recipe.warp, recipe.warp), config)
+    return mask_features(mel, rng, recipe)
 
 
 def change_speed(samples: Samples, factor: float, rate_hz: int) -> Samples:

@@ -1,5 +1,6 @@
-"""Batches as a dataset: item i is batch i of a stage, made from the seed and i alone. numpy in, torch out.
+"""Batches of joined recordings as a dataset: item i is batch i of a stage, made from the seed and i alone.
 
+numpy in, torch out. `training.corpora.dataset` is the same for utterances and texts as they are.
 Making whole batches keeps utterances of like length together, bounds the seconds of audio in each, and lets a resumed
 run go on with the very same data.
 """
@@ -16,13 +17,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bestow_edge.errors import ManifestError
-from bestow_edge.features import log_mel
 from bestow_edge.manifest import Utterance, read_manifest
 from bestow_edge.runtime.audio import read_audio
-from bestow_edge.training.augment import augment, change_speed, mask_features, scaled, warp_features
+from bestow_edge.training.augment import change_speed, scaled, spoken_features
 from bestow_edge.training.compose import LEVEL, Composed, Composer, Piece
 from bestow_edge.training.examples import IGNORED, Example, ExampleMaker
-from bestow_edge.training.recipe import AugmentRecipe, DataRecipe
+from bestow_edge.training.recipe_data import AugmentRecipe, DataRecipe
 from bestow_edge.training.sounds import sound
 
 FRAMES_PER_S = 100  # mel frames
@@ -63,8 +63,8 @@ class BatchDataset(Dataset[Batch]):
             raise IndexError(index)
         rng = np.random.default_rng([self.seed, index])
         stage, done = self.maker.stage, index / self.num_batches
-        most = round(_between(stage.pieces, done))
-        augments = scaled(self.augments, _between(stage.augment, done))
+        most = round(between(stage.pieces, done))
+        augments = scaled(self.augments, between(stage.augment, done))
         around = int(rng.integers(1, most + 1))
         examples: list[Example] = []
         longest_s = 0.0
@@ -86,12 +86,7 @@ class BatchDataset(Dataset[Batch]):
         waveform = np.pad(waveform, (0, max(0, rate_hz // 10 - waveform.size)))  # at least ten frames
         if not pieces:
             waveform = self._wordless(waveform, rng)
-        waveform = augment(waveform, rng, augments, self.noises, rate_hz)
-        features = self.maker.config.features
-        mel = log_mel(waveform, features)
-        if augments.warp:
-            mel = warp_features(mel, 1 + rng.uniform(-augments.warp, augments.warp), features)
-        mel = mask_features(mel, rng, augments)
+        mel = spoken_features(waveform, rng, augments, self.noises, self.maker.config.features)
         return self.maker.make(Composed(waveform, composed.source_lang, pieces), mel, rng)
 
     def _wordless(self, silence: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -102,7 +97,13 @@ class BatchDataset(Dataset[Batch]):
         return sound(silence.size, rng, self.noises, self.composer.rate_hz) * np.float32(level)
 
 
-def _between(ends: Sequence[float], done: float) -> float:
+def first_speech(dataset: BatchDataset | Dataset[Batch], num_batches: int) -> Batch | None:
+    """Return the first batch that is not of texts alone, None if the first `num_batches` are."""
+    return next((batch for index in range(num_batches) if (batch := dataset[index])["mel"].shape[1]), None)
+
+
+def between(ends: Sequence[float], done: float) -> float:
+    """Return the value at a share `done` of the way from the first to the last."""
     return ends[0] + (ends[1] - ends[0]) * done
 
 
@@ -112,7 +113,7 @@ def collate(examples: Sequence[Example], *, lookahead: int) -> Batch:
     Returns:
         mel (batch, frames, mel_bins), frame_lens (batch,), token_ids, visible_steps and targets (batch, tokens),
         transcript_ids (batch, labels) with -1 as padding, step_labels and step_counts (batch, steps),
-        word_steps (batch, tokens, 2), lookahead ().
+        word_steps (batch, tokens, 2), lookahead (). A batch of texts without speech has no frames, steps and labels.
     """
 
     def pad(rows: Sequence[npt.NDArray[np.generic]], value: float) -> Tensor:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bestow_edge.manifest import Utterance
 from bestow_edge.runtime.audio import read_audio
-from bestow_edge.training.recipe import JoinRecipe
+from bestow_edge.training.recipe_data import JoinRecipe
 
 Samples = npt.NDArray[np.float32]
 LEVEL = 0.08  # RMS every recording is brought to before it is joined, full scale = 1
@@ -144,7 +144,7 @@ class Composer:
 
 
 def active_range(samples: Samples, rate_hz: int) -> tuple[int, int]:
-    """Return first and last sample of the sound: where 20 ms blocks come within 30 dB of the loudest one.
+    """Return first and last sample of the sound: where 20 ms blocks come within 30 dB of the loudest one, or all of it.
 
     Args:
         samples: (samples,) float32.
@@ -152,7 +152,7 @@ def active_range(samples: Samples, rate_hz: int) -> tuple[int, int]:
     """
     block = rate_hz // 50
     count = samples.size // block
-    if count < 2:
+    if count < 2 or not samples.any():
         return 0, samples.size
     power = np.mean(samples[: count * block].reshape(count, block) ** 2, axis=1)
     loud = np.flatnonzero(power > power.max() * 1e-3)

@@ -23,66 +23,7 @@ from bestow_edge.config import (
 from bestow_edge.errors import ConfigError
 from bestow_edge.prompts import parse_pair
 from bestow_edge.strict import decode
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JoinRecipe:
-    """How recordings of one language are joined into longer utterances on the fly."""
-
-    mixed_speakers: float = 0.0
-    """Share of utterances whose recordings come from several speakers of one corpus."""
-    max_gap_s: float = 0.3
-    """Usual longest pause between recordings, seconds."""
-    long_pauses: float = 0.1
-    """Share of pauses that are drawn up to 1.5 s long instead."""
-    trim: float = 0.5
-    """Share of utterances whose recordings lose their silent edges before they are joined."""
-    noise_only: float = 0.0
-    """Share of utterances without any speech, whose answer is empty."""
-    distractors: float = 0.0
-    """Chance of one recording with words outside `vocabulary` in an utterance; the answer leaves it out."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AugmentRecipe:
-    """Chances and ranges of the changes made to each training utterance."""
-
-    speed: float = 0.0
-    """Largest change of playing speed (pitch and formants move along), 0.15 = from 0.85 to 1.15."""
-    warp: float = 0.0
-    """Largest change of the frequency axis alone, as of longer and shorter vocal tracts, 0.1 = from 0.9 to 1.1."""
-    narrow: float = 0.0
-    """Chance of a sampling rate of 8 kHz: nothing is left above 4 kHz."""
-    room: float = 0.0
-    """Chance of a room's echo (decaying noise, RT60 0.08 to 0.6 s)."""
-    filter: float = 0.0
-    """Chance of a random band limit and tilt, as of other microphones and telephones."""
-    noise: float = 0.0
-    """Chance of added noise at 10 to 35 dB below the speech."""
-    noise_files: str = ""
-    """Directory of noise recordings under the data directory; without it noise is coloured noise alone."""
-    gain_db: float = 0.0
-    """Level is moved at random by up to this many decibels down, and a third of it up."""
-    mask_bins: int = 0
-    """SpecAugment: widest of two masks over mel bins."""
-    mask_frames: int = 0
-    """SpecAugment: widest of two masks over frames (10 ms)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataRecipe:
-    """Where utterances come from and what is made of them."""
-
-    train: tuple[str, ...]
-    """Training manifests, relative to the data directory."""
-    dev: tuple[str, ...]
-    """Manifests whose loss is reported during training."""
-    vocabulary: tuple[str, ...] = ()
-    """Use only utterances whose transcript has just these words; empty uses all."""
-    join: JoinRecipe = field(default_factory=JoinRecipe)
-    """Joining of recordings."""
-    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
-    """Changes made to training utterances."""
+from bestow_edge.training.recipe_data import DataRecipe, check_pairs, check_stages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,6 +127,8 @@ class Recipe:
         for stage in self.stages:
             if unknown := set(stage.lookaheads) - set(self.model.streaming.lookaheads):
                 raise ConfigError(f"stage {stage.name}: look-aheads {unknown} are not in model.streaming.lookaheads")
+        check_pairs(self.data, self.model.pairs)
+        check_stages(self.data, self.stages)
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -28,11 +28,13 @@ class Schedule:
 
 
 def heard_steps(end_s: npt.NDArray[np.float64], step_s: float, source_steps: int) -> Ints:
-    """Return after how many encoder steps each token's word has been heard.
+    """Return after how many encoder steps each token's word has been heard; 0 where its end is NaN, unknown.
 
     Step s (from 0) is centred on s * step_s, so a word that ends at t is heard with steps 0..ceil(t / step_s).
     """
-    return np.minimum(np.ceil(end_s / step_s).astype(np.int64) + 1, source_steps)
+    known = ~np.isnan(end_s)
+    steps = np.minimum(np.ceil(np.where(known, end_s, 0.0) / step_s).astype(np.int64) + 1, source_steps)
+    return np.where(known, steps, 0)
 
 
 def make_schedule(

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from bestow_edge.config import ChatTemplate
-from bestow_edge.prompts import parse_pair, prompt_text
+from bestow_edge.prompts import Asked, parse_pair, prompt_text
 
 BEGIN, END, PAD, USER, ASSISTANT = "<s>", "</s>", "<pad>", "<|user|>", "<|assistant|>"
 SPECIAL_TOKENS = [PAD, BEGIN, END, USER, ASSISTANT]
@@ -40,9 +40,10 @@ def train_tokenizer(texts: Iterable[str], pairs: Iterable[str], vocab_size: int)
     return tokenizer
 
 
-def prompt_ids(tokenizer: Tokenizer, pair: str, chat: ChatTemplate) -> list[int]:
-    """Return the token ids of a pair's whole prompt."""
-    ids: list[int] = tokenizer.encode(prompt_text(parse_pair(pair), chat), add_special_tokens=False).ids
+def prompt_ids(tokenizer: Tokenizer, asked: str | Asked, chat: ChatTemplate) -> list[int]:
+    """Return the token ids of a whole prompt, of a language pair (`en-de`) or of what else is asked."""
+    what = parse_pair(asked) if isinstance(asked, str) else asked
+    ids: list[int] = tokenizer.encode(prompt_text(what, chat), add_special_tokens=False).ids
     return ids
 
 

@@ -20,16 +20,19 @@ from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, 
 
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_weights, save_checkpoint
-from bestow_edge.training.batches import Batch, BatchDataset, read_manifests, read_noises
+from bestow_edge.training.batches import Batch, BatchDataset, first_speech, read_manifests, read_noises
 from bestow_edge.training.compose import Composer
+from bestow_edge.training.corpora.dataset import Corpora, MixedDataset
 from bestow_edge.training.examples import ExampleMaker
 from bestow_edge.training.initial import init_encoder
 from bestow_edge.training.objective import Objective
-from bestow_edge.training.recipe import AugmentRecipe, JoinRecipe, Recipe, StageRecipe, model_config
+from bestow_edge.training.recipe import Recipe, StageRecipe, model_config
+from bestow_edge.training.recipe_data import AugmentRecipe, JoinRecipe
 from bestow_edge.training.tokens import BEGIN, CHAT, END, PAD, train_tokenizer
 
 logger = logging.getLogger(__name__)
 DEV_BATCHES = 8
+FIRST_BATCHES = 50  # one of them has speech, if any has
 UNKEPT = {"architectures", "dtype", "transformers_version"}  # fields that say nothing of the model's shape
 WORKERS = 1  # one process makes batches while the others' cores train
 
@@ -47,10 +50,15 @@ class Run:
         self.recipe, self.out = recipe, out
         self.rate_hz = recipe.model.features.sample_rate_hz
         set_seed(recipe.seed)
+        self.noises = read_noises(recipe.data, data_dir, self.rate_hz)
+        self.corpora = (
+            Corpora(recipe.data, recipe.stages, recipe.model.pairs, data_dir) if recipe.data.sources else None
+        )
         train = read_manifests(recipe.data.train, data_dir)
         dev = read_manifests(recipe.data.dev, data_dir)
-        self.noises = read_noises(recipe.data, data_dir, self.rate_hz)
-        texts = [text for item in train for text in item.texts.values()]
+        texts = (
+            [text for item in train for text in item.texts.values()] if self.corpora is None else self.corpora.texts()
+        )
         if recipe.data.vocabulary:
             texts = [t for item in train if _within(item.texts, recipe) for t in item.texts.values()]
         self.tokenizer = train_tokenizer(texts, recipe.model.pairs, recipe.model.vocab_size)
@@ -64,26 +72,30 @@ class Run:
             vocab_size=self.tokenizer.get_vocab_size(),
             label_smoothing=recipe.label_smoothing,
         )
-        if self.objective.model.streaming:
-            init_encoder(self.objective.model.encoder, self._typical_features())
+        features = self._typical_features() if self.objective.model.streaming else None
+        if features is not None:
+            init_encoder(self.objective.model.encoder, features)
 
-    def _typical_features(self) -> Tensor:
-        """Return (1, frames, mel_bins): the first training batch without its padding, in one row."""
-        batch = self.dataset(self.recipe.stages[0], dev=False)[0]
+    def _typical_features(self) -> Tensor | None:
+        """Return (1, frames, mel_bins): the first batch of speech in one row; None where all is text."""
+        dataset = self.dataset(self.recipe.stages[0], dev=False)
+        batch = first_speech(dataset, min(len(dataset), FIRST_BATCHES))
+        if batch is None:
+            return None
         rows = zip(batch["mel"], batch["frame_lens"].tolist(), strict=True)
         return torch.cat([mel[:length] for mel, length in rows])[None]
 
-    def dataset(self, stage: StageRecipe, *, dev: bool) -> BatchDataset:
+    def dataset(self, stage: StageRecipe, *, dev: bool) -> BatchDataset | MixedDataset:
         """Return a stage's batches, for training or for the dev loss."""
-        index = self.recipe.stages.index(stage)
-        return BatchDataset(
-            self.dev_composer if dev else self.composer,
-            ExampleMaker(self.config, self.tokenizer, stage, self.config.llm["eos_token_id"]),
-            AugmentRecipe() if dev else self.recipe.data.augment,
-            noises=[] if dev else self.noises,
-            num_batches=DEV_BATCHES if dev else stage.steps,
-            seed=self.recipe.seed * 1000 + index * 2 + dev,
-        )
+        seed = self.recipe.seed * 1000 + self.recipe.stages.index(stage) * 2 + dev
+        maker = ExampleMaker(self.config, self.tokenizer, stage, self.config.llm["eos_token_id"])
+        num_batches = DEV_BATCHES if dev else stage.steps
+        noises = [] if dev else self.noises
+        if self.corpora is not None:
+            return self.corpora.dataset(maker, dev=dev, num_batches=num_batches, seed=seed, noises=noises)
+        composer = self.dev_composer if dev else self.composer
+        augments = AugmentRecipe() if dev else self.recipe.data.augment
+        return BatchDataset(composer, maker, augments, noises=noises, num_batches=num_batches, seed=seed)
 
     def save(self, directory: Path) -> None:
         """Write the model as a checkpoint."""

@@ -1,7 +1,7 @@
 """The command `bestow-edge`: puts the commands together and turns every error into one sentence and an exit code.
 
-Exit codes: 0 done, 1 a check failed (verify, doctor, replay), 2 wrong use or an error with its message on stderr,
-130 Ctrl-C.
+Exit codes: 0 done, 1 a check failed (verify, doctor, replay), 2 wrong use, an error with its message on stderr, or
+problems in data (data check), 130 Ctrl-C.
 Commands import what is heavy when they run, so that `--help` costs nothing.
 """
 
@@ -14,6 +14,7 @@ from typing import Annotated, cast
 import typer
 
 from bestow_edge import __version__
+from bestow_edge.cli import data
 from bestow_edge.cli.bench import bench
 from bestow_edge.cli.console import logs_on_stderr, say, say_error, use_utf8, write
 from bestow_edge.cli.evaluate import evaluate
@@ -42,6 +43,7 @@ app = typer.Typer(
 for command in (run, mic, replay, devices, doctor, verify, inspect, bench, init, train, export, report):
     app.command()(command)
 app.command("eval")(evaluate)
+app.add_typer(data.app)
 
 
 def _version(value: bool) -> None:

@@ -1,5 +1,6 @@
 """Speech manifests: fields, languages, and errors that name the line."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,32 @@ def test_translations_by_language(tmp_path: Path) -> None:
     assert dict(item.texts) == {"en": "one", "de": "eins", "fr": "un"}
 
 
+def test_questions_need_no_text(tmp_path: Path) -> None:
+    fields = {"question": " Who speaks? ", "answer": "Ann"}
+    both, alone = read_manifest(write(tmp_path, LINE | fields, {k: v for k, v in LINE.items() if k != "text"} | fields))
+    assert (both.question, both.answer, both.transcript) == ("Who speaks?", "Ann", "one")
+    assert (alone.question, alone.answer, alone.transcript) == ("Who speaks?", "Ann", None)
+
+
+def test_word_times_and_shards(tmp_path: Path) -> None:
+    (item,) = read_manifest(write(tmp_path, LINE | {"word_times": [[0, 1.25]], "audio_bytes": [512, 99]}))
+    assert item.word_times == ((0.0, 1.25),)
+    assert item.audio_bytes == (512, 99)
+
+
+def test_gzipped(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(LINE).encode() + b"\n"))
+    (item,) = read_manifest(path)
+    assert item.path == tmp_path / "a/b.wav"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ManifestError, match=r"train\.jsonl\.gz: not a whole gzip file \(.*\); compress it again"):
+        read_manifest(path)
+    path.write_bytes(b"{}")
+    with pytest.raises(ManifestError, match="not a whole gzip file"):
+        read_manifest(path)
+
+
 def test_empty_lines_are_skipped_but_counted(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"train\.jsonl:4: duration is None; expected a number"):
         read_manifest(write(tmp_path, LINE, "", "  ", {"audio_filepath": "x", "text": "one"}))
@@ -61,6 +88,16 @@ def test_empty_lines_are_skipped_but_counted(tmp_path: Path) -> None:
         (LINE | {"offset": -1}, r":2: offset -1 s; expected 0 or more"),
         (LINE | {"offset": "1"}, r":2: offset is '1'; expected a number"),
         ({"duration": 1, "text": "a"}, r":2: audio_filepath is None; expected text"),
+        (LINE | {"question": "Who?"}, r":2: answer is None; expected text"),
+        (LINE | {"question": "Who?", "answer": " "}, r":2: answer is empty; expected text in both"),
+        (LINE | {"question": 3, "answer": "I"}, r":2: question is 3; expected text"),
+        (LINE | {"word_times": "0.1"}, r":2: word_times is '0.1'; expected a list of .start, end. in seconds"),
+        (LINE | {"word_times": [[0.1]]}, r":2: word_times is ..0.1..; expected a list"),
+        (LINE | {"word_times": []}, r":2: word_times has 0 entries for 1 words"),
+        (LINE | {"word_times": [[0.5, 0.1]]}, r":2: word_times has .0.5, 0.1. behind 0.0; expected words in order"),
+        (LINE | {"word_times": [[1.0, 9.0]]}, r":2: word_times has .1.0, 9.0.*within 0 and the duration 1.5 s"),
+        (LINE | {"audio_bytes": [1]}, r":2: audio_bytes is .1.; expected .first byte, number of bytes."),
+        (LINE | {"audio_bytes": [0, -1]}, r":2: audio_bytes is .0, -1.; expected"),
     ],
 )
 def test_errors_name_the_line(tmp_path: Path, line: object, message: str) -> None:

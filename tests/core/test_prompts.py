@@ -4,7 +4,17 @@ import pytest
 
 from bestow_edge.config import ChatTemplate
 from bestow_edge.errors import PromptError
-from bestow_edge.prompts import Pair, Task, check_trained, make_pair, parse_pair, parse_pairs, prompt_text
+from bestow_edge.prompts import (
+    Pair,
+    Question,
+    Task,
+    WrittenText,
+    check_trained,
+    make_pair,
+    parse_pair,
+    parse_pairs,
+    prompt_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +65,20 @@ def test_the_prompt_names_the_languages() -> None:
     chat = ChatTemplate(before="<u>", after="<a>")
     assert prompt_text(Pair("en", "de"), chat) == "<u>Translate the English speech to German.<a>"
     assert prompt_text(Pair("de", "de"), chat) == "<u>Transcribe the German speech.<a>"
+
+
+def test_questions_and_written_texts_are_in_the_prompt() -> None:
+    chat = ChatTemplate(before="<u>", after="<a>")
+    question = prompt_text(Question("de", "  Who\n speaks? "), chat)
+    assert question == "<u>Answer the question about the German speech: Who speaks?<a>"
+    written = prompt_text(WrittenText("en", "fr", "Good day."), chat)
+    assert written == "<u>Translate the English text to French: Good day.<a>"
+    with pytest.raises(PromptError, match="the question is empty; write one"):
+        Question("en", " \n")
+    with pytest.raises(PromptError, match="language 'xx': expected one of en, de"):
+        Question("xx", "Who?")
+    with pytest.raises(PromptError, match="language 'xx'"):
+        WrittenText("en", "xx", "a")
 
 
 def test_untrained_pairs_are_refused() -> None:

@@ -6,7 +6,7 @@ import pytest
 from bestow_edge.config import FeatureConfig
 from bestow_edge.features import log_mel, mel_centres
 from bestow_edge.training.augment import augment, change_speed, mask_features, scaled, warp_features
-from bestow_edge.training.recipe import AugmentRecipe
+from bestow_edge.training.recipe_data import AugmentRecipe
 
 RATE_HZ = 16000
 FULL = AugmentRecipe(speed=0.2, narrow=1.0, room=1.0, filter=1.0, noise=1.0, gain_db=20.0, mask_bins=10, mask_frames=12)

@@ -12,7 +12,7 @@ from bestow_edge.training.batches import Batch, collate, read_noises
 from bestow_edge.training.compose import Composed, active_range
 from bestow_edge.training.examples import IGNORED, NO_LABEL, NULL_FRAME, Example, num_steps
 from bestow_edge.training.objective import Objective
-from bestow_edge.training.recipe import AugmentRecipe, DataRecipe
+from bestow_edge.training.recipe_data import AugmentRecipe, DataRecipe
 from bestow_edge.training.tokens import END
 from bestow_edge.training.trainer import Run
 
@@ -70,6 +70,7 @@ def test_active_range() -> None:
     assert 5000 - 320 <= first <= 5000
     assert 9000 <= last <= 9000 + 320
     assert active_range(samples[:100], RATE_HZ) == (0, 100)
+    assert active_range(np.zeros(9000, dtype=np.float32), RATE_HZ) == (0, 9000)
 
 
 def test_steps_are_those_of_the_encoder(tiny_run: Run) -> None:
@@ -216,7 +217,7 @@ def test_the_loss_reaches_every_part(tiny_run: Run) -> None:
 
 def test_noise_directories(corpus: Path) -> None:
     def noises(folder: str) -> int:
-        data = DataRecipe(train=(), dev=(), augment=AugmentRecipe(noise_files=folder))
+        data = DataRecipe(train=("a",), dev=("a",), augment=AugmentRecipe(noise_files=folder))
         return len(read_noises(data, corpus.parent, RATE_HZ))
 
     assert noises("") == 0

@@ -1,0 +1,171 @@
+"""Batches of utterances as they are: which task each one is given, its features and its times. numpy only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from bestow_edge.errors import AudioError, ManifestError
+from bestow_edge.manifest import Utterance
+from bestow_edge.prompts import Pair, Question
+from bestow_edge.training.augment import change_speed, scaled, spoken_features
+from bestow_edge.training.corpora.filters import Sieve
+from bestow_edge.training.corpora.index import Corpus
+from bestow_edge.training.corpora.plan import Plan
+from bestow_edge.training.corpora.recordings import Recordings
+from bestow_edge.training.corpora.timing import Spans, estimated_times, heard_translation, tokens_with_times
+from bestow_edge.training.examples import Example, ExampleMaker, Word
+from bestow_edge.training.recipe_data import AugmentRecipe
+from bestow_edge.training.tokens import answer_ids, prompt_ids
+
+logger = logging.getLogger(__name__)
+Samples = npt.NDArray[np.float32]
+
+
+class SpeechBatches:
+    """The batches of one source of speech in one stage."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        sieve: Sieve,
+        recordings: Recordings,
+        maker: ExampleMaker,
+        plan: Plan,
+        *,
+        augments: AugmentRecipe,
+        noises: Sequence[Samples],
+    ) -> None:
+        """Keep what batches are made from.
+
+        Args:
+            corpus: the utterances.
+            sieve: its tasks and pairs.
+            recordings: reads audio.
+            maker: makes examples for the model and the stage.
+            plan: which utterances make up which batch.
+            augments: changes made at full strength.
+            noises: recorded noises.
+        """
+        self.corpus, self.sieve, self.recordings, self.maker, self.plan = corpus, sieve, recordings, maker, plan
+        self.augments, self.noises = augments, noises
+        self.bad: set[int] = set()
+
+    def examples(self, group: int, number: int, seed: Sequence[int], strength: float) -> list[Example]:
+        """Return the rows of a batch. Recordings that cannot be read are left out and counted.
+
+        Args:
+            group: which reader asks.
+            number: its batch of this source, from 0.
+            seed: with the row's number, decides everything about a row.
+            strength: of the augmentation.
+
+        Raises:
+            ManifestError: more than the source's `max_bad` recordings could not be read, or none of several batches.
+        """
+        augments = scaled(self.augments, strength)
+        for following in range(self.sieve.source.max_bad + 1):
+            rows = self.plan.batch(group, number + following)
+            made = [
+                self._example(int(row), np.random.default_rng([*seed, index]), augments)
+                for index, row in enumerate(rows)
+            ]
+            if good := [example for example in made if example is not None]:
+                return good
+        raise ManifestError(f"source {self.sieve.source.name}: none of {following + 1} batches can be read")
+
+    def _example(self, row: int, rng: np.random.Generator, augments: AugmentRecipe) -> Example | None:
+        item = self.corpus.utterance(row)
+        try:
+            waveform = self.recordings.read(item)
+        except AudioError as error:
+            self._skip(row, error)
+            return None
+        if augments.speed:
+            factor = 1 + rng.uniform(-augments.speed, augments.speed)
+            waveform = change_speed(waveform, factor, self.recordings.rate_hz)
+            times = tuple((start / factor, end / factor) for start, end in item.word_times)
+            item = replace(item, duration_s=item.duration_s / factor, word_times=times)
+        waveform = np.pad(waveform, (0, max(0, self.recordings.rate_hz // 10 - waveform.size)))  # at least ten frames
+        times_s = self._times(item, waveform)
+        mel = spoken_features(waveform, rng, augments, self.noises, self.maker.config.features)
+        return spoken_example(self.maker, item, self._asked(item, rng), times_s, mel, rng)
+
+    def _skip(self, row: int, error: AudioError) -> None:
+        if row in self.bad:
+            return
+        self.bad.add(row)
+        source, where = self.sieve.source, self.corpus.where(row)
+        if len(self.bad) > source.max_bad:
+            hint = f"more than max_bad = {source.max_bad} recordings of source {source.name} cannot be read"
+            raise ManifestError(f"{where}: {error}; {hint}; `bestow-edge data check` lists them") from error
+        logger.warning("%s: %s; skipped, %d of at most %d", where, error, len(self.bad), source.max_bad)
+
+    def _times(self, item: Utterance, waveform: Samples) -> Spans | None:
+        kind = self.sieve.source.word_times
+        if kind == "none" or item.transcript is None:
+            return None
+        if kind == "estimated" and not item.word_times:
+            return estimated_times(item.transcript, waveform, self.recordings.rate_hz)
+        return np.array(item.word_times, dtype=np.float64).reshape(-1, 2)
+
+    def _asked(self, item: Utterance, rng: np.random.Generator) -> Pair | Question:
+        asked: list[Pair | Question] = [
+            pair for pair in self.sieve.pairs if pair.source == item.source_lang and pair.target in item.texts
+        ]
+        if "answer" in self.sieve.source.tasks and item.question:
+            asked.append(Question(item.source_lang, item.question))
+        return asked[int(rng.integers(len(asked)))]
+
+
+def spoken_example(
+    maker: ExampleMaker,
+    item: Utterance,
+    asked: Pair | Question,
+    times_s: Spans | None,
+    mel: Samples,
+    rng: np.random.Generator,
+) -> Example:
+    """Build the example of one utterance and one prompt.
+
+    Args:
+        maker: makes examples for the model and the stage.
+        item: the utterance.
+        asked: a language pair it has texts for, or a question it has the answer to.
+        times_s: (words, 2) start and end of each word of the transcript; None = unknown.
+        mel: (frames, mel_bins) features.
+        rng: decides policy and pauses.
+    """
+    transcript = [] if item.transcript is None else answer_ids(maker.tokenizer, item.transcript)
+    words: list[Word] | None = None
+    spans = np.zeros((0, 2))
+    if times_s is not None and item.transcript is not None:
+        transcript, spans, numbers = tokens_with_times(maker.tokenizer, item.transcript, times_s)
+        groups: list[list[int]] = [[] for _ in times_s]
+        for token_id, number in zip(transcript, numbers, strict=True):
+            groups[number].append(token_id)
+        words = [(ids, float(start), float(end)) for ids, (start, end) in zip(groups, times_s, strict=True)]
+    heard_s: npt.NDArray[np.float64] | None = None
+    if isinstance(asked, Pair) and asked.target == item.source_lang:
+        answer = transcript
+    elif isinstance(asked, Pair) and times_s is not None and item.transcript is not None:
+        answer, heard_s = heard_translation(maker.tokenizer, item.texts[asked.target], item.transcript, times_s)
+    else:
+        answer = answer_ids(maker.tokenizer, item.texts[asked.target] if isinstance(asked, Pair) else item.answer)
+    if answer is not transcript or times_s is None:
+        spans = np.full((len(answer), 2), np.nan)
+    prompt = maker.prompts.get(str(asked)) if isinstance(asked, Pair) else None
+    return maker.build(
+        mel,
+        rng,
+        prompt=prompt or prompt_ids(maker.tokenizer, asked, maker.config.chat),
+        answer=answer,
+        spans_s=spans,
+        transcript=transcript,
+        words=words,
+        heard_s=heard_s,
+    )
