@@ -20,9 +20,9 @@ from bestow_edge.manifest import read_manifest
 from bestow_edge.prompts import Pair, parse_pair
 from bestow_edge.runtime.audio import read_audio
 from bestow_edge.runtime.decoder import TextDecoder
+from bestow_edge.runtime.encoders import encoder_for
 from bestow_edge.runtime.memory import SpeechMemory
 from bestow_edge.runtime.model import Model
-from bestow_edge.runtime.session import encoder_for
 from bestow_edge.runtime.tokenizer import Detokenizer
 from bestow_edge.runtime.track import Track
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +17,11 @@ import numpy.typing as npt
 
 from bestow_edge.config import SUBSAMPLING, SegmentConfig
 from bestow_edge.errors import SessionError
-from bestow_edge.policy import Offline, Policy
 from bestow_edge.runtime.ahead import Ahead
 from bestow_edge.runtime.audio import check_block
 from bestow_edge.runtime.beam import beam_search
 from bestow_edge.runtime.decoder import Attempt, TextDecoder
-from bestow_edge.runtime.encoder_stream import EncoderStream
-from bestow_edge.runtime.encoder_window import EncoderWindow
+from bestow_edge.runtime.encoders import encoder_for
 from bestow_edge.runtime.events import Decision, Event, SegmentEvent, TextEvent, Verdict
 from bestow_edge.runtime.segments import LOUDER, limits, lone_word, whole_words
 from bestow_edge.runtime.tokenizer import Detokenizer
@@ -390,18 +387,3 @@ class Session:
     def _check_open(self) -> None:
         if self._ended:
             raise SessionError("the session was finished; open a new one with model.session(...)")
-
-
-def encoder_for(model: Model, policies: Sequence[Policy], lookahead: int) -> EncoderStream | EncoderWindow:
-    """Return a stream of the model's kind of encoder.
-
-    Args:
-        model: the loaded bundle.
-        policies: by which its texts will be written.
-        lookahead: right context of a cache-aware encoder, steps.
-    """
-    if (sizes := model.config.bidirectional) is None:
-        return EncoderStream(model.encoder, model.config, lookahead)
-    if all(isinstance(policy, Offline) for policy in policies):  # nothing is written before the end
-        sizes = replace(sizes, block=max(sizes.block, (sizes.window - sizes.right_context) // 2))
-    return EncoderWindow(model.encoder, sizes, model.config.features)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Weights = dict[str, Tensor]
-SHARED = Path(__file__).parents[2] / "shared" / "fixtures" / "nemo"
+FIXTURES = Path(__file__).parent / "fixtures" / "nemo"
 CONTEXTS = [[70, 13], [70, 6], [70, 1], [70, 0]]
 CACHE_AWARE = {
     "causal_downsampling": True, "att_context_style": "chunked_limited", "att_context_size": CONTEXTS,
@@ -31,10 +30,9 @@ BIDIRECTIONAL = {
 }  # fmt: skip
 
 
-def nemo_fixture(name: str) -> Path | None:
-    """Return a file that NeMo wrote, if it is here: in fixtures/nemo, $BESTOW_EDGE_NEMO or beside the repository."""
-    folders = [Path(__file__).parent / "fixtures" / "nemo", Path(os.environ.get("BESTOW_EDGE_NEMO", SHARED))]
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+def nemo_fixture(name: str) -> Path:
+    """Return a file that NeMo wrote."""
+    return FIXTURES / name
 
 
 def nemo_config(kind: dict[str, Any], features: int = 80, **encoder: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from commands import run_here
-from nemo_files import BIDIRECTIONAL, CACHE_AWARE, nemo_config, nemo_fixture, random_weights, write_nemo
+from nemo_files import CACHE_AWARE, nemo_config, nemo_fixture, random_weights, write_nemo
 from safetensors import safe_open
 from tiny_llms import make_llm
 from torch.nn import functional as F
@@ -27,11 +27,9 @@ ADAPTER = ("--adapter-width", 48, "--adapter-heads", 4)
 STEPS = 6
 
 
-def encoder_file(folder: Path, kind: str) -> Path:
-    """Return NeMo's own file where it is at hand, else a made one."""
-    name = "streaming" if kind == "cache-aware" else "offline"
-    config = nemo_config(CACHE_AWARE if kind == "cache-aware" else BIDIRECTIONAL)
-    return nemo_fixture(f"{name}.nemo") or write_nemo(folder / "speech.nemo", config, random_weights(config))
+def encoder_file(kind: str) -> Path:
+    """Return NeMo's own file."""
+    return nemo_fixture("streaming.nemo" if kind == "cache-aware" else "offline.nemo")
 
 
 def train(checkpoint: Path, out: Path) -> list[float]:
@@ -71,7 +69,7 @@ def test_from_pretrained_parts_to_text(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, kind: str, family: str
 ) -> None:
     llm = make_llm(tmp_path / "llm", family)
-    parts = ("--encoder", encoder_file(tmp_path, kind), "--llm", llm, *ADAPTER, "--adapter-layers", 1)
+    parts = ("--encoder", encoder_file(kind), "--llm", llm, *ADAPTER, "--adapter-layers", 1)
     code, out, err = run_here(capsys, "init", *parts, "--pairs", "en-en,en-de", "--out", tmp_path / "start")
     assert code == 0, err
     assert "not taken from the recogniser, weights: 2 of decoder" in err

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from graph_files import write_graph
 from nemo_files import (
     BIDIRECTIONAL,
     CACHE_AWARE,
@@ -27,7 +28,6 @@ from bestow_edge.config import SUBSAMPLING, AdapterConfig, ModelConfig
 from bestow_edge.errors import CheckpointError, ConfigError
 from bestow_edge.export.bidirectional import BidirectionalEncoder
 from bestow_edge.export.encoder import EncoderChunk
-from bestow_edge.export.graph import sample_inputs, write_graph
 from bestow_edge.export.parity import torch_reference
 from bestow_edge.features import log_mel
 from bestow_edge.graphs import encoder_spec
@@ -124,15 +124,11 @@ def assert_near(got: Tensor | npt.NDArray[np.float32], want: Tensor | npt.NDArra
 
 def fixture(name: str) -> tuple[Path, dict[str, npt.NDArray[np.float32]]]:
     """Return a file that NeMo wrote and NeMo's outputs."""
-    if (path := nemo_fixture(f"{name}.nemo")) is None:
-        pytest.skip(f"{name}.nemo is not here; see tests/fixtures/nemo/README.md")
-    return path, outputs_of_nemo(name)
+    return nemo_fixture(f"{name}.nemo"), outputs_of_nemo(name)
 
 
 def outputs_of_nemo(name: str) -> dict[str, npt.NDArray[np.float32]]:
-    path = nemo_fixture(f"{name}.npz")
-    assert path is not None
-    return dict(np.load(path))
+    return dict(np.load(nemo_fixture(f"{name}.npz")))
 
 
 @pytest.mark.parametrize(("name", "kind"), [("streaming", CACHE_AWARE), ("offline", BIDIRECTIONAL)])
@@ -168,11 +164,10 @@ def test_bidirectional_encoder_is_that_of_nemo(tiny_llm_config: dict[str, Any]) 
 
 def test_a_waveform_through_the_exported_graph(tiny_llm_config: dict[str, Any], tmp_path: Path) -> None:
     outputs = outputs_of_nemo("streaming")
-    config = nemo_config(CACHE_AWARE)
-    path = nemo_fixture("streaming.nemo") or write_nemo(tmp_path / "m.nemo", config, random_weights(config))
+    path = nemo_fixture("streaming.nemo")
     model = bestow(nemo_encoder(path), tiny_llm_config)
     spec = encoder_spec(model.config)
-    write_graph(EncoderChunk(model).eval(), spec, sample_inputs(spec), tmp_path / "encoder_chunk.onnx")
+    write_graph(EncoderChunk(model).eval(), spec, tmp_path / "encoder_chunk.onnx")
     graph = Graph(tmp_path / "encoder_chunk.onnx", spec, device="cpu", threads=1)
     file = read_nemo(path)
     for lookahead in LOOKAHEADS:

@@ -1,0 +1,29 @@
+"""Which kind of encoder a stream gets. Knows both kinds by their classes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bestow_edge.policy import Offline, Policy
+from bestow_edge.runtime.encoder_stream import EncoderStream
+from bestow_edge.runtime.encoder_window import EncoderWindow
+
+if TYPE_CHECKING:
+    from bestow_edge.runtime.model import Model
+
+
+def encoder_for(model: Model, policies: Sequence[Policy], lookahead: int) -> EncoderStream | EncoderWindow:
+    """Return a stream of the model's kind of encoder.
+
+    Args:
+        model: the loaded bundle.
+        policies: by which its texts will be written.
+        lookahead: right context of a cache-aware encoder, steps.
+    """
+    if (sizes := model.config.bidirectional) is None:
+        return EncoderStream(model.encoder, model.config, lookahead)
+    if all(isinstance(policy, Offline) for policy in policies):  # nothing is written before the end
+        sizes = replace(sizes, block=max(sizes.block, (sizes.window - sizes.right_context) // 2))
+    return EncoderWindow(model.encoder, sizes, model.config.features)
