@@ -134,7 +134,7 @@ def _dynamic_product(model: ir.Model, product: Product) -> None:
     if product.add is not None:
         inputs += [None, next(value for value in product.add.inputs if value is not product.output)]
         old.append(product.add)
-    new = ir.node("DynamicQuantizeMatMul", inputs, domain=MICROSOFT, name=f"{product.node.name}_int8")
+    new = ir.node("DynamicQuantizeMatMul", inputs, domain=MICROSOFT, name=f"{product.output.name}_int8")
     replace(model, old, [new], old[-1].outputs, new.outputs)
 
 
@@ -157,7 +157,7 @@ def _blockwise_product(model: ir.Model, product: Product, bits: int) -> None:
         [product.input, weights, scales],
         {"K": rows, "N": columns, "bits": bits, "block_size": block, "accuracy_level": INT8_ACTIVATIONS},
         domain=MICROSOFT,
-        name=f"{product.node.name}_int{bits}",
+        name=f"{product.output.name}_int{bits}",
     )
     replace(model, [product.node], [new], product.node.outputs, new.outputs)
 

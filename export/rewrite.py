@@ -39,10 +39,17 @@ class Product:
     """A matrix product with a constant matrix, and the addition of a constant vector that alone reads it."""
 
     node: ir.Node
-    input: ir.Value
     matrix: Constant
     add: ir.Node | None
     bias: Constant | None
+
+    @property
+    def input(self) -> ir.Value:
+        """What is multiplied; read anew, because the node before may have been replaced."""
+        value = self.node.inputs[0]
+        if value is None:
+            raise ValueError(f"{self.node.name}: a product without an input")
+        return value
 
     @property
     def output(self) -> ir.Value:
@@ -81,10 +88,8 @@ def constant(value: ir.Value | None, rank: int) -> Constant | None:
 def products(model: ir.Model) -> Iterator[Product]:
     """Yield the matrix products with a constant matrix, as they come in the graph."""
     for node in list(model.graph):
-        if node.op_type != "MatMul" or node.inputs[0] is None:
-            continue
-        if (matrix := constant(node.inputs[1], rank=2)) is not None:
-            yield Product(node, node.inputs[0], matrix, *_bias_after(node))
+        if node.op_type == "MatMul" and (matrix := constant(node.inputs[1], rank=2)) is not None:
+            yield Product(node, matrix, *_bias_after(node))
 
 
 def _bias_after(node: ir.Node) -> tuple[ir.Node | None, Constant | None]:

@@ -86,6 +86,7 @@ def skeleton(directory: Path) -> BestowModel:
     config = load_config(directory)
     with init_empty_weights(include_buffers=False):
         model = BestowModel.from_config(config)
+    model.llm.tie_weights()  # accelerate gives each layer a parameter of its own
     path = directory / WEIGHTS_FILE
     have, need = weight_shapes(path), {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     aliases = _aliases(model)

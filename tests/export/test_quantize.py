@@ -147,6 +147,22 @@ def test_weight_only_rows_do_not_depend_on_each_other(tmp_path: Path) -> None:
     assert (tmp_path / "rows.onnx").stat().st_size < 0.45 * full.stat().st_size
 
 
+@pytest.mark.parametrize("rows_apart", [False, True])
+def test_products_of_products(tmp_path: Path, rows_apart: bool) -> None:
+    """One right behind the other, as where widths differ: the second reads what the first has become."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["p"]),
+        helper.make_node("Add", ["p", "b"], ["q"]),
+        helper.make_node("MatMul", ["q", "c"], ["y"]),
+    ]
+    constants = {"a": weights(64, 96), "b": weights(96), "c": weights(96, 64)}
+    full = write(tmp_path / "full.onnx", nodes, constants, "x", 64)
+    quantize_file(full, tmp_path / "int8.onnx", rows_apart=rows_apart)
+    x = weights(3, 64)
+    want = (x @ constants["a"] + constants["b"]) @ constants["c"]
+    assert 0 < np.abs(run(tmp_path / "int8.onnx", x=x) - want).max() < 0.04 * np.abs(want).max()
+
+
 @pytest.mark.parametrize(("precision", "limit"), [("int8", 0.02), ("int4", 0.2)])
 @pytest.mark.parametrize("rows", [64, 80, 384])
 def test_weights_in_blocks(tmp_path: Path, precision: Precision, limit: float, rows: int) -> None:
