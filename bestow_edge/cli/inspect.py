@@ -103,7 +103,7 @@ def parity_table(manifest: BundleManifest) -> Table:
     """Return how the graphs compared with PyTorch at export."""
     table = new_table("Parity with PyTorch at export", "graph", "precision", "sizes", "error", "allowed")
     for row in manifest.parity:
-        table.add_row(row.graph, row.precision, row.case, f"{row.error:.1e}", f"{row.tolerance:.0e}")
+        table.add_row(row.graph, row.precision, row.case, f"{row.error:.1e}", f"{row.tolerance:.1e}")
     return table
 
 
