@@ -15,8 +15,8 @@ from bestow_edge.config import SUBSAMPLING, ModelConfig
 from bestow_edge.errors import ManifestError
 from bestow_edge.policy import Offline, Policy, WaitK
 from bestow_edge.training.compose import Composed
-from bestow_edge.training.recipe import StageRecipe
 from bestow_edge.training.schedule import heard_steps, make_schedule
+from bestow_edge.training.stages import StageRecipe
 from bestow_edge.training.tokens import answer_ids, prompt_ids
 
 COUNTS = 16  # the encoder learns to count heard pieces modulo this

@@ -157,7 +157,7 @@ def test_the_attention_loss_is_the_attention_paid_elsewhere(tiny_run: Run) -> No
     """Three positions: one whose word has steps 1 and 2, one that writes nothing, one inside the prompt."""
     attention = torch.tensor([[[0.1, 0.3, 0.2, 0.4], [0.1, 0.1, 0.3, 0.5], [0.25, 0.25, 0.25, 0.25]]])
     words = torch.tensor([[[1, 3], [NULL_FRAME, NULL_FRAME], [IGNORED, IGNORED]]])
-    assert float(tiny_run.objective._attention(attention, words)) == pytest.approx(-np.log(0.5))
+    assert float(tiny_run.objective._attention(attention, words)) == pytest.approx(-2 * np.log(0.5))
 
 
 def test_every_written_word_has_steps_it_was_heard_in(tiny_run: Run) -> None:
