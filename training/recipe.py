@@ -215,8 +215,12 @@ def check_lookaheads(recipe: Recipe, streaming: StreamingConfig) -> None:
             raise ConfigError(f"stage {name}: look-aheads {unknown} are not in model.streaming.lookaheads")
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: Path, *, init: Path | None = None) -> Recipe:
     """Read a recipe; its `init` comes back relative to the current directory.
+
+    Args:
+        path: the YAML file.
+        init: checkpoint directory that takes the place of the recipe's.
 
     Raises:
         ConfigError: the file is missing, not YAML, or has unknown, missing or wrong fields.
@@ -227,6 +231,8 @@ def load_recipe(path: Path) -> Recipe:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    if init is not None and isinstance(values, dict):
+        values = values | {"init": str(init.absolute())}
     recipe = decode(Recipe, values, path.name)
     return replace(recipe, init=str(path.parent / recipe.init)) if recipe.init else recipe
 

@@ -38,8 +38,14 @@ UNKEPT = {"architectures", "dtype", "transformers_version"}  # fields that say n
 class Run:
     """A recipe with its data read: what every stage shares."""
 
-    def __init__(self, recipe: Recipe, data_dir: Path, out: Path) -> None:
+    def __init__(self, recipe: Recipe, data_dir: Path, out: Path, *, weights: bool = True) -> None:
         """Read manifests, take or train the tokenizer and build the model.
+
+        Args:
+            recipe: what to do.
+            data_dir: directory the recipe's manifests are relative to.
+            out: directory of the run.
+            weights: make the model too; without them there is no `objective`.
 
         Raises:
             ManifestError: a manifest or a noise directory is missing or wrong.
@@ -48,7 +54,7 @@ class Run:
         """
         self.recipe, self.out = recipe, out
         set_seed(recipe.seed)
-        config, tokenizer = _given(recipe)
+        config, tokenizer = given(recipe)
         features = recipe.model.features if config is None and recipe.model else _known(config).features
         self.rate_hz = features.sample_rate_hz
         train = read_manifests(recipe.data.train, data_dir)
@@ -65,6 +71,8 @@ class Run:
         self.end_id = check_vocabulary(config, tokenizer)
         self.composer = Composer(train, recipe.data.vocabulary, recipe.data.join, self.rate_hz)
         self.dev_composer = Composer(dev, recipe.data.vocabulary, JoinRecipe(), self.rate_hz)
+        if not weights:
+            return
         self.objective = self.new_objective()
         if recipe.init:
             load_weights(self.objective.model, Path(recipe.init))
@@ -161,7 +169,7 @@ def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> int:
     return end
 
 
-def _given(recipe: Recipe) -> tuple[ModelConfig | None, Tokenizer | None]:
+def given(recipe: Recipe) -> tuple[ModelConfig | None, Tokenizer | None]:
     """Return config and tokenizer of the checkpoint that a recipe starts from."""
     if not recipe.init:
         return None, None
