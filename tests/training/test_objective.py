@@ -108,8 +108,8 @@ def test_batches_that_are_spread_add_up(tiny_run: Run) -> None:
         one |= {name: one[name][:, :steps] for name in ("step_labels", "step_counts")}
         loss = objective(**one, items=items)["loss"]
         loss.backward()
-        total += float(loss)
-    assert total == pytest.approx(float(whole), rel=1e-5)
+        total += loss.item()
+    assert total == pytest.approx(whole.item(), rel=1e-5)
     for gradient, weight in zip(wanted, objective.parameters(), strict=True):
         torch.testing.assert_close(weight.grad, gradient, atol=2e-5, rtol=1e-3)
 
@@ -121,7 +121,7 @@ def test_a_batch_of_text_trains_adapter_and_llm(tiny_run: Run) -> None:
     outputs = objective(**batch, items=items)
     outputs["loss"].backward()
     assert items[0] == 7
-    assert float(outputs["loss"]) == pytest.approx(float(outputs["sums"][0]) / 7)
+    assert outputs["loss"].item() == pytest.approx(outputs["sums"][0].item() / 7)
     for weight in objective.parameters():  # several processes wait for all of them
         assert weight.grad is not None
     assert not any(weight.grad.any() for weight in objective.model.encoder.parameters())
@@ -138,7 +138,7 @@ def test_text_pretraining_runs_the_llm_alone(tiny_run: Run) -> None:
     targets = batch["targets"]
     plain = -logits[targets != IGNORED].gather(1, targets[targets != IGNORED][:, None]).mean()
     smooth = -logits[targets != IGNORED].mean()
-    assert float(outputs["loss"]) == pytest.approx(float(0.9 * plain + 0.1 * smooth), rel=1e-5)
+    assert outputs["loss"].item() == pytest.approx((0.9 * plain + 0.1 * smooth).item(), rel=1e-5)
     assert {name.split(".")[1] for name, weight in objective.named_parameters() if weight.grad is not None} == {"llm"}
 
 
