@@ -1,4 +1,4 @@
-"""The ablations of the paper on spoken digits: adapter layers and text mixers (Table 4), full, LoRA and frozen (Table 3).
+"""The paper's ablations on spoken digits: adapter layers and text mixers (Table 4), full, LoRA, frozen LLM (Table 3).
 
     python benchmarks/ablations.py --data DATA [--out runs/ablations] [--steps 300] [--only "2 layers"]
 

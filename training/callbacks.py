@@ -14,7 +14,7 @@ from bestow_edge.files import write_atomically
 class JsonLog(TrainerCallback):
     """Appends every record of a stage to a file.
 
-    A run that was killed has records behind its last save; they are dropped when it goes on, because it makes them again.
+    A run that was killed has records behind its last save; they are dropped when it goes on and makes them again.
     """
 
     def __init__(self, path: Path, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""What a stage needs before it is run: weights, trainable ones, memory and arithmetic. Torch, but no memory for weights.
+"""What a stage needs before it is run: weights, trainable ones, memory and arithmetic. Torch without real weights.
 
 Everything is measured on fake tensors (`torch._subclasses.fake_tensor`), which have shapes and no content: the forward
 pass runs as in training and autograd says what it keeps.
@@ -31,7 +31,7 @@ Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 @dataclass(frozen=True, slots=True)
 class StageNeeds:
-    """What one process without sharding needs for one batch of a stage; FSDP divides the first three by the processes."""
+    """What one process without sharding needs for a batch of a stage; FSDP divides the first three by the processes."""
 
     weights: int
     """Bytes of the weights."""
@@ -44,7 +44,7 @@ class StageNeeds:
     trainable: dict[str, int]
     """Trainable weights of each part, of the helper heads and of LoRA."""
     forward_flops: int
-    """Operations of the matrix products and convolutions of one forward pass; training needs about three times as many."""
+    """Operations of the matrix products and convolutions of a forward pass; training needs about three times as many."""
 
     @property
     def total(self) -> int:

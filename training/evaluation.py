@@ -6,7 +6,6 @@ Every process takes its share of the dev batches and of the utterances; sums and
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,21 +35,20 @@ class Evaluation:
     def __init__(self, run: Run, stage: StageRecipe) -> None:
         """Keep what it needs; batches are made at the first evaluation and kept."""
         self._run, self.stage = run, stage
-        self._batches: list[tuple[Batch, float]] | None = None
+        self._batches: list[tuple[Batch, float]] = []
         self._utterances: list[Utterance] = []
         self._prompts = {tuple(prompt_ids(run.tokenizer, pair, run.config.chat)): pair for pair in run.config.pairs}
 
     def run(self, trainer: StageTrainer) -> dict[str, float]:
         """Return metrics with Trainer's prefix: `eval_loss` and its parts, `eval_right`, `eval_wer`, `eval_bleu`."""
-        if self._batches is None:
+        if not self._batches:
             self._read(trainer)
-        assert self._batches is not None
         total = torch.zeros(2, len(PARTS), device=trainer.args.device)
         for batch, share in self._batches:
             on_device = {name: tensor.to(trainer.args.device) for name, tensor in batch.items()}
             counts = count_items(on_device)
             with torch.no_grad():
-                sums = trainer.model(**on_device, items=counts)["sums"]
+                sums = trainer.objective(**on_device, items=counts)["sums"]
             total += share * torch.stack([sums, counts])
         if trainer.processes > 1:
             torch.distributed.all_reduce(total)
@@ -67,7 +65,8 @@ class Evaluation:
     def _read(self, trainer: StageTrainer) -> None:
         """Make this process's dev batches; all have as many, surplus ones count nothing."""
         dataset = self._run.dataset(self.stage, dev=True)
-        mine = range(trainer.args.process_index, -(-DEV_BATCHES // trainer.processes) * trainer.processes, trainer.processes)
+        rounds = -(-DEV_BATCHES // trainer.processes)
+        mine = range(trainer.args.process_index, rounds * trainer.processes, trainer.processes)
         self._batches = [(dataset[index % DEV_BATCHES], float(index < DEV_BATCHES)) for index in mine]
         wanted = self._run.recipe.hypotheses.utterances
         if wanted and self.stage.objective == "bestow":
@@ -134,4 +133,3 @@ class Evaluation:
         self._run.save(state, directory / "best")
         record = {"metric": self.stage.best, "step": step, "value": metrics[f"eval_{self.stage.best}"]}
         write_atomically(directory / BEST_FILE, json.dumps(record) + "\n")
-

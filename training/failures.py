@@ -54,8 +54,8 @@ def _reason(error: Exception) -> str:
     text = str(error).lower()
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in NO_MEMORY):
         return (
-            "out of memory; lower batch_s and raise batches_per_step as much, set activation_checkpointing: true, train "
-            f"less (lora, trains), or share the weights among more devices (FSDP); {GOES_ON}"
+            "out of memory; lower batch_s and raise batches_per_step as much, set activation_checkpointing: true, "
+            f"train less (lora, trains), or share the weights among more devices (FSDP); {GOES_ON}"
         )
     if any(words in text for words in NO_WORKER):
         first_line = str(error).strip().splitlines()[0]

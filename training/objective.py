@@ -1,7 +1,7 @@
 """The training losses, each as a sum over what it counts, so that any split of the batches adds up to the same.
 
-Knows tensors, not data. A step's loss is the sum of each loss over all its batches divided by its count over all of them
-(answer tokens, encoder steps, ...), however they are spread over processes and accumulation.
+Knows tensors, not data. A step's loss is the sum of each loss over all its batches divided by its count over all of
+them (answer tokens, encoder steps, ...), however they are spread over processes and accumulation.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Objective(nn.Module):
         self.label_smoothing = label_smoothing
         self.stage: StageRecipe | None = None
         layers: Any = (model.encoder._no_split_modules, model.llm._no_split_modules)  # Any: lists, sets or None
-        self._no_split_modules = sorted({name for names in layers for name in names or ()})  # FSDP's and compile's units
+        self._no_split_modules = sorted(
+            {name for names in layers for name in names or ()}
+        )  # FSDP's and compile's units
 
     def prepare(self, stage: StageRecipe) -> None:
         """Set weights of losses and what moves for one stage; LoRA's own weights are left as they are."""
@@ -72,15 +74,19 @@ class Objective(nn.Module):
         """Switch to training; a frozen encoder stays as in evaluation, so that its batch norms don't move."""
         super().train(mode)
         if self.stage is not None and "encoder" not in self.stage.trained:
-            self.model.encoder.eval()
+            self.model.encoder.train(False)
         return self
+
+    @property
+    def _prepared(self) -> StageRecipe:
+        if self.stage is None:
+            raise RuntimeError("prepare the objective for a stage first")
+        return self.stage
 
     @property
     def loss_weights(self) -> tuple[float, ...]:
         """Weights of `PARTS` in the loss."""
-        if self.stage is None:
-            raise RuntimeError("prepare the objective for a stage first")
-        stage = self.stage
+        stage = self._prepared
         answer = 0.0 if stage.objective == "ctc" else 1.0
         return (answer, stage.ctc_weight, stage.alignment_weight, stage.count_weight, stage.attention_weight, 0.0)
 
@@ -91,17 +97,17 @@ class Objective(nn.Module):
             items: (parts,) float, what the sums are divided by in the loss: `count_items` over all batches of the step.
             **batch: as `bestow_edge.training.batches.collate` returns it; all of it speech or all of it text.
         """
-        assert self.stage is not None
+        stage = self._prepared
         zero = items.new_zeros(())
         sums = [zero] * len(PARTS)
         speech = step_lens = None
-        if self.stage.objective != "text":
+        if stage.objective != "text":
             speech, step_lens = self._encode(batch["mel"], batch["frame_lens"], int(batch["lookahead"]))
             sums[1:4] = self._encoder_sums(speech, step_lens, batch)
-        if self.stage.objective != "ctc":
+        if stage.objective != "ctc":
             logits, attention = self._logits(batch["token_ids"], speech, batch["visible_steps"])
             sums[0], sums[5] = self._answer_sums(logits.float(), batch["targets"])
-            if self.stage.attention_weight and attention is not None:
+            if stage.attention_weight and attention is not None:
                 sums[4] = self._attention(attention.float(), batch["word_steps"])
         stacked = torch.stack(sums)
         weights = stacked.new_tensor(self.loss_weights)
@@ -126,7 +132,7 @@ class Objective(nn.Module):
             if mel.shape[1]:
                 return self.model.encode(mel, frame_lens, lookahead)
             silence, mode = mel.new_zeros(1, 2 * SUBSAMPLING, mel.shape[2]), self.model.encoder.training
-            self.model.encoder.eval()
+            self.model.encoder.train(False)
             speech, _ = self.model.encode(silence, frame_lens.new_full((1,), silence.shape[1]), lookahead)
             self.model.encoder.train(mode)
             return speech[:, :0].expand(mel.shape[0], -1, -1), frame_lens
@@ -139,17 +145,17 @@ class Objective(nn.Module):
         return self.model.llm(inputs_embeds=embeddings, use_cache=False).logits, None
 
     def _encoder_sums(self, speech: Tensor, step_lens: Tensor, batch: dict[str, Tensor]) -> list[Tensor]:
-        assert self.stage is not None
+        stage = self._prepared
         sums = [speech.new_zeros((), dtype=torch.float32)] * 3
-        if self.stage.ctc_weight or self.stage.alignment_weight:
+        if stage.ctc_weight or stage.alignment_weight:
             heard = self.ctc_head(speech).float().log_softmax(-1)  # (batch, steps, vocab + blank)
             if not speech.shape[1]:
                 sums[0] = heard.sum()  # of nothing: 0, but the head is part of the loss as for speech
-            elif self.stage.ctc_weight:
+            elif stage.ctc_weight:
                 sums[0] = self._ctc(heard, step_lens, batch["transcript_ids"])
-            if self.stage.alignment_weight:
+            if stage.alignment_weight:
                 sums[1] = self._alignment(heard, batch["step_labels"])
-        if self.stage.count_weight:
+        if stage.count_weight:
             counts = self.count_head(speech).float().flatten(0, 1)
             labels = batch["step_counts"].flatten()
             sums[2] = F.cross_entropy(counts, labels, ignore_index=IGNORED, reduction="sum")
@@ -195,7 +201,5 @@ class Objective(nn.Module):
         label_lens = (transcript_ids >= 0).sum(-1)
         labels = transcript_ids.clamp(min=0)
         blank = self.ctc_head.out_features - 1
-        losses = F.ctc_loss(
-            log_probs, labels, step_lens, label_lens, blank=blank, reduction="none", zero_infinity=True
-        )
+        losses = F.ctc_loss(log_probs, labels, step_lens, label_lens, blank=blank, reduction="none", zero_infinity=True)
         return (losses / label_lens.clamp(min=1)).sum()

@@ -191,15 +191,17 @@ class Recipe:
             raise ConfigError(f"recipe: stages named alike: {', '.join(sorted(twice))}; each has its own directory")
         if self.save_steps < 1 or self.log_steps < 1 or self.eval_steps < 0 or self.workers < 1:
             raise ConfigError("recipe: save_steps, log_steps and workers must be at least 1, eval_steps at least 0")
-        for stage in self.stages:
-            if stage.average > 1 and -(-stage.steps // self.save_steps) < stage.average:
-                raise ConfigError(
-                    f"stage {stage.name}: average {stage.average} needs as many saves; lower save_steps {self.save_steps}"
-                )
-            if stage.best in {"wer", "bleu"} and not self.hypotheses.utterances:
-                raise ConfigError(f"stage {stage.name}: best: {stage.best} needs hypotheses.utterances above 0")
+        self._check_stages()
         if self.model is not None:
             check_lookaheads(self, self.model.streaming)
+
+    def _check_stages(self) -> None:
+        for stage in self.stages:
+            where, saves = f"stage {stage.name}", -(-stage.steps // self.save_steps)
+            if stage.average > 1 and saves < stage.average:
+                raise ConfigError(f"{where}: average {stage.average} needs as many saves; lower save_steps")
+            if stage.best in {"wer", "bleu"} and not self.hypotheses.utterances:
+                raise ConfigError(f"{where}: best: {stage.best} needs hypotheses.utterances above 0")
 
 
 def check_lookaheads(recipe: Recipe, streaming: StreamingConfig) -> None:
@@ -209,7 +211,8 @@ def check_lookaheads(recipe: Recipe, streaming: StreamingConfig) -> None:
         ConfigError: one is not.
     """
     wanted = {stage.name: set(stage.lookaheads) for stage in recipe.stages}
-    wanted["hypotheses"] = {recipe.hypotheses.lookahead} - {None}
+    if recipe.hypotheses.lookahead is not None:
+        wanted["hypotheses"] = {recipe.hypotheses.lookahead}
     for name, lookaheads in wanted.items():
         if unknown := lookaheads - set(streaming.lookaheads):
             raise ConfigError(f"stage {name}: look-aheads {unknown} are not in model.streaming.lookaheads")

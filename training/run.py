@@ -185,7 +185,7 @@ def given(recipe: Recipe) -> tuple[ModelConfig | None, Tokenizer | None]:
     tokenizer_file = directory / TOKENIZER_FILE
     try:
         return config, Tokenizer.from_file(str(tokenizer_file))
-    except Exception as error:  # noqa: BLE001 - tokenizers raises Exception itself
+    except Exception as error:  # tokenizers raises no other
         raise CheckpointError(f"{tokenizer_file}: not a tokenizer ({error}); make the checkpoint again") from error
 
 
@@ -195,7 +195,7 @@ def _compare(model: ModelRecipe, config: ModelConfig, directory: Path) -> None:
     for part in ("encoder", "llm", "adapter", "features", "streaming"):
         for name, value in given[part].items():
             held = found[part].get(name)
-            if (list(value) if isinstance(value, tuple) else value) != (list(held) if isinstance(held, tuple) else held):
+            if value != (tuple(held) if isinstance(value, tuple) and isinstance(held, list) else held):
                 raise ConfigError(
                     f"model.{part}.{name} is {value!r} in the recipe and {held!r} in {directory}; "
                     "remove one of model and init, or correct it"
@@ -210,8 +210,10 @@ def _known(value: T | None) -> T:
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    ids = {name: tokenizer.token_to_id(token) for name, token in (("bos", BEGIN), ("eos", END), ("pad", PAD))}
-    return {f"{name}_token_id": token_id for name, token_id in ids.items()}
+    ids: dict[str, Any] = {}  # Any: token_to_id has no id for what is not there
+    for name, token in (("bos", BEGIN), ("eos", END), ("pad", PAD)):
+        ids[f"{name}_token_id"] = tokenizer.token_to_id(token)
+    return ids
 
 
 def _within(texts: Any, recipe: Recipe) -> bool:  # Any: mapping of language to text

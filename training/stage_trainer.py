@@ -25,11 +25,11 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
 from bestow_edge.errors import ConfigError, TrainingError
-from bestow_edge.training.batches import Batch, BatchDataset
+from bestow_edge.training.batches import Batch
 from bestow_edge.training.evaluation import Evaluation
 from bestow_edge.training.failures import GOES_ON, StopSignal, ignore_signals, is_disk_full
 from bestow_edge.training.objective import PARTS, Objective, count_items
-from bestow_edge.training.weights import State, flush_directory, load_state, merged, read_state, save_state, unshared
+from bestow_edge.training.weights import State, flush_directory, load_state, merged, read_state, save_state
 
 WEIGHTS, RECORDS, PARTIAL = "model.safetensors", "records-{}.json", ".partial"
 KEPT = 0.95  # of the smoothed parts of the loss at each step
@@ -51,6 +51,7 @@ class StageTrainer(Trainer):
         self.stopping = False
         self._sums: Tensor | None = None  # of the parts of this step's loss
         self._smoothed: Tensor | None = None
+        self.directory = Path(kwargs["args"].output_dir)
         super().__init__(**kwargs)
         self.loss_is_scaled_for_ga = True
         self.objective: Objective = kwargs["model"]
@@ -83,7 +84,7 @@ class StageTrainer(Trainer):
             self.is_fsdp_enabled = True
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:  # Any: passed through
-        prepared = super()._prepare_for_training(*args, **kwargs)
+        prepared = super()._prepare_for_training(*args, **kwargs)  # type: ignore[no-untyped-call]  # Trainer's own
         if self.is_fsdp_enabled:
             for name in ("encode", "logits"):
                 register_fsdp_forward_method(self.objective, name)
@@ -91,7 +92,7 @@ class StageTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Return batches r, r + N, r + 2 N, ... for process r of N."""
-        dataset: BatchDataset = self.train_dataset
+        dataset: Any = self.train_dataset  # Any: a BatchDataset, which Trainer forgets
         loader = DataLoader(
             dataset,
             batch_size=1,  # one item of the dataset is a whole batch
@@ -120,12 +121,11 @@ class StageTrainer(Trainer):
         model: torch.nn.Module,
         inputs: Batch,
         return_outputs: bool = False,  # noqa: ARG002 - Trainer's signature
-        num_items_in_batch: Tensor | None = None,
-    ) -> Any:  # Any: Trainer's own type is wider
+        num_items_in_batch: Any = None,
+    ) -> Any:  # Any: Trainer's own types are wider
         """Return this batch's share of the step's loss, times the processes whose gradients are averaged."""
         with self.accelerator.autocast():
             outputs = model(**inputs, items=num_items_in_batch)
-        assert num_items_in_batch is not None
         shares = outputs["sums"] / num_items_in_batch.clamp(min=1e-6)
         self._sums = shares if self._sums is None else self._sums + shares
         return outputs["loss"] * self.processes
@@ -148,7 +148,7 @@ class StageTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Evaluate on the dev set, report it and keep the best weights."""
-        self.model.eval()
+        self.objective.eval()
         with self.accelerator.autocast():
             metrics = self.evaluation.run(self)
         self.log(dict(metrics))
@@ -166,14 +166,14 @@ class StageTrainer(Trainer):
             from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-            state: State = get_model_state_dict(self.model, options=options)  # type: ignore[assignment]  # all tensors
+            state: Any = get_model_state_dict(self.objective, options=options)  # Any: of more types than it holds
         else:
-            state = self.model.state_dict()
+            state = self.objective.state_dict()
         return merged(state, self.objective.stage.lora if self.objective.stage else None) if state else {}
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:  # Any: Trainer's
         """Write Trainer's checkpoint aside, then rename it and remove the one before."""
-        directory, step = Path(self.args.output_dir), self.state.global_step
+        directory, step = self.directory, self.state.global_step
         target = directory / f"checkpoint-{step}"
         partial = directory / PARTIAL
         self._typed(lambda: self._write(model, trial, partial, step))
@@ -213,7 +213,7 @@ class StageTrainer(Trainer):
         except (OSError, RuntimeError, ValueError) as error:
             if not is_disk_full(error):
                 raise
-            shutil.rmtree(Path(self.args.output_dir) / PARTIAL, ignore_errors=True)
+            shutil.rmtree(self.directory / PARTIAL, ignore_errors=True)
             raise TrainingError(
                 f"{self.args.output_dir}: no space left to save step {self.state.global_step} ({error}); "
                 f"free some; {GOES_ON}, which is complete"
@@ -232,18 +232,18 @@ class StageTrainer(Trainer):
             torch.distributed.barrier()
 
     def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002 - Any: Trainer's
-        return str(Path(self.args.output_dir) / PARTIAL)
+        return str(self.directory / PARTIAL)
 
     def _save(self, output_dir: str | None = None, state_dict: State | None = None) -> None:
         """Write the weights of a training checkpoint."""
         if self.args.should_save and output_dir is not None:
-            save_state(unshared(state_dict or self.model.state_dict()), Path(output_dir) / WEIGHTS)
+            save_state(state_dict or self.objective.state_dict(), Path(output_dir) / WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        load_state(self.model, read_state(Path(resume_from_checkpoint) / WEIGHTS), resume_from_checkpoint)
+        load_state(self.objective, read_state(Path(resume_from_checkpoint) / WEIGHTS), resume_from_checkpoint)
 
     def resume_records(self, checkpoint: Path) -> None:
         """Go on with the sums that the next record of the loss is made of."""

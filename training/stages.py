@@ -53,8 +53,8 @@ class StageRecipe:
     learning_rate: float
     """Peak learning rate; cosine decay to 0 after `warmup_steps`."""
     objective: Literal["bestow", "ctc", "text"] = "bestow"
-    """`bestow`: the answer, given speech. `ctc`: the encoder alone, by the weights of the losses on its output; its heads
-    are no part of a checkpoint. `text`: the LLM alone as a language model of the batches' texts, no speech."""
+    """`bestow`: the answer, given speech. `ctc`: the encoder alone, by the weights of the losses on its output; its
+    heads are no part of a checkpoint. `text`: the LLM alone as a language model of the batches' texts, no speech."""
     trains: tuple[Part, ...] = ()
     """Parts whose weights move: encoder, adapter, llm; the others are frozen. Empty = all that the objective uses, but
     with `lora` not the llm."""

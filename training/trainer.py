@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from bestow_edge.errors import ConfigError, TrainingStoppedError
 from bestow_edge.files import write_atomically
@@ -127,7 +127,9 @@ def _check(run: Run, stage: StageRecipe, directory: Path, processes: int) -> Non
     batches = batches_per_step(stage, processes)
     fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if fsdp and "encoder" in stage.trained and run.config.encoder.get("layerdrop"):
-        raise ConfigError(f"stage {stage.name}: processes under FSDP drop other layers; set layerdrop: 0 in the encoder")
+        raise ConfigError(
+            f"stage {stage.name}: under FSDP all processes run all layers; set layerdrop: 0 in the encoder"
+        )
     settings = directory / SETTINGS_FILE
     if settings.is_file():
         before = json.loads(settings.read_text(encoding="utf-8"))["batches_per_step"]

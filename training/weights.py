@@ -1,7 +1,7 @@
 """Weights on their way to files: LoRA merged, tied ones written once, means over saves. Knows names and tensors.
 
-The weights of an `Objective` are those of the model under `model.` and those of the helper heads, which are no part of a
-checkpoint but of a run's state.
+The weights of an `Objective` are those of the model under `model.` and those of the helper heads, which are no part of
+a checkpoint but of a run's state.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ def add_lora(llm: nn.Module, lora: LoraRecipe) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    config: Any = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets)
-    )
+    alpha: Any = lora.alpha  # peft says int and takes any number
+    config = LoraConfig(r=lora.rank, lora_alpha=alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets))
     try:
         inject_adapter_in_model(config, llm)
     except ValueError as error:
@@ -128,7 +127,8 @@ def mean_state(paths: Sequence[Path]) -> State:
         for name, weight in last.items():
             if weight.is_floating_point():
                 total[name] = total[name] + weight.double() if name in total else weight.double()
-    return {name: (total[name] / len(paths)).to(weight.dtype) if name in total else weight for name, weight in last.items()}
+    means = {name: (weight / len(paths)).to(last[name].dtype) for name, weight in total.items()}
+    return last | means
 
 
 def flush_directory(directory: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +21,9 @@ def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, such as examples/digits.yaml.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Directory of the run; holds checkpoint/ at last. Default: runs/NAME."),
+        typer.Option(
+            "--out", metavar="DIR", help="Directory of the run; holds checkpoint/ at last. Default: runs/NAME."
+        ),
     ] = None,
     data: Annotated[
         Path | None,

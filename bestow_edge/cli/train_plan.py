@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bestow_edge.cli.console import new_table, say, say_warning, write, write_json, write_tables
-from bestow_edge.errors import CheckpointError, ManifestError
+from bestow_edge.errors import CheckpointError, ConfigError, ManifestError
 
 if TYPE_CHECKING:
     from bestow_edge.config import ModelConfig
@@ -18,7 +18,7 @@ SPECIAL_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # any w
 
 
 def show_plan(recipe: Recipe, data_dir: Path, out: Path, *, as_json: bool) -> None:
-    """Show what a run would do and need, without weights; data and checkpoint may be missing where the recipe has a model.
+    """Show what a run would do and need, without weights; data and checkpoint may be missing if the recipe has a model.
 
     Raises:
         ConfigError: the recipe or the model is wrong.
@@ -72,13 +72,15 @@ def _prepare(recipe: Recipe, data_dir: Path, out: Path) -> tuple[Run | None, Mod
             recipe = replace(recipe, init="")
     try:
         run = Run(recipe, data_dir, out, weights=False)
-        return run, run.config, missing
     except ManifestError as error:
         missing.append(f"{error}; batches are taken to be utterances of 12 s")
+    else:
+        return run, run.config, missing
     config, _ = given(recipe)
-    if config is None:
-        assert recipe.model is not None
+    if config is None and recipe.model is not None:
         config = fresh_config(recipe.model, recipe.model.vocab_size, SPECIAL_IDS)
+    if config is None:
+        raise ConfigError("recipe: give model or init")
     return None, config, missing
 
 

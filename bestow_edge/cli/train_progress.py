@@ -12,7 +12,16 @@ from transformers import TrainerCallback
 
 from bestow_edge.cli.console import err, say
 
-SHOWN = ("loss", "token_loss", "ctc_loss", "right", "eval_loss", "eval_right", "eval_wer", "eval_bleu")  # of the Trainer's record, in this order
+SHOWN = (
+    "loss",
+    "token_loss",
+    "ctc_loss",
+    "right",
+    "eval_loss",
+    "eval_right",
+    "eval_wer",
+    "eval_bleu",
+)  # of the Trainer's record, in this order
 
 
 class StageBars:

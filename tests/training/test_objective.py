@@ -150,7 +150,9 @@ def test_ctc_runs_the_encoder_alone(tiny_run: Run) -> None:
     outputs["loss"].backward()
     touched = {name.partition(".")[0] for name, weight in objective.named_parameters() if weight.grad is not None}
     assert touched == {"model", "ctc_head"}
-    assert not [n for n, w in objective.named_parameters() if w.requires_grad and n.startswith(("model.llm", "model.ad"))]
+    assert not [
+        n for n, w in objective.named_parameters() if w.requires_grad and n.startswith(("model.llm", "model.ad"))
+    ]
     assert float(outputs["sums"][0]) == 0
 
 

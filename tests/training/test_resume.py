@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or out of space: the last save is complete, and the losses go on as if nothing had been."""
+"""Runs that are killed, stopped or out of space: the last save is complete, and losses go on as if nothing had been."""
 
 import errno
 import json
@@ -130,9 +130,7 @@ def test_a_full_disk_keeps_the_last_save(
     load_checkpoint(out / "checkpoint")
 
 
-def test_too_little_memory(
-    tiny_recipe: Recipe, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_memory(tiny_recipe: Recipe, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 

@@ -34,7 +34,10 @@ def test_lora_is_merged_as_peft_does_it(tiny_run: Run) -> None:
     theirs = get_peft_model(other.model.llm, LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "down_proj"]))
     torch.manual_seed(0)
     for (_, own), (_, peer) in zip(
-        *[[item for item in module.named_parameters() if ".lora_" in item[0]] for module in (objective.model.llm, theirs)],
+        *[
+            [item for item in module.named_parameters() if ".lora_" in item[0]]
+            for module in (objective.model.llm, theirs)
+        ],
         strict=True,
     ):
         own.data.normal_()
