@@ -120,7 +120,7 @@ def run_variant(name: str, options: argparse.Namespace) -> None:
         def __init__(self) -> None:
             self.steps_s: list[float] = []
             self.began_s = 0.0
-            self.before_kb = self.trainable = 0
+            self.before_kb = self.peak_kb = self.trainable = 0
 
         def on_train_begin(self, *_: Any, model: Any = None, **__: Any) -> None:
             self.trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -131,6 +131,7 @@ def run_variant(name: str, options: argparse.Namespace) -> None:
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.steps_s.append(time.perf_counter() - self.began_s)
+            self.peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # evaluation comes behind the last
 
     out, variant = directory_of(name, options), VARIANTS[name]
     stage = LOSSES | {
@@ -143,14 +144,13 @@ def run_variant(name: str, options: argparse.Namespace) -> None:
     del values["model"]
     clock = Clock()
     train(decode(Recipe, values, name), options.data, out / "run", [clock])
-    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     records = map(json.loads, (out / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines())
     last = [record for record in records if "eval_loss" in record][-1]
     steps_s = sorted(clock.steps_s)
     figures = {
         "trainable": clock.trainable,
         "step_ms": 1000 * steps_s[len(steps_s) // 2],
-        "memory_mb": (peak_kb - clock.before_kb) / 1000,
+        "memory_mb": (clock.peak_kb - clock.before_kb) / 1000,
         "token_loss": last["eval_token_loss"],
         "right": 100 * last["eval_right"],
         "wer": last.get("eval_wer", 0.0),

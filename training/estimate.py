@@ -44,7 +44,7 @@ class StageNeeds:
     trainable: dict[str, int]
     """Trainable weights of each part, of the helper heads and of LoRA."""
     forward_flops: int
-    """Operations of the matrix products and convolutions of a forward pass; training needs about three times as many."""
+    """Operations of matrix products and convolutions in a forward pass; training needs about three times as many."""
 
     @property
     def total(self) -> int:
@@ -80,6 +80,8 @@ def stage_needs(config: ModelConfig, recipe: Recipe, stage: StageRecipe, vocab_s
         kept[storage._cdata] = storage.nbytes()
         return tensor
 
+    if "layerdrop" in config.encoder:  # which layers are left out depends on what tensors hold
+        config = replace(config, encoder=config.encoder | {"layerdrop": 0.0})
     with FakeTensorMode(allow_non_fake_inputs=True):
         objective = Objective(
             BestowModel.from_config(config), vocab_size=vocab_size, label_smoothing=recipe.label_smoothing
