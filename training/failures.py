@@ -36,7 +36,7 @@ def typed_failures(doing: str) -> Iterator[None]:
         yield
     except BestowEdgeError:
         raise
-    except (RuntimeError, OSError, MemoryError, ValueError) as error:
+    except (RuntimeError, OSError, MemoryError, EOFError, ValueError) as error:
         if reason := _reason(error):
             raise TrainingError(f"{doing}: {reason}") from error
         raise
@@ -57,8 +57,8 @@ def _reason(error: Exception) -> str:
             "out of memory; lower batch_s and raise batches_per_step as much, set activation_checkpointing: true, "
             f"train less (lora, trains), or share the weights among more devices (FSDP); {GOES_ON}"
         )
-    if any(words in text for words in NO_WORKER):
-        first_line = str(error).strip().splitlines()[0]
+    if isinstance(error, (EOFError, ConnectionError)) or any(words in text for words in NO_WORKER):
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         return (
             f"a process that makes batches has died ({first_line}); if the system killed it for its memory, lower "
             f"workers or batch_s; {GOES_ON}"

@@ -56,13 +56,14 @@ def train(recipe: Recipe, data_dir: Path, out: Path, callbacks: Sequence[Trainer
     with typed_failures("preparing the run"):
         run = Run(recipe, data_dir, out)
         out.mkdir(parents=True, exist_ok=True)
-    for stage in recipe.stages:
-        if (out / stage.name / "model").is_dir():
-            logger.info("stage %s is complete, its weights are loaded", stage.name)
-        else:
-            with typed_failures(f"stage {stage.name}"):
-                _train_stage(run, stage, callbacks)
-        run.load_stage(stage)
+    with StopSignal() as stop:
+        for stage in recipe.stages:
+            if (out / stage.name / "model").is_dir():
+                logger.info("stage %s is complete, its weights are loaded", stage.name)
+            else:
+                with typed_failures(f"stage {stage.name}"):
+                    _train_stage(run, stage, stop, callbacks)
+            run.load_stage(stage)
     final = out / "checkpoint"
     if _is_first():
         with typed_failures("writing the checkpoint"):
@@ -71,7 +72,7 @@ def train(recipe: Recipe, data_dir: Path, out: Path, callbacks: Sequence[Trainer
     return final
 
 
-def _train_stage(run: Run, stage: StageRecipe, callbacks: Sequence[TrainerCallback]) -> None:
+def _train_stage(run: Run, stage: StageRecipe, stop: StopSignal, callbacks: Sequence[TrainerCallback]) -> None:
     directory = run.out / stage.name
     if stage.lora:
         set_seed(run.recipe.seed)
@@ -81,31 +82,32 @@ def _train_stage(run: Run, stage: StageRecipe, callbacks: Sequence[TrainerCallba
     processes = arguments.world_size
     _check(run, stage, directory, processes)
     last = _last_complete(directory)
-    with StopSignal() as stop:
-        trainer = StageTrainer(
-            stop=stop,
-            evaluation=Evaluation(run, stage),
-            snapshots=directory / "snapshots" if stage.average > 1 else None,
-            model=run.objective,
-            args=arguments,
-            train_dataset=run.dataset(stage, dev=False, processes=processes),
-            eval_dataset=run.dataset(stage, dev=True),
-            callbacks=[JsonLog(run.out / "log.jsonl", stage.name), *callbacks],
-        )
-        trainer.remove_callback(PrinterCallback)  # it prints; records go to the log and to the callbacks
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, TensorBoardCallback):
-                callback.logging_dir = str(run.out / "tensorboard" / stage.name)
-        if last is not None:
-            trainer.add_callback(Resume(trainer, last))
-        torch.manual_seed(run.recipe.seed + arguments.process_index)  # processes drop out other units
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        if trainer.stopping and trainer.state.global_step < stage.steps:
-            raise TrainingStoppedError(stop.signum, stage.name, trainer.state.global_step)
+    trainer = StageTrainer(
+        stop=stop,
+        evaluation=Evaluation(run, stage),
+        snapshots=directory / "snapshots" if stage.average > 1 else None,
+        model=run.objective,
+        args=arguments,
+        train_dataset=run.dataset(stage, dev=False, processes=processes),
+        eval_dataset=run.dataset(stage, dev=True),
+        callbacks=[JsonLog(run.out / "log.jsonl", stage.name), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints; records go to the log and to the callbacks
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            callback.logging_dir = str(run.out / "tensorboard" / stage.name)
+    if last is not None:
+        trainer.add_callback(Resume(trainer, last))
+    torch.manual_seed(run.recipe.seed + arguments.process_index)  # processes drop out other units
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if trainer.stopping and trainer.state.global_step < stage.steps:
+        raise TrainingStoppedError(stop.signum, stage.name, trainer.state.global_step)
     state = trainer.full_state()
     if trainer.is_world_process_zero():
         run.save_stage(stage, _averaged(state, stage, directory))
     _wait()
+    if stage is not run.recipe.stages[-1] and trainer.any_process(stop.signum != 0):
+        raise TrainingStoppedError(stop.signum, stage.name, stage.steps)
 
 
 def _averaged(state: State, stage: StageRecipe, directory: Path) -> State:

@@ -1,4 +1,4 @@
-"""Two processes with gloo: the losses and the weights of one process, under DDP and under FSDP; text among the speech."""
+"""Two processes with gloo: the losses and the weights of one process, under DDP and under FSDP."""
 
 import signal
 import time
