@@ -6,6 +6,7 @@ Knows exceptions and signals, not training.
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 import torch
+from safetensors import SafetensorError
 
 from bestow_edge.errors import BestowEdgeError, TrainingError
 
@@ -36,7 +38,7 @@ def typed_failures(doing: str) -> Iterator[None]:
         yield
     except BestowEdgeError:
         raise
-    except (RuntimeError, OSError, MemoryError, EOFError, ValueError) as error:
+    except (RuntimeError, OSError, MemoryError, EOFError, SafetensorError) as error:
         if reason := _reason(error):
             raise TrainingError(f"{doing}: {reason}") from error
         raise
@@ -66,6 +68,21 @@ def _reason(error: Exception) -> str:
     if is_disk_full(error):
         return f"no space left on the disk ({error}); free some; {GOES_ON}, which is complete"
     return ""
+
+
+@contextmanager
+def no_orphans() -> Iterator[None]:
+    """Kill the processes begun in a block that fails: they ignore SIGTERM, and Python would wait for them at the end."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    except BaseException:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise an error of its own
+        for child in set(multiprocessing.active_children()) - before:
+            child.kill()
+            child.join()
+        raise
 
 
 class StopSignal:

@@ -78,7 +78,8 @@ class Objective(nn.Module):
         return self
 
     @property
-    def _prepared(self) -> StageRecipe:
+    def prepared(self) -> StageRecipe:
+        """The stage it is prepared for."""
         if self.stage is None:
             raise RuntimeError("prepare the objective for a stage first")
         return self.stage
@@ -86,7 +87,7 @@ class Objective(nn.Module):
     @property
     def loss_weights(self) -> tuple[float, ...]:
         """Weights of `PARTS` in the loss."""
-        stage = self._prepared
+        stage = self.prepared
         answer = 0.0 if stage.objective == "ctc" else 1.0
         return (answer, stage.ctc_weight, stage.alignment_weight, stage.count_weight, stage.attention_weight, 0.0)
 
@@ -97,7 +98,7 @@ class Objective(nn.Module):
             items: (parts,) float, what the sums are divided by in the loss: `count_items` over all batches of the step.
             **batch: as `bestow_edge.training.batches.collate` returns it; all of it speech or all of it text.
         """
-        stage = self._prepared
+        stage = self.prepared
         zero = items.new_zeros(())
         sums = [zero] * len(PARTS)
         speech = step_lens = None
@@ -145,7 +146,7 @@ class Objective(nn.Module):
         return self.model.llm(inputs_embeds=embeddings, use_cache=False).logits, None
 
     def _encoder_sums(self, speech: Tensor, step_lens: Tensor, batch: dict[str, Tensor]) -> list[Tensor]:
-        stage = self._prepared
+        stage = self.prepared
         sums = [speech.new_zeros((), dtype=torch.float32)] * 3
         if stage.ctc_weight or stage.alignment_weight:
             heard = self.ctc_head(speech).float().log_softmax(-1)  # (batch, steps, vocab + blank)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import DistributedType, FullyShardedDataParallelPlugin
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy, register_fsdp_forward_method
 from torch.utils.data import DataLoader, SequentialSampler
@@ -205,12 +206,15 @@ class StageTrainer(Trainer):
             state = self.full_state()
             if self.is_world_process_zero():
                 save_state(state, self.snapshots / f"{step}.safetensors")
+                found = sorted(self.snapshots.glob("*.safetensors"), key=lambda path: int(path.stem))
+                for old in [path for path in found if int(path.stem) <= step][: -self.objective.prepared.average]:
+                    old.unlink()
 
     def _typed(self, write: Callable[[], None]) -> None:
         """Write something; a full disk leaves nothing half written."""
         try:
             write()
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             if not is_disk_full(error):
                 raise
             shutil.rmtree(self.directory / PARTIAL, ignore_errors=True)

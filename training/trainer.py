@@ -21,7 +21,7 @@ from bestow_edge.errors import ConfigError, TrainingStoppedError
 from bestow_edge.files import write_atomically
 from bestow_edge.training.callbacks import JsonLog
 from bestow_edge.training.evaluation import Evaluation
-from bestow_edge.training.failures import StopSignal, typed_failures
+from bestow_edge.training.failures import StopSignal, no_orphans, typed_failures
 from bestow_edge.training.recipe import Recipe
 from bestow_edge.training.run import Run, batches_per_step
 from bestow_edge.training.stage_trainer import PARTIAL, Resume, StageTrainer
@@ -61,7 +61,7 @@ def train(recipe: Recipe, data_dir: Path, out: Path, callbacks: Sequence[Trainer
             if (out / stage.name / "model").is_dir():
                 logger.info("stage %s is complete, its weights are loaded", stage.name)
             else:
-                with typed_failures(f"stage {stage.name}"):
+                with typed_failures(f"stage {stage.name}"), no_orphans():
                     _train_stage(run, stage, stop, callbacks)
             run.load_stage(stage)
     final = out / "checkpoint"

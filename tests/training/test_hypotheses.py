@@ -48,7 +48,9 @@ def test_rows_together_are_rows_alone(
     model.llm.lm_head.weight[END] += 0.3  # so that it pauses and ends
     objective = Objective(model, vocab_size=300, label_smoothing=0.0).eval()
     items = [
-        Utterance(torch.from_numpy(log_mel(speech[first : first + length], config.features)), (1, 9, 20 + first % 7), ())
+        Utterance(
+            torch.from_numpy(log_mel(speech[first : first + length], config.features)), (1, 9, 20 + first % 7), ()
+        )
         for first, length in ((0, 40_000), (8_000, 25_000), (30_000, 60_000))
     ]
     for policy, lookahead in ((WaitK(1, 4), 13), (WaitK(3, 2), 1)):
@@ -71,7 +73,11 @@ def test_a_batch_taken_apart(tiny_run: Run) -> None:
 
 def test_scores() -> None:
     kinds = {"en-en": True, "en-de": False}
-    texts = [("en-en", "one two three four", "one too three"), ("en-en", "", "one"), ("en-de", "eins zwei", "eins zwei")]
+    texts = [
+        ("en-en", "one two three four", "one too three"),
+        ("en-en", "", "one"),
+        ("en-de", "eins zwei", "eins zwei"),
+    ]
     found = scores(texts, kinds)
     assert found["wer"] == pytest.approx(75)
     assert found["bleu"] == pytest.approx(100)
