@@ -72,7 +72,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def no_orphans() -> Iterator[None]:
-    """Kill the processes begun in a block that fails: they ignore SIGTERM, and Python would wait for them at the end."""
+    """Kill the processes begun in a block that fails: they ignore SIGTERM, and Python would wait for them."""
     before = set(multiprocessing.active_children())
     try:
         yield
