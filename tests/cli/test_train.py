@@ -50,7 +50,37 @@ def test_dry_run(cli: Callable[..., Any], recipe: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for shown in ("encoder", "adapter", "llm", "only", "token_ids", "int64"):
         assert shown in done.stdout
+    for shown in ("activations", "trainable weights", "prompt: <s><|user|> Transcribe the English", "answer: "):
+        assert shown in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_plan_as_json(cli: Callable[..., Any], recipe: Path) -> None:
+    done = cli("train", recipe, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    (stage,) = plan["stages"]
+    assert plan["missing"] == []
+    assert stage["trainable"] == plan["weights"]
+    assert stage["optimizer"] == 2 * stage["gradients"] == 8 * sum(plan["weights"].values())
+    assert stage["activations"] > 0
+    assert stage["forward_flops"] > 0
+    assert plan["first_batch"]["answer"] in {"one", "two"}
+
+
+@pytest.mark.slow
+def test_the_plan_of_the_paper_needs_neither_data_nor_weights(cli: Callable[..., Any]) -> None:
+    paper = Path(__file__).parents[2] / "examples" / "recipes" / "paper.yaml"
+    done = cli("train", paper, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert 1.7e9 < sum(plan["weights"].values()) < 1.85e9  # the paper: about 1.8 billion
+    assert [stage["batches_per_step"] * stage["batch_s"] for stage in plan["stages"]] == [128 * 360.0] * 2
+    assert plan["first_batch"] is None
+    weights, data = plan["missing"]
+    assert "not a checkpoint" in weights
+    assert "no such manifest" in data
 
 
 @pytest.mark.slow
