@@ -20,6 +20,8 @@ CLASSES = {
     "LoraRecipe": "`lora` of a stage",
     "ModelRecipe": "`model`",
     "DataRecipe": "`data`",
+    "SourceRecipe": "Each of `data.sources` and `data.dev_sources`",
+    "FilterRecipe": "`data.filter`",
     "JoinRecipe": "`data.join`",
     "AugmentRecipe": "`data.augment`",
 }

@@ -16,8 +16,9 @@ def test_a_run_trains_on_speech_questions_and_texts(
     sources = [
         {"name": "asr", "manifests": ["train.jsonl"]},
         {"name": "qa", "manifests": ["qa.jsonl"], "tasks": ["answer"]},
-        {"name": "text", "texts": ["texts.tsv.gz"], "pairs": ["en-de"], "columns": ["de"], "batch_tokens": 256, "max_tokens": 64},
-    ]
+        {"name": "text", "texts": ["texts.tsv.gz"], "pairs": ["en-de"], "columns": ["de"], "batch_tokens": 256,
+         "max_tokens": 64},
+    ]  # fmt: skip
     recipe = source_recipe(sources=sources, stage={"steps": 8, "streaming": 0.5})
     assert (train(recipe, sentences, tmp_path / "out") / "model.safetensors").is_file()
     lines = (tmp_path / "out" / "log.jsonl").read_text(encoding="utf-8").splitlines()
