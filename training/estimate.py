@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,7 +20,7 @@ from bestow_edge.model.bestow import BestowModel
 from bestow_edge.training.batches import FRAMES_PER_S
 from bestow_edge.training.objective import Objective
 from bestow_edge.training.recipe import Recipe
-from bestow_edge.training.stages import StageRecipe
+from bestow_edge.training.stages import LoraRecipe, StageRecipe
 from bestow_edge.training.weights import add_lora
 
 BYTES = 4  # weights, gradients and both moments of AdamW are float32
@@ -82,12 +82,14 @@ def stage_needs(config: ModelConfig, recipe: Recipe, stage: StageRecipe, vocab_s
 
     if "layerdrop" in config.encoder:  # which layers are left out depends on what tensors hold
         config = replace(config, encoder=config.encoder | {"layerdrop": 0.0})
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake:
         objective = Objective(
             BestowModel.from_config(config), vocab_size=vocab_size, label_smoothing=recipe.label_smoothing
         )
-        if stage.lora:
-            add_lora(objective.model.llm, stage.lora)
+    if stage.lora:
+        _add_fake_lora(objective.model.llm, stage.lora, fake)
+    with fake:
         objective.prepare(_measurable(stage))
         objective.train()
         batch: dict[str, Any] = {name: torch.zeros(shape, dtype=kind) for name, (shape, kind) in shapes.items()}
@@ -135,6 +137,15 @@ def typical_shapes(config: ModelConfig, stage: StageRecipe) -> Shapes:
         "step_counts": ((rows, steps), whole),
         "word_steps": ((rows, tokens, 2), whole),
     }
+
+
+def _add_fake_lora(llm: nn.Module, lora: LoraRecipe, fake: FakeTensorMode) -> None:
+    """Add LoRA without weights, then fake ones: peft would move its layers, which fake ones cannot."""
+    add_lora(llm, lora, empty=True)
+    with fake:
+        for name, module in llm.named_modules():
+            if ".lora_" in name and isinstance(module, nn.Linear):
+                module.weight = nn.Parameter(torch.zeros(module.weight.shape))
 
 
 def _trainable(objective: Objective) -> dict[str, int]:

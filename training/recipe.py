@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from bestow_edge.checkpoint import load_config
 from bestow_edge.config import (
     AdapterConfig,
     BidirectionalConfig,
@@ -159,6 +160,16 @@ def check_lookaheads(recipe: Recipe, streaming: StreamingConfig) -> None:
     for name, lookaheads in wanted.items():
         if unknown := lookaheads - set(streaming.lookaheads):
             raise ConfigError(f"stage {name}: look-aheads {unknown} are not in model.streaming.lookaheads")
+
+
+def pairs_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return the language pairs that a recipe trains: its own, or those of the checkpoint it starts from.
+
+    Raises:
+        CheckpointError: the recipe names none and `init` is no checkpoint.
+    """
+    own = recipe.pairs or (recipe.model.pairs if recipe.model else ())
+    return own or load_config(Path(recipe.init)).pairs
 
 
 def load_recipe(path: Path, *, init: Path | None = None) -> Recipe:

@@ -66,14 +66,9 @@ class Run:
         dev = read_manifests(recipe.data.dev, data_dir)
         self.noises = read_noises(recipe.data, data_dir, self.rate_hz)
         if config is None or tokenizer is None:
-            texts = (
-                [text for item in train for text in item.texts.values()]
-                if self.corpora is None
-                else self.corpora.texts()
-            )
-            if recipe.data.vocabulary:
-                texts = [t for item in train if _within(item.texts, recipe) for t in item.texts.values()]
             model = _known(recipe.model)
+            joined = [t for item in train if _within(item.texts, recipe) for t in item.texts.values()]
+            texts = joined if self.corpora is None else self.corpora.texts()
             tokenizer = train_tokenizer(texts, model.pairs, model.vocab_size)
             config = fresh_config(model, tokenizer.get_vocab_size(), _special_ids(tokenizer))
         self.config, self.tokenizer = config, tokenizer
@@ -85,8 +80,8 @@ class Run:
         self.objective = self.new_objective()
         if recipe.init:
             load_weights(self.objective.model, Path(recipe.init))
-        elif self.objective.model.streaming and (features := self._typical_features()) is not None:
-            init_encoder(self.objective.model.encoder, features)
+        elif self.objective.model.streaming and (speech := self._typical_features()) is not None:
+            init_encoder(self.objective.model.encoder, speech)
 
     def new_objective(self) -> Objective:
         """Return the model and its losses with random weights."""
@@ -204,14 +199,15 @@ def given(recipe: Recipe) -> tuple[ModelConfig | None, Tokenizer | None]:
 def _compare(model: ModelRecipe, config: ModelConfig, directory: Path) -> None:
     """Check that a recipe's model is the checkpoint's."""
     given, found = model_config(model, encoder=model.encoder, llm=model.llm).to_dict(), config.to_dict()
-    for part in ("encoder", "llm", "adapter", "features", "streaming"):
-        for name, value in given[part].items():
-            held = found[part].get(name)
-            if value != (tuple(held) if isinstance(value, tuple) and isinstance(held, list) else held):
-                raise ConfigError(
-                    f"model.{part}.{name} is {value!r} in the recipe and {held!r} in {directory}; "
-                    "remove one of model and init, or correct it"
-                )
+    pairs = [("pairs", given["pairs"], found["pairs"])]
+    for part in ("encoder", "llm", "adapter", "features", "streaming", "policy"):
+        pairs += [(f"{part}.{name}", value, found[part].get(name)) for name, value in given[part].items()]
+    for name, value, held in pairs:
+        if value != (tuple(held) if isinstance(value, tuple) and isinstance(held, list) else held):
+            raise ConfigError(
+                f"model.{name} is {value!r} in the recipe and {held!r} in {directory}; "
+                "remove one of model and init, or correct it"
+            )
 
 
 def _known(value: T | None) -> T:
@@ -229,7 +225,8 @@ def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def _within(texts: Any, recipe: Recipe) -> bool:  # Any: mapping of language to text
-    return any(set(text.split()) <= set(recipe.data.vocabulary) for text in texts.values())
+    vocabulary = set(recipe.data.vocabulary)
+    return not vocabulary or any(set(text.split()) <= vocabulary for text in texts.values())
 
 
 def _complete(values: dict[str, Any], part: str) -> dict[str, Any]:

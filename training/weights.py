@@ -23,8 +23,13 @@ MODEL, HEADS = "model.", ("ctc_head.", "count_head.")
 State = dict[str, Tensor]
 
 
-def add_lora(llm: nn.Module, lora: LoraRecipe) -> None:
+def add_lora(llm: nn.Module, lora: LoraRecipe, *, empty: bool = False) -> None:
     """Put peft's low-rank layers around the LLM's linear layers, in place.
+
+    Args:
+        llm: the LLM.
+        lora: sizes and targets.
+        empty: leave their weights on the meta device, without content.
 
     Raises:
         ConfigError: no layer has such a name.
@@ -34,7 +39,7 @@ def add_lora(llm: nn.Module, lora: LoraRecipe) -> None:
     alpha: Any = lora.alpha  # peft says int and takes any number
     config = LoraConfig(r=lora.rank, lora_alpha=alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets))
     try:
-        inject_adapter_in_model(config, llm)
+        inject_adapter_in_model(config, llm, low_cpu_mem_usage=empty)
     except ValueError as error:
         raise ConfigError(f"lora: targets {', '.join(lora.targets)}: {error}") from error
 

@@ -80,7 +80,20 @@ def test_the_plan_of_the_paper_needs_neither_data_nor_weights(cli: Callable[...,
     assert plan["first_batch"] is None
     weights, data = plan["missing"]
     assert "not a checkpoint" in weights
-    assert "no such manifest" in data
+    assert "no shards.json" in data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lora", "staged"])
+def test_the_plans_of_the_other_recipes(cli: Callable[..., Any], name: str) -> None:
+    done = cli("train", Path(__file__).parents[2] / "examples" / "recipes" / f"{name}.yaml", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    if name == "lora":
+        ends = ((1024, 2048), (1024, 1024), (1024, 1024), (2048, 1024), (1024, 3072), (1024, 3072), (3072, 1024))
+        assert plan["stages"][1]["trainable"]["lora"] == 28 * 64 * sum(map(sum, ends))  # layers, rank
+        assert "llm" not in plan["stages"][1]["trainable"]
+    assert all(stage["activations"] > 0 for stage in plan["stages"])
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ from bestow_edge.training.recipe import Recipe, load_recipe
 from bestow_edge.training.stages import StageRecipe
 
 PLAIN = {"name": "s", "steps": 4, "batch_s": 1.0, "learning_rate": 0.1}
+TEXTS = {"name": "texts", "texts": ["a.tsv"], "columns": ["en"]}
+ALL_TEXTS = {"sources": [TEXTS], "dev_sources": [TEXTS]}
 RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
 
 
@@ -51,10 +53,14 @@ def test_contradictions_in_a_stage(changes: dict[str, Any], message: str) -> Non
         ({"stages": [PLAIN | {"best": "wer"}], "hypotheses": {"utterances": 0}}, "best: wer needs hypotheses"),
         ({"hypotheses": {"lookahead": 5}}, r"stage hypotheses: look-aheads \{5\} are not in"),
         ({"hypotheses": {"k": -1}}, "hypotheses: utterances and k must be at least 0"),
+        ({"data": ALL_TEXTS, "stages": [PLAIN | {"objective": "ctc", "ctc_weight": 1}]},
+         "stage s: objective ctc needs speech"),
+        ({"data": ALL_TEXTS, "stages": [PLAIN | {"best": "wer"}]},
+         "stage s: best: wer needs speech; data.dev_sources are all texts"),
         ({"workers": 0}, "workers must be at least 1"),
         ({"report_to": ["paper"]}, "expected one of tensorboard"),
     ],
-)
+)  # fmt: skip
 def test_contradictions_in_a_recipe(recipe_values: dict[str, Any], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         decode(Recipe, recipe_values | changes, "recipe")
