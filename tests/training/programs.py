@@ -16,6 +16,12 @@ import yaml
 MAIN = ["-m", "bestow_edge.cli.main", "train"]
 QUIET = {"dropout": 0.0, "activation_dropout": 0.0, "attention_dropout": 0.0, "layerdrop": 0.0}
 TIMES = {"eval_runtime"}
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
 
 
 def write_recipe(corpus: Path, path: Path, values: dict[str, Any]) -> Path:

@@ -7,19 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from programs import QUIET, finish, records, start, torchrun, write_recipe
+from programs import FSDP, QUIET, finish, records, start, torchrun, write_recipe
 from safetensors.torch import load_file
 
 from bestow_edge.errors import ConfigError
 from bestow_edge.training.run import batches_per_step
 from bestow_edge.training.stages import StageRecipe
-
-FSDP = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-}
 
 
 @pytest.fixture(scope="module")
