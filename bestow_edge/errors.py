@@ -16,6 +16,8 @@
     |- SessionError           (RuntimeError)       a session is used after it was finished
     |  `- BacklogError                             a live session holds all the audio it may: nothing was taken
     |- TraceError             (ValueError)         a trace cannot be written, read or replayed
+    |- TrainingError          (RuntimeError)       a run of training cannot go on; its last save is complete
+    |  `- TrainingStoppedError                     it was asked to stop, saved and ended
     |- ExportError            (RuntimeError)       a checkpoint cannot be exported
     |  `- ParityError                              an exported graph differs from PyTorch
     `- MissingExtraError      (ImportError)        an optional dependency is absent; names the pip command
@@ -87,6 +89,25 @@ class BacklogError(SessionError):
 
 class TraceError(BestowEdgeError, ValueError):
     """A trace is missing, damaged or of another bundle, or its file exists already."""
+
+
+class TrainingError(BestowEdgeError, RuntimeError):
+    """A run of training cannot go on: memory, disk or a process of it is gone. Its last save is complete."""
+
+
+class TrainingStoppedError(TrainingError):
+    """A run of training was asked to stop by a signal and has saved its state."""
+
+    def __init__(self, signum: int, stage: str, step: int) -> None:
+        """Keep what happened.
+
+        Args:
+            signum: number of the signal.
+            stage: name of the stage that was stopped.
+            step: step of it that is saved; the same command goes on behind it.
+        """
+        super().__init__(f"stopped; the same command goes on from the last save, step {step} of stage {stage}")
+        self.signum, self.stage, self.step = signum, stage, step
 
 
 class ExportError(BestowEdgeError, RuntimeError):

@@ -141,7 +141,7 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
     `written_steps` steps were ever written; `visible_steps` counts from the first of them. `alignment` is the
     cross-attention of each layer, mean over heads, the null frame last. Self-attention keys and values of the new
     tokens come out; the runtime stores them in its buffer behind `past_tokens`, so no cache is ever copied. With LSTM
-    text layers the state is fixed in size.
+    text layers the state is fixed in size; without a text mixer there is none.
     """
     adapter, hidden = config.adapter, config.llm["hidden_size"]
     memory = (adapter.num_layers, adapter.num_heads, "memory", adapter.head_dim)
@@ -160,6 +160,8 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
         state = (LSTM_LAYERS, "batch", adapter.width)
         states = (TensorSpec("lstm_hidden", "float32", state), TensorSpec("lstm_cell", "float32", state))
         return GraphSpec(name=ADAPTER, inputs=tuple(inputs), outputs=tuple(outputs), states=states)
+    if adapter.text_mixer == "none":
+        return GraphSpec(name=ADAPTER, inputs=tuple(inputs), outputs=tuple(outputs))
     cache = (adapter.num_layers, "batch", adapter.num_heads, "capacity", adapter.head_dim)
     new = (adapter.num_layers, "batch", adapter.num_heads, "tokens", adapter.head_dim)
     inputs += [

@@ -59,7 +59,8 @@ class AdapterStep(nn.Module):
             x = x + mixed
             x = x + layer.ffn(layer.norm_ffn(x))
         out = self.adapter.text_out(self.adapter.norm_out(x)) * (~bypassed[..., None]).to(x.dtype)
-        state_out = state_out or [torch.stack(new_keys), torch.stack(new_values)]
+        if config.text_mixer == "attention":
+            state_out = [torch.stack(new_keys), torch.stack(new_values)]
         return embeddings + out, torch.stack(alignment), *state_out
 
     def _mix_lstm(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +18,8 @@ from bestow_edge.errors import ManifestError
 from bestow_edge.policy import Offline, Policy, WaitK
 from bestow_edge.training.compose import Composed
 from bestow_edge.training.schedule import heard_steps, make_schedule
+from bestow_edge.training.stages import StageRecipe
 from bestow_edge.training.tokens import answer_ids, prompt_ids
-
-if TYPE_CHECKING:
-    from bestow_edge.training.recipe import StageRecipe
 
 COUNTS = 16  # the encoder learns to count heard pieces modulo this
 NO_LABEL = -1  # step at which no token is heard

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from bestow_edge.checkpoint import load_config
 from bestow_edge.config import (
     AdapterConfig,
     BidirectionalConfig,
@@ -24,53 +25,9 @@ from bestow_edge.errors import ConfigError
 from bestow_edge.prompts import parse_pair
 from bestow_edge.strict import decode
 from bestow_edge.training.recipe_data import DataRecipe, check_pairs, check_stages
+from bestow_edge.training.stages import StageRecipe
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageRecipe:
-    """One stage of training; each starts from the weights of the one before."""
-
-    name: str
-    """Name of its directory under the output."""
-    steps: int
-    """Optimiser steps."""
-    batch_s: float
-    """Seconds of audio in a batch."""
-    learning_rate: float
-    """Peak learning rate; cosine decay to 0 after `warmup_steps`."""
-    warmup_steps: int = 100
-    """Linear warm-up, steps."""
-    pieces: tuple[int, ...] = (1, 1)
-    """Most recordings joined into one utterance at the first and at the last step; 1 leaves them as they are."""
-    augment: tuple[float, ...] = (1.0, 1.0)
-    """Strength of `data.augment` at the first and at the last step: its chances and ranges are multiplied by it."""
-    streaming: float = 0.0
-    """Share of utterances under a wait-k mask; the others are offline (K * L = infinity)."""
-    k_min: int = 3
-    """Smallest K drawn, per utterance (paper: 3)."""
-    k_max: int = 12
-    """Largest K drawn (paper: 12)."""
-    pauses: float = 0.0
-    """Share of positions whose word has not been heard yet and whose target is a pause (EOS); needs word ends."""
-    ctc_weight: float = 0.0
-    """Weight of the CTC loss on the encoder's output."""
-    alignment_weight: float = 0.0
-    """Weight of the cross-entropy of each encoder step with the word heard there; needs word times."""
-    count_weight: float = 0.0
-    """Weight of the cross-entropy of each encoder step with the number of words heard so far; needs word times."""
-    attention_weight: float = 0.0
-    """Weight of the loss that turns each answer token's cross-attention to its own word; needs word times."""
-    lookaheads: tuple[int, ...] = (13,)
-    """Look-aheads one of which is drawn for each step."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if self.steps < 1 or self.batch_s <= 0 or self.learning_rate <= 0:
-            raise ConfigError(f"stage {self.name}: steps, batch_s and learning_rate must be more than 0")
-        if len(self.pieces) != 2 or len(self.augment) != 2 or min(self.pieces) < 1 or min(self.augment) < 0:
-            raise ConfigError(f"stage {self.name}: pieces and augment are two numbers each, first and last step")
-        if not 1 <= self.k_min <= self.k_max:
-            raise ConfigError(f"stage {self.name}: need 1 <= k_min <= k_max, got {self.k_min} and {self.k_max}")
+SMALLEST_VOCAB = 261  # five special tokens and every byte
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,17 +55,50 @@ class ModelRecipe:
     vocab_size: int = 512
     """Size of the byte-level BPE tokenizer trained on the transcripts."""
 
+    def __post_init__(self) -> None:
+        """Check what a tokenizer and the parts' heads need."""
+        if self.vocab_size < SMALLEST_VOCAB:
+            raise ConfigError(
+                f"model: vocab_size {self.vocab_size}; special tokens and 256 bytes need at least {SMALLEST_VOCAB}"
+            )
+        for part, config in (("encoder", self.encoder), ("llm", self.llm)):
+            width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+            if isinstance(width, int) and isinstance(heads, int) and "head_dim" not in config and width % heads:
+                raise ConfigError(f"model.{part}: hidden_size {width} does not fit {heads} attention heads")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HypothesesRecipe:
+    """What is written for some dev utterances at each evaluation, under wait-k at one K; in `samples.jsonl`."""
+
+    utterances: int = 8
+    """Utterances of the dev set; 0 = none."""
+    k: int = 0
+    """K; 0 = the model's default policy's. L is always the model's."""
+    lookahead: int | None = None
+    """Look-ahead of the encoder, steps; left out = the model's default."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.utterances < 0 or self.k < 0:
+            raise ConfigError(f"hypotheses: utterances and k must be at least 0, got {self.utterances} and {self.k}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """A whole training run."""
 
-    model: ModelRecipe
-    """What is trained."""
+    model: ModelRecipe | None = None
+    """What is trained, from random weights. Beside `init` it may repeat the checkpoint's values, which are compared;
+    with it `--dry-run` works where the checkpoint is not."""
     data: DataRecipe
     """On what."""
     stages: tuple[StageRecipe, ...]
     """In which order."""
+    init: str = ""
+    """Checkpoint directory to start from, relative to the recipe's file, such as `bestow-edge init` makes."""
+    pairs: tuple[str, ...] = ()
+    """Language pairs to train in place of the checkpoint's; with `init` alone."""
     seed: int = 0
     """Seed of weights, data and masks."""
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -117,22 +107,77 @@ class Recipe:
     """Label smoothing of the next-token loss."""
     save_steps: int = 250
     """Steps between training checkpoints, from which a run resumes."""
+    eval_steps: int = 0
+    """Steps between evaluations on the dev set; 0 = `save_steps`."""
+    log_steps: int = 25
+    """Steps between records of the training loss."""
+    hypotheses: HypothesesRecipe = field(default_factory=HypothesesRecipe)
+    """Texts written and scored at each evaluation."""
+    report_to: tuple[Literal["tensorboard"], ...] = ()
+    """Where transformers' Trainer reports besides `log.jsonl`; `tensorboard` writes to `tensorboard/` in the output."""
+    workers: int = 1
+    """Data loader processes for each training process."""
 
     def __post_init__(self) -> None:
         """Check what the parts need of each other."""
         if not self.stages:
             raise ConfigError("recipe: stages is empty; give at least one")
-        for pair in self.model.pairs:
+        if self.model is None and not self.init:
+            raise ConfigError("recipe: model is missing; give model (random weights) or init (a checkpoint directory)")
+        if self.pairs and (self.model is not None or not self.init):
+            raise ConfigError("recipe: pairs goes with init alone; model has its own pairs")
+        for pair in (*self.pairs, *(self.model.pairs if self.model else ())):
             parse_pair(pair)
-        for stage in self.stages:
-            if unknown := set(stage.lookaheads) - set(self.model.streaming.lookaheads):
-                raise ConfigError(f"stage {stage.name}: look-aheads {unknown} are not in model.streaming.lookaheads")
-        check_pairs(self.data, self.model.pairs)
+        names = [stage.name for stage in self.stages]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ConfigError(f"recipe: stages named alike: {', '.join(sorted(twice))}; each has its own directory")
+        if self.save_steps < 1 or self.log_steps < 1 or self.eval_steps < 0 or self.workers < 1:
+            raise ConfigError("recipe: save_steps, log_steps and workers must be at least 1, eval_steps at least 0")
+        self._check_stages()
+        if self.model is not None:
+            check_lookaheads(self, self.model.streaming)
+            check_pairs(self.data, self.model.pairs)
         check_stages(self.data, self.stages)
 
+    def _check_stages(self) -> None:
+        for stage in self.stages:
+            where, saves = f"stage {stage.name}", -(-stage.steps // self.save_steps)
+            if stage.average > 1 and saves < stage.average:
+                raise ConfigError(f"{where}: average {stage.average} needs as many saves; lower save_steps")
+            if stage.best in {"wer", "bleu"} and not self.hypotheses.utterances:
+                raise ConfigError(f"{where}: best: {stage.best} needs hypotheses.utterances above 0")
 
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe.
+
+def check_lookaheads(recipe: Recipe, streaming: StreamingConfig) -> None:
+    """Check that every look-ahead trained with is one of the model's.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    wanted = {stage.name: set(stage.lookaheads) for stage in recipe.stages}
+    if recipe.hypotheses.lookahead is not None:
+        wanted["hypotheses"] = {recipe.hypotheses.lookahead}
+    for name, lookaheads in wanted.items():
+        if unknown := lookaheads - set(streaming.lookaheads):
+            raise ConfigError(f"stage {name}: look-aheads {unknown} are not in model.streaming.lookaheads")
+
+
+def pairs_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return the language pairs that a recipe trains: its own, or those of the checkpoint it starts from.
+
+    Raises:
+        CheckpointError: the recipe names none and `init` is no checkpoint.
+    """
+    own = recipe.pairs or (recipe.model.pairs if recipe.model else ())
+    return own or load_config(Path(recipe.init)).pairs
+
+
+def load_recipe(path: Path, *, init: Path | None = None) -> Recipe:
+    """Read a recipe; its `init` comes back relative to the current directory.
+
+    Args:
+        path: the YAML file.
+        init: checkpoint directory that takes the place of the recipe's.
 
     Raises:
         ConfigError: the file is missing, not YAML, or has unknown, missing or wrong fields.
@@ -143,7 +188,10 @@ def load_recipe(path: Path) -> Recipe:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML ({error})") from error
-    return decode(Recipe, values, path.name)
+    if init is not None and isinstance(values, dict):
+        values = values | {"init": str(init.absolute())}
+    recipe = decode(Recipe, values, path.name)
+    return replace(recipe, init=str(path.parent / recipe.init)) if recipe.init else recipe
 
 
 def model_config(recipe: ModelRecipe, *, encoder: dict[str, Any], llm: dict[str, Any], **chat: Any) -> ModelConfig:

@@ -204,6 +204,14 @@ class StageNeeds(Protocol):
         """Name of the stage."""
 
     @property
+    def objective(self) -> str:
+        """What the stage teaches."""
+
+    @property
+    def best(self) -> str:
+        """Metric by which the best weights are kept."""
+
+    @property
     def batch_s(self) -> float:
         """Seconds of audio in a batch."""
 
@@ -247,10 +255,16 @@ def check_stages(data: DataRecipe, stages: Sequence[StageNeeds]) -> None:
     """Check that the sources hold what the stages train on.
 
     Raises:
-        ConfigError: a stage needs word times that a source lacks, or utterances may be longer than a batch.
+        ConfigError: a stage needs speech where all is text, word times that a source lacks, or a larger batch for the
+            longest utterances.
     """
-    spoken = [source for source in (*data.sources, *data.dev_sources) if not source.texts]
+    heard, dev_heard = ([source for source in some if not source.texts] for some in (data.sources, data.dev_sources))
+    spoken = heard + dev_heard
     for stage in stages:
+        if data.sources and not heard and stage.objective == "ctc":
+            raise ConfigError(f"stage {stage.name}: objective ctc needs speech; data.sources are all texts")
+        if data.sources and not dev_heard and stage.best in {"wer", "bleu"}:
+            raise ConfigError(f"stage {stage.name}: best: {stage.best} needs speech; data.dev_sources are all texts")
         for source in spoken:
             if (field_name := time_field(stage)) and source.word_times == "none":
                 choices = "word_times: manifest (the lines have word_times) or estimated"

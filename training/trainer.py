@@ -1,7 +1,7 @@
-"""Runs a recipe's stages with transformers' Trainer and writes the checkpoint. Torch side only.
+"""Runs a recipe's stages one after the other and writes the checkpoint. Torch side only.
 
-Each stage has a directory of its own under the output with its Trainer checkpoints, from which an interrupted run
-resumes; a stage that is complete is not run again. Steps, loss and learning rate also go to `log.jsonl`.
+Each stage has a directory of its own under the output with its training checkpoint, from which an interrupted run goes
+on; a stage that is complete is not run again. How one stage trains is `bestow_edge.training.stage_trainer`'s.
 """
 
 from __future__ import annotations
@@ -9,134 +9,33 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from torch import Tensor
-from transformers import AutoConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations.integration_utils import TensorBoardCallback
 
-from bestow_edge.model.bestow import BestowModel
-from bestow_edge.model.checkpoint import load_weights, save_checkpoint
-from bestow_edge.training.batches import Batch, BatchDataset, first_speech, read_manifests, read_noises
-from bestow_edge.training.compose import Composer
-from bestow_edge.training.corpora.dataset import Corpora, MixedDataset
-from bestow_edge.training.examples import ExampleMaker
-from bestow_edge.training.initial import init_encoder
-from bestow_edge.training.objective import Objective
-from bestow_edge.training.recipe import Recipe, StageRecipe, model_config
-from bestow_edge.training.recipe_data import AugmentRecipe, JoinRecipe
-from bestow_edge.training.tokens import BEGIN, CHAT, END, PAD, train_tokenizer
+from bestow_edge.errors import ConfigError, TrainingStoppedError
+from bestow_edge.files import write_atomically
+from bestow_edge.training.callbacks import JsonLog
+from bestow_edge.training.evaluation import Evaluation
+from bestow_edge.training.failures import StopSignal, no_orphans, typed_failures
+from bestow_edge.training.recipe import Recipe
+from bestow_edge.training.run import Run, batches_per_step
+from bestow_edge.training.stage_trainer import PARTIAL, Resume, StageTrainer
+from bestow_edge.training.stages import StageRecipe
+from bestow_edge.training.weights import State, add_lora, mean_state
 
 logger = logging.getLogger(__name__)
-DEV_BATCHES = 8
-FIRST_BATCHES = 50  # one of them has speech, if any has
-UNKEPT = {"architectures", "dtype", "transformers_version"}  # fields that say nothing of the model's shape
-WORKERS = 1  # one process makes batches while the others' cores train
-
-
-class Run:
-    """A recipe with its data read: what every stage shares."""
-
-    def __init__(self, recipe: Recipe, data_dir: Path, out: Path) -> None:
-        """Read manifests, train the tokenizer and build the model with random weights.
-
-        Raises:
-            ManifestError: a manifest or a noise directory is missing or wrong.
-            ConfigError: the model's parts don't fit.
-        """
-        self.recipe, self.out = recipe, out
-        self.rate_hz = recipe.model.features.sample_rate_hz
-        set_seed(recipe.seed)
-        self.noises = read_noises(recipe.data, data_dir, self.rate_hz)
-        self.corpora = (
-            Corpora(recipe.data, recipe.stages, recipe.model.pairs, data_dir) if recipe.data.sources else None
-        )
-        train = read_manifests(recipe.data.train, data_dir)
-        dev = read_manifests(recipe.data.dev, data_dir)
-        texts = (
-            [text for item in train for text in item.texts.values()] if self.corpora is None else self.corpora.texts()
-        )
-        if recipe.data.vocabulary:
-            texts = [t for item in train if _within(item.texts, recipe) for t in item.texts.values()]
-        self.tokenizer = train_tokenizer(texts, recipe.model.pairs, recipe.model.vocab_size)
-        self.config = model_config(
-            recipe.model, encoder=_encoder_config(recipe), llm=_llm_config(recipe, self.tokenizer), chat=CHAT
-        )
-        self.composer = Composer(train, recipe.data.vocabulary, recipe.data.join, self.rate_hz)
-        self.dev_composer = Composer(dev, recipe.data.vocabulary, JoinRecipe(), self.rate_hz)
-        self.objective = Objective(
-            BestowModel.from_config(self.config),
-            vocab_size=self.tokenizer.get_vocab_size(),
-            label_smoothing=recipe.label_smoothing,
-        )
-        features = self._typical_features() if self.objective.model.streaming else None
-        if features is not None:
-            init_encoder(self.objective.model.encoder, features)
-
-    def _typical_features(self) -> Tensor | None:
-        """Return (1, frames, mel_bins): the first batch of speech in one row; None where all is text."""
-        dataset = self.dataset(self.recipe.stages[0], dev=False)
-        batch = first_speech(dataset, min(len(dataset), FIRST_BATCHES))
-        if batch is None:
-            return None
-        rows = zip(batch["mel"], batch["frame_lens"].tolist(), strict=True)
-        return torch.cat([mel[:length] for mel, length in rows])[None]
-
-    def dataset(self, stage: StageRecipe, *, dev: bool) -> BatchDataset | MixedDataset:
-        """Return a stage's batches, for training or for the dev loss."""
-        seed = self.recipe.seed * 1000 + self.recipe.stages.index(stage) * 2 + dev
-        maker = ExampleMaker(self.config, self.tokenizer, stage, self.config.llm["eos_token_id"])
-        num_batches = DEV_BATCHES if dev else stage.steps
-        noises = [] if dev else self.noises
-        if self.corpora is not None:
-            return self.corpora.dataset(maker, dev=dev, num_batches=num_batches, seed=seed, noises=noises)
-        composer = self.dev_composer if dev else self.composer
-        augments = AugmentRecipe() if dev else self.recipe.data.augment
-        return BatchDataset(composer, maker, augments, noises=noises, num_batches=num_batches, seed=seed)
-
-    def save(self, directory: Path) -> None:
-        """Write the model as a checkpoint."""
-        save_checkpoint(self.objective.model, self.tokenizer.to_str(), directory)
-
-
-class StageTrainer(Trainer):
-    """Trainer that logs the parts of the loss beside their sum."""
-
-    def compute_loss(  # type: ignore[override]  # Trainer's own signature is wider
-        self, model: torch.nn.Module, inputs: Batch, return_outputs: bool = False, **_: object
-    ) -> Any:  # Any: Trainer wants a tensor or a pair
-        """Return the loss and remember its parts."""
-        outputs = model(**inputs)
-        parts = {name: float(value) for name, value in outputs.items() if name != "loss"}
-        self.parts: dict[str, float] = {
-            name: 0.95 * getattr(self, "parts", parts)[name] + 0.05 * value for name, value in parts.items()
-        }
-        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:  # Any: passed through
-        """Add the smoothed parts to Trainer's own record."""
-        if "loss" in logs:
-            logs |= {name: round(value, 4) for name, value in self.parts.items()}
-        super().log(logs, *args, **kwargs)
-
-
-class JsonLog(TrainerCallback):
-    """Appends every record to a file, one JSON object a line."""
-
-    def __init__(self, path: Path, stage: str) -> None:
-        self.path, self.stage = path, stage
-
-    def on_log(self, args: object, state: Any, control: object, logs: Any = None, **_: object) -> None:  # noqa: ARG002
-        """Write one line."""  # Any above: the callback protocol's types are not exported
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": self.stage, "step": state.global_step, **(logs or {})}) + "\n")
+SETTINGS_FILE = "settings.json"
 
 
 def train(recipe: Recipe, data_dir: Path, out: Path, callbacks: Sequence[TrainerCallback] = ()) -> Path:
-    """Train all stages, resuming where an earlier run stopped.
+    """Train all stages, going on where an earlier run stopped.
+
+    In a process started by `accelerate launch` or `torchrun` it is one of several; `out` is a directory that all see.
 
     Args:
         recipe: what to do.
@@ -146,103 +45,158 @@ def train(recipe: Recipe, data_dir: Path, out: Path, callbacks: Sequence[Trainer
 
     Returns:
         The checkpoint's directory.
+
+    Raises:
+        ConfigError: recipe, model or number of processes don't fit each other.
+        ManifestError: data are missing or wrong.
+        TrainingStoppedError: SIGINT or SIGTERM came; the state is saved.
+        TrainingError: memory, disk or a process is gone; the last save is complete.
     """
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) - WORKERS))  # more threads than cores slowed it tenfold
-    run = Run(recipe, data_dir, out)
-    out.mkdir(parents=True, exist_ok=True)
-    for stage in recipe.stages:
-        done = out / stage.name / "model"
-        if done.is_dir():
-            logger.info("stage %s is complete, its weights are loaded", stage.name)
-            load_weights(run.objective.model, done)
-            continue
-        _train_stage(run, stage, callbacks)
-        run.save(done)
+    torch.set_num_threads(_threads(recipe.workers))
+    with typed_failures("preparing the run"):
+        run = Run(recipe, data_dir, out)
+        out.mkdir(parents=True, exist_ok=True)
+    with StopSignal() as stop:
+        for stage in recipe.stages:
+            if (out / stage.name / "model").is_dir():
+                logger.info("stage %s is complete, its weights are loaded", stage.name)
+            else:
+                with typed_failures(f"stage {stage.name}"), no_orphans():
+                    _train_stage(run, stage, stop, callbacks)
+            run.load_stage(stage)
     final = out / "checkpoint"
-    run.save(final)
+    if _is_first():
+        with typed_failures("writing the checkpoint"):
+            run.save(run.objective.state_dict(), final)
+    _wait()
     return final
 
 
-def _train_stage(run: Run, stage: StageRecipe, callbacks: Sequence[TrainerCallback]) -> None:
+def _train_stage(run: Run, stage: StageRecipe, stop: StopSignal, callbacks: Sequence[TrainerCallback]) -> None:
     directory = run.out / stage.name
-    objective = run.objective
-    objective.ctc_weight, objective.alignment_weight = stage.ctc_weight, stage.alignment_weight
-    objective.count_weight, objective.attention_weight = stage.count_weight, stage.attention_weight
+    if stage.lora:
+        set_seed(run.recipe.seed)
+        add_lora(run.objective.model.llm, stage.lora)
+    run.objective.prepare(stage)
+    arguments = _arguments(run, stage, directory)
+    processes = arguments.world_size
+    _check(run, stage, directory, processes)
+    last = _last_complete(directory)
     trainer = StageTrainer(
+        stop=stop,
+        evaluation=Evaluation(run, stage),
+        snapshots=directory / "snapshots" if stage.average > 1 else None,
         model=run.objective,
-        args=_arguments(run.recipe, stage, directory),
-        train_dataset=run.dataset(stage, dev=False),
+        args=arguments,
+        train_dataset=run.dataset(stage, dev=False, processes=processes),
         eval_dataset=run.dataset(stage, dev=True),
-        data_collator=_only,
         callbacks=[JsonLog(run.out / "log.jsonl", stage.name), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # it prints; records go to the log and to the callbacks
-    last = _last_complete(directory)
-    trainer.train(resume_from_checkpoint=last)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            callback.logging_dir = str(run.out / "tensorboard" / stage.name)
+    if last is not None:
+        trainer.add_callback(Resume(trainer, last))
+    torch.manual_seed(run.recipe.seed + arguments.process_index)  # processes drop out other units
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if trainer.stopping and trainer.state.global_step < stage.steps:
+        raise TrainingStoppedError(stop.signum, stage.name, trainer.state.global_step)
+    state = trainer.full_state()
+    if trainer.is_world_process_zero():
+        run.save_stage(stage, _averaged(state, stage, directory))
+    _wait()
+    if stage is not run.recipe.stages[-1] and trainer.any_process(stop.signum != 0):
+        raise TrainingStoppedError(stop.signum, stage.name, stage.steps)
 
 
-def _last_complete(directory: Path) -> str | None:
-    """Return the newest checkpoint of the Trainer; one without its state, which is written last, was interrupted."""
+def _averaged(state: State, stage: StageRecipe, directory: Path) -> State:
+    """Return the mean over the last saves where the stage wants it; tied weights come once from the files."""
+    if stage.average == 1:
+        return state
+    found = sorted(directory.glob("snapshots/*.safetensors"), key=lambda path: int(path.stem))
+    kept = [path for path in found if int(path.stem) <= stage.steps][-stage.average :]
+    logger.info("stage %s: mean of the weights at steps %s", stage.name, ", ".join(path.stem for path in kept))
+    return mean_state(kept)
+
+
+def _check(run: Run, stage: StageRecipe, directory: Path, processes: int) -> None:
+    """Check what several processes and an earlier start have to do with each other, and tidy up behind the latter.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    batches = batches_per_step(stage, processes)
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if fsdp and "encoder" in stage.trained and run.config.encoder.get("layerdrop"):
+        raise ConfigError(
+            f"stage {stage.name}: under FSDP all processes run all layers; set layerdrop: 0 in the encoder"
+        )
+    settings = directory / SETTINGS_FILE
+    if settings.is_file():
+        before = json.loads(settings.read_text(encoding="utf-8"))["batches_per_step"]
+        if before != batches:
+            raise ConfigError(
+                f"stage {stage.name} began with {before} batches a step, now there would be {batches}; "
+                f"set batches_per_step: {before} or start as many processes as before"
+            )
+    _wait()
+    if _is_first():
+        shutil.rmtree(directory / PARTIAL, ignore_errors=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(settings, json.dumps({"batches_per_step": batches}) + "\n")
+    _wait()
+
+
+def _last_complete(directory: Path) -> Path | None:
+    """Return the newest checkpoint of the stage; one without its state was interrupted by version 0.1.0."""
     complete = [path.parent for path in directory.glob("checkpoint-*/trainer_state.json")]
-    return str(max(complete, key=lambda path: int(path.name.partition("-")[2]))) if complete else None
+    return max(complete, key=lambda path: int(path.name.partition("-")[2])) if complete else None
 
 
-def _arguments(recipe: Recipe, stage: StageRecipe, directory: Path) -> TrainingArguments:
+def _arguments(run: Run, stage: StageRecipe, directory: Path) -> TrainingArguments:
+    recipe = run.recipe
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     return TrainingArguments(
         output_dir=str(directory),
         max_steps=stage.steps,
         per_device_train_batch_size=1,  # one item of the dataset is a whole batch
-        per_device_eval_batch_size=1,
+        gradient_accumulation_steps=batches_per_step(stage, processes) // processes,
+        optim="adamw_torch_fused",
         learning_rate=stage.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=stage.warmup_steps,
-        weight_decay=1e-3,  # paper, section 4.1
-        max_grad_norm=1.0,
+        weight_decay=stage.weight_decay,
+        max_grad_norm=stage.max_grad_norm,
         adam_beta2=0.98,
         bf16=recipe.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=bool(run.config.encoder.get("layerdrop")),
         save_steps=recipe.save_steps,
-        save_total_limit=1,
-        logging_steps=25,
+        logging_steps=recipe.log_steps,
+        logging_nan_inf_filter=False,
         eval_strategy="steps",
-        eval_steps=recipe.save_steps,
-        prediction_loss_only=True,
-        dataloader_num_workers=WORKERS,
+        eval_steps=recipe.eval_steps or recipe.save_steps,
+        dataloader_num_workers=recipe.workers,
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
-        report_to=[],
+        report_to=list(recipe.report_to),
         seed=recipe.seed,
         disable_tqdm=True,
         label_names=["targets"],
     )
 
 
-def _only(items: Sequence[Batch]) -> Batch:
-    (batch,) = items
-    return batch
+def _threads(workers: int) -> int:
+    """Return the threads of one process; more of all processes than cores slowed it tenfold."""
+    on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, ((os.cpu_count() or 1) - workers * on_machine) // on_machine)
 
 
-def _within(texts: Any, recipe: Recipe) -> bool:  # Any: mapping of language to text
-    return any(set(text.split()) <= set(recipe.data.vocabulary) for text in texts.values())
+def _is_first() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
 
 
-def _encoder_config(recipe: Recipe) -> dict[str, Any]:
-    window = recipe.model.streaming.left_context + 1  # transformers counts the step itself
-    return _complete(
-        {**recipe.model.encoder, "num_mel_bins": recipe.model.features.num_mel_bins, "sliding_window": window}
-    )
-
-
-def _llm_config(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
-    ids = {name: tokenizer.token_to_id(token) for name, token in (("bos", BEGIN), ("eos", END), ("pad", PAD))}
-    extra = {f"{name}_token_id": token_id for name, token_id in ids.items()}
-    return _complete({**recipe.model.llm, "vocab_size": tokenizer.get_vocab_size(), **extra})
-
-
-def _complete(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a transformers config with every field it has, as JSON holds it."""
-    options = dict(values)
-    model_type = options.pop("model_type")
-    full = json.loads(AutoConfig.for_model(model_type, **options).to_json_string(use_diff=False))
-    kept = {key: value for key, value in full.items() if key not in UNKEPT and not key.startswith("_")}
-    return kept | {"model_type": model_type}
+def _wait() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()

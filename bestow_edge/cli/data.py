@@ -181,15 +181,15 @@ def _reports(path: Path, data: Path | None) -> list[Report]:
     """Return what the filters of a recipe drop, as far as it does not depend on the tokenizer."""
     from bestow_edge.training.corpora.filters import Sieve
     from bestow_edge.training.corpora.index import manifest_paths, read_corpus
-    from bestow_edge.training.recipe import load_recipe
+    from bestow_edge.training.recipe import load_recipe, pairs_of
     from bestow_edge.training.recipe_data import needs_transcripts
 
     recipe, folder = load_recipe(path), path.parent if data is None else data
     spoken = [source for source in (*recipe.data.sources, *recipe.data.dev_sources) if not source.texts]
-    needed = needs_transcripts(recipe.stages)
+    pairs, needed = pairs_of(recipe) if spoken else (), needs_transcripts(recipe.stages)
     reports = []
     for source in spoken:
-        sieve = Sieve(source, recipe.data.filter, recipe.model.pairs, needs_transcript=needed)
+        sieve = Sieve(source, recipe.data.filter, pairs, needs_transcript=needed)
         try:
             reports.append(read_corpus(manifest_paths(source, folder), sieve)[1])
         except ManifestError as error:  # the check goes on and lists all of them

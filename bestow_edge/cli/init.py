@@ -30,7 +30,8 @@ Width = Annotated[int, typer.Option("--adapter-width", min=1, metavar="N", help=
 Heads = Annotated[int, typer.Option("--adapter-heads", min=1, metavar="N", help="Heads of its attentions.")]
 Ffn = Annotated[int, typer.Option("--adapter-ffn", min=1, metavar="N", help="Its feed-forward width over its width.")]
 Mixer = Annotated[
-    Literal["attention", "lstm"], typer.Option("--text-mixer", help="What mixes text; lstm needs --adapter-layers 1.")
+    Literal["attention", "lstm", "none"],
+    typer.Option("--text-mixer", help="What mixes text; lstm needs --adapter-layers 1."),
 ]
 PromptMode = Annotated[
     Literal["null_frame", "bypass"], typer.Option("--prompt-mode", help="What the prompt sees of the adapter.")

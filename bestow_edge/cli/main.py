@@ -1,7 +1,7 @@
 """The command `bestow-edge`: puts the commands together and turns every error into one sentence and an exit code.
 
 Exit codes: 0 done, 1 a check failed (verify, doctor, replay), 2 wrong use, an error with its message on stderr, or
-problems in data (data check), 130 Ctrl-C.
+problems in data (data check), 130 Ctrl-C, 143 SIGTERM where training saved first.
 Commands import what is heavy when they run, so that `--help` costs nothing.
 """
 
@@ -95,3 +95,7 @@ def _usage(error: Exception) -> Exception:
     command = context.command_path if context is not None else "bestow-edge"
     message = getattr(error, "format_message", error.__str__)().rstrip(". ")
     return ValueError(f"{message}; see {command} --help")
+
+
+if __name__ == "__main__":  # accelerate launch -m bestow_edge.cli.main train RECIPE
+    main()

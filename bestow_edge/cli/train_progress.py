@@ -12,7 +12,16 @@ from transformers import TrainerCallback
 
 from bestow_edge.cli.console import err, say
 
-SHOWN = ("loss", "token_loss", "right", "eval_loss")  # of the Trainer's record, in this order
+SHOWN = (
+    "loss",
+    "token_loss",
+    "ctc_loss",
+    "right",
+    "eval_loss",
+    "eval_right",
+    "eval_wer",
+    "eval_bleu",
+)  # of the Trainer's record, in this order
 
 
 class StageBars:
@@ -31,7 +40,8 @@ class StageBars:
 
     def __enter__(self) -> StageBars:
         """Start to draw, and quieten transformers, which would repeat every record."""
-        logging.getLogger("transformers").setLevel(logging.ERROR)
+        for name in ("transformers", "accelerate"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         self._progress.start()
         return self
 
@@ -62,7 +72,7 @@ class _StageCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Show losses beside the bar, or as a line where there is no terminal."""
-        new = {name: f"{name} {float(logs[name]):.3f}" for name in SHOWN if name in (logs or {})}
+        new = {name: f"{name} {float(logs[name]):.3f}" for name in SHOWN if (logs or {}).get(name)}
         self._losses |= new
         if self._task is not None:
             shown = [self._losses[name] for name in SHOWN if name in self._losses]

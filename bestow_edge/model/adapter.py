@@ -46,7 +46,7 @@ class HeadedAttention(nn.Module):
 
 
 class AdapterLayer(nn.Module):
-    """Causal self-attention over text (unless an LSTM mixes the text), cross-attention to speech, feed-forward."""
+    """Causal self-attention over text (if it is the text mixer), cross-attention to speech, feed-forward."""
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()

@@ -50,7 +50,50 @@ def test_dry_run(cli: Callable[..., Any], recipe: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for shown in ("encoder", "adapter", "llm", "only", "token_ids", "int64"):
         assert shown in done.stdout
+    for shown in ("activations", "trainable weights", "prompt: <s><|user|> Transcribe the English", "answer: "):
+        assert shown in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_plan_as_json(cli: Callable[..., Any], recipe: Path) -> None:
+    done = cli("train", recipe, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    (stage,) = plan["stages"]
+    assert plan["missing"] == []
+    assert stage["trainable"] == plan["weights"]
+    assert stage["optimizer"] == 2 * stage["gradients"] == 8 * sum(plan["weights"].values())
+    assert stage["activations"] > 0
+    assert stage["forward_flops"] > 0
+    assert plan["first_batch"]["answer"] in {"one", "two"}
+
+
+@pytest.mark.slow
+def test_the_plan_of_the_paper_needs_neither_data_nor_weights(cli: Callable[..., Any]) -> None:
+    paper = Path(__file__).parents[2] / "examples" / "recipes" / "paper.yaml"
+    done = cli("train", paper, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert 1.7e9 < sum(plan["weights"].values()) < 1.85e9  # the paper: about 1.8 billion
+    assert [stage["batches_per_step"] * stage["batch_s"] for stage in plan["stages"]] == [128 * 360.0] * 2
+    assert plan["first_batch"] is None
+    weights, data = plan["missing"]
+    assert "not a checkpoint" in weights
+    assert "no shards.json" in data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lora", "staged"])
+def test_the_plans_of_the_other_recipes(cli: Callable[..., Any], name: str) -> None:
+    done = cli("train", Path(__file__).parents[2] / "examples" / "recipes" / f"{name}.yaml", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    if name == "lora":
+        ends = ((1024, 2048), (1024, 1024), (1024, 1024), (2048, 1024), (1024, 3072), (1024, 3072), (3072, 1024))
+        assert plan["stages"][1]["trainable"]["lora"] == 28 * 64 * sum(map(sum, ends))  # layers, rank
+        assert "llm" not in plan["stages"][1]["trainable"]
+    assert all(stage["activations"] > 0 for stage in plan["stages"])
 
 
 @pytest.mark.slow

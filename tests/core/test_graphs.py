@@ -80,7 +80,14 @@ def test_llm_reads_head_sizes_from_its_config() -> None:
     assert axes(llm_spec(grouped).outputs)["logits"] == ("batch", 9)
 
 
-@pytest.mark.parametrize("variant", [{}, {"text_mixer": "lstm", "num_layers": 1}])
+def test_adapter_without_a_text_mixer_has_no_state(model_config: Configs) -> None:
+    spec = adapter_spec(model_config(text_mixer="none"))
+    assert spec.states == ()
+    assert "past_tokens" not in spec.input_names
+    assert spec.output_names == ["inputs_embeds", "alignment"]
+
+
+@pytest.mark.parametrize("variant", [{}, {"text_mixer": "lstm", "num_layers": 1}, {"text_mixer": "none"}])
 def test_names_are_unique(model_config: Configs, variant: dict[str, object]) -> None:
     specs = graph_specs(model_config(**variant))
     assert list(specs) == [ENCODER, ADAPTER, LLM]

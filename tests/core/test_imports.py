@@ -14,7 +14,7 @@ import bestow_edge
 import bestow_edge.runtime
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "yaml", "accelerate"}
+HEAVY = {"torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "yaml", "accelerate", "peft"}
 SOURCES = ["bestow_edge", "export", "runtime", "training"]
 LIGHT_FILES = [
     *sorted((ROOT / "bestow_edge").glob("*.py")),

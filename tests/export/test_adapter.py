@@ -21,6 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "attention": {},
     "bypass": {"prompt_mode": "bypass"},
     "lstm": {"text_mixer": "lstm", "num_layers": 1},
+    "none": {"text_mixer": "none", "num_layers": 1},
 }
 TOLERANCE = 1e-4  # float32 sums in another order, values near 5
 Built = tuple[BestowModel, AdapterStep]
@@ -64,7 +65,8 @@ def token_by_token(
     for first, last in parts:
         if first == last:
             continue
-        state = lstm if config.text_mixer == "lstm" else [torch.tensor([past]), *caches]
+        states = {"lstm": lstm, "none": [], "attention": [torch.tensor([past]), *caches]}
+        state = states[config.text_mixer]
         embeds, alignment, *new = step(
             torch.tensor([tokens[first:last]]),
             torch.tensor([visible[first:last]]),
@@ -79,7 +81,7 @@ def token_by_token(
         bypassed = config.prompt_mode == "bypass" and visible[first] == 0
         if config.text_mixer == "lstm":
             lstm = new
-        elif not bypassed:
+        elif new and not bypassed:
             for cache, tensor in zip(caches, new, strict=True):
                 cache[:, :, :, past : past + last - first] = tensor
             past += last - first

@@ -96,3 +96,10 @@ def recipe_values() -> dict[str, Any]:
     """The recipe as YAML holds it; a test may change its copy."""
     values: dict[str, Any] = json.loads(json.dumps(RECIPE))
     return values
+
+
+@pytest.fixture(scope="module")
+def recipe_module() -> dict[str, Any]:
+    """The same copy for all tests of a file."""
+    values: dict[str, Any] = json.loads(json.dumps(RECIPE))
+    return values

@@ -7,11 +7,9 @@ import pytest
 import torch
 
 from bestow_edge.errors import ManifestError
-from bestow_edge.model.bestow import BestowModel
 from bestow_edge.training.batches import Batch, collate, read_noises
 from bestow_edge.training.compose import Composed, active_range
 from bestow_edge.training.examples import IGNORED, NO_LABEL, NULL_FRAME, Example, num_steps
-from bestow_edge.training.objective import Objective
 from bestow_edge.training.recipe_data import AugmentRecipe, DataRecipe
 from bestow_edge.training.tokens import END
 from bestow_edge.training.trainer import Run
@@ -154,13 +152,6 @@ def test_padding() -> None:
     assert int(batch["lookahead"]) == 6
 
 
-def test_the_attention_loss_is_the_attention_paid_elsewhere(tiny_run: Run) -> None:
-    """Three positions: one whose word has steps 1 and 2, one that writes nothing, one inside the prompt."""
-    attention = torch.tensor([[[0.1, 0.3, 0.2, 0.4], [0.1, 0.1, 0.3, 0.5], [0.25, 0.25, 0.25, 0.25]]])
-    words = torch.tensor([[[1, 3], [NULL_FRAME, NULL_FRAME], [IGNORED, IGNORED]]])
-    assert float(tiny_run.objective._attention(attention, words)) == pytest.approx(-np.log(0.5))
-
-
 def test_every_written_word_has_steps_it_was_heard_in(tiny_run: Run) -> None:
     for stage in range(2):
         batch = batch_of(tiny_run, stage, 0)
@@ -191,28 +182,6 @@ def test_padding_does_not_change_a_rows_logits(tiny_run: Run) -> None:
         speech, _ = model.encode(batch["mel"][one, :frames], batch["frame_lens"][one], int(batch["lookahead"]))
         alone = model(batch["token_ids"][one, :tokens], speech, batch["visible_steps"][one, :tokens])[0]
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
-
-
-def test_the_loss_reaches_every_part(tiny_run: Run) -> None:
-    torch.manual_seed(0)
-    model = BestowModel.from_config(tiny_run.config)
-    objective = Objective(model, vocab_size=tiny_run.tokenizer.get_vocab_size(), label_smoothing=0.1)
-    objective.ctc_weight, objective.alignment_weight, objective.count_weight = 0.5, 0.5, 0.25
-    objective.attention_weight = 0.2
-    weighted = {"token_loss": 1.0, "ctc_loss": 0.5, "alignment_loss": 0.5, "count_loss": 0.25, "attention_loss": 0.2}
-    batch = batch_of(tiny_run, 1, 1)
-    outputs = objective(**batch)
-    total = sum(weight * outputs[name] for name, weight in weighted.items())
-    torch.testing.assert_close(outputs["loss"].detach(), total)
-    assert all(torch.isfinite(value) for value in outputs.values())
-    assert all(float(outputs[name]) > 0 for name in weighted)
-    assert 0 <= float(outputs["right"]) <= 1
-    outputs["loss"].backward()
-    for part in (model.encoder, model.adapter, model.llm, objective.ctc_head, objective.count_head):
-        gradients = [weight.grad for weight in part.parameters() if weight.grad is not None]
-        assert gradients
-        assert all(torch.isfinite(gradient).all() for gradient in gradients)
-        assert any(gradient.abs().max() > 0 for gradient in gradients)
 
 
 def test_noise_directories(corpus: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,7 @@ from bestow_edge.training.corpora.speech import SpeechBatches
 from bestow_edge.training.corpora.texts import TextBatches, TextCorpus
 from bestow_edge.training.examples import Example, ExampleMaker
 from bestow_edge.training.recipe_data import AugmentRecipe, DataRecipe, SourceRecipe, check_pairs, needs_transcripts
-
-if TYPE_CHECKING:
-    from bestow_edge.training.recipe import StageRecipe
+from bestow_edge.training.stages import StageRecipe
 
 logger = logging.getLogger(__name__)
 TOKENIZER_TEXTS = 500_000  # of each source or file, enough for a vocabulary

@@ -1,0 +1,241 @@
+"""A recipe made real: its data, tokenizer and model, from random weights or from a checkpoint. Torch side only.
+
+It knows where a run's files are, not how weights are trained.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoConfig, set_seed
+
+from bestow_edge.checkpoint import TOKENIZER_FILE, load_config
+from bestow_edge.config import ModelConfig
+from bestow_edge.errors import CheckpointError, ConfigError
+from bestow_edge.model.bestow import BestowModel
+from bestow_edge.model.checkpoint import load_weights, save_checkpoint
+from bestow_edge.training.batches import BatchDataset, first_speech, read_manifests, read_noises
+from bestow_edge.training.compose import Composer
+from bestow_edge.training.corpora.dataset import Corpora, MixedDataset
+from bestow_edge.training.examples import ExampleMaker
+from bestow_edge.training.initial import init_encoder
+from bestow_edge.training.objective import Objective
+from bestow_edge.training.recipe import ModelRecipe, Recipe, check_lookaheads, model_config
+from bestow_edge.training.recipe_data import AugmentRecipe, JoinRecipe
+from bestow_edge.training.stages import StageRecipe
+from bestow_edge.training.tokens import BEGIN, CHAT, END, PAD, train_tokenizer
+from bestow_edge.training.weights import State, load_state, read_state, save_state, split
+
+DEV_BATCHES = 8
+FIRST_BATCHES = 50  # one of them has speech, if any has
+T = TypeVar("T")
+HEADS_FILE = "heads.safetensors"
+UNKEPT = {"architectures", "dtype", "transformers_version"}  # fields that say nothing of the model's shape
+
+
+class Run:
+    """A recipe with its data read: what every stage shares."""
+
+    def __init__(self, recipe: Recipe, data_dir: Path, out: Path, *, weights: bool = True) -> None:
+        """Read manifests, take or train the tokenizer and build the model.
+
+        Args:
+            recipe: what to do.
+            data_dir: directory the recipe's manifests are relative to.
+            out: directory of the run.
+            weights: make the model too; without them there is no `objective`.
+
+        Raises:
+            ManifestError: a manifest or a noise directory is missing or wrong.
+            ConfigError: the model's parts don't fit each other, the recipe or the tokenizer.
+            CheckpointError: what `init` names is no checkpoint.
+        """
+        self.recipe, self.out = recipe, out
+        set_seed(recipe.seed)
+        config, tokenizer = given(recipe)
+        features = recipe.model.features if config is None and recipe.model else _known(config).features
+        self.rate_hz = features.sample_rate_hz
+        pairs = config.pairs if config is not None else _known(recipe.model).pairs
+        self.corpora = Corpora(recipe.data, recipe.stages, pairs, data_dir) if recipe.data.sources else None
+        train = read_manifests(recipe.data.train, data_dir)
+        dev = read_manifests(recipe.data.dev, data_dir)
+        self.noises = read_noises(recipe.data, data_dir, self.rate_hz)
+        if config is None or tokenizer is None:
+            model = _known(recipe.model)
+            joined = [t for item in train if _within(item.texts, recipe) for t in item.texts.values()]
+            texts = joined if self.corpora is None else self.corpora.texts()
+            tokenizer = train_tokenizer(texts, model.pairs, model.vocab_size)
+            config = fresh_config(model, tokenizer.get_vocab_size(), _special_ids(tokenizer))
+        self.config, self.tokenizer = config, tokenizer
+        self.end_id = check_vocabulary(config, tokenizer)
+        self.composer = Composer(train, recipe.data.vocabulary, recipe.data.join, self.rate_hz)
+        self.dev_composer = Composer(dev, recipe.data.vocabulary, JoinRecipe(), self.rate_hz)
+        if not weights:
+            return
+        self.objective = self.new_objective()
+        if recipe.init:
+            load_weights(self.objective.model, Path(recipe.init))
+        elif self.objective.model.streaming and (speech := self._typical_features()) is not None:
+            init_encoder(self.objective.model.encoder, speech)
+
+    def new_objective(self) -> Objective:
+        """Return the model and its losses with random weights."""
+        return Objective(
+            BestowModel.from_config(self.config),
+            vocab_size=self.tokenizer.get_vocab_size(),
+            label_smoothing=self.recipe.label_smoothing,
+        )
+
+    def _typical_features(self) -> Tensor | None:
+        """Return (1, frames, mel_bins): the first batch of speech in one row; None where all is text."""
+        dataset = self.dataset(self.recipe.stages[0], dev=False)
+        batch = first_speech(dataset, min(len(dataset), FIRST_BATCHES))
+        if batch is None:
+            return None
+        rows = zip(batch["mel"], batch["frame_lens"].tolist(), strict=True)
+        return torch.cat([mel[:length] for mel, length in rows])[None]
+
+    def dataset(self, stage: StageRecipe, *, dev: bool, processes: int = 1) -> BatchDataset | MixedDataset:
+        """Return a stage's batches, for training or for the dev loss; the same for any number of processes."""
+        seed = self.recipe.seed * 1000 + self.recipe.stages.index(stage) * 2 + dev
+        maker = ExampleMaker(self.config, self.tokenizer, stage, self.end_id)
+        num_batches = DEV_BATCHES if dev else stage.steps * batches_per_step(stage, processes)
+        noises = [] if dev else self.noises
+        if self.corpora is not None:
+            return self.corpora.dataset(maker, dev=dev, num_batches=num_batches, seed=seed, noises=noises)
+        composer = self.dev_composer if dev else self.composer
+        augments = AugmentRecipe() if dev else self.recipe.data.augment
+        return BatchDataset(composer, maker, augments, noises=noises, num_batches=num_batches, seed=seed)
+
+    def save(self, state: State, directory: Path) -> None:
+        """Write the weights of an `Objective`, LoRA merged, as a checkpoint; the heads are left out."""
+        model = BestowModel.from_config(self.config)
+        load_state(model, split(state)[0], str(directory))
+        save_checkpoint(model, self.tokenizer.to_str(), directory)
+
+    def save_stage(self, stage: StageRecipe, state: State) -> None:
+        """Write the result of a stage: heads first, because the checkpoint says that it is complete."""
+        save_state(split(state)[1], self.out / stage.name / HEADS_FILE)
+        self.save(state, self.out / stage.name / "model")
+
+    def load_stage(self, stage: StageRecipe) -> None:
+        """Make the model anew with the result of a stage."""
+        self.objective = self.new_objective()
+        directory = self.out / stage.name
+        load_weights(self.objective.model, directory / "model")
+        if (directory / HEADS_FILE).is_file():  # runs of version 0.1.0 did not keep them
+            heads = read_state(directory / HEADS_FILE)
+            self.objective.load_state_dict(heads, strict=False)
+
+
+def batches_per_step(stage: StageRecipe, processes: int) -> int:
+    """Return the batches of one optimiser step over all processes.
+
+    Raises:
+        ConfigError: the processes cannot share them evenly.
+    """
+    wanted = stage.batches_per_step or processes
+    if wanted % processes:
+        raise ConfigError(
+            f"stage {stage.name}: {processes} processes cannot share batches_per_step {wanted} evenly; "
+            "take a multiple of the number of processes"
+        )
+    return wanted
+
+
+def fresh_config(model: ModelRecipe, vocab_size: int, special_ids: dict[str, int]) -> ModelConfig:
+    """Return the complete config of a model with random weights.
+
+    Raises:
+        ConfigError: transformers knows no such encoder or LLM, or the parts don't fit.
+    """
+    window = model.streaming.left_context + 1  # transformers counts the step itself
+    encoder = {**model.encoder, "num_mel_bins": model.features.num_mel_bins, "sliding_window": window}
+    llm = {**model.llm, "vocab_size": vocab_size, **special_ids}
+    return model_config(model, encoder=_complete(encoder, "encoder"), llm=_complete(llm, "llm"), chat=CHAT)
+
+
+def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> int:
+    """Return the token that ends an answer.
+
+    Raises:
+        ConfigError: the vocabulary lacks a token that training needs.
+    """
+    rows, size = config.llm.get("vocab_size", 0), tokenizer.get_vocab_size()
+    if size > rows:
+        raise ConfigError(f"tokenizer: {size} tokens, but the LLM has {rows}; take the tokenizer that belongs to it")
+    end = config.llm.get("eos_token_id")
+    end = end[0] if isinstance(end, list) and end else end
+    if not isinstance(end, int) or not 0 <= end < rows or tokenizer.id_to_token(end) is None:
+        raise ConfigError(f"llm: eos_token_id {end!r} is no token of the vocabulary; without it an answer never ends")
+    return end
+
+
+def given(recipe: Recipe) -> tuple[ModelConfig | None, Tokenizer | None]:
+    """Return config and tokenizer of the checkpoint that a recipe starts from."""
+    if not recipe.init:
+        return None, None
+    directory = Path(recipe.init)
+    config = load_config(directory)
+    if recipe.pairs:
+        config = ModelConfig.from_dict(config.to_dict() | {"pairs": list(recipe.pairs)})
+    if not config.pairs:
+        raise ConfigError(f"{directory}: the checkpoint names no language pairs; set pairs in the recipe")
+    check_lookaheads(recipe, config.streaming)
+    if recipe.model is not None:
+        _compare(recipe.model, config, directory)
+    tokenizer_file = directory / TOKENIZER_FILE
+    try:
+        return config, Tokenizer.from_file(str(tokenizer_file))
+    except Exception as error:  # tokenizers raises no other
+        raise CheckpointError(f"{tokenizer_file}: not a tokenizer ({error}); make the checkpoint again") from error
+
+
+def _compare(model: ModelRecipe, config: ModelConfig, directory: Path) -> None:
+    """Check that a recipe's model is the checkpoint's."""
+    given, found = model_config(model, encoder=model.encoder, llm=model.llm).to_dict(), config.to_dict()
+    pairs = [("pairs", given["pairs"], found["pairs"])]
+    for part in ("encoder", "llm", "adapter", "features", "streaming", "policy"):
+        pairs += [(f"{part}.{name}", value, found[part].get(name)) for name, value in given[part].items()]
+    for name, value, held in pairs:
+        if value != (tuple(held) if isinstance(value, tuple) and isinstance(held, list) else held):
+            raise ConfigError(
+                f"model.{name} is {value!r} in the recipe and {held!r} in {directory}; "
+                "remove one of model and init, or correct it"
+            )
+
+
+def _known(value: T | None) -> T:
+    """Return what the recipe's checks have made sure of."""
+    if value is None:
+        raise ConfigError("recipe: give model or init")
+    return value
+
+
+def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    ids: dict[str, Any] = {}  # Any: token_to_id has no id for what is not there
+    for name, token in (("bos", BEGIN), ("eos", END), ("pad", PAD)):
+        ids[f"{name}_token_id"] = tokenizer.token_to_id(token)
+    return ids
+
+
+def _within(texts: Any, recipe: Recipe) -> bool:  # Any: mapping of language to text
+    vocabulary = set(recipe.data.vocabulary)
+    return not vocabulary or any(set(text.split()) <= vocabulary for text in texts.values())
+
+
+def _complete(values: dict[str, Any], part: str) -> dict[str, Any]:
+    """Return a transformers config with every field it has, as JSON holds it."""
+    options = dict(values)
+    model_type = options.pop("model_type", None)
+    try:
+        full = json.loads(AutoConfig.for_model(model_type, **options).to_json_string(use_diff=False))
+    except ValueError as error:
+        raise ConfigError(f"model.{part}: transformers refuses this config: {error}") from error
+    kept = {key: value for key, value in full.items() if key not in UNKEPT and not key.startswith("_")}
+    return kept | {"model_type": model_type}
