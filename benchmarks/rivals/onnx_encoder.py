@@ -14,13 +14,14 @@ import report
 
 CHUNK_FRAMES, FRAMES_AGAIN = 112, 9
 FULL_CACHE = 70  # steps
+KERNEL = 9  # of the convolutions, whose cache is one shorter
 
 
 def feed(name: str, shape: list[int | str], rng: np.random.Generator, frames: int) -> np.ndarray:
     """Return an input: batch 1, full caches."""
     if name in ("length", "cache_last_channel_len"):
         return np.array([frames if name == "length" else FULL_CACHE], dtype=np.int64)
-    free = {0: 1, 2: frames if name == "audio_signal" else FULL_CACHE}
+    free = {0: 1, 2: frames if name == "audio_signal" else FULL_CACHE, 3: KERNEL - 1}
     sizes = [size if isinstance(size, int) else free[axis] for axis, size in enumerate(shape)]
     return rng.standard_normal(sizes).astype(np.float32)
 

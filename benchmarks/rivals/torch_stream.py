@@ -37,7 +37,7 @@ from bestow_edge.training.tokens import prompt_ids
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PAST_TOKENS = 100  # in the LLM's cache where its step is timed
-TRIAL_CHUNKS = 5
+TRIAL_CHUNKS, TRIAL_STEPS = 5, 10
 BLOCK = 1280  # samples heard at once, 80 ms
 
 
@@ -107,9 +107,7 @@ def chunk_ms(model: BestowModel, lookahead: int) -> float:
     """Time a chunk of the encoder, ms."""
     frames = torch.zeros(1, (lookahead + 1) * SUBSAMPLING, model.config.features.num_mel_bins, dtype=dtype_of(model))
     caches = EncoderCaches(model.encoder)
-    return report.median(
-        report.times_ms(lambda: caches.encode(model.encoder, frames, lookahead), TRIAL_CHUNKS + report.WARM_UP)
-    )
+    return report.median(report.times_ms(lambda: caches.encode(model.encoder, frames, lookahead), TRIAL_CHUNKS))
 
 
 def step_ms(model: BestowModel, cache: str, runs: int) -> float:
@@ -210,7 +208,7 @@ def main() -> None:
     waveform = np.load(args.waveform)
     tokenizer = Tokenizer.from_file(str(args.checkpoint / TOKENIZER_FILE))
     prompt = prompt_ids(tokenizer, model.config.pairs[0], model.config.chat)
-    choice = choose(model, args.lookahead, args.runs)
+    choice = choose(model, args.lookahead, min(args.runs, TRIAL_STEPS))
     took = stream(model, waveform, prompt, choice, WaitK(args.k, args.l), args.lookahead, args.tokens)
     audio_s = waveform.size / model.config.features.sample_rate_hz
     dtypes = {"encoder_dtype": choice.encoder, "llm_dtype": choice.llm, "llm_cache": choice.cache}
