@@ -75,7 +75,7 @@ def test_another_version(bundle: Path, change: Callable[[Document], object], mes
         (lambda d: d["model"]["policy"].update(k=0), "k and l must be at least 1"),
         (
             lambda d: d["graphs"][LLM].update(precision="int3"),
-            r"graphs\.llm_step\.precision: expected one of fp32, int",
+            r"graphs\.llm_step\.precision: expected one of fp32, fp16, int8, int4",
         ),
         (lambda d: d["files"][1].pop("sha256"), r"files\[1\]: sha256 is missing"),
         (lambda d: d["graphs"].pop(ADAPTER), "no entry for graph adapter_step; export the checkpoint again"),
