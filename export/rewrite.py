@@ -16,7 +16,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer
 from onnxscript.rewriter.ort_fusions.rms_normalization import fuse_rms_normalization
+from onnxscript.rewriter.ort_fusions.rotary_embedding import fuse_rotary_embedding
 
+FUSED = "ai.onnxruntime._fusion"  # domain of what onnxscript puts in the place of a pattern
+ROTARY_OPSET = 23  # the first with RotaryEmbedding
 Weights = npt.NDArray[np.float32]
 
 
@@ -72,9 +75,43 @@ def simplify(model: ir.Model) -> None:
 
 
 def fuse(model: ir.Model) -> None:
-    """Use onnxruntime's root-mean-square norm, and one product where several share their input."""
+    """Use one operator for a root-mean-square norm and a rotary embedding, one product for those of one input."""
     fuse_rms_normalization(model)
+    fuse_rotary(model)
     merge_products(model)
+    common.RemoveUnusedNodesPass()(model)
+
+
+def fuse_rotary(model: ir.Model) -> None:
+    """Use ONNX's RotaryEmbedding, opset 23, in place of the six operators that transformers makes of it."""
+    if not fuse_rotary_embedding(model):
+        return
+    halves: dict[str, ir.Value] = {}
+    for node in list(model.graph):
+        if node.op_type != "RotaryEmbedding" or node.domain != FUSED:
+            continue
+        states, *angles = (value for value in node.inputs if value is not None)
+        inputs = [states]
+        for angle in angles:  # cosine and sine, (batch, 1, tokens, head_dim), whose two halves are the same
+            name = str(angle.name)
+            if name not in halves:
+                halves[name] = _half(model, angle, node)
+            inputs.append(halves[name])
+        new = ir.node("RotaryEmbedding", inputs, name=f"{node.outputs[0].name}_rotary")
+        replace(model, [node], [new], node.outputs, new.outputs)
+    model.opset_imports[""] = ROTARY_OPSET
+
+
+def _half(model: ir.Model, angle: ir.Value, before: ir.Node) -> ir.Value:
+    """Return (batch, tokens, head_dim / 2) of an angle's cosine or sine."""
+    name = f"{angle.name}_half"
+    width = int(str(angle.shape[-1])) if angle.shape is not None else 0
+    sizes = lazy(model, f"{name}_sizes", np.int64, (2,), lambda: np.array([width // 2, width // 2]))
+    axis = lazy(model, f"{name}_axis", np.int64, (1,), lambda: np.array([1]))
+    squeezed = ir.node("Squeeze", [angle, axis], name=f"{name}_squeeze")
+    split = ir.node("Split", [squeezed.outputs[0], sizes], {"axis": -1}, num_outputs=2, name=f"{name}_split")
+    model.graph.insert_before(before, [squeezed, split])
+    return split.outputs[0]
 
 
 def constant(value: ir.Value | None, rank: int) -> Constant | None:
