@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from bestow_edge.config import BidirectionalConfig, FeatureConfig, SegmentConfig
-from bestow_edge.graphs import GraphSpec
+from bestow_edge.graphs import CACHE, NEW, NEXT, GraphSpec
 from bestow_edge.policy import Offline, Policy, WaitK
 from bestow_edge.runtime import segments as segments_module
 from bestow_edge.runtime import session as session_module
@@ -44,7 +44,7 @@ class LoudnessGraph:
         self.bound |= arrays
 
     def run(self) -> dict[str, Any]:
-        """Return keys that hold the loudness; caches pass through."""
+        """Return keys that hold the loudness; states pass through, the rings stay as they are."""
         mel = self.bound["mel"][0].copy()
         if "frame_start" in self.bound:
             mel[: self.bound["frame_start"][0]] = -20
@@ -52,8 +52,10 @@ class LoudnessGraph:
         loud = mel.mean(1).reshape(-1, 8).max(1) > LOUD  # (steps,)
         self.steps_run.append(loud.size)
         keys = loud.astype(np.float32)[None, None, None, :, None]
-        states = {name: self.bound[name.removeprefix("next_")] for name in self.spec.output_names[2:]}
-        return {"cross_keys": keys, "cross_values": keys} | states
+        states = {NEXT + tensor.name: self.bound[tensor.name] for tensor in self.spec.states}
+        rings = [name for name in self.bound if name.startswith(CACHE)]
+        new = {NEW + name.removeprefix(CACHE): self.bound[name][:, :, : loud.size] for name in rings}
+        return {"cross_keys": keys, "cross_values": keys} | states | new
 
 
 class Memory:
