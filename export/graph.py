@@ -55,7 +55,7 @@ def trace_graph(module: nn.Module, spec: GraphSpec, inputs: Sequence[Tensor]) ->
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
-                optimize=False,  # `simplify` does what is needed of it in half the time
+                optimize=False,  # `simplify` does what is needed of it in a fraction of the time
             )
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"{spec.name} cannot be traced: {error}") from error

@@ -115,28 +115,27 @@ def export_bundle(
     model = skeleton(checkpoint)
     tokenizer = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
     chosen = parse_precisions(precision, _weights(checkpoint, ("llm.",)))
-    with atomic_directory(out, replace=force) as partial, TemporaryDirectory(dir=partial) as full:
+    with atomic_directory(out, replace=force) as partial:
         manifest = _manifest(model, tokenizer, sha256(checkpoint / WEIGHTS_FILE))
         shutil.copyfile(checkpoint / TOKENIZER_FILE, partial / TOKENIZER_FILE)
         parity: list[ParityRow] = []
         graphs, sizes = {}, {}
-        for spec in manifest.specs.values():
-            wanted = chosen[part_of(spec.name)]
-            with load_part(model, checkpoint, PARTS[spec.name]), _module(model, spec) as module:
-                sizes[spec.name] = sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
-                parity += _export_graph(module, spec, model, (Path(full), partial), wanted, progress)
-            graphs[spec.name] = GraphEntry(file=f"{spec.name}.onnx", precision=wanted)
-        manifest = replace(manifest, graphs=graphs, parity=tuple(parity))
-        if set(chosen.values()) != {"fp32"}:
-            report = _report(manifest, (Path(full), partial), sizes, check, progress)
-            manifest = replace(manifest, quantization=report)
+        with TemporaryDirectory(dir=partial) as full:
+            for spec in manifest.specs.values():
+                wanted = chosen[part_of(spec.name)]
+                with load_part(model, checkpoint, PARTS[spec.name]), _module(model, spec) as module:
+                    sizes[spec.name] = sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
+                    parity += _export_graph(module, spec, model, (Path(full), partial), wanted, progress)
+                graphs[spec.name] = GraphEntry(file=f"{spec.name}.onnx", precision=wanted)
+            manifest = replace(manifest, graphs=graphs, parity=tuple(parity))
+            if set(chosen.values()) != {"fp32"}:
+                report = _report(manifest, (Path(full), partial), sizes, check, progress)
+                manifest = replace(manifest, quantization=report)
         progress("recording golden outputs")
         golden: dict[str, Any] = _golden(partial, manifest)  # Any: savez's own keywords share the signature
         np.savez_compressed(partial / GOLDEN_FILE, **golden)
-        shutil.rmtree(full)
         manifest = replace(manifest, files=list_files(partial))
         write_manifest(manifest, partial)
-        Path(full).mkdir()  # for its own clean-up
     return ExportResult(out, manifest)
 
 

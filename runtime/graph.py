@@ -57,7 +57,7 @@ class Graph:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors: warnings about shapes help nobody at run time
-        # Threads wait for the next operator by spinning, which saves a fifth of a step, and sleep between runs.
+        # Threads wait for the next operator by spinning, which saves up to a fifth of a step, and sleep between runs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.enable_mem_pattern = False  # a plan of memory for each shape seen: 12 MB for nothing
