@@ -68,6 +68,7 @@ def simplify(model: ir.Model) -> None:
     optimizer.fold_constants(model)
     for one in (
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),  # every layer has shapes of its own, and without it they stay apart
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
     ):
