@@ -1,6 +1,6 @@
 """A model of the paper's sizes on this machine, beside PyTorch, onnxruntime-genai, llama.cpp, NeMo and prepending.
 
-    python benchmarks/paper_scale.py [--checkpoint DIR] [--bundle DIR] [--parts stream,torch,genai,llama,nemo,prepend]
+    python benchmarks/paper_scale.py [--checkpoint DIR] [--bundle DIR] [--parts stream,products,prompts,...]
         [--audio FILE] [--nemo-encoder FILE.onnx] [--plot FILE.svg] [--work DIR] [--threads N] [--tiny]
 
 Makes a checkpoint of 1.75 billion random weights, exports it and streams 60 s of speech at every look-ahead; then
@@ -34,7 +34,7 @@ from bestow_edge.checkpoint import load_config
 from bestow_edge.config import FeatureConfig
 from bestow_edge.errors import BestowEdgeError
 from bestow_edge.evaluation.machine import describe_machine, usable_cores, versions
-from bestow_edge.graphs import LLM
+from bestow_edge.graphs import ENCODER, LLM
 from bestow_edge.manifest import read_manifest as read_recordings
 from bestow_edge.policy import WaitK
 from bestow_edge.recordings import sample_manifest
@@ -45,8 +45,10 @@ LOOKAHEADS = (13, 6, 1, 0)
 POLICY = WaitK(k=6, l=4)
 STEP_S = FeatureConfig().step_s
 PREPENDED_S = (15, 30, 60, 120)  # audio
-PARTS = ("stream", "torch", "genai", "llama", "nemo", "prepend")
-OF_CHECKPOINT, OF_BUNDLE = {"torch", "genai", "llama"}, {"stream", "prepend"}
+LONG_S = (10, 600)  # audio
+PROMPTS_S = 15.0  # audio
+PARTS = ("stream", "products", "prompts", "long", "torch", "genai", "llama", "nemo", "prepend")
+OF_CHECKPOINT, OF_BUNDLE = {"torch", "genai", "llama"}, {"stream", "products", "prompts", "long", "prepend"}
 COMMAND_LINE = (sys.executable, "-P", "-c", "from bestow_edge.cli.main import main; main()")
 INTERRUPTED = 130
 TABLE_WIDTH = 120  # where no terminal says how wide it is
@@ -160,6 +162,29 @@ def streams(args: argparse.Namespace, _: Figures) -> Figures:
     return found
 
 
+def products(args: argparse.Namespace, _: Figures) -> Figures:
+    """Time the matrix products alone of one token and of a chunk."""
+    rows = {LLM: 1, ENCODER: LOOKAHEAD + 1}
+    return {graph: rival(f"products {graph}", args, "products.py", args.bundle, graph, rows[graph]) for graph in rows}
+
+
+def prompts(args: argparse.Namespace, _: Figures) -> Figures:
+    """Compare several prompts about one stream with one."""
+    import soundfile
+
+    rate_hz = read_manifest(args.bundle).model.features.sample_rate_hz
+    short = np.resize(read_audio(args.audio, rate_hz), round(min(PROMPTS_S, args.seconds) * rate_hz))
+    soundfile.write(args.work / "short.wav", short, rate_hz)
+    command = [sys.executable, Path(__file__).parent / "prompts.py", args.work / "short.wav", "--repeat", 1]
+    command += ["--bundle", args.bundle, "--threads", args.threads, "--rounds", 2]
+    return run("prompts", command, args.work).figures
+
+
+def long(args: argparse.Namespace, _: Figures) -> list[Figures]:
+    """Time a token after little and after much audio."""
+    return [rival(f"long {s} s", args, "prepending.py", args.bundle, "cross", s) for s in LONG_S]
+
+
 def torch(args: argparse.Namespace, figures: Figures) -> Figures:
     """Run the stream in PyTorch, with as many tokens as ours had."""
     rate_hz = load_config(args.checkpoint).features.sample_rate_hz
@@ -212,7 +237,8 @@ def measure(args: argparse.Namespace, parts: list[str]) -> Figures:
     figures: Figures = {"benchmark": "paper_scale", "tiny": args.tiny, "machine": describe_machine()}
     figures |= {"versions": versions(), "threads": args.threads, "audio_s": args.seconds, "k": POLICY.k, "l": POLICY.l}
     figures |= prepare(args, set(parts))
-    ways = {"stream": streams, "torch": torch, "genai": genai, "llama": llama, "nemo": nemo, "prepend": prepend}
+    ours = {"stream": streams, "products": products, "prompts": prompts, "long": long, "prepend": prepend}
+    ways = ours | {"torch": torch, "genai": genai, "llama": llama, "nemo": nemo}
     for part in parts:
         figures[part] = ways[part](args, figures)
     return figures | {"targets": targets(figures)}

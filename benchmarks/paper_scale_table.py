@@ -74,6 +74,17 @@ def peak_gb(figures: Figures) -> float:
     return float(max(run["peak_memory_gb"] for run in figures["stream"].values()))
 
 
+def over_products(figures: Figures, graph: str) -> float:
+    """Return a graph's time over that of its matrix products alone."""
+    return graph_ms(figures, graph) / float(figures["products"][graph]["p50_ms"])
+
+
+def long_over_short(figures: Figures) -> float:
+    """Return a token's time after the longest audio over that after the shortest."""
+    tokens = [row["p50_ms"] for row in figures["long"]]
+    return float(tokens[-1] / tokens[0])
+
+
 TARGETS = (
     Target("whole stream, PyTorch over ours", ">=", 5.5, "x", against_torch),
     Target("real-time factor, look-ahead 13", "<=", 0.11, "", lambda f: float(stream(f)["rtf"])),
@@ -82,6 +93,10 @@ TARGETS = (
     Target("LLM step, llama.cpp Q4_0 over ours", ">=", 1.4, "x", lambda f: against(f, "llama", LLM)),
     Target("LLM step, onnxruntime-genai over ours", "", 0, "x", lambda f: against(f, "genai", LLM)),
     Target("LLM step over reading its bytes once", "<=", 1.25, "x", lambda f: float(stream(f)["llm_reads"])),
+    Target("LLM step over its matrix products alone", "", 0, "x", lambda f: over_products(f, LLM)),
+    Target("encoder chunk over its matrix products alone", "", 0, "x", lambda f: over_products(f, ENCODER)),
+    Target("three prompts at once over one", "<=", 1.3, "x", lambda f: float(f["prompts"]["ratio"]["three prompts"])),
+    Target("token after 10 minutes of audio over after 10 s", "<=", 1.2, "x", long_over_short),
     Target("bits per LLM weight", "<=", 4.3, "", lambda f: float(f["bits_per_weight"])),
     Target("peak memory of a stream's process", "<=", 1.3, " GB", peak_gb),
     Target("load to first READ, warm", "<=", 3, " s", ready_s),

@@ -1,9 +1,9 @@
 """What more prompts on one stream cost: one, two and three texts in one session, and three sessions for comparison.
 
-    python benchmarks/prompts.py [--bundle BUNDLE] [--repeat 20] [FILE ...]
+    python benchmarks/prompts.py [--bundle BUNDLE] [--repeat 20] [--threads 1] [--rounds 5] [FILE ...]
 
-The files (default: the English example recordings) are joined, repeated and streamed in blocks of 80 ms on one thread;
-runs of the variants alternate, and the best of five counts. Needs the extra `cpu`. Prints a table and, last, one JSON
+The files (default: the English example recordings) are joined, repeated and streamed in blocks of 80 ms;
+runs of the variants alternate, and the best round counts. Needs the extra `cpu`. Prints a table and, last, one JSON
 line.
 """
 
@@ -28,7 +28,6 @@ AUDIO = Path(__file__).parents[1] / "examples" / "audio"
 FILES = [AUDIO / "digits_en.wav", AUDIO / "digits_en_48k_stereo.flac"]
 PROMPTS: Prompts = [("en-en", be.WaitK(3, 4)), ("en-de", be.WaitK(3, 4)), ("en-de", be.WaitK(6, 4))]
 BLOCK = 1280
-ROUNDS = 5
 
 
 def run(
@@ -51,8 +50,10 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, default=FILES)
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--repeat", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    model = be.load(args.bundle, threads=1)
+    model = be.load(args.bundle, threads=args.threads)
     waveform = np.tile(np.concatenate([be.read_audio(path, model.sample_rate_hz) for path in args.files]), args.repeat)
     variants: dict[str, list[Prompts]] = {
         "one prompt": [PROMPTS[:1]],
@@ -61,7 +62,7 @@ def main() -> None:
         "three sessions": [[prompt] for prompt in PROMPTS],
     }
     best_s = dict.fromkeys(variants, float("inf"))
-    for _ in range(ROUNDS):
+    for _ in range(args.rounds):
         for name, sessions in variants.items():
             best_s[name] = min(best_s[name], run(model, waveform, sessions))
     audio_s = waveform.size / model.sample_rate_hz

@@ -26,7 +26,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     for package in NEEDED:
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("paper_scale")
-    parts = ("--parts", "stream,torch,nemo,prepend", "--plot", "curve.svg")
+    parts = ("--parts", "stream,products,prompts,long,torch,nemo,prepend", "--plot", "curve.svg")
     done = run("--tiny", "--seconds", 5, "--runs", 2, "--threads", 1, *parts, folder=folder)
     assert done.returncode == 0, done.stderr
     tables, _, last = done.stdout.rstrip().rpartition("\n")
@@ -36,10 +36,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
 @pytest.mark.slow
 def test_every_part_measures_something(measured: tuple[dict[str, Any], str, Path]) -> None:
     figures, tables, folder = measured
-    assert "error" not in json.dumps([figures[part] for part in ("stream", "torch", "prepend")])
+    assert "error" not in json.dumps(
+        [figures[part] for part in ("stream", "products", "prompts", "long", "torch", "prepend")]
+    )
     assert figures["export"]["seconds"] > 1
     assert figures["export"]["peak_gb"] > 0.1
     assert list(figures["stream"]) == ["13", "6", "1", "0"]
+    assert figures["products"]["llm_step"]["products"] == 9  # four of each layer, and the head
+    assert [row["steps"] for row in figures["long"]] == [125, 7500]
     assert figures["torch"]["tokens"] == figures["stream"]["13"]["tokens"]
     assert "--nemo-encoder" in figures["nemo"]["skipped"]
     assert "Targets" in tables
