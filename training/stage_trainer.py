@@ -93,7 +93,7 @@ class StageTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Return batches r, r + N, r + 2 N, ... for process r of N."""
-        dataset: Any = self.train_dataset  # Any: a BatchDataset, which Trainer forgets
+        dataset: Any = self.train_dataset  # Any: a MixedDataset, which Trainer forgets
         loader = DataLoader(
             dataset,
             batch_size=1,  # one item of the dataset is a whole batch

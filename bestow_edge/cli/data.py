@@ -174,7 +174,7 @@ def _recipe_files(path: Path, data: Path | None) -> tuple[list[Path], list[Path]
     sources = (*recipe.sources, *recipe.dev_sources)
     manifests = [file for source in sources for file in manifest_paths(source, folder)]
     texts = [folder / name for source in sources for name in source.texts]
-    return [folder / name for name in (*recipe.train, *recipe.dev)] + manifests, texts
+    return manifests, texts
 
 
 def _reports(path: Path, data: Path | None) -> list[Report]:
@@ -186,9 +186,10 @@ def _reports(path: Path, data: Path | None) -> list[Report]:
 
     recipe, folder = load_recipe(path), path.parent if data is None else data
     spoken = [source for source in (*recipe.data.sources, *recipe.data.dev_sources) if not source.texts]
-    pairs, needed = pairs_of(recipe) if spoken else (), needs_transcripts(recipe.stages)
+    pairs = pairs_of(recipe) if spoken else ()
     reports = []
     for source in spoken:
+        needed = needs_transcripts(recipe.data, source, recipe.stages)
         sieve = Sieve(source, recipe.data.filter, pairs, needs_transcript=needed)
         try:
             reports.append(read_corpus(manifest_paths(source, folder), sieve)[1])

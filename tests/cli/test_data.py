@@ -64,29 +64,26 @@ def test_shard_then_check_then_summary(sentences: Path, capsys: Capture, tmp_pat
     assert "holds shards with another seed" in err
 
 
-@pytest.mark.parametrize("kind", ["sources", "train"])
-def test_a_recipe(sentences: Path, capsys: Capture, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_recipe(sentences: Path, capsys: Capture, tmp_path: Path, joined: bool) -> None:
     recipe = ROOT / "examples" / "digits.yaml"
     values: dict[str, Any] = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    timed = {"word_times": "manifest"}
+    timed: dict[str, Any] = {"join": {}} if joined else {"word_times": "manifest"}
     sources = [
         {"name": "asr", "manifests": ["train.jsonl"], **timed},
         {"name": "text", "texts": ["texts.tsv.gz"], "columns": ["de"]},
     ]
     dev = [{"name": "dev", "manifests": ["dev.jsonl"], **timed}]
     values["data"] = {"sources": sources, "dev_sources": dev, "filter": {"min_words": 4, "max_s": 20}}
-    if kind == "train":
-        values["data"] = {"train": ["train.jsonl"], "dev": ["dev.jsonl"]}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     code, out, _ = run_here(capsys, "data", "check", path, "--data", sentences, "--json")
     found = json.loads(out)
     assert code == 2  # dev repeats recordings of train
     assert {problem["kind"] for problem in found["problems"]} == {"duplicate"}
-    if kind == "sources":
-        assert [report["source"] for report in found["sources"]] == ["asr", "dev"]
-        assert found["sources"][0]["dropped"]["with fewer than 4 words"]["lines"] == 18
-        assert "source asr: 22 of 40 utterances kept" in run_here(capsys, "data", "check", path, "--data", sentences)[1]
+    assert [report["source"] for report in found["sources"]] == ["asr", "dev"]
+    assert found["sources"][0]["dropped"]["with fewer than 4 words"]["lines"] == 18
+    assert "source asr: 22 of 40 utterances kept" in run_here(capsys, "data", "check", path, "--data", sentences)[1]
     assert "all: 48 utterances" in run_here(capsys, "data", "summary", path, "--data", sentences)[1]
 
 
@@ -117,7 +114,7 @@ def test_the_recipe_of_the_page_is_valid() -> None:
     page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     values = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
     data = decode(DataRecipe, values["data"], "data")
-    assert [source.name for source in data.sources] == ["asr", "ast", "qa", "mt"]
+    assert [source.name for source in data.sources] == ["asr", "ast", "qa", "mt", "digits"]
 
 
 @pytest.mark.parametrize(
