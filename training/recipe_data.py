@@ -165,8 +165,8 @@ class SourceRecipe:
             raise ConfigError(f"{where}: join is for recordings; texts are not joined")
         if "answer" in self.tasks:
             raise ConfigError(f"{where}: task answer does not go with join; a question is about one recording")
-        if self.word_times != "none" or self.shards_at_once:
-            raise ConfigError(f"{where}: word_times and shards_at_once do not go with join; remove what contradicts it")
+        if self.word_times != "none" or self.shards_at_once or self.shard_cache:
+            raise ConfigError(f"{where}: word_times, shards_at_once and shard_cache do not go with join; remove them")
 
     @property
     def timed(self) -> bool:

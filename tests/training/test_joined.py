@@ -192,7 +192,7 @@ def test_no_recording_has_words_of_the_vocabulary(
     [
         ({"sources": [{"name": "text", "join": {}} | TEXT]}, "source text: join is for recordings"),
         ({"join": {}, "tasks": ["answer"]}, "source asr: task answer does not go with join"),
-        ({"join": {}, "word_times": "estimated"}, "source asr: word_times and shards_at_once do not go with join"),
+        ({"join": {}, "word_times": "estimated"}, "source asr: word_times, shards_at_once and shard_cache do not go"),
         ({"stage": {"sources": {"asd": 1.0}}}, "stage only: no source 'asd'; data.sources has asr"),
         ({"stage": {"sources": {"asr": 0.0}}}, "stage only: source asr has weight 0; expected more than 0"),
         ({"stage": {"count_weight": 0.1}}, "stage only: count_weight needs word times; give source asr word_times"),
