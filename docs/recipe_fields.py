@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "training.md"
 BEGIN, END = "<!-- fields: begin -->\n", "<!-- fields: end -->\n"
+DEFAULTS = {"field(default_factory=dict)": "{}"}
 CLASSES = {
     "Recipe": "The recipe",
     "HypothesesRecipe": "`hypotheses`",
@@ -22,7 +23,7 @@ CLASSES = {
     "DataRecipe": "`data`",
     "SourceRecipe": "Each of `data.sources` and `data.dev_sources`",
     "FilterRecipe": "`data.filter`",
-    "JoinRecipe": "`data.join`",
+    "JoinRecipe": "`join` of a source",
     "AugmentRecipe": "`data.augment`",
 }
 
@@ -36,7 +37,9 @@ def fields_of(node: ast.ClassDef) -> list[tuple[str, str, str]]:
             text = ""
             if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
                 text = " ".join(str(after.value.value).split())
-            found.append((item.target.id, "its defaults" if "field(" in default else default, text))
+            found.append(
+                (item.target.id, DEFAULTS.get(default, "its defaults") if "field(" in default else default, text)
+            )
     return found
 
 

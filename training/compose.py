@@ -1,4 +1,4 @@
-"""Joins recordings into training utterances with known word ends. Knows samples, not features or tokens.
+"""Joins recordings into training utterances with known word times. Knows samples, not features or tokens.
 
 Recordings are decoded once and kept. What is drawn depends on the given random generator alone, so an utterance can be
 made again from its index and a run resumes on the very same data.
@@ -6,16 +6,13 @@ made again from its index and a run resumes on the very same data.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.manifest import Utterance
-from bestow_edge.runtime.audio import read_audio
 from bestow_edge.training.recipe_data import JoinRecipe
 
 Samples = npt.NDArray[np.float32]
@@ -49,21 +46,34 @@ class Composer:
     """Draws utterances out of recordings."""
 
     def __init__(
-        self, utterances: Sequence[Utterance], vocabulary: Sequence[str], join: JoinRecipe, rate_hz: int
+        self,
+        utterances: Sequence[Utterance],
+        join: JoinRecipe,
+        rate_hz: int,
+        read: Callable[[Utterance], Samples],
     ) -> None:
-        """Sort recordings by what is drawn first: language, corpus, then speaker or word."""
+        """Sort recordings by what is drawn first: language, corpus, then speaker or word.
+
+        Args:
+            utterances: the recordings.
+            join: how they are joined.
+            rate_hz: sampling rate.
+            read: returns the waveform of a recording, empty if it cannot be read.
+        """
         self.join = join
         self.rate_hz = rate_hz
-        self._decoded: dict[tuple[Path, float], Samples] = {}
-        words = set(vocabulary)
+        self._read = read
+        self._decoded: dict[tuple[object, ...], Samples] = {}
+        words = set(join.vocabulary)
         self.others: list[Utterance] = []
-        self.groups: dict[tuple[str, str], dict[str, list[Utterance]]] = defaultdict(lambda: defaultdict(list))
+        self.groups: dict[tuple[str, str], dict[str, list[Utterance]]] = {}
         for item in utterances:
-            text = item.texts.get(item.source_lang, "")
+            text = item.transcript or ""
             if words and not set(text.split()) <= words:
                 self.others.append(item)
-            else:
-                self.groups[item.source_lang, item.corpus][text if words else item.speaker].append(item)
+                continue
+            group = self.groups.setdefault((item.source_lang, item.corpus), {})
+            group.setdefault(text if words else item.speaker, []).append(item)
 
     def draw(self, rng: np.random.Generator, num_pieces: int) -> Composed:
         """Draw one utterance.
@@ -72,7 +82,8 @@ class Composer:
             rng: decides everything.
             num_pieces: recordings to join; 0 makes silence.
         """
-        language, chosen = self._choose(rng, num_pieces)
+        language, drawn = self._choose(rng, num_pieces)
+        chosen = [item for item in drawn if self._decode(item).size]
         if not chosen:
             return Composed(np.zeros(int(rng.uniform(*SILENT_S) * self.rate_hz), dtype=np.float32), language, ())
         trim = rng.random() < self.join.trim
@@ -81,8 +92,8 @@ class Composer:
         length = parts[0].size
         odd_one = int(rng.integers(num_pieces + 1)) if rng.random() < self.join.distractors and self.others else -1
         for index, item in enumerate(chosen):
-            if index == odd_one:
-                parts += [self._levelled(rng, self._pick(rng, self.others), trim)[0], self._gap(rng)]
+            if index == odd_one and self._decode(other := self._pick(rng, self.others)).size:
+                parts += [self._levelled(rng, other, trim)[0], self._gap(rng)]
                 length += parts[-2].size + parts[-1].size
             samples, start, end = self._levelled(rng, item, trim)
             pieces.append(Piece(item.texts, (length + start) / self.rate_hz, (length + end) / self.rate_hz))
@@ -125,11 +136,9 @@ class Composer:
         return levelled, start, end
 
     def _decode(self, item: Utterance) -> Samples:
-        key = (item.path, item.offset_s)
+        key = (item.path, item.offset_s, item.audio_bytes)
         if key not in self._decoded:
-            start = round(item.offset_s * self.rate_hz)
-            end = start + round(item.duration_s * self.rate_hz) + 16  # durations are rounded to 1 ms
-            self._decoded[key] = read_audio(item.path, self.rate_hz)[start:end]
+            self._decoded[key] = self._read(item)
         return self._decoded[key]
 
     def _gap(self, rng: np.random.Generator) -> Samples:

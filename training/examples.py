@@ -1,7 +1,7 @@
 """One training example: features, token ids, speech visibility and targets. numpy only.
 
-Joins what the other modules make: an utterance, its features, a prompt and a schedule. `make` does so for recordings
-that were joined; `training.corpora` calls `build` and `build_text` for utterances and texts as they are.
+Puts together what the other modules make: features, a prompt, an answer and a schedule. Which ones those are is decided
+in `training.corpora`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from bestow_edge.config import SUBSAMPLING, ModelConfig
-from bestow_edge.errors import ManifestError
 from bestow_edge.policy import Offline, Policy, WaitK
-from bestow_edge.training.compose import Composed
 from bestow_edge.training.schedule import heard_steps, make_schedule
 from bestow_edge.training.stages import StageRecipe
-from bestow_edge.training.tokens import answer_ids, prompt_ids
+from bestow_edge.training.tokens import prompt_ids
 
 COUNTS = 16  # the encoder learns to count heard pieces modulo this
 NO_LABEL = -1  # step at which no token is heard
@@ -67,34 +65,6 @@ class ExampleMaker:
         self.stage = stage
         self.end_id = end_id
         self.prompts = {pair: prompt_ids(tokenizer, pair, config.chat) for pair in config.pairs}
-
-    def make(self, composed: Composed, mel: npt.NDArray[np.float32], rng: np.random.Generator) -> Example:
-        """Draw a language pair and a policy and build the example.
-
-        Args:
-            composed: the utterance.
-            mel: (frames, mel_bins) its features.
-            rng: decides pair, policy and pauses.
-
-        Raises:
-            ManifestError: the utterance has no text for any of the model's pairs.
-        """
-        pairs = [pair for pair in self.config.pairs if self._serves(pair, composed)]
-        if not pairs:
-            spoken, trained = composed.source_lang, ", ".join(self.config.pairs)
-            raise ManifestError(
-                f"an utterance in {spoken!r} has no text for any of the pairs {trained}; add translations"
-            )
-        pair = pairs[rng.integers(len(pairs))]
-        answer, spans_s = self._tokens(composed, pair.split("-")[1])
-        transcript, _ = self._tokens(composed, composed.source_lang)
-        words = [
-            (answer_ids(self.tokenizer, piece.texts[composed.source_lang]), piece.start_s, piece.end_s)
-            for piece in composed.pieces
-        ]
-        return self.build(
-            mel, rng, prompt=self.prompts[pair], answer=answer, spans_s=spans_s, transcript=transcript, words=words
-        )
 
     def build(
         self,
@@ -200,21 +170,7 @@ class ExampleMaker:
         steps_s = (np.arange(source_steps) + 0.5) * self.config.features.step_s
         return np.searchsorted(middles_s, steps_s).astype(np.int64) % COUNTS
 
-    def _serves(self, pair: str, composed: Composed) -> bool:
-        source, target = pair.split("-")
-        return source == composed.source_lang and all(target in piece.texts for piece in composed.pieces)
-
     def _policy(self, rng: np.random.Generator) -> Policy:
         if rng.random() >= self.stage.streaming:
             return Offline()
         return WaitK(int(rng.integers(self.stage.k_min, self.stage.k_max + 1)), self.config.policy.l)
-
-    def _tokens(self, composed: Composed, language: str) -> tuple[list[int], npt.NDArray[np.float64]]:
-        tokens: list[int] = []
-        spans: list[tuple[float, float]] = []
-        for piece in composed.pieces:
-            if language in piece.texts:
-                ids = answer_ids(self.tokenizer, piece.texts[language])
-                tokens += ids
-                spans += [(piece.start_s, piece.end_s)] * len(ids)
-        return tokens, np.array(spans, dtype=np.float64).reshape(-1, 2)

@@ -1,12 +1,11 @@
 """The `data:` part of a recipe: where utterances and texts come from and what is made of them. Knows no torch.
 
-Two ways to make batches: `train` joins short recordings on the fly (`training.compose`), `sources` takes utterances and
-texts as they are, from manifests, shards and text files, mixed by weight (`training.corpora`).
+Batches come from sources, mixed by weight (`training.corpora`): recordings as they are or joined on the fly, and texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -19,8 +18,13 @@ WordTimes = Literal["none", "manifest", "estimated"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JoinRecipe:
-    """How recordings of one language are joined into longer utterances on the fly."""
+    """How recordings of one language are joined into longer utterances on the fly.
 
+    They are decoded once and kept in the memory of each process that reads. When each is heard is known.
+    """
+
+    vocabulary: tuple[str, ...] = ()
+    """Use only recordings whose transcript has just these words, each of them as often; empty uses all."""
     mixed_speakers: float = 0.0
     """Share of utterances whose recordings come from several speakers of one corpus."""
     max_gap_s: float = 0.3
@@ -63,12 +67,12 @@ class AugmentRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilterRecipe:
-    """Which utterances of `sources` are left out; what was dropped and why is logged once for each source."""
+    """Which recordings are left out; what was dropped and why is logged once for each source."""
 
     min_s: float = 0.1
-    """Shortest utterance, seconds."""
+    """Shortest one, seconds."""
     max_s: float = 40.0
-    """Longest utterance, seconds; no more than any stage's `batch_s`."""
+    """Longest one, seconds; no more than any stage's `batch_s`, but where recordings are joined."""
     min_words: int = 0
     """Fewest words of the text."""
     min_chars_per_s: float = 0.0
@@ -94,7 +98,7 @@ class FilterRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceRecipe:
-    """One corpus, or several alike: utterances (`manifests`, `shards`) or texts (`texts`)."""
+    """One corpus, or several alike: recordings (`manifests`, `shards`) or texts (`texts`)."""
 
     name: str
     """Its name in logs and messages."""
@@ -105,7 +109,9 @@ class SourceRecipe:
     texts: tuple[str, ...] = ()
     """Text files (.tsv, .jsonl, also gzipped), relative to the data directory; batches of these have no speech."""
     weight: float = 1.0
-    """Share of the batches, relative to the other sources'."""
+    """Share of the batches, relative to the other sources'; a stage may name other weights."""
+    join: JoinRecipe | None = None
+    """Join short recordings into longer utterances on the fly; left out = take them as they are."""
     tasks: tuple[SpokenTask, ...] = ("transcribe", "translate")
     """What is asked of speech; `answer` asks the lines' questions. One is drawn each time an utterance is used."""
     pairs: tuple[str, ...] = ()
@@ -114,7 +120,8 @@ class SourceRecipe:
     """Texts: columns (or JSON fields, or language codes) that are learned as plain text, next token by next token."""
     word_times: WordTimes = "none"
     """When words were heard: unknown, `word_times` of the manifest, or estimated: words in proportion to their
-    letters between the first and the last sound. Pauses and the alignment, count and attention losses need times."""
+    letters between the first and the last sound. Pauses and the alignment, count and attention losses learn from
+    utterances whose times are known, as those of joined recordings are."""
     shards_at_once: int = 0
     """Shards shuffled together; the others wait, so reading is nearly sequential. 0 = all, reads anywhere."""
     shard_cache: str = ""
@@ -133,6 +140,8 @@ class SourceRecipe:
         spoken = bool(self.manifests or self.shards)
         if spoken == bool(self.texts):
             raise ConfigError(f"{where}: give manifests and shards, or texts; a batch is all speech or all text")
+        if self.join is not None:
+            self._check_join(where)
         if self.texts and not (self.pairs or self.columns):
             raise ConfigError(
                 f"{where}: texts need pairs to translate (such as en-de) or columns to learn as plain text"
@@ -151,44 +160,47 @@ class SourceRecipe:
             if self.texts and pair.task == "transcribe":
                 raise ConfigError(f"{where}: pair {pair} of texts has one language; use columns: [{pair.source}]")
 
+    def _check_join(self, where: str) -> None:
+        if self.texts:
+            raise ConfigError(f"{where}: join is for recordings; texts are not joined")
+        if "answer" in self.tasks:
+            raise ConfigError(f"{where}: task answer does not go with join; a question is about one recording")
+        if self.word_times != "none" or self.shards_at_once or self.shard_cache:
+            raise ConfigError(f"{where}: word_times, shards_at_once and shard_cache do not go with join; remove them")
+
+    @property
+    def timed(self) -> bool:
+        """Whether word times are known."""
+        return self.join is not None or self.word_times != "none"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataRecipe:
     """Where training data comes from and what is made of it."""
 
-    train: tuple[str, ...] = ()
-    """Training manifests whose recordings are joined on the fly, relative to the data directory."""
-    dev: tuple[str, ...] = ()
-    """Manifests whose loss is reported during training, with `train`."""
-    sources: tuple[SourceRecipe, ...] = ()
-    """Corpora whose utterances and texts are used as they are; instead of `train`."""
-    dev_sources: tuple[SourceRecipe, ...] = ()
-    """Corpora whose loss is reported during training, with `sources`."""
+    sources: tuple[SourceRecipe, ...]
+    """What batches are made of; each batch comes from one of them."""
+    dev_sources: tuple[SourceRecipe, ...]
+    """What the loss during training is reported on, without augmentation."""
     buckets: int = 30
-    """Length classes of `sources`; a batch is drawn from one, so that little of it is padding. 1 = no classes."""
+    """Length classes of a source; a batch is drawn from one, so that little of it is padding. 1 = no classes."""
     filter: FilterRecipe = field(default_factory=FilterRecipe)
-    """What is left out of `sources`."""
+    """Which recordings are left out."""
     readers: int = 1
     """Processes that read: process i mod `readers` reads batch i. Shards read a few at a time are divided among them,
     and the batches of a turn come from one source, so that no process waits for another's longer one. Set it to the
     number of training processes; the order of batches depends on it, not on how many processes there are."""
     index_cache: str = ""
-    """Directory that keeps what was read of `sources`, relative to the data directory: millions of lines are then read
-    once, not at every start of every process. Empty = none."""
-    vocabulary: tuple[str, ...] = ()
-    """With `train`: use only utterances whose transcript has just these words; empty uses all."""
-    join: JoinRecipe = field(default_factory=JoinRecipe)
-    """With `train`: joining of recordings."""
+    """Directory that keeps what was read of the sources, relative to the data directory: millions of lines are read
+    once then, not at every start of every process. Empty = none."""
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
-    """Changes made to training utterances."""
+    """Changes made to the speech of `sources`, joined or not."""
 
     def __post_init__(self) -> None:
-        """Check that there is one kind of data."""
-        if bool(self.train) == bool(self.sources):
-            raise ConfigError("data: give train (recordings to join) or sources (utterances as they are), not both")
-        if bool(self.train) != bool(self.dev) or bool(self.sources) != bool(self.dev_sources):
-            raise ConfigError("data: train goes with dev, and sources go with dev_sources")
-        for sources in (self.sources, self.dev_sources):
+        """Check that there is data."""
+        for kind, sources in (("sources", self.sources), ("dev_sources", self.dev_sources)):
+            if not sources:
+                raise ConfigError(f"data: {kind} is empty; give at least one")
             names = [source.name for source in sources]
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise ConfigError(f"data: two sources are named {repeated[0]}; give each its own name")
@@ -206,6 +218,10 @@ class StageNeeds(Protocol):
     @property
     def objective(self) -> str:
         """What the stage teaches."""
+
+    @property
+    def sources(self) -> Mapping[str, float]:
+        """Sources it draws from and their weights; empty = all."""
 
     @property
     def best(self) -> str:
@@ -240,6 +256,18 @@ class StageNeeds(Protocol):
         """Strength of the augmentation, first and last step."""
 
 
+def drawn_sources(data: DataRecipe, stage: StageNeeds, *, dev: bool = False) -> dict[str, float]:
+    """Return the names and weights of the sources that a stage draws from.
+
+    Without names of its own a stage draws from all sources, but `ctc` from speech alone. The dev loss is that of all
+    `dev_sources`, likewise.
+    """
+    if stage.sources and not dev:
+        return dict(stage.sources)
+    sources = data.dev_sources if dev else data.sources
+    return {source.name: source.weight for source in sources if not (source.texts and stage.objective == "ctc")}
+
+
 def check_pairs(data: DataRecipe, pairs: Sequence[str]) -> None:
     """Check that sources of speech ask for the model's language pairs alone.
 
@@ -255,30 +283,54 @@ def check_stages(data: DataRecipe, stages: Sequence[StageNeeds]) -> None:
     """Check that the sources hold what the stages train on.
 
     Raises:
-        ConfigError: a stage needs speech where all is text, word times that a source lacks, or a larger batch for the
-            longest utterances.
+        ConfigError: a stage names an unknown source, needs speech where all is text, word times that none of its
+            sources has, or a larger batch for the longest utterances.
     """
-    heard, dev_heard = ([source for source in some if not source.texts] for some in (data.sources, data.dev_sources))
-    spoken = heard + dev_heard
     for stage in stages:
-        if data.sources and not heard and stage.objective == "ctc":
-            raise ConfigError(f"stage {stage.name}: objective ctc needs speech; data.sources are all texts")
-        if data.sources and not dev_heard and stage.best in {"wer", "bleu"}:
-            raise ConfigError(f"stage {stage.name}: best: {stage.best} needs speech; data.dev_sources are all texts")
-        for source in spoken:
-            if (field_name := time_field(stage)) and source.word_times == "none":
-                choices = "word_times: manifest (the lines have word_times) or estimated"
-                raise ConfigError(
-                    f"stage {stage.name}: {field_name} needs word times; give source {source.name} {choices}"
-                )
-        if spoken and stage.batch_s < data.filter.max_s:
+        where = f"stage {stage.name}"
+        _check_names(data, stage)
+        names = drawn_sources(data, stage)
+        spoken = [source for source in data.sources if source.name in names and not source.texts]
+        dev_spoken = [source for source in data.dev_sources if not source.texts]
+        if stage.objective == "ctc" and not (spoken and dev_spoken):
+            empty = "dev_sources" if spoken else "sources"
+            raise ConfigError(f"{where}: objective ctc needs speech; its data.{empty} are all texts")
+        if not dev_spoken and stage.best in {"wer", "bleu"}:
+            raise ConfigError(f"{where}: best: {stage.best} needs speech; data.dev_sources are all texts")
+        _check_times(stage, spoken)
+        whole = any(source.join is None for source in spoken + dev_spoken)
+        if whole and stage.batch_s < data.filter.max_s:
             limit = f"data.filter.max_s lets utterances of {data.filter.max_s:g} s in"
-            raise ConfigError(f"stage {stage.name}: batch_s is {stage.batch_s:g}, but {limit}; change one of the two")
+            raise ConfigError(f"{where}: batch_s is {stage.batch_s:g}, but {limit}; change one of the two")
 
 
-def needs_transcripts(stages: Sequence[StageNeeds]) -> bool:
-    """Say whether a stage has a loss on what is said, without which an utterance is of no use to it."""
-    return any(stage.ctc_weight or time_field(stage) for stage in stages)
+def _check_names(data: DataRecipe, stage: StageNeeds) -> None:
+    known = {source.name: source for source in data.sources}
+    for name, weight in stage.sources.items():
+        if name not in known:
+            raise ConfigError(f"stage {stage.name}: no source {name!r}; data.sources has {', '.join(known)}")
+        if not weight > 0:
+            raise ConfigError(f"stage {stage.name}: source {name} has weight {weight:g}; expected more than 0")
+        if known[name].texts and stage.objective == "ctc":
+            raise ConfigError(f"stage {stage.name}: objective ctc has no use for {name}, which is texts; remove it")
+
+
+def _check_times(stage: StageNeeds, spoken: Sequence[SourceRecipe]) -> None:
+    """Check that a loss on word times finds some; with nothing else to learn, in every source."""
+    field_name = time_field(stage)
+    untimed = [source.name for source in spoken if not source.timed]
+    alone = stage.objective == "ctc" and not stage.ctc_weight
+    if field_name and untimed and (alone or len(untimed) == len(spoken)):
+        choices = "word_times: manifest (the lines have word_times) or estimated"
+        raise ConfigError(f"stage {stage.name}: {field_name} needs word times; give source {untimed[0]} {choices}")
+
+
+def needs_transcripts(data: DataRecipe, source: SourceRecipe, stages: Sequence[StageNeeds]) -> bool:
+    """Say whether an utterance without a transcript is of no use: to be joined, or to a stage that learns it."""
+    if source.join is not None:
+        return True
+    learn = [stage for stage in stages if stage.ctc_weight or stage.objective == "ctc"]
+    return any(source in data.dev_sources or source.name in drawn_sources(data, stage) for stage in learn)
 
 
 def time_field(stage: StageNeeds) -> str | None:

@@ -19,14 +19,12 @@ from bestow_edge.config import ModelConfig
 from bestow_edge.errors import CheckpointError, ConfigError
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_weights, save_checkpoint
-from bestow_edge.training.batches import BatchDataset, first_speech, read_manifests, read_noises
-from bestow_edge.training.compose import Composer
+from bestow_edge.training.batches import first_speech, read_noises
 from bestow_edge.training.corpora.dataset import Corpora, MixedDataset
 from bestow_edge.training.examples import ExampleMaker
 from bestow_edge.training.initial import init_encoder
 from bestow_edge.training.objective import Objective
 from bestow_edge.training.recipe import ModelRecipe, Recipe, check_lookaheads, model_config
-from bestow_edge.training.recipe_data import AugmentRecipe, JoinRecipe
 from bestow_edge.training.stages import StageRecipe
 from bestow_edge.training.tokens import BEGIN, CHAT, END, PAD, train_tokenizer
 from bestow_edge.training.weights import State, load_state, read_state, save_state, split
@@ -59,22 +57,16 @@ class Run:
         set_seed(recipe.seed)
         config, tokenizer = given(recipe)
         features = recipe.model.features if config is None and recipe.model else _known(config).features
-        self.rate_hz = features.sample_rate_hz
         pairs = config.pairs if config is not None else _known(recipe.model).pairs
-        self.corpora = Corpora(recipe.data, recipe.stages, pairs, data_dir) if recipe.data.sources else None
-        train = read_manifests(recipe.data.train, data_dir)
-        dev = read_manifests(recipe.data.dev, data_dir)
-        self.noises = read_noises(recipe.data, data_dir, self.rate_hz)
+        self.corpora = Corpora(recipe.data, recipe.stages, pairs, data_dir)
+        self.noises = read_noises(recipe.data, data_dir, features.sample_rate_hz)
         if config is None or tokenizer is None:
             model = _known(recipe.model)
-            joined = [t for item in train if _within(item.texts, recipe) for t in item.texts.values()]
-            texts = joined if self.corpora is None else self.corpora.texts()
-            tokenizer = train_tokenizer(texts, model.pairs, model.vocab_size)
+            texts, words = self.corpora.texts(), self.corpora.words
+            tokenizer = train_tokenizer(texts, model.pairs, model.vocab_size, words)
             config = fresh_config(model, tokenizer.get_vocab_size(), _special_ids(tokenizer))
         self.config, self.tokenizer = config, tokenizer
         self.end_id = check_vocabulary(config, tokenizer)
-        self.composer = Composer(train, recipe.data.vocabulary, recipe.data.join, self.rate_hz)
-        self.dev_composer = Composer(dev, recipe.data.vocabulary, JoinRecipe(), self.rate_hz)
         if not weights:
             return
         self.objective = self.new_objective()
@@ -100,17 +92,13 @@ class Run:
         rows = zip(batch["mel"], batch["frame_lens"].tolist(), strict=True)
         return torch.cat([mel[:length] for mel, length in rows])[None]
 
-    def dataset(self, stage: StageRecipe, *, dev: bool, processes: int = 1) -> BatchDataset | MixedDataset:
+    def dataset(self, stage: StageRecipe, *, dev: bool, processes: int = 1) -> MixedDataset:
         """Return a stage's batches, for training or for the dev loss; the same for any number of processes."""
         seed = self.recipe.seed * 1000 + self.recipe.stages.index(stage) * 2 + dev
         maker = ExampleMaker(self.config, self.tokenizer, stage, self.end_id)
         num_batches = DEV_BATCHES if dev else stage.steps * batches_per_step(stage, processes)
         noises = [] if dev else self.noises
-        if self.corpora is not None:
-            return self.corpora.dataset(maker, dev=dev, num_batches=num_batches, seed=seed, noises=noises)
-        composer = self.dev_composer if dev else self.composer
-        augments = AugmentRecipe() if dev else self.recipe.data.augment
-        return BatchDataset(composer, maker, augments, noises=noises, num_batches=num_batches, seed=seed)
+        return self.corpora.dataset(maker, dev=dev, num_batches=num_batches, seed=seed, noises=noises)
 
     def save(self, state: State, directory: Path) -> None:
         """Write the weights of an `Objective`, LoRA merged, as a checkpoint; the heads are left out."""
@@ -222,11 +210,6 @@ def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
     for name, token in (("bos", BEGIN), ("eos", END), ("pad", PAD)):
         ids[f"{name}_token_id"] = tokenizer.token_to_id(token)
     return ids
-
-
-def _within(texts: Any, recipe: Recipe) -> bool:  # Any: mapping of language to text
-    vocabulary = set(recipe.data.vocabulary)
-    return not vocabulary or any(set(text.split()) <= vocabulary for text in texts.values())
 
 
 def _complete(values: dict[str, Any], part: str) -> dict[str, Any]:

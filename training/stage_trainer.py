@@ -50,8 +50,9 @@ class StageTrainer(Trainer):
         """
         self.stop, self.evaluation, self.snapshots = stop, evaluation, snapshots
         self.stopping = False
+        self._counted = torch.zeros(0)  # which parts this step has anything of
         self._sums: Tensor | None = None  # of the parts of this step's loss
-        self._smoothed: Tensor | None = None
+        self._smoothed: Tensor | None = None  # (2, parts) sums and weights of the steps that had the part
         self.directory = Path(kwargs["args"].output_dir)
         super().__init__(**kwargs)
         self.loss_is_scaled_for_ga = True
@@ -93,7 +94,7 @@ class StageTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Return batches r, r + N, r + 2 N, ... for process r of N."""
-        dataset: Any = self.train_dataset  # Any: a BatchDataset, which Trainer forgets
+        dataset: Any = self.train_dataset  # Any: a MixedDataset, which Trainer forgets
         loader = DataLoader(
             dataset,
             batch_size=1,  # one item of the dataset is a whole batch
@@ -129,12 +130,15 @@ class StageTrainer(Trainer):
             outputs = model(**inputs, items=num_items_in_batch)
         shares = outputs["sums"] / num_items_in_batch.clamp(min=1e-6)
         self._sums = shares if self._sums is None else self._sums + shares
+        self._counted = (num_items_in_batch > 0).float()
         return outputs["loss"] * self.processes
 
     def _end_step(self) -> None:
         if self._sums is not None:
-            before = self._sums if self._smoothed is None else self._smoothed
-            self._smoothed, self._sums = KEPT * before + (1 - KEPT) * self._sums, None
+            step = torch.stack([self._sums, self._counted])
+            before = torch.zeros_like(step) if self._smoothed is None else self._smoothed
+            self._smoothed = torch.where(self._counted > 0, KEPT * before + (1 - KEPT) * step, before)
+            self._sums = None
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:  # Any: passed through
         """Add the smoothed parts of the loss to Trainer's own record."""
@@ -142,9 +146,11 @@ class StageTrainer(Trainer):
             self._end_step()
             parts = self._smoothed
             if parts is not None:
+                sums, weights = parts.clone()
                 if self.processes > 1:
-                    torch.distributed.all_reduce(parts := parts.clone())
-                logs |= {name: round(value, 4) for name, value in zip(PARTS, parts.tolist(), strict=True)}
+                    torch.distributed.all_reduce(sums)
+                shown = (sums / weights.clamp(min=1e-6)).tolist()
+                logs |= {name: round(value, 4) for name, value in zip(PARTS, shown, strict=True)}
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:

@@ -5,7 +5,8 @@ Each stage begins with the weights of the one before it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from bestow_edge.errors import ConfigError
@@ -55,6 +56,9 @@ class StageRecipe:
     objective: Literal["bestow", "ctc", "text"] = "bestow"
     """`bestow`: the answer, given speech. `ctc`: the encoder alone, by the weights of the losses on its output; its
     heads are no part of a checkpoint. `text`: the LLM alone as a language model of the batches' texts, no speech."""
+    sources: dict[str, float] = field(default_factory=dict)
+    """Names of the `data.sources` it draws from, with their shares of the batches: `{digits: 2, read: 1}`. Empty = all
+    by their own weights; `ctc` leaves out texts."""
     trains: tuple[Part, ...] = ()
     """Parts whose weights move: encoder, adapter, llm; the others are frozen. Empty = all that the objective uses, but
     with `lora` not the llm."""
@@ -74,7 +78,7 @@ class StageRecipe:
     compile: bool = False
     """Compile encoder and LLM layers with torch.compile: minutes at the start, faster steps on GPUs."""
     pieces: tuple[int, ...] = (1, 1)
-    """Most recordings joined into one utterance at the first and at the last step; 1 leaves them as they are."""
+    """Most recordings that sources with `join` join into one utterance, at the first and at the last step."""
     augment: tuple[float, ...] = (1.0, 1.0)
     """Strength of `data.augment` at the first and at the last step: its chances and ranges are multiplied by it."""
     streaming: float = 0.0
@@ -84,7 +88,7 @@ class StageRecipe:
     k_max: int = 12
     """Largest K drawn (paper: 12)."""
     pauses: float = 0.0
-    """Share of positions whose word has not been heard yet and whose target is a pause (EOS); needs word ends."""
+    """Share of positions whose word has not been heard yet and whose target is a pause (EOS); needs word times."""
     ctc_weight: float = 0.0
     """Weight of the CTC loss on the encoder's output."""
     alignment_weight: float = 0.0
@@ -150,3 +154,8 @@ class StageRecipe:
         if self.trains:
             return self.trains
         return tuple(part for part in USED[self.objective] if not (self.lora and part == "llm"))
+
+
+def between(ends: Sequence[float], done: float) -> float:
+    """Return the value at a share `done` of the way from the first to the last."""
+    return ends[0] + (ends[1] - ends[0]) * done

@@ -6,7 +6,7 @@ unknown, trained on the transcripts, with the chat format's special tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -15,16 +15,20 @@ from bestow_edge.prompts import Asked, parse_pair, prompt_text
 
 BEGIN, END, PAD, USER, ASSISTANT = "<s>", "</s>", "<pad>", "<|user|>", "<|assistant|>"
 SPECIAL_TOKENS = [PAD, BEGIN, END, USER, ASSISTANT]
+WORD_TEXTS = 10_000
 CHAT = ChatTemplate(before=f"{BEGIN}{USER}", after=ASSISTANT)
 
 
-def train_tokenizer(texts: Iterable[str], pairs: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str], pairs: Iterable[str], vocab_size: int, words: Collection[str] = ()
+) -> Tokenizer:
     """Train a byte-level BPE tokenizer.
 
     Args:
         texts: transcripts and translations.
         pairs: language pairs, whose prompts are learned too.
         vocab_size: number of tokens, special ones and 256 bytes included.
+        words: words that count as if `WORD_TEXTS` texts had them, so that each becomes a token.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -36,7 +40,8 @@ def train_tokenizer(texts: Iterable[str], pairs: Iterable[str], vocab_size: int)
         show_progress=False,
     )
     prompts = [parse_pair(pair).instruction for pair in pairs]
-    tokenizer.train_from_iterator([*sorted(set(texts)), *prompts], trainer)
+    often = (" ".join([word] * WORD_TEXTS) for word in sorted(words))
+    tokenizer.train_from_iterator([*sorted(set(texts)), *prompts, *often], trainer)
     return tokenizer
 
 

@@ -1,4 +1,4 @@
-"""`bestow-edge data`: training data checked, counted and put into shards. What is done lies in `training.corpora`."""
+"""`bestow-edge data`: training data checked, counted, sharded and spoken. What is done lies in `training.corpora`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bestow_edge.training.corpora.filters import Report
     from bestow_edge.training.corpora.summary import Summary
 
-PROBLEMS = 2  # exit code
+PROBLEMS, INTERRUPTED = 2, 130  # exit codes
 SHOWN = 20  # problems on a terminal; --json has all
 BAR = 40  # widest bar of the histogram
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -29,7 +29,7 @@ TEXT_SUFFIXES = (".tsv", ".tsv.gz")
 app = typer.Typer(
     name="data",
     no_args_is_help=True,
-    help="Check, summarise and shard training data: manifests, shards, texts, recipes.",
+    help="Check, summarise, shard and make training data: manifests, shards, texts, recipes.",
 )
 Inputs = Annotated[
     list[Path],
@@ -126,6 +126,56 @@ def shard(
     write(f"{out}: {written.utterances} utterances in {written.shards} shards")
 
 
+@app.command()
+def speak(
+    texts: Annotated[Path, typer.Argument(metavar="TEXTS", help="Table (.tsv) or JSON lines, gzipped or not.")],
+    column: Annotated[str, typer.Option("--column", help="Column to speak.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of the recordings and their manifest.")],
+    translation: Annotated[
+        list[str] | None,
+        typer.Option("--translation", metavar="LANG", help="Column to keep as translation; may repeat."),
+    ] = None,
+    lang: Annotated[str, typer.Option("--lang", help="Language of the column; default: the column's name.")] = "",
+    count: Annotated[int, typer.Option("--count", min=0, help="Rows to speak; 0 = all that can be.")] = 0,
+    voices: Annotated[str, typer.Option("--voices", help="train, test, or names such as m1,f2.")] = "train",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides rows and voices.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Texts spoken at once.")] = os.cpu_count() or 1,
+    opus: Annotated[bool, typer.Option("--opus", help="Write Opus, a fifth of FLAC's size.")] = False,
+) -> None:
+    """Speak a column of texts with espeak-ng in many voices: recordings and a manifest to train on.
+
+    Rows with digits or symbols are left out. Columns question and answer are kept. The same command goes on after a
+    stop.
+
+    \b
+    Examples:
+      bestow-edge data speak texts.tsv --column en --translation de --out spoken --count 5000
+      bestow-edge data speak qa.tsv --column passage --lang en --out spoken_qa --voices test
+    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    with needs_extra("train"):
+        from bestow_edge.training.corpora.speak import Speaking, speak_texts
+
+        settings = Speaking(
+            column=column,
+            language=lang or column,
+            translations=tuple(translation or ()),
+            count=count,
+            voices=voices,
+            seed=seed,
+            format="opus" if opus else "flac",
+        )
+        try:
+            with _bar("spoken") as progress:
+                spoken = speak_texts(texts, out, settings, workers=workers, progress=progress)
+        except KeyboardInterrupt as error:
+            say("stopped; the same command goes on")
+            raise typer.Exit(INTERRUPTED) from error
+    if spoken.made_before:
+        say(f"{spoken.made_before} utterances were there already")
+    said = f"{spoken.utterances} utterances, {spoken.seconds / 3600:.2f} h, {spoken.voices} voices"
+    write(f"{out}: {said}; {spoken.left_out} rows are no plain words")
+
+
 def parse_size(text: str) -> int:
     """Read a number of bytes: 1000000, 500MB, 1.5GB.
 
@@ -174,7 +224,7 @@ def _recipe_files(path: Path, data: Path | None) -> tuple[list[Path], list[Path]
     sources = (*recipe.sources, *recipe.dev_sources)
     manifests = [file for source in sources for file in manifest_paths(source, folder)]
     texts = [folder / name for source in sources for name in source.texts]
-    return [folder / name for name in (*recipe.train, *recipe.dev)] + manifests, texts
+    return manifests, texts
 
 
 def _reports(path: Path, data: Path | None) -> list[Report]:
@@ -186,9 +236,10 @@ def _reports(path: Path, data: Path | None) -> list[Report]:
 
     recipe, folder = load_recipe(path), path.parent if data is None else data
     spoken = [source for source in (*recipe.data.sources, *recipe.data.dev_sources) if not source.texts]
-    pairs, needed = pairs_of(recipe) if spoken else (), needs_transcripts(recipe.stages)
+    pairs = pairs_of(recipe) if spoken else ()
     reports = []
     for source in spoken:
+        needed = needs_transcripts(recipe.data, source, recipe.stages)
         sieve = Sieve(source, recipe.data.filter, pairs, needs_transcript=needed)
         try:
             reports.append(read_corpus(manifest_paths(source, folder), sieve)[1])

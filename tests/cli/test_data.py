@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,30 +65,54 @@ def test_shard_then_check_then_summary(sentences: Path, capsys: Capture, tmp_pat
     assert "holds shards with another seed" in err
 
 
-@pytest.mark.parametrize("kind", ["sources", "train"])
-def test_a_recipe(sentences: Path, capsys: Capture, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_recipe(sentences: Path, capsys: Capture, tmp_path: Path, joined: bool) -> None:
     recipe = ROOT / "examples" / "digits.yaml"
     values: dict[str, Any] = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    timed = {"word_times": "manifest"}
+    timed: dict[str, Any] = {"join": {}} if joined else {"word_times": "manifest"}
     sources = [
         {"name": "asr", "manifests": ["train.jsonl"], **timed},
         {"name": "text", "texts": ["texts.tsv.gz"], "columns": ["de"]},
     ]
     dev = [{"name": "dev", "manifests": ["dev.jsonl"], **timed}]
     values["data"] = {"sources": sources, "dev_sources": dev, "filter": {"min_words": 4, "max_s": 20}}
-    if kind == "train":
-        values["data"] = {"train": ["train.jsonl"], "dev": ["dev.jsonl"]}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     code, out, _ = run_here(capsys, "data", "check", path, "--data", sentences, "--json")
     found = json.loads(out)
     assert code == 2  # dev repeats recordings of train
     assert {problem["kind"] for problem in found["problems"]} == {"duplicate"}
-    if kind == "sources":
-        assert [report["source"] for report in found["sources"]] == ["asr", "dev"]
-        assert found["sources"][0]["dropped"]["with fewer than 4 words"]["lines"] == 18
-        assert "source asr: 22 of 40 utterances kept" in run_here(capsys, "data", "check", path, "--data", sentences)[1]
+    assert [report["source"] for report in found["sources"]] == ["asr", "dev"]
+    assert found["sources"][0]["dropped"]["with fewer than 4 words"]["lines"] == 18
+    assert "source asr: 22 of 40 utterances kept" in run_here(capsys, "data", "check", path, "--data", sentences)[1]
     assert "all: 48 utterances" in run_here(capsys, "data", "summary", path, "--data", sentences)[1]
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+def test_speak(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, out = tmp_path / "texts.tsv", tmp_path / "spoken"
+    table.write_text("passage\tquestion\tanswer\nTom ran.\tWho ran?\tTom\nNo. 5\tWhich?\t5\n", encoding="utf-8")
+    command = ("data", "speak", table, "--column", "passage", "--lang", "en", "--out", out)
+    code, said, _ = run_here(capsys, *command)
+    assert code == 0
+    assert re.fullmatch(rf"{out}: 1 utterances, 0\.00 h, 1 voices; 1 rows are no plain words\n", said)
+    code, _, err = run_here(capsys, *command)
+    assert (code, err) == (0, "1 utterances were there already\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, _, err = run_here(capsys, *command)
+    assert (code, err) == (
+        2,
+        "error: espeak-ng is not on the path; run: apt install espeak-ng (macOS: brew install espeak-ng)\n",
+    )
+
+
+def test_speak_stops_at_ctrl_c(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bestow_edge.training.corpora.speak.speak_texts", stop)
+    code, out, err = run_here(capsys, "data", "speak", "a.tsv", "--column", "en", "--out", tmp_path)
+    assert (code, out, err) == (130, "", "stopped; the same command goes on\n")
 
 
 @pytest.mark.slow
@@ -104,9 +129,12 @@ def test_no_torch_is_needed(sentences: Path, cli: Callable[..., Any]) -> None:
 def test_the_commands_of_the_page_run(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     commands = re.findall(r"^bestow-edge (data .*?)(?: +#.*)?$", page, flags=re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 6
     monkeypatch.chdir(ROOT)
+    (tmp_path / "texts.tsv").write_text("en\tde\nThe train is late.\tDer Zug hat Verspätung.\n", encoding="utf-8")
     for command in commands:
+        if command.startswith("data speak") and shutil.which("espeak-ng") is None:
+            continue
         words = [word.replace("runs/", f"{tmp_path}/") for word in command.split()]
         paths = [sorted(map(str, ROOT.glob(word))) if "*" in word else [word] for word in words]
         code, _, err = run_here(capsys, *(path for some in paths for path in some))
@@ -117,7 +145,7 @@ def test_the_recipe_of_the_page_is_valid() -> None:
     page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     values = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
     data = decode(DataRecipe, values["data"], "data")
-    assert [source.name for source in data.sources] == ["asr", "ast", "qa", "mt"]
+    assert [source.name for source in data.sources] == ["asr", "ast", "qa", "mt", "digits"]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +155,7 @@ def test_the_recipe_of_the_page_is_valid() -> None:
         (("check", "."), "no shards.json; expected a directory that"),
         (("summary", "nowhere.yaml"), "no such recipe"),
         (("shard", "nowhere.jsonl", "--out", "x"), "no such manifest"),
+        (("speak", "nowhere.tsv", "--column", "passage", "--out", "x"), "--lang passage: no voices for it"),
         (("shard", "nowhere.jsonl", "--out", "x", "--size", "big"), "--size 'big': expected a number of bytes"),
     ],
 )

@@ -22,7 +22,9 @@ model:
   adapter: {num_layers: 1, width: 32, num_heads: 2, ffn_factor: 1}
   llm: {model_type: llama, hidden_size: 32, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
         num_key_value_heads: 1, max_position_embeddings: 128}
-data: {train: [words.jsonl], dev: [words.jsonl]}
+data:
+  sources: &words [{name: words, manifests: [words.jsonl], join: {}}]
+  dev_sources: *words
 stages: [{name: only, steps: STEPS, batch_s: 1, learning_rate: 0.001}]
 """
 

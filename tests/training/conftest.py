@@ -44,10 +44,10 @@ RECIPE: dict[str, Any] = {
         "policy": {"k": 2, "l": 4},
     },
     "data": {
-        "train": ["train.jsonl"],
-        "dev": ["dev.jsonl"],
-        "vocabulary": list(WORDS),
-        "join": {"noise_only": 0.1},
+        "sources": [
+            {"name": "words", "manifests": ["train.jsonl"], "join": {"vocabulary": list(WORDS), "noise_only": 0.1}}
+        ],
+        "dev_sources": [{"name": "dev", "manifests": ["dev.jsonl"], "join": {"vocabulary": list(WORDS)}}],
         "augment": {"noise": 0.5, "gain_db": 6.0},
     },
     "stages": [

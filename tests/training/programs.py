@@ -26,7 +26,11 @@ FSDP = {
 
 def write_recipe(corpus: Path, path: Path, values: dict[str, Any]) -> Path:
     """Write a recipe whose manifests are those of the corpus."""
-    data = values["data"] | {name: [str(corpus / item) for item in values["data"][name]] for name in ("train", "dev")}
+    data = dict(values["data"])
+    for kind in ("sources", "dev_sources"):
+        data[kind] = [
+            source | {"manifests": [str(corpus / name) for name in source["manifests"]]} for source in data[kind]
+        ]
     path.write_text(yaml.safe_dump(values | {"data": data}), encoding="utf-8")
     return path
 

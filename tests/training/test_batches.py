@@ -8,9 +8,9 @@ import torch
 
 from bestow_edge.errors import ManifestError
 from bestow_edge.training.batches import Batch, collate, read_noises
-from bestow_edge.training.compose import Composed, active_range
+from bestow_edge.training.compose import active_range
 from bestow_edge.training.examples import IGNORED, NO_LABEL, NULL_FRAME, Example, num_steps
-from bestow_edge.training.recipe_data import AugmentRecipe, DataRecipe
+from bestow_edge.training.recipe_data import AugmentRecipe, DataRecipe, SourceRecipe
 from bestow_edge.training.tokens import END
 from bestow_edge.training.trainer import Run
 
@@ -19,46 +19,6 @@ RATE_HZ = 16000
 
 def batch_of(run: Run, stage: int, index: int) -> Batch:
     return run.dataset(run.recipe.stages[stage], dev=False)[index]
-
-
-def test_utterances_follow_from_the_generator(tiny_run: Run) -> None:
-    drawn = [tiny_run.composer.draw(np.random.default_rng(seed), 3) for seed in (1, 1, 2)]
-    assert np.array_equal(drawn[0].waveform, drawn[1].waveform)
-    assert drawn[0].pieces == drawn[1].pieces
-    assert drawn[0].waveform.size != drawn[2].waveform.size or drawn[0].pieces != drawn[2].pieces
-
-
-def test_pieces_lie_where_the_sound_is(tiny_run: Run) -> None:
-    for seed in range(10):
-        composed = tiny_run.composer.draw(np.random.default_rng(seed), 2)
-        sound = np.zeros(composed.waveform.size, dtype=bool)
-        for piece in composed.pieces:
-            assert piece.end_s - piece.start_s == pytest.approx(0.3, abs=0.05)
-            assert piece.texts["de"] in {"eins", "zwei", "drei"}
-            sound[max(0, round((piece.start_s - 0.03) * RATE_HZ)) : round((piece.end_s + 0.03) * RATE_HZ)] = True
-        assert np.abs(composed.waveform[sound]).max() > 0.05
-        assert np.abs(composed.waveform[~sound]).max(initial=0) < 0.02
-
-
-def test_silence_has_no_pieces_and_lasts(tiny_run: Run) -> None:
-    lengths_s = []
-    for seed in range(20):
-        composed = tiny_run.composer.draw(np.random.default_rng(seed), 0)
-        assert composed.pieces == ()
-        assert not composed.waveform.any()
-        lengths_s.append(composed.waveform.size / RATE_HZ)
-    assert 0.3 <= min(lengths_s) < 3
-    assert 5 < max(lengths_s) <= 8
-
-
-def test_words_outside_the_vocabulary_are_left_out(tiny_run: Run) -> None:
-    assert {item.texts["en"] for item in tiny_run.composer.others} == {"other"}
-    words = {
-        piece.texts["en"]
-        for seed in range(30)
-        for piece in tiny_run.composer.draw(np.random.default_rng(seed), 2).pieces
-    }
-    assert words == {"one", "two", "three"}
 
 
 def test_active_range() -> None:
@@ -186,17 +146,11 @@ def test_padding_does_not_change_a_rows_logits(tiny_run: Run) -> None:
 
 def test_noise_directories(corpus: Path) -> None:
     def noises(folder: str) -> int:
-        data = DataRecipe(train=("a",), dev=("a",), augment=AugmentRecipe(noise_files=folder))
+        source = (SourceRecipe(name="a", manifests=("a",)),)
+        data = DataRecipe(sources=source, dev_sources=source, augment=AugmentRecipe(noise_files=folder))
         return len(read_noises(data, corpus.parent, RATE_HZ))
 
     assert noises("") == 0
     assert noises(corpus.name) == 8
     with pytest.raises(ManifestError, match=r"nowhere: no noise recordings \(\.wav, \.flac, \.ogg\)"):
         noises("nowhere")
-
-
-def test_speech_that_no_pair_serves(tiny_run: Run) -> None:
-    maker = tiny_run.dataset(tiny_run.recipe.stages[0], dev=False).maker
-    composed = Composed(np.zeros(16000, np.float32), "fr", ())
-    with pytest.raises(ManifestError, match="utterance in 'fr' has no text for any of the pairs en-en, en-de"):
-        maker.make(composed, np.zeros((100, 80), np.float32), np.random.default_rng(0))

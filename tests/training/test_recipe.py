@@ -22,8 +22,9 @@ def write(tmp_path: Path, values: object) -> Path:
 
 def test_the_example_is_valid() -> None:
     recipe = load_recipe(Path(__file__).parents[2] / "examples" / "digits.yaml")
-    assert len(recipe.data.vocabulary) == 20
-    assert "null" in recipe.data.vocabulary  # the German zero, not YAML's nothing
+    joins = [source.join for source in (*recipe.data.sources, *recipe.data.dev_sources)]
+    assert [len(join.vocabulary) for join in joins if join] == [20, 20]
+    assert "null" in joins[0].vocabulary  # the German zero, not YAML's nothing
     assert recipe.stages[-1].streaming > 0
 
 
@@ -47,7 +48,10 @@ def test_fields_are_read(tmp_path: Path, recipe_values: Values) -> None:
         (lambda v: v["stages"][0].update(lookaheads=[13, 5]), r"look-aheads \{5\} are not in model\.streaming"),
         (lambda v: v.update(stages=[]), "stages is empty; give at least one"),
         (lambda v: v.update(precision="fp16"), r"precision: expected one of bf16, fp32, got str 'fp16'"),
-        (lambda v: v["data"].update(vocabulary=["one", None]), r"vocabulary\[1\]: expected str, got NoneType"),
+        (
+            lambda v: v["data"]["sources"][0]["join"].update(vocabulary=["one", None]),
+            r"sources\[0\]\.join\.vocabulary\[1\]: expected str, got NoneType",
+        ),
         (lambda v: v["model"]["adapter"].update(num_heads=5), "width 32 is not a multiple of num_heads 5"),
     ],
 )

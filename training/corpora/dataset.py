@@ -16,16 +16,25 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from bestow_edge.prompts import Question, parse_pair
-from bestow_edge.training.batches import Batch, between, collate
+from bestow_edge.training.batches import Batch, collate
+from bestow_edge.training.compose import Composer
 from bestow_edge.training.corpora.cache import IndexCache
 from bestow_edge.training.corpora.filters import Report, Sieve
 from bestow_edge.training.corpora.index import Corpus, drop_by_tokens, manifest_paths, read_corpus
+from bestow_edge.training.corpora.joined import JoinedBatches, make_composer
 from bestow_edge.training.corpora.plan import Plan
 from bestow_edge.training.corpora.recordings import Recordings
 from bestow_edge.training.corpora.speech import SpeechBatches
 from bestow_edge.training.corpora.texts import TextBatches, TextCorpus
 from bestow_edge.training.examples import Example, ExampleMaker
-from bestow_edge.training.recipe_data import AugmentRecipe, DataRecipe, SourceRecipe, check_pairs, needs_transcripts
+from bestow_edge.training.recipe_data import (
+    AugmentRecipe,
+    DataRecipe,
+    SourceRecipe,
+    check_pairs,
+    drawn_sources,
+    needs_transcripts,
+)
 from bestow_edge.training.stages import StageRecipe
 
 logger = logging.getLogger(__name__)
@@ -36,12 +45,15 @@ Samples = npt.NDArray[np.float32]
 class Batches(Protocol):
     """The batches of one source."""
 
-    @property
-    def plan(self) -> Plan:
-        """Which rows make up which batch."""
+    def examples(self, group: int, number: int, seed: Sequence[int], done: float) -> list[Example]:
+        """Return the rows of a batch.
 
-    def examples(self, group: int, number: int, seed: Sequence[int], strength: float) -> list[Example]:
-        """Return the rows of a batch."""
+        Args:
+            group: which reader asks.
+            number: its batch of this source, from 0.
+            seed: decides everything about the batch.
+            done: how much of the stage is over, 0 to 1.
+        """
 
 
 class MixedDataset(Dataset[Batch]):
@@ -62,8 +74,9 @@ class MixedDataset(Dataset[Batch]):
         Args:
             batches: the sources.
             weights: their shares of the batches.
-            stage: says which look-aheads are drawn and how strong augmentation is.
-            num_batches: length of the dataset; a longer one begins with the same batches but for its augmentation.
+            stage: says which look-aheads are drawn.
+            num_batches: length of the dataset; a longer one begins with the same batches, but for what changes over a
+                stage: augmentation and the number of recordings that are joined.
             seed: with the index, decides everything about a batch.
             readers: reader r of so many takes items r, r + `readers` and so on.
         """
@@ -89,8 +102,7 @@ class MixedDataset(Dataset[Batch]):
             raise IndexError(index)
         turn, reader = divmod(index, self.readers)
         source, number = self.batches[self._picked[turn]], int(self._earlier[turn])
-        strength = between(self.stage.augment, index / self.num_batches)
-        examples = source.examples(reader, number, [self.seed, index], strength)
+        examples = source.examples(reader, number, [self.seed, index], index / self.num_batches)
         drawn = np.random.default_rng([self.seed, index]).integers(len(self.stage.lookaheads))
         return collate(examples, lookahead=int(self.stage.lookaheads[drawn]))
 
@@ -115,6 +127,7 @@ class Corpora:
         self.data, self.stages, self.pairs, self.data_dir = data, stages, tuple(pairs), data_dir
         self.texts_read: dict[str, TextCorpus] = {}
         self.speech_read: dict[str, tuple[Corpus, Sieve, Report]] = {}
+        self._composers: dict[str, Composer] = {}
         self._measured = False
         self._told: set[tuple[str, str]] = set()
         self.cache = IndexCache(data_dir / data.index_cache if data.index_cache else None)
@@ -122,7 +135,8 @@ class Corpora:
             if source.texts:
                 self.texts_read[key] = TextCorpus(source, data_dir)
                 continue
-            sieve = Sieve(source, data.filter, pairs, needs_transcript=needs_transcripts(stages))
+            needed = needs_transcripts(data, source, stages)
+            sieve = Sieve(source, data.filter, pairs, needs_transcript=needed)
             corpus, report = read_corpus(manifest_paths(source, data_dir), sieve, self.cache)
             self.speech_read[key] = corpus, sieve, report
 
@@ -134,7 +148,7 @@ class Corpora:
         return [(speech | texts)[key] for key, _ in self._sources("train", "dev")]
 
     def texts(self) -> Iterator[str]:
-        """Yield texts to train a tokenizer on.
+        """Yield texts to train a tokenizer on; of recordings with words outside their vocabulary none.
 
         Raises:
             ManifestError: a text file has a bad line.
@@ -142,9 +156,17 @@ class Corpora:
         languages = sorted({parse_pair(pair).source for pair in self.pairs})
         if any("answer" in source.tasks for source in self.data.sources):
             yield from (Question(code, "?").instruction for code in languages)
-        for key, _ in self._sources("train"):
-            corpus = self.texts_read[key] if key in self.texts_read else self.speech_read[key][0]
-            yield from corpus.texts(TOKENIZER_TEXTS)
+        for key, source in self._sources("train"):
+            if key in self.texts_read:
+                yield from self.texts_read[key].texts(TOKENIZER_TEXTS)
+            else:
+                words = source.join.vocabulary if source.join else ()
+                yield from self.speech_read[key][0].texts(TOKENIZER_TEXTS, words)
+
+    @property
+    def words(self) -> set[str]:
+        """Words of the sources' vocabularies, which are to be tokens of their own."""
+        return {word for source in self.data.sources if source.join for word in source.join.vocabulary}
 
     def measure(self, maker: ExampleMaker) -> None:
         """Count tokens where filters, CTC and batches of texts need them, once, and log what was dropped.
@@ -154,20 +176,35 @@ class Corpora:
         """
         if self._measured:
             return
-        data, stages = self.data, self.stages
-        fastest = 1 + data.augment.speed * max(max(stage.augment) for stage in stages)
-        ctc_speed = fastest if any(stage.ctc_weight or stage.alignment_weight for stage in stages) else 0.0
-        for key, (corpus, sieve, report) in self.speech_read.items():
-            limit = data.filter.max_tokens_per_s
-            left, both = drop_by_tokens(
-                corpus, report, maker.tokenizer, ctc_speed=ctc_speed, max_per_s=limit, cache=self.cache
-            )
-            self.speech_read[key] = left, sieve, both
+        limit = self.data.filter.max_tokens_per_s
+        for key, source in self._sources("train", "dev"):
+            if key in self.speech_read:
+                corpus, sieve, report = self.speech_read[key]
+                speed = self._ctc_speed(source)
+                left, both = drop_by_tokens(
+                    corpus, report, maker.tokenizer, ctc_speed=speed, max_per_s=limit, cache=self.cache
+                )
+                self.speech_read[key] = left, sieve, both
         for texts in self.texts_read.values():
             texts.measure(maker, self.cache)
         for report in self.reports:
             logger.info("%s", report.sentence())
         self._measured = True
+
+    def _ctc_speed(self, source: SourceRecipe) -> float:
+        """Return how fast a source's recordings are played at most in a stage that learns tokens by encoder steps.
+
+        0 = there is none, or recordings are joined: the words of a vocabulary are short.
+        """
+        learn = [stage for stage in self.stages if stage.ctc_weight or stage.alignment_weight]
+        mine = [
+            stage
+            for stage in learn
+            if source in self.data.dev_sources or source.name in drawn_sources(self.data, stage)
+        ]
+        if source.join is not None or not mine:
+            return 0.0
+        return 1 + self.data.augment.speed * max(max(stage.augment) for stage in mine)
 
     def dataset(
         self,
@@ -192,13 +229,14 @@ class Corpora:
             ConfigError: a source has fewer shards than there are readers.
         """
         self.measure(maker)
+        drawn = drawn_sources(self.data, maker.stage, dev=dev)
         batches: list[Batches] = []
         weights = []
         for number, (key, source) in enumerate(self._sources("dev" if dev else "train")):
-            augments = AugmentRecipe() if dev else self.data.augment
-            batches.append(self._batches(key, source, maker, [seed, number], augments, noises))
-            self._tell(key, maker.stage.name, batches[-1].plan)
-            weights.append(source.weight)
+            if source.name in drawn:
+                augments = AugmentRecipe() if dev else self.data.augment
+                batches.append(self._batches(key, source, maker, [seed, number], augments, noises))
+                weights.append(drawn[source.name])
         return MixedDataset(
             batches, weights, maker.stage, num_batches=num_batches, seed=seed, readers=self.data.readers
         )
@@ -216,8 +254,14 @@ class Corpora:
         if key in self.texts_read:
             texts = self.texts_read[key]
             plan = Plan(texts.lengths, source.batch_tokens, buckets=buckets, seed=seed, groups=readers)
+            self._tell(key, maker.stage.name, plan)
             return TextBatches(texts, maker, plan)
         corpus, sieve, _ = self.speech_read[key]
+        rate_hz = maker.config.features.sample_rate_hz
+        if source.join is not None:
+            if key not in self._composers:
+                self._composers[key] = make_composer(corpus, source, source.join, rate_hz)
+            return JoinedBatches(self._composers[key], sieve, maker, augments=augments, noises=noises)
         plan = Plan(
             corpus.durations_s,
             maker.stage.batch_s,
@@ -227,9 +271,9 @@ class Corpora:
             files_at_once=source.shards_at_once,
             groups=readers,
         )
+        self._tell(key, maker.stage.name, plan)
         cache = self.data_dir / source.shard_cache if source.shard_cache else None
-        kept = 2 * source.shards_at_once * readers
-        recordings = Recordings(maker.config.features.sample_rate_hz, cache=cache, kept=kept)
+        recordings = Recordings(rate_hz, cache=cache, kept=2 * source.shards_at_once * readers)
         return SpeechBatches(corpus, sieve, recordings, maker, plan, augments=augments, noises=noises)
 
     def _tell(self, key: str, stage: str, plan: Plan) -> None:

@@ -6,7 +6,7 @@ A shard is read through its index, a manifest whose recordings lie in a tar, so 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b, sha256
 from itertools import pairwise
 from pathlib import Path
@@ -72,10 +72,12 @@ class Corpus:
         columns = (self.file_ids, self.offsets, self.numbers, self.durations_s)
         return Corpus(self.files, *(column[kept] for column in columns))  # type: ignore[arg-type]  # of several dtypes
 
-    def texts(self, most: int) -> Iterator[str]:
-        """Yield the texts of up to `most` utterances, spread evenly."""
+    def texts(self, most: int, vocabulary: Collection[str] = ()) -> Iterator[str]:
+        """Yield the texts of up to `most` utterances, spread evenly; with a vocabulary those without other words."""
         for index in np.linspace(0, len(self) - 1, min(most, len(self)), dtype=np.int64):
             item = self.utterance(index)
+            if vocabulary and not set((item.transcript or "").split()) <= set(vocabulary):
+                continue
             yield from item.texts.values()
             yield from filter(None, (item.question, item.answer))
 

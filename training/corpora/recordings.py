@@ -6,6 +6,7 @@ Knows audio and where it lies, not what is said. What cannot be used is an `Audi
 from __future__ import annotations
 
 import io
+import logging
 import os
 import shutil
 from collections import OrderedDict
@@ -18,10 +19,11 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from bestow_edge.errors import AudioError
+from bestow_edge.errors import AudioError, ManifestError
 from bestow_edge.manifest import Utterance
 from bestow_edge.training.corpora.cache import locked
 
+logger = logging.getLogger(__name__)
 Samples = npt.NDArray[np.float32]
 OPEN_SHARDS = 32
 SPARE_SAMPLES = 16  # durations are rounded to 1 ms
@@ -82,6 +84,38 @@ class Recordings:
         opened = os.open(shard, os.O_RDONLY) if self.cache is None else open_copy(shard, self.cache, self.kept)
         self._shards[shard] = opened
         return self._shards[shard]
+
+
+class BadRecordings:
+    """Counts the recordings of a source that turn out unreadable."""
+
+    def __init__(self, source: str, most: int) -> None:
+        """Count from 0.
+
+        Args:
+            source: its name.
+            most: recordings that may be bad.
+        """
+        self.source, self.most = source, most
+        self._found: set[str] = set()
+
+    def add(self, where: str, error: AudioError) -> None:
+        """Log a recording that cannot be read; each counts once.
+
+        Args:
+            where: its file and line.
+            error: what is wrong with it.
+
+        Raises:
+            ManifestError: there are too many.
+        """
+        if where in self._found:
+            return
+        self._found.add(where)
+        if len(self._found) > self.most:
+            hint = f"more than max_bad = {self.most} recordings of source {self.source} cannot be read"
+            raise ManifestError(f"{where}: {error}; {hint}; `bestow-edge data check` lists them") from error
+        logger.warning("%s: %s; skipped, %d of at most %d", where, error, len(self._found), self.most)
 
 
 def decode(file: Path | io.BytesIO, item: Utterance, *, lacking_s: float = LACKING_S) -> tuple[Samples, int, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,13 +15,13 @@ from bestow_edge.training.augment import change_speed, scaled, spoken_features
 from bestow_edge.training.corpora.filters import Sieve
 from bestow_edge.training.corpora.index import Corpus
 from bestow_edge.training.corpora.plan import Plan
-from bestow_edge.training.corpora.recordings import Recordings
+from bestow_edge.training.corpora.recordings import BadRecordings, Recordings
 from bestow_edge.training.corpora.timing import Spans, estimated_times, heard_translation, tokens_with_times
 from bestow_edge.training.examples import Example, ExampleMaker, Word
 from bestow_edge.training.recipe_data import AugmentRecipe
+from bestow_edge.training.stages import between
 from bestow_edge.training.tokens import answer_ids, prompt_ids
 
-logger = logging.getLogger(__name__)
 Samples = npt.NDArray[np.float32]
 
 
@@ -53,26 +52,26 @@ class SpeechBatches:
         """
         self.corpus, self.sieve, self.recordings, self.maker, self.plan = corpus, sieve, recordings, maker, plan
         self.augments, self.noises = augments, noises
-        self.bad: set[int] = set()
+        self.bad = BadRecordings(sieve.source.name, sieve.source.max_bad)
 
-    def examples(self, group: int, number: int, seed: Sequence[int], strength: float) -> list[Example]:
+    def examples(self, group: int, number: int, seed: Sequence[int], done: float) -> list[Example]:
         """Return the rows of a batch. Recordings that cannot be read are left out and counted.
 
         Args:
             group: which reader asks.
             number: its batch of this source, from 0.
             seed: with the row's number, decides everything about a row.
-            strength: of the augmentation.
+            done: how much of the stage is over, 0 to 1; says how strongly rows are augmented.
 
         Raises:
             ManifestError: more than the source's `max_bad` recordings could not be read, or none of several batches.
         """
-        augments = scaled(self.augments, strength)
+        augments = scaled(self.augments, between(self.maker.stage.augment, done))
         for following in range(self.sieve.source.max_bad + 1):
             rows = self.plan.batch(group, number + following)
             made = [
                 self._example(int(row), np.random.default_rng([*seed, index]), augments)
-                for index, row in enumerate(rows)
+                for index, row in enumerate(rows, 1)  # [seed, 0] is the stream of [seed], which is in use
             ]
             if good := [example for example in made if example is not None]:
                 return good
@@ -83,7 +82,7 @@ class SpeechBatches:
         try:
             waveform = self.recordings.read(item)
         except AudioError as error:
-            self._skip(row, error)
+            self.bad.add(self.corpus.where(row), error)
             return None
         if augments.speed:
             factor = 1 + rng.uniform(-augments.speed, augments.speed)
@@ -94,16 +93,6 @@ class SpeechBatches:
         times_s = self._times(item, waveform)
         mel = spoken_features(waveform, rng, augments, self.noises, self.maker.config.features)
         return spoken_example(self.maker, item, self._asked(item, rng), times_s, mel, rng)
-
-    def _skip(self, row: int, error: AudioError) -> None:
-        if row in self.bad:
-            return
-        self.bad.add(row)
-        source, where = self.sieve.source, self.corpus.where(row)
-        if len(self.bad) > source.max_bad:
-            hint = f"more than max_bad = {source.max_bad} recordings of source {source.name} cannot be read"
-            raise ManifestError(f"{where}: {error}; {hint}; `bestow-edge data check` lists them") from error
-        logger.warning("%s: %s; skipped, %d of at most %d", where, error, len(self.bad), source.max_bad)
 
     def _times(self, item: Utterance, waveform: Samples) -> Spans | None:
         kind = self.sieve.source.word_times

@@ -196,14 +196,14 @@ class TextBatches:
         begin = maker.config.llm.get("bos_token_id")
         self.begin_id = begin if isinstance(begin, int) else maker.end_id  # as models without a begin token are trained
 
-    def examples(self, group: int, number: int, seed: Sequence[int], strength: float) -> list[Example]:  # noqa: ARG002
-        """Return the rows of a batch; nothing is done to texts, at any `strength`.
+    def examples(self, group: int, number: int, seed: Sequence[int], done: float) -> list[Example]:  # noqa: ARG002
+        """Return the rows of a batch; texts are the same at all times.
 
         Args:
             group: which reader asks.
             number: its batch of this source, from 0.
             seed: decides which part of a long text is taken.
-            strength: of the augmentation of speech.
+            done: how much of the stage is over, 0 to 1.
         """
         rng = np.random.default_rng(seed)
         return [self._example(int(row), rng) for row in self.plan.batch(group, number)]
