@@ -43,13 +43,13 @@ class Rows:
         return wanted
 
     def unanswered(self) -> list[int]:
-        """Return the rows of questions to be answered now that the segment ends: none if nothing was said in it."""
+        """Return the rows of questions to be answered now that the segment ends: none if nothing new was said in it."""
         return [row for row, track in enumerate(self.tracks) if track.question and not track.done and self._spoken]
 
     @property
     def _spoken(self) -> bool:
         """Whether there is something to ask about, as far as texts tell."""
-        return not self._texts or any(track.words for track in self._texts)
+        return not self._texts or any(track.said for track in self._texts)
 
     def full(self) -> bool:
         """Say whether a text has reached the limit and every text has said something to begin anew behind."""

@@ -71,6 +71,8 @@ class Track:
     """Whole answers at the last reads, newest last."""
     drafted_at: int = -1
     """Visible steps of the newest draft."""
+    said: bool = False
+    """A word of it is new: the segment before has not said it."""
     unsaid: list[Word] = field(default_factory=list)
     """Tokens that completed no character yet."""
 
