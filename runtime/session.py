@@ -276,11 +276,11 @@ class Session:
     def _say(self, row: int, word: Word) -> Iterator[Event]:
         track = self._tracks[row]
         self._said_s[row] = max(self._said_s[row], self._time_s(word.end_step))
-        track.said = True
         track.unsaid.append(word)
         text = track.detokenizer.push(word.token_id)
         if not text:
             return
+        track.said = True
         words, track.unsaid = track.unsaid, []
         start_s = self._time_s(words[0].first_step)
         if not self._started:

@@ -72,7 +72,7 @@ class Track:
     drafted_at: int = -1
     """Visible steps of the newest draft."""
     said: bool = False
-    """A word of it is new: the segment before has not said it."""
+    """Something of it is new: the segment before has not said it."""
     unsaid: list[Word] = field(default_factory=list)
     """Tokens that completed no character yet."""
 
