@@ -1,7 +1,6 @@
 """Questions on the command line: run, replay, inspect, eval, and what is refused."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,19 +12,6 @@ WHO, WHAT = "Who spoke?", "What was found?"
 ASK = ("--ask", WHO, "--ask", WHAT)
 
 
-@pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny bundle as if it had been trained for questions about English speech; some tokens end a text."""
-    copy = tmp_path_factory.mktemp("asked") / "bundle"
-    shutil.copytree(tiny_bundle, copy)
-    path = copy / "bundle.json"
-    document = json.loads(path.read_text(encoding="utf-8"))
-    document["model"]["questions"] = ["en"]
-    document["end_ids"] = list(range(0, 300, 9))
-    path.write_text(json.dumps(document), encoding="utf-8")
-    return copy
-
-
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict:
     code, out, err = run_here(capsys, *arguments, "--json")
     assert (code, err) == (0, "")
@@ -33,29 +19,29 @@ def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict:
     return record
 
 
-def test_answers_alone_and_beside_texts(capsys: pytest.CaptureFixture[str], wav: Path, bundle: Path) -> None:
-    alone = run_json(capsys, "run", wav, "--bundle", bundle, *ASK)
+def test_answers_alone_and_beside_texts(capsys: pytest.CaptureFixture[str], wav: Path, asked_bundle: Path) -> None:
+    alone = run_json(capsys, "run", wav, "--bundle", asked_bundle, *ASK)
     assert "text" not in alone
     assert "texts" not in alone
     assert (alone["lang"], [answer["question"] for answer in alone["answers"]]) == ("en", [WHO, WHAT])
     said = [answer["text"] for answer in alone["answers"]]
     assert all(said)
     assert alone["policy"] == alone["answers"][0]["policy"] == {"name": "offline", "lookahead": 13}
-    one = run_json(capsys, "run", wav, "--bundle", bundle, "--lang", "en", "--ask", WHAT)
+    one = run_json(capsys, "run", wav, "--bundle", asked_bundle, "--lang", "en", "--ask", WHAT)
     assert one["answers"] == alone["answers"][1:]
-    both = run_json(capsys, "run", wav, "--bundle", bundle, "--lang", "en-en,en-de", *ASK)
+    both = run_json(capsys, "run", wav, "--bundle", asked_bundle, "--lang", "en-en,en-de", *ASK)
     assert (both["lang"], both["answers"]) == ("en-en,en-de", alone["answers"])
-    assert both["texts"] == run_json(capsys, "run", wav, "--bundle", bundle, "--lang", "en-en,en-de")["texts"]
-    code, out, _ = run_here(capsys, "run", wav, "--bundle", bundle, *ASK)
+    assert both["texts"] == run_json(capsys, "run", wav, "--bundle", asked_bundle, "--lang", "en-en,en-de")["texts"]
+    code, out, _ = run_here(capsys, "run", wav, "--bundle", asked_bundle, *ASK)
     assert (code, out) == (0, f"{WHO}: {said[0]}\n{WHAT}: {said[1]}\n")
-    code, out, _ = run_here(capsys, "run", wav, "--bundle", bundle, "--ask", WHAT)
+    code, out, _ = run_here(capsys, "run", wav, "--bundle", asked_bundle, "--ask", WHAT)
     assert (code, out) == (0, f"{said[1]}\n")
 
 
 def test_a_stream_answers_at_the_end_unless_told_otherwise(
-    capsys: pytest.CaptureFixture[str], wav: Path, bundle: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], wav: Path, asked_bundle: Path, tmp_path: Path
 ) -> None:
-    asked = ["run", wav, "--bundle", bundle, "--stream", "--lang", "en-en", *ASK]
+    asked = ["run", wav, "--bundle", asked_bundle, "--stream", "--lang", "en-en", *ASK]
     record = run_json(capsys, *asked, "--lookahead", 6)
     assert record["policy"]["name"] == "wait-k"
     assert [answer["policy"]["name"] for answer in record["answers"]] == ["offline"] * 2
@@ -67,42 +53,43 @@ def test_a_stream_answers_at_the_end_unless_told_otherwise(
     path = tmp_path / "asked.trace"
     record = run_json(capsys, *asked, "--k", 4, "--trace", path)
     assert record["answers"][0]["policy"] == {"name": "wait-k", "k": 4, "l": 4, "lookahead": 13}
-    code, out, _ = run_here(capsys, "replay", path, "--bundle", bundle)
+    code, out, _ = run_here(capsys, "replay", path, "--bundle", asked_bundle)
     assert code == 0
     assert out.endswith("same text as recorded\n")
     assert f"{WHO}: {record['answers'][0]['text']}\n" in out
 
 
 def test_replay_changes_the_texts_beside_questions(
-    capsys: pytest.CaptureFixture[str], wav: Path, bundle: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], wav: Path, asked_bundle: Path, tmp_path: Path
 ) -> None:
     path, alone = tmp_path / "both.trace", tmp_path / "alone.trace"
-    asked = ["run", wav, "--bundle", bundle, "--stream", "--ask", WHO]
+    asked = ["run", wav, "--bundle", asked_bundle, "--stream", "--ask", WHO]
     run_here(capsys, *asked, "--lang", "en-en", "--trace", path)
     run_here(capsys, *asked, "--trace", alone)
-    record = run_json(capsys, "replay", path, "--bundle", bundle, "--k", 5)
+    record = run_json(capsys, "replay", path, "--bundle", asked_bundle, "--k", 5)
     text, answer = record["texts"]
     assert (text["lang"], answer["lang"], answer["question"]) == ("en-en", "en", WHO)
     assert text["replayed"]["policy"]["k"] == 5
     assert answer["recorded"] == answer["replayed"]
-    assert run_json(capsys, "replay", path, "--bundle", bundle, "--policy", "wait-k")["texts"][1]["replayed"]["policy"][
-        "name"
-    ] == ("wait-k")
-    code, out, err = run_here(capsys, "replay", alone, "--bundle", bundle, "--k", 5)
+    record = run_json(capsys, "replay", path, "--bundle", asked_bundle, "--policy", "wait-k")
+    assert record["texts"][1]["replayed"]["policy"]["name"] == "wait-k"
+    code, out, err = run_here(capsys, "replay", alone, "--bundle", asked_bundle, "--k", 5)
     assert (code, out) == (2, "")
     assert "--k: policy offline has none" in err
 
 
-def test_inspect_says_who_answers(capsys: pytest.CaptureFixture[str], bundle: Path, tiny_checkpoint: Path) -> None:
-    assert "about speech in en" in run_here(capsys, "inspect", bundle)[1]
-    assert run_json(capsys, "inspect", bundle)["model"]["questions"] == ["en"]
+def test_inspect_says_who_answers(
+    capsys: pytest.CaptureFixture[str], asked_bundle: Path, tiny_checkpoint: Path
+) -> None:
+    assert "about speech in en" in run_here(capsys, "inspect", asked_bundle)[1]
+    assert run_json(capsys, "inspect", asked_bundle)["model"]["questions"] == ["en"]
     assert run_json(capsys, "inspect", tiny_checkpoint)["model"]["questions"] == []
     (row,) = [line for line in run_here(capsys, "inspect", tiny_checkpoint)[1].splitlines() if "questions" in line]
     assert "none" in row
 
 
-def test_what_is_refused(capsys: pytest.CaptureFixture[str], wav: Path, bundle: Path) -> None:
-    tiny = ["--bundle", bundle]
+def test_what_is_refused(capsys: pytest.CaptureFixture[str], wav: Path, asked_bundle: Path) -> None:
+    tiny = ["--bundle", asked_bundle]
     for arguments, message in [
         (["run", EXAMPLE, "--ask", WHO], "error: this model was not trained to answer questions about speech; ask one"),
         (["run", EXAMPLE, "--lang", "en-en", "--ask", WHO], "error: this model was not trained to answer questions"),
@@ -126,11 +113,11 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str], wav: Path, bundle: 
 
 
 def test_answers_of_a_manifest_are_scored(
-    capsys: pytest.CaptureFixture[str], wav: Path, bundle: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], wav: Path, asked_bundle: Path, tmp_path: Path
 ) -> None:
     for module in ("jiwer", "sacrebleu", "matplotlib", "whisper_normalizer"):
         pytest.importorskip(module)
-    said = run_json(capsys, "run", wav, "--bundle", bundle, *ASK)["answers"]
+    said = run_json(capsys, "run", wav, "--bundle", asked_bundle, *ASK)["answers"]
     spoken = {"audio_filepath": wav.name, "duration": 3.0, "source_lang": "en"}
     lines = [
         spoken | {"question": WHO, "answer": said[0]["text"]},
@@ -139,7 +126,7 @@ def test_answers_of_a_manifest_are_scored(
     ]
     manifest, out = wav.parent / "qa.jsonl", tmp_path / "scores"
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    asked = ["eval", manifest, "--lang", "en", "--bundle", bundle, "--out", out]
+    asked = ["eval", manifest, "--lang", "en", "--bundle", asked_bundle, "--out", out]
     code, table, err = run_here(capsys, *asked, "--questions")
     assert code == 0, err
     assert "1 lines of" in err
