@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bestow_edge.config import ModelConfig, read_json
 from bestow_edge.errors import CheckpointError
-from bestow_edge.prompts import parse_pair
+from bestow_edge.prompts import check_languages, parse_pair
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -26,6 +26,7 @@ def load_config(directory: Path) -> ModelConfig:
     Raises:
         CheckpointError: it is not a checkpoint directory of this format version.
         ConfigError: its config has unknown or wrong fields.
+        PromptError: a language of it is unknown.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
         if not (directory / name).is_file():
@@ -37,6 +38,7 @@ def load_config(directory: Path) -> ModelConfig:
     config = ModelConfig.from_dict(document.get("model", {}))
     for pair in config.pairs:
         parse_pair(pair)
+    check_languages(*config.questions)
     return config
 
 

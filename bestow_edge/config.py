@@ -207,6 +207,8 @@ class ModelConfig:
     """Chat format of the LLM."""
     pairs: tuple[str, ...] = ()
     """Language pairs the model was trained for, such as `en-de`; `en-en` means transcription."""
+    questions: tuple[str, ...] = ()
+    """Languages of the speech that the model was trained to answer questions about, such as `en`; empty = none."""
 
     def __post_init__(self) -> None:
         """Check that the parts fit each other."""

@@ -12,7 +12,7 @@
     |  |- BundleVersionError                       written in another format version
     |  |- BundleIntegrityError                     a file's size or SHA-256 differs from the manifest
     |  `- SignatureError                           a graph's tensors differ from its GraphSpec
-    |- PromptError            (ValueError)         unknown task, language or pair
+    |- PromptError            (ValueError)         unknown task, language or pair; a question that cannot be asked
     |- SessionError           (RuntimeError)       a session is used after it was finished
     |  `- BacklogError                             a live session holds all the audio it may: nothing was taken
     |- TraceError             (ValueError)         a trace cannot be written, read or replayed
@@ -76,7 +76,7 @@ class SignatureError(BundleError):
 
 
 class PromptError(BestowEdgeError, ValueError):
-    """The task, language or language pair is not one the model was trained for."""
+    """What is asked is not what the model was trained for, or cannot be asked: an empty or overlong question."""
 
 
 class SessionError(BestowEdgeError, RuntimeError):

@@ -5,6 +5,7 @@ stores them in the bundle, so that the runtime needs no template engine. A quest
 ids are made when it is asked.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,8 +53,11 @@ class Question:
 
     def __post_init__(self) -> None:
         """Check both, and write any white space in the question as one space."""
-        _known(self.source)
+        check_languages(self.source)
         object.__setattr__(self, "text", _one_line(self.text, "question"))
+
+    def __str__(self) -> str:
+        return self.text
 
     @property
     def instruction(self) -> str:
@@ -71,7 +75,7 @@ class WrittenText:
 
     def __post_init__(self) -> None:
         """Check the languages, and write any white space in the text as one space."""
-        _known(self.source, self.target)
+        check_languages(self.source, self.target)
         object.__setattr__(self, "text", _one_line(self.text, "text to translate"))
 
     @property
@@ -80,11 +84,18 @@ class WrittenText:
         return f"Translate the {LANGUAGES[self.source]} text to {LANGUAGES[self.target]}: {self.text}"
 
 
-Asked = Pair | Question | WrittenText
+AboutSpeech = Pair | Question
+"""What may be asked about speech."""
+Asked = AboutSpeech | WrittenText
 """What a prompt may ask for."""
 
 
-def _known(*codes: str) -> None:
+def check_languages(*codes: str) -> None:
+    """Refuse what is no language code.
+
+    Raises:
+        PromptError: a code is not one of `LANGUAGES`.
+    """
     for code in codes:
         if code not in LANGUAGES:
             raise PromptError(f"language {code!r}: expected one of {', '.join(LANGUAGES)}")
@@ -127,6 +138,25 @@ def parse_pairs(text: str) -> tuple[Pair, ...]:
     return pairs
 
 
+def parse_asked(lang: str, questions: Sequence[str]) -> tuple[AboutSpeech, ...]:
+    """Read what is asked about one stream: language pairs, questions, or both.
+
+    Args:
+        lang: pairs, as for `parse_pairs`; beside questions a single code, such as `en`, is the language of the speech
+            and no pair.
+        questions: in the user's words; may be none.
+
+    Raises:
+        PromptError: as `parse_pairs`; or a question is empty, or given twice.
+    """
+    alone = bool(questions) and "-" not in lang and "," not in lang
+    pairs = parse_pairs(lang)
+    found = tuple(Question(pairs[0].source, text) for text in questions)
+    if twice := [question.text for question in found if found.count(question) > 1]:
+        raise PromptError(f"question {twice[0]!r} is given twice; give each question once")
+    return found if alone else (*pairs, *found)
+
+
 def make_pair(task: Task | None, source: str, target: str | None) -> Pair:
     """Build a pair from a session's arguments.
 
@@ -157,3 +187,21 @@ def check_trained(pair: Pair, trained: tuple[str, ...]) -> None:
     """
     if str(pair) not in trained:
         raise PromptError(f"language pair {pair}: this model was trained for {', '.join(trained)}")
+
+
+def check_answers(question: Question, trained: tuple[str, ...]) -> None:
+    """Refuse a question that the model was not trained to answer.
+
+    Args:
+        question: the question.
+        trained: languages of the speech that the model answers questions about.
+
+    Raises:
+        PromptError: its speech is in another language, or the model answers no questions.
+    """
+    if not trained:
+        problem = "this model was not trained to answer questions about speech"
+        raise PromptError(f"{problem}; ask one that was: `bestow-edge inspect` tells")
+    if question.source not in trained:
+        known = ", ".join(trained)
+        raise PromptError(f"question about speech in {question.source}: this model answers questions about {known}")

@@ -2,6 +2,7 @@
 
 from bestow_edge.config import SegmentConfig
 from bestow_edge.policy import AlignAtt, LocalAgreement, Offline, Policy, View, WaitK
+from bestow_edge.prompts import Question
 from bestow_edge.runtime.audio import read_audio
 from bestow_edge.runtime.events import Event, SegmentEvent, TextEvent
 from bestow_edge.runtime.live import LiveSession
@@ -16,6 +17,7 @@ __all__ = [
     "Model",
     "Offline",
     "Policy",
+    "Question",
     "SegmentConfig",
     "SegmentEvent",
     "Session",

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from bestow_edge.config import SegmentConfig
 from bestow_edge.latency import Choice
 from bestow_edge.policy import WaitK
-from bestow_edge.prompts import Pair
+from bestow_edge.prompts import AboutSpeech
 from bestow_edge.runtime.model import Model
 
 ROUND_S = 12.0  # audio of one session: long enough to be representative, too short to fill any LLM's context
@@ -60,7 +60,12 @@ class Calibration:
 
 
 def calibrate(
-    model: Model, pairs: Sequence[Pair], choice: Choice, seconds: float = 3.0, *, clock: Clock = time.perf_counter
+    model: Model,
+    prompts: Sequence[AboutSpeech],
+    choice: Choice,
+    seconds: float = 3.0,
+    *,
+    clock: Clock = time.perf_counter,
 ) -> Calibration:
     """Measure what a choice costs on this machine.
 
@@ -68,7 +73,7 @@ def calibrate(
 
     Args:
         model: the loaded bundle.
-        pairs: languages of each text, as in the session to come.
+        prompts: what is asked, as in the session to come.
         choice: its K, L and look-ahead.
         seconds: time to measure for; at least one chunk is measured however long it takes.
         clock: returns seconds; it may start anywhere.
@@ -81,7 +86,7 @@ def calibrate(
     now_s = end_s - seconds
     while not walls_s or now_s < end_s:
         with model.multi_session(
-            [(str(pair), WaitK(choice.k, choice.l)) for pair in pairs],
+            [(asked, WaitK(choice.k, choice.l)) for asked in prompts],
             lookahead=choice.lookahead if model.config.bidirectional is None else None,
             segments=SegmentConfig(pause_s=0),  # babble brings pauses that speech would not
         ) as session:

@@ -22,11 +22,20 @@ from bestow_edge.config import ModelConfig, SegmentConfig
 from bestow_edge.errors import ConfigError
 from bestow_edge.latency import TRAINED_K, is_trained, solve
 from bestow_edge.policy import Offline, Policy, WaitK
-from bestow_edge.prompts import Pair, Task, check_trained, make_pair, parse_pair
+from bestow_edge.prompts import (
+    AboutSpeech,
+    Pair,
+    Question,
+    Task,
+    check_answers,
+    check_trained,
+    make_pair,
+    parse_pair,
+)
 from bestow_edge.runtime.events import Event
 from bestow_edge.runtime.graph import Graph
 from bestow_edge.runtime.session import Session
-from bestow_edge.runtime.tokenizer import load_tokenizer
+from bestow_edge.runtime.tokenizer import load_tokenizer, question_ids
 from bestow_edge.runtime.track import Prompt
 
 logger = logging.getLogger(__name__)
@@ -86,9 +95,15 @@ class Model:
         """The policy of a session that names none."""
         return self._wait_k(None, None)
 
-    def prompt_ids(self, pair: Pair) -> tuple[int, ...]:
-        """Return the token ids of a pair's prompt."""
-        return self.manifest.prompts[str(pair)]
+    def prompt_ids(self, asked: AboutSpeech) -> tuple[int, ...]:
+        """Return the token ids of a prompt: of a pair as the bundle has them, of a question made anew.
+
+        Raises:
+            PromptError: the question cannot be asked, see `bestow_edge.runtime.tokenizer.question_ids`.
+        """
+        if isinstance(asked, Pair):
+            return self.manifest.prompts[str(asked)]
+        return question_ids(self.tokenizer, asked, self.config.chat, self.manifest.max_text_tokens)
 
     def session(
         self,
@@ -96,6 +111,7 @@ class Model:
         task: Task | None = None,
         source: str,
         target: str | None = None,
+        ask: str | None = None,
         k: int | None = None,
         l: int | None = None,  # noqa: E741 - the paper's letter
         policy: Policy | None = None,
@@ -106,10 +122,15 @@ class Model:
     ) -> Session:
         """Open a session on one stream of audio.
 
+        A question is answered when all of the audio has been heard, unless `k`, `l`, `policy` or `latency_s` say
+        otherwise: what it asks for may be said last. A segment that is full ends before; then its answer is about it
+        alone, and the next one has an answer of its own.
+
         Args:
             task: "transcribe" or "translate"; None lets the languages decide.
             source: language of the speech, such as "en".
             target: language of the text; None means `source`.
+            ask: a question about the speech, in the words of whoever asks; excludes `task` and `target`.
             k: wait-k's K, None = the bundle's default.
             l: wait-k's L in encoder steps (80 ms), None = the bundle's default.
             policy: another read/write policy, such as `Offline()`; excludes `k` and `l`.
@@ -121,9 +142,11 @@ class Model:
             beam_size: hypotheses kept by the search at the end of the audio; more than 1 needs `Offline()`.
 
         Raises:
-            PromptError: the model was not trained for these languages.
+            PromptError: the model was not trained for these languages or for questions, or the question is empty or too
+                long for the LLM's context.
             ConfigError: the policy, the look-ahead, the latency or a limit is out of range.
         """
+        asked = _asked(task, source, target, ask)
         if latency_s is not None:
             if (k, l, policy, lookahead) != (None, None, None, None):
                 raise ConfigError("give either latency_s or k, l, policy and lookahead, not both")
@@ -131,21 +154,17 @@ class Model:
             k, l = choice.k, choice.l  # noqa: E741 - the paper's letter
             lookahead = choice.lookahead if self.config.bidirectional is None else None
         if policy is None:
-            policy = self._wait_k(k, l)
+            at_the_end = isinstance(asked, Question) and (k, l) == (None, None)
+            policy = Offline() if at_the_end else self._wait_k(k, l)
         elif k is not None or l is not None:
             raise ConfigError("give either policy or k and l, not both")
         if beam_size < 1 or (beam_size > 1 and not isinstance(policy, Offline)):
             raise ConfigError(f"beam_size {beam_size}: expected 1, or more with Offline(): a beam may change its mind")
-        return self.multi_session(
-            [(str(make_pair(task, source, target)), policy)],
-            lookahead=lookahead,
-            segments=segments,
-            beam_size=beam_size,
-        )
+        return self.multi_session([(asked, policy)], lookahead=lookahead, segments=segments, beam_size=beam_size)
 
     def multi_session(
         self,
-        prompts: Sequence[tuple[str, Policy]],
+        prompts: Sequence[tuple[str | AboutSpeech, Policy]],
         *,
         lookahead: int | None = None,
         segments: SegmentConfig | None = None,
@@ -154,25 +173,30 @@ class Model:
         """Open a session that answers several prompts about one stream: one encoder pass, one batch of texts.
 
         Each text is what a session of its own would write, as long as no segment ends: segments end for all of them at
-        once. Events say which prompt they belong to.
+        once. Events say which prompt they belong to. Questions follow the texts beside them: with `Offline()` each
+        segment that one of these has words in is asked about when it ends.
 
         Args:
-            prompts: language pair, such as "en-de", and policy of each text, at least one.
+            prompts: language pair, such as "en-de", or `Question`, and policy of each text, at least one.
             lookahead: as for `session`, and so are the other arguments.
             segments: see `session`.
             beam_size: see `session`; more than 1 for a single prompt only.
 
         Raises:
-            PromptError: the model was not trained for one of the language pairs.
+            PromptError: the model was not trained for one of the language pairs or questions, or a question is too long
+                for the LLM's context.
             ConfigError: the look-ahead or a limit is out of range, or there are no prompts.
         """
         if not prompts or (beam_size > 1 and len(prompts) > 1):
             raise ConfigError(
                 f"{len(prompts)} prompts, beam_size {beam_size}: expected prompts, one of them for a beam"
             )
-        asked = [Prompt(parse_pair(pair), policy) for pair, policy in prompts]
+        asked = [Prompt(parse_pair(what) if isinstance(what, str) else what, policy) for what, policy in prompts]
         for prompt in asked:
-            check_trained(prompt.pair, self.config.pairs)
+            if isinstance(prompt.asked, Question):
+                check_answers(prompt.asked, self.config.questions)
+            else:
+                check_trained(prompt.asked, self.config.pairs)
             self._warn_of(prompt.policy)
         if lookahead is None:
             lookahead = self.config.right_context
@@ -207,6 +231,14 @@ class Model:
             return WaitK(default.k if k is None else k, default.l if l is None else l)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+
+def _asked(task: Task | None, source: str, target: str | None, ask: str | None) -> AboutSpeech:
+    if ask is None:
+        return make_pair(task, source, target)
+    if task is not None or target is not None:
+        raise ConfigError("give either ask or task and target, not both; multi_session answers several prompts")
+    return Question(source, ask)
 
 
 def load(

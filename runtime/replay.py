@@ -46,7 +46,7 @@ def replay(
     if lookahead is None and model.config.bidirectional is None:
         lookahead = header.lookahead
     session = model.multi_session(
-        [(prompt.pair, policy) for prompt, policy in zip(header.prompts, used, strict=True)],
+        [(prompt.asked, policy) for prompt, policy in zip(header.prompts, used, strict=True)],
         lookahead=lookahead,
         segments=header.segments,
         beam_size=header.beam_size if all(isinstance(policy, Offline) for policy in used) else 1,

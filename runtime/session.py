@@ -17,22 +17,23 @@ import numpy.typing as npt
 
 from bestow_edge.config import SUBSAMPLING, SegmentConfig
 from bestow_edge.errors import SessionError
+from bestow_edge.prompts import Question
 from bestow_edge.runtime.ahead import Ahead
 from bestow_edge.runtime.audio import check_block
 from bestow_edge.runtime.beam import beam_search
 from bestow_edge.runtime.decoder import Attempt, TextDecoder
 from bestow_edge.runtime.encoders import encoder_for
 from bestow_edge.runtime.events import Decision, Event, SegmentEvent, TextEvent, Verdict
+from bestow_edge.runtime.rows import Rows
 from bestow_edge.runtime.segments import LOUDER, limits, lone_word, whole_words
 from bestow_edge.runtime.tokenizer import Detokenizer
-from bestow_edge.runtime.track import SPARE_TOKENS, Prompt, Track, Word
+from bestow_edge.runtime.track import Prompt, Track, Word
 
 if TYPE_CHECKING:
     from bestow_edge.runtime.model import Model
 
 FRAMES_PER_S = 100  # mel frames
 REPLAY_STEPS = 12  # 0.96 s: a word that is being spoken when a segment ends begins within it
-SILENCE_STEPS = 125  # 10 s: how often a segment without any text begins anew; each time hears a second again
 
 
 class Session:
@@ -58,6 +59,7 @@ class Session:
 
         Raises:
             ConfigError: a limit of `segments` is too small, or more than the LLM's context holds.
+            PromptError: a question cannot be asked, see `question_ids`.
         """
         self.prompts = tuple(prompts)
         self.lookahead, self.beam_size = lookahead, beam_size
@@ -67,7 +69,7 @@ class Session:
         """Called with every decision, those of drafts apart."""
         self._model = model
         self._step_s = model.config.features.step_s
-        self._ids = [model.prompt_ids(prompt.pair) for prompt in prompts]
+        self._ids = [model.prompt_ids(prompt.asked) for prompt in prompts]
         self._limits = limits(
             segments,
             step_s=self._step_s,
@@ -78,6 +80,7 @@ class Session:
         self._ahead = Ahead(self._encoder.next_chunk, model.executor)
         self._encoder_state: Any = self._encoder.initial_state()  # Any: each kind of encoder has a state of its own
         self._ended = False
+        self._answered = False  # whether questions have been, with all of the speech
         self._background: float | None = None  # level of the segment before, if it had no words
         self._base_s = 0.0
         self._said_s = [0.0] * len(prompts)  # end of the last word of each text
@@ -125,8 +128,9 @@ class Session:
             while self._encoder.has_chunk(self._encoder_state):
                 self._hear_chunk()
             events += list(self._search() if self.beam_size > 1 else self._write())
-            if decoder is self._decoder and self._ended_early():
-                events += list(self._next_segment(min(self._word_ends())))
+            if decoder is self._decoder and self._rows.ended_early(self._decoder.memory.written):
+                self._answered = True
+                events += list(self._next_segment(min(self._rows.word_ends())))
         self._ended = True
         return events + list(self._end_segment())
 
@@ -178,9 +182,17 @@ class Session:
         model, self._contexts = self._model, contexts
         self._prompt_tokens = [(*ids, *context) for ids, context in zip(self._ids, contexts, strict=True)]
         self._decoder = TextDecoder(model.adapter, model.llm, model.manifest, self._prompt_tokens)
-        self._tracks = [Track(prompt.policy, self._detokenizer(), self._limits.most_tokens) for prompt in self.prompts]
+        self._tracks = [
+            Track(prompt.policy, self._detokenizer(), self._limits.most_tokens, isinstance(prompt.asked, Question))
+            for prompt in self.prompts
+        ]
+        for track in self._tracks:
+            track.done = track.question and self._answered
+        self._rows = Rows(self._tracks, self._limits, first=not self.segment)
         self._started = False
-        self._skip_s = list(self._said_s)
+        self._skip_s = [
+            0.0 if track.question else said_s for track, said_s in zip(self._tracks, self._said_s, strict=True)
+        ]
 
     def _hear_chunk(self) -> None:
         speech, self._encoder_state = self._ahead.next_chunk(self._encoder_state)
@@ -196,7 +208,7 @@ class Session:
         """Write until policies and model ask for more speech, or a segment ends."""
         available = self._decoder.memory.written
         while True:
-            wanted = [track.wants(available, ended=self._heard_all) for track in self._tracks]
+            wanted = self._rows.wanted(available, ended=self._heard_all)
             ready = [row for row, visible in enumerate(wanted) if visible is not None]
             if not ready:
                 if available >= self._limits.most_steps and not self._heard_all:
@@ -207,13 +219,23 @@ class Session:
             attempts = self._decoder.attempt([visible or 0 for visible in wanted])
             for row in ready:
                 yield from self._decide(row, attempts[row], wanted[row] or 0, available, doubted=row in doubted)
-            if self._full():
-                yield from self._next_segment(self._full_end())
+            if self._rows.full():
+                yield from self._settle(available)
+                yield from self._next_segment(self._rows.full_end())
                 return
-            if self._paused():
-                quiet = min(track.silent_until for track in self._tracks)
-                yield from self._next_segment(max([quiet - REPLAY_STEPS, *self._word_ends()]))
+            if self._rows.paused() and not self._heard_all:
+                yield from self._settle(available)
+                yield from self._next_segment(max([self._rows.quiet_since() - REPLAY_STEPS, *self._rows.word_ends()]))
                 return
+
+    def _settle(self, visible: int) -> Iterator[Event]:
+        """Write what is left of the answers to questions about a segment that ends."""
+        for row in self._rows.unanswered():
+            with closing(self._answer(row, visible)) as answer:
+                for attempt in answer:
+                    yield from self._note(row, attempt, visible)
+                    if self._tracks[row].done:
+                        break
 
     def _decide(self, row: int, attempt: Attempt, visible: int, available: int, *, doubted: bool) -> Iterator[Event]:
         track = self._tracks[row]
@@ -258,6 +280,7 @@ class Session:
         text = track.detokenizer.push(word.token_id)
         if not text:
             return
+        track.said = True
         words, track.unsaid = track.unsaid, []
         start_s = self._time_s(words[0].first_step)
         if not self._started:
@@ -297,7 +320,7 @@ class Session:
     def _rehearse(self, row: int, visible: int) -> Generator[Attempt]:
         """Yield what would be written next with that much speech and no more."""
         rows = [visible] * self._decoder.rows
-        most = min(visible + SPARE_TOKENS, self._limits.most_tokens) - len(self._tracks[row].words)
+        most = self._tracks[row].most(visible) - len(self._tracks[row].words)
         with self._decoder.rehearsal():
             for _ in range(most):
                 attempt = self._decoder.attempt(rows)[row]
@@ -311,58 +334,34 @@ class Session:
         visible = self._decoder.memory.written
         for attempt in self._best_answer(visible):
             yield from self._note(0, attempt, visible)
-        if self._full():
-            yield from self._next_segment(self._full_end())
+        if self._rows.full():
+            yield from self._next_segment(self._rows.full_end())
 
-    def _answer(self, row: int, visible: int) -> Sequence[Attempt]:
-        """Return what would be written with that much speech and no more."""
-        return self._best_answer(visible) if self.beam_size > 1 else list(self._rehearse(row, visible))
+    def _answer(self, row: int, visible: int) -> Generator[Attempt]:
+        """Yield what would be written with that much speech and no more."""
+        yield from self._best_answer(visible) if self.beam_size > 1 else self._rehearse(row, visible)
 
     def _best_answer(self, visible: int) -> Sequence[Attempt]:
         model, memory = self._model, self._decoder.memory
         rows = [self._prompt_tokens[0]] * self.beam_size
         decoder = TextDecoder(model.adapter, model.llm, model.manifest, rows, memory)
-        return beam_search(
-            decoder, visible, model.manifest.end_ids, min(visible + SPARE_TOKENS, self._limits.most_tokens)
-        )
+        return beam_search(decoder, visible, model.manifest.end_ids, self._tracks[0].most(visible))
 
     def _cut(self, visible: int) -> Iterator[Event]:
         """End a segment in the middle of speech, behind the last word that lies well before its end."""
         resume = []
         for row, track in enumerate(self._tracks):
-            answer = [] if self._doubts(row, visible) else self._answer(row, visible)
+            if track.question:
+                continue
+            answer = [] if self._doubts(row, visible) else list(self._answer(row, visible))
             kept = whole_words(answer, visible, self._model.tokenizer)
             for attempt in kept:
                 yield from self._note(row, attempt, visible)
             silent = len(kept) == len(answer)  # up to the border: a word that begins there may not be known yet
             resume.append(max([visible - REPLAY_STEPS if silent else 0, *(word.end_step for word in track.words[-1:])]))
-        yield from self._next_segment(max(min(resume), visible // 4))  # so that it goes on whatever the model says
-
-    def _full(self) -> bool:
-        """Say whether a text has reached the limit and every text has said something to begin anew behind."""
-        longest = max(len(track.words) for track in self._tracks)
-        return longest >= self._limits.most_tokens and all(track.words or track.done for track in self._tracks)
-
-    def _paused(self) -> bool:
-        """Say whether every text has had nothing to add for the length of a pause."""
-        quiet = min(track.silent_until - track.silent_since for track in self._tracks)
-        spoken = any(track.words for track in self._tracks)
-        enough = self._limits.pause_steps if spoken else max(self._limits.pause_steps, SILENCE_STEPS)
-        return bool(self._limits.pause_steps) and quiet >= enough and not self._heard_all
-
-    def _ended_early(self) -> bool:
-        """Say whether every text ended longer before the end of the audio than a pause lasts."""
-        ends = self._word_ends()
-        everywhere = len(ends) == len(self._tracks) and bool(self._limits.pause_steps)
-        return everywhere and self._decoder.memory.written - max(ends) >= self._limits.pause_steps
-
-    def _word_ends(self) -> list[int]:
-        """Return the step behind the last word of each text that has one."""
-        return [track.words[-1].end_step for track in self._tracks if track.words]
-
-    def _full_end(self) -> int:
-        """Return the step behind what every text has said; no speech has more than a token a step."""
-        return max(min(self._word_ends()), self._limits.most_tokens)
+        yield from self._settle(visible)
+        first = min(resume, default=visible - REPLAY_STEPS)
+        yield from self._next_segment(max(first, visible // 4))  # so that it goes on whatever the model says
 
     def _next_segment(self, first_step: int) -> Iterator[Event]:
         """Begin anew at an earlier step: prompt, memory and caches stay small however long the stream is."""
@@ -375,7 +374,9 @@ class Session:
         self.segment += self._started  # a segment without text was silence
         most = self.segments.context_tokens
         known = zip(self._tracks, self._contexts, strict=True)
-        self._begin_segment([(track.token_ids or before)[-most:] if most else () for track, before in known])
+        self._begin_segment(
+            [(track.token_ids or before)[-most:] if most and not track.question else () for track, before in known]
+        )
 
     def _end_segment(self) -> Iterator[Event]:
         if self._started:

@@ -1,4 +1,4 @@
-"""Token ids to text that only ever grows. Knows the `tokenizers` library and nothing of models."""
+"""Questions to token ids, and token ids to text that only ever grows. Knows the `tokenizers` library, no models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from bestow_edge.errors import BundleError
+from bestow_edge.config import ChatTemplate
+from bestow_edge.errors import BundleError, PromptError
+from bestow_edge.prompts import Question, prompt_text
+
+LEAST_ANSWER = 16
+"""Tokens that a question's prompt must leave of the LLM's context; fewer hold no sentence."""
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -20,6 +25,28 @@ def load_tokenizer(path: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
         raise BundleError(f"{path}: not a tokenizer file ({error}); export the checkpoint again") from error
+
+
+def question_ids(tokenizer: Tokenizer, question: Question, chat: ChatTemplate, max_text_tokens: int) -> tuple[int, ...]:
+    """Return the token ids of a question's whole prompt, as in training.
+
+    Args:
+        tokenizer: the LLM's.
+        question: what is asked.
+        chat: the LLM's chat format.
+        max_text_tokens: the LLM's context.
+
+    Raises:
+        PromptError: the question holds one of the LLM's special tokens, or leaves no room for an answer.
+    """
+    special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    if found := [token for token in special if token in question.text]:
+        raise PromptError(f"question {question.text!r:.60} holds {found[0]}, which the LLM's prompts use; leave it out")
+    ids: list[int] = tokenizer.encode(prompt_text(question, chat), add_special_tokens=False).ids
+    if (most := max_text_tokens - LEAST_ANSWER) < len(ids):
+        has = f"its prompt has {len(ids)} tokens, of the LLM's context of {max_text_tokens} it may take {most}"
+        raise PromptError(f"question {question.text!r:.60} is too long: {has}; ask a shorter one")
+    return tuple(ids)
 
 
 class Detokenizer:

@@ -35,6 +35,7 @@ from bestow_edge.config import SegmentConfig
 from bestow_edge.errors import ConfigError, TraceError
 from bestow_edge.files import sha256
 from bestow_edge.policy import POLICIES, Policy
+from bestow_edge.prompts import AboutSpeech, Question, parse_pair
 from bestow_edge.runtime.events import Decision, Event, SegmentEvent, TextEvent
 from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.session import Session
@@ -64,11 +65,22 @@ class TracedPrompt:
     """A prompt and its policy, as plain values."""
 
     pair: str
-    """Language pair."""
+    """Language pair; of a question the language of the speech."""
     policy: str
     """One of `POLICIES`, or the class of another."""
     fields: dict[str, Any]  # Any: each policy has its own
     """The policy's fields; none of a policy of your own."""
+    question: str = ""
+    """The question; empty where a pair is asked for."""
+
+    @property
+    def asked(self) -> AboutSpeech:
+        """What was asked.
+
+        Raises:
+            PromptError: a language is unknown.
+        """
+        return Question(self.pair, self.question) if self.question else parse_pair(self.pair)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,7 +212,7 @@ class Tracer:
             checkpoint_sha256=session.model.manifest.checkpoint_sha256,
             bundle_sha256=_bundle_sha256(session.model),
             sample_rate_hz=session.model.sample_rate_hz,
-            prompts=tuple(describe_prompt(str(prompt.pair), prompt.policy) for prompt in session.prompts),
+            prompts=tuple(describe_prompt(prompt.asked, prompt.policy) for prompt in session.prompts),
             lookahead=session.lookahead,
             segments=session.segments,
             beam_size=session.beam_size,
@@ -298,12 +310,14 @@ def read_trace(path: str | PathLike[str]) -> Trace:
     return trace
 
 
-def describe_prompt(pair: str, policy: Policy) -> TracedPrompt:
+def describe_prompt(asked: AboutSpeech, policy: Policy) -> TracedPrompt:
     """Return a prompt and its policy as a trace holds them."""
+    pair, question = (asked.source, asked.text) if isinstance(asked, Question) else (str(asked), "")
     for name, kind in POLICIES.items():
         if type(policy) is kind:
-            return TracedPrompt(pair=pair, policy=name, fields=asdict(policy))  # type: ignore[call-overload]  # see POLICIES
-    return TracedPrompt(pair=pair, policy=type(policy).__qualname__, fields={})
+            fields = asdict(policy)  # type: ignore[call-overload]  # see POLICIES
+            return TracedPrompt(pair=pair, policy=name, fields=fields, question=question)
+    return TracedPrompt(pair=pair, policy=type(policy).__qualname__, fields={}, question=question)
 
 
 def _bundle_sha256(model: Model) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from bestow_edge.policy import Policy, View, wanted_steps
-from bestow_edge.prompts import Pair
+from bestow_edge.policy import Offline, Policy, View, wanted_steps
+from bestow_edge.prompts import AboutSpeech
 from bestow_edge.runtime.decoder import Attempt
 from bestow_edge.runtime.tokenizer import Detokenizer
 
@@ -25,8 +25,8 @@ SPAN_SHARE = 0.1  # a word lasts as long as the attention around its peak is at 
 class Prompt:
     """What is asked about the speech, and when it may be answered."""
 
-    pair: Pair
-    """Languages of speech and text."""
+    asked: AboutSpeech
+    """Languages of speech and text, or a question."""
     policy: Policy
     """Read/write policy."""
 
@@ -53,6 +53,8 @@ class Track:
     detokenizer: Detokenizer
     most_tokens: int
     """Tokens an answer may have."""
+    question: bool = False
+    """It answers a question: its words lie anywhere in the speech, in any number and order."""
     words: list[Word] = field(default_factory=list)
     """Tokens of the answer so far."""
     at_least: int = 0
@@ -69,6 +71,8 @@ class Track:
     """Whole answers at the last reads, newest last."""
     drafted_at: int = -1
     """Visible steps of the newest draft."""
+    said: bool = False
+    """Something of it is new: the segment before has not said it."""
     unsaid: list[Word] = field(default_factory=list)
     """Tokens that completed no character yet."""
 
@@ -77,10 +81,19 @@ class Track:
         """Answer so far."""
         return tuple(word.token_id for word in self.words)
 
+    @property
+    def held(self) -> bool:
+        """Whether it answers a question, and only when everything has been heard."""
+        return self.question and isinstance(self.policy, Offline)
+
+    def most(self, visible: int) -> int:
+        """Return how many tokens the answer to that many steps may have."""
+        return self.most_tokens if self.question else min(visible + SPARE_TOKENS, self.most_tokens)
+
     def wants(self, available: int, *, ended: bool) -> int | None:
         """Return how many steps the next attempt sees, None if it has to wait."""
         wanted = wanted_steps(self.policy, len(self.words), self.at_least)
-        too_long = len(self.words) >= min(available + SPARE_TOKENS, self.most_tokens)
+        too_long = len(self.words) >= self.most(available)
         if self.done or not available or too_long or (wanted > available and not ended):
             return None
         return min(wanted, available)

@@ -6,6 +6,7 @@ It knows where a run's files are, not how weights are trained.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,7 +66,9 @@ class Run:
             texts, words = self.corpora.texts(), self.corpora.words
             tokenizer = train_tokenizer(texts, model.pairs, model.vocab_size, words)
             config = fresh_config(model, tokenizer.get_vocab_size(), _special_ids(tokenizer))
-        self.config, self.tokenizer = config, tokenizer
+        asked = () if self.corpora is None else self.corpora.questions()
+        self.config = replace(config, questions=tuple(sorted({*config.questions, *asked})))
+        self.tokenizer = tokenizer
         self.end_id = check_vocabulary(config, tokenizer)
         if not weights:
             return

@@ -20,14 +20,17 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from bestow_edge.cli.asking import labels
 from bestow_edge.cli.console import err, write, write_json
-from bestow_edge.cli.texts import StreamedTexts, event_record, labels, texts
+from bestow_edge.cli.texts import StreamedTexts, event_record, texts
+from bestow_edge.prompts import AboutSpeech
 
 if TYPE_CHECKING:
     from bestow_edge.runtime import Event
 
 FLOOR_DB = -60.0  # left end of the level bar
 BAR_CELLS = 20
+LABEL_CELLS = 24  # of a question before its answer
 LATE_S = 1.0  # lag from which the machine counts as falling behind
 
 
@@ -84,16 +87,16 @@ class GrowingLine:
 class Captions:
     """Shows the events of one or several texts, as text or as JSON lines, for the time of a `with` block."""
 
-    def __init__(self, langs: Sequence[str], *, as_json: bool) -> None:
-        """Take the pair of each text."""
-        self._langs, self._as_json = langs, as_json
+    def __init__(self, asked: Sequence[AboutSpeech], *, as_json: bool) -> None:
+        """Take the pair or question of each text."""
+        self._asked, self._as_json = asked, as_json
         self._status = ""
         self._live = _new_live()
         self._drawn = err.is_terminal
         self._shared = self._drawn and sys.stdout.isatty()
-        drawn_labels = labels(langs) if self._shared and not as_json else []
+        drawn_labels = labels(asked, LABEL_CELLS) if self._shared and not as_json else []
         self._growing = [GrowingLine(label) for label in drawn_labels]
-        self._streamed = StreamedTexts(langs)  # where they are neither drawn nor JSON
+        self._streamed = StreamedTexts(asked)  # where they are neither drawn nor JSON
 
     def __enter__(self) -> Captions:
         """Begin to draw, on a terminal."""
@@ -124,7 +127,7 @@ class Captions:
             times = {"audio_s": round(audio_s, 3), "wall_s": round(wall_s, 3)}
             for event in events:
                 with self._above():
-                    write_json(event_record(event, self._langs) | times)
+                    write_json(event_record(event, self._asked) | times)
         elif self._growing:
             self._grow(events)
         else:

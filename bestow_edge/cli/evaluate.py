@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 BLEU_WORDS = 4  # BLEU of texts without four words in a row is 0
 LATENCIES = ("LAAL", "LAAL_CA", "AL", "DAL", "ATD", "StartOffset", "EndOffset", "RTF")  # of the table on the terminal
+ANSWERS = ("rouge_l", "accuracy", "bleu")
 QUALITIES = {
     "transcribe": ("wer", "wer_normalized", "cer", "accuracy"),
     "translate": ("bleu", "chrf", "wer", "accuracy"),
@@ -37,7 +38,12 @@ Manifest = Annotated[
     typer.Argument(metavar="MANIFEST", help="NeMo's .jsonl, a .tsv with a header, or SimulEval's source list."),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of results; the same one goes on.")]
-Lang = Annotated[str, typer.Option("--lang", metavar="SOURCE-TARGET", help="en-en transcribes.")]
+Lang = Annotated[
+    str, typer.Option("--lang", metavar="SOURCE-TARGET", help="en-en transcribes; with --questions en, of the speech.")
+]
+Questions = Annotated[
+    bool, typer.Option("--questions", help="Ask each line's `question` and score against its `answer`.")
+]
 Target = Annotated[
     Path | None, typer.Option("--target", metavar="FILE", help="SimulEval's target list, for a source list.")
 ]
@@ -45,13 +51,21 @@ Audio = Annotated[
     Path | None, typer.Option("--audio", metavar="DIR", help="What audio paths are relative to; default: MANIFEST's.")
 ]
 Policies = Annotated[
-    str, typer.Option("--policy", metavar="NAME,...", help="wait-k, offline, align-att, local-agreement.")
+    str,
+    typer.Option(
+        "--policy",
+        metavar="NAME,...",
+        help="wait-k (the default), offline (that of --questions), align-att, local-agreement.",
+    ),
 ]
 Ks = Annotated[str, typer.Option("--k", metavar="N,...", help="wait-k: such as 3,6,10 or 1-12; default: bundle's.")]
 Thresholds = Annotated[str, typer.Option("--threshold", metavar="N,...", help="align-att: steps of 80 ms.")]
 Lookaheads = Annotated[str, typer.Option("--lookahead", metavar="N,...", help="Such as 13,6; default: the bundle's.")]
 Metric = Annotated[
-    str, typer.Option("--metric", help="Quality in the curves; default: wer of transcripts, bleu of translations.")
+    str,
+    typer.Option(
+        "--metric", help="Quality in the curves; default: wer of transcripts, bleu of translations, rouge_l of answers."
+    ),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Processes; each loads the bundle.")]
 Threads = Annotated[
@@ -63,10 +77,11 @@ def evaluate(
     manifest: Manifest,
     out: Out,
     lang: Lang = "en-de",
+    questions: Questions = False,
     bundle: options.Bundle = None,
     target: Target = None,
     audio: Audio = None,
-    policy: Policies = "wait-k",
+    policy: Policies = "",
     k: Ks = "",
     threshold: Thresholds = "",
     l: options.L = None,  # noqa: E741 - the paper's letter
@@ -87,9 +102,13 @@ def evaluate(
       bestow-edge eval test.jsonl --lang en-de --k 3,6,10 --out scores
       bestow-edge eval test.jsonl --lang en-en --k 1-12 --lookahead 13,6,1,0 --jobs 2 --out scores
       bestow-edge eval source.txt --target target.txt --bundle my-bundle --out scores
+      bestow-edge eval qa.jsonl --lang en --questions --bundle my-bundle --out scores
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
     pair = parse_pair(lang)
-    metric = metric or ("wer" if pair.task == "transcribe" else "bleu")
+    if questions and pair.task != "transcribe":
+        raise typer.BadParameter(f"--lang {lang}: with --questions give the language of the speech, such as en")
+    metric = metric or ("rouge_l" if questions else "wer" if pair.task == "transcribe" else "bleu")
+    policy = policy or ("offline" if questions else "wait-k")
     varied = {"k": numbers("--k", k), "threshold": numbers("--threshold", threshold)}
     steps = numbers("--lookahead", lookahead)
     with needs_extra("eval"):
@@ -97,10 +116,10 @@ def evaluate(
         from bestow_edge.evaluation.manifest import read_samples
         from bestow_edge.evaluation.store import Store
     _check_metric(metric)
-    runner = _runner(bundle, pair, device, threads, jobs)
+    runner = _runner(bundle, pair, device, threads, jobs, questions=questions)
     settings = _settings(runner, policy, varied, l, steps)
-    samples = read_samples(manifest, pair, target=target, audio=audio)
-    _say_what_to_expect(samples, manifest, pair, metric)
+    samples = read_samples(manifest, pair, questions=questions, target=target, audio=audio)
+    _say_what_to_expect(samples, manifest, runner, metric)
     what = summary.describe(manifest, samples, runner)
     store = Store(out, what)
     with _bar() as progress:
@@ -111,7 +130,7 @@ def evaluate(
     if as_json:
         write_json(record)
     else:
-        _show(results, pair, metric)
+        _show(results, ANSWERS if questions else QUALITIES[pair.task], metric)
         say(f"written to {out}: results.json, report.html, curve.svg, curve.png and a directory for each setting")
 
 
@@ -137,7 +156,9 @@ def _check_metric(metric: str) -> None:
         raise typer.BadParameter(f"--metric {metric}: expected one of {', '.join(METRICS)}")
 
 
-def _runner(bundle: Path | None, pair: Pair, device: options.Device, threads: int, jobs: int) -> Runner:
+def _runner(
+    bundle: Path | None, pair: Pair, device: options.Device, threads: int, jobs: int, *, questions: bool
+) -> Runner:
     from bestow_edge.evaluation.machine import usable_cores
     from bestow_edge.evaluation.runner import Runner
     from bestow_edge.runtime import embedded_bundle
@@ -145,7 +166,8 @@ def _runner(bundle: Path | None, pair: Pair, device: options.Device, threads: in
     if bundle is None:
         say("no bundle given: using the embedded demo (spoken digits, English and German)")
     threads = threads or max(1, usable_cores() // jobs)
-    return Runner(bundle=bundle or embedded_bundle(), pair=pair, device=device, threads=threads, jobs=jobs)
+    used = bundle or embedded_bundle()
+    return Runner(bundle=used, pair=pair, questions=questions, device=device, threads=threads, jobs=jobs)
 
 
 def _settings(
@@ -159,12 +181,15 @@ def _settings(
     from bestow_edge.bundle import check_files, read_manifest
     from bestow_edge.evaluation.settings import all_settings
     from bestow_edge.latency import is_trained
-    from bestow_edge.prompts import check_trained
+    from bestow_edge.prompts import Question, check_answers, check_trained
 
     manifest = read_manifest(runner.bundle)
     check_files(runner.bundle, manifest, hashes=False)
     config = manifest.model
-    check_trained(runner.pair, config.pairs)
+    if runner.questions:
+        check_answers(Question(runner.pair.source, "?"), config.questions)
+    else:
+        check_trained(runner.pair, config.pairs)
     names = [name.strip() for name in policies.split(",")]
     settings = all_settings(config, names, varied=varied, l=l, lookaheads=lookaheads)
     waits = [setting.fields for setting in settings if setting.policy == "wait-k"]
@@ -174,9 +199,11 @@ def _settings(
     return settings
 
 
-def _say_what_to_expect(samples: Samples, manifest: Path, pair: Pair, metric: str) -> None:
+def _say_what_to_expect(samples: Samples, manifest: Path, runner: Runner, metric: str) -> None:
     if samples.left_out:
-        say(f"{samples.left_out} lines of {manifest} are spoken in other languages than {pair.source} and left out")
+        asked = " or have no question" if runner.questions else ""
+        spoken = f"are spoken in other languages than {runner.pair.source}{asked}"
+        say(f"{samples.left_out} lines of {manifest} {spoken} and are left out")
     if metric == "bleu" and all(len(item.reference.split()) < BLEU_WORDS for item in samples.items):
         say_warning(
             f"no reference has {BLEU_WORDS} words, so BLEU is 0 whatever is written; choose --metric chrf or another"
@@ -198,10 +225,10 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
             raise typer.Exit(INTERRUPTED) from error
 
 
-def _show(results: Sequence[SettingResult], pair: Pair, metric: str) -> None:
+def _show(results: Sequence[SettingResult], qualities: Sequence[str], metric: str) -> None:
     from bestow_edge.evaluation.page import signatures
 
-    names = list(dict.fromkeys([metric, *QUALITIES[pair.task], *LATENCIES]))
+    names = list(dict.fromkeys([metric, *qualities, *LATENCIES]))
     table = new_table("Quality in percent, latency in ms; [95 % interval]", "setting", *names, numbers=tuple(names))
     for result in results:
         scores = result.scores

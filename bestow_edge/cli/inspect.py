@@ -139,6 +139,7 @@ def _model_table(title: str, config: ModelConfig) -> Table:
     scaled = "" if features.normalize == "none" else f", normalised {features.normalize}"
     table.add_row("audio", f"{features.sample_rate_hz} Hz, {features.num_mel_bins} mel bins{scaled}")
     table.add_row("pairs", ", ".join(config.pairs))
+    table.add_row("questions", f"about speech in {', '.join(config.questions)}" if config.questions else "none")
     table.add_row("policy", f"wait-k, k {config.policy.k}, l {config.policy.l}")
     table.add_row(*_streaming_row(config))
     return table

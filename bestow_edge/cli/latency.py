@@ -14,7 +14,7 @@ from bestow_edge.cli.console import err, say, say_warning
 
 if TYPE_CHECKING:
     from bestow_edge.latency import Choice
-    from bestow_edge.prompts import Pair
+    from bestow_edge.prompts import AboutSpeech
     from bestow_edge.runtime import Model
     from bestow_edge.runtime.calibration import Calibration
 
@@ -41,7 +41,7 @@ def latency_target(latency: str | None, *others: int | None) -> float | None:
     return parse_latency(latency)
 
 
-def choose_for(target_s: float, model: Model, pairs: Sequence[Pair], *, calibrated: bool) -> Choice:
+def choose_for(target_s: float, model: Model, asked: Sequence[AboutSpeech], *, calibrated: bool) -> Choice:
     """Choose for a latency and say on stderr what was chosen and, if calibrated, what the machine makes of it.
 
     Raises:
@@ -50,7 +50,7 @@ def choose_for(target_s: float, model: Model, pairs: Sequence[Pair], *, calibrat
     from bestow_edge.latency import right_contexts, solve
 
     choice = solve(target_s, model.config)
-    calibration = _calibrate(model, pairs, choice) if calibrated else None
+    calibration = _calibrate(model, asked, choice) if calibrated else None
     say(chosen(target_s, choice, calibration))
     if calibration is not None and not calibration.keeps_up:
         say_warning(too_slow(calibration, longer_helps=choice.lookahead < max(right_contexts(model.config))))
@@ -78,8 +78,8 @@ def too_slow(calibration: Calibration, *, longer_helps: bool) -> str:
     )
 
 
-def _calibrate(model: Model, pairs: Sequence[Pair], choice: Choice) -> Calibration:
+def _calibrate(model: Model, asked: Sequence[AboutSpeech], choice: Choice) -> Calibration:
     from bestow_edge.runtime.calibration import calibrate
 
     with err.status("measuring how fast this machine is"):
-        return calibrate(model, pairs, choice, MIC_CALIBRATION_S)
+        return calibrate(model, asked, choice, MIC_CALIBRATION_S)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bestow_edge.cli import options
+from bestow_edge.cli.asking import read_asked, with_policies
 from bestow_edge.cli.console import say
 from bestow_edge.cli.policies import StreamOptions
 from bestow_edge.cli.replay import traced
 from bestow_edge.errors import AudioDeviceError
-from bestow_edge.prompts import parse_pairs
 
 if TYPE_CHECKING:
     from bestow_edge.cli.captions import Captions
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 
 def mic(
-    lang: options.Lang = "en-de",
+    lang: options.Lang = None,
+    ask: options.Ask = None,
     bundle: options.Bundle = None,
     mic_device: Annotated[
         str | None, typer.Option("--mic-device", metavar="NAME|INDEX", help="As `bestow-edge devices` lists it.")
@@ -51,6 +52,7 @@ def mic(
     Ctrl-C stops listening, writes the rest and ends; a second one ends at once.
     On a terminal a line shows level, lag and whether the machine keeps up, and each pair has a line that grows.
     Elsewhere, with several pairs, what is new of each is a line of its own; put together they are its text.
+    Questions are answered at the end, beside a pair also after each pause; with a policy or a latency as a stream.
     With --trace a second one, too, leaves what was heard in the file.
     With --latency the machine is measured first, for two seconds.
 
@@ -59,14 +61,14 @@ def mic(
       bestow-edge mic
       bestow-edge mic --lang de-en --mic-device USB
       bestow-edge mic --lang en-en,en-de --policy local-agreement
+      bestow-edge mic --lang en-en --ask "What is to be done?"
       bestow-edge mic --latency 2.5s
       bestow-edge mic --seconds 30 --json > events.jsonl
       bestow-edge mic --trace talk.trace
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
-    asked = StreamOptions(policy=policy, k=k, l=l, threshold=threshold, lookahead=lookahead, latency=latency)
-    asked.check()
-    pairs = parse_pairs(lang)
-    langs = [str(pair) for pair in pairs]
+    when = StreamOptions(policy=policy, k=k, l=l, threshold=threshold, lookahead=lookahead, latency=latency)
+    when.check()
+    asked = read_asked(lang, ask)
     from bestow_edge.cli.captions import Captions
     from bestow_edge.runtime import load
     from bestow_edge.runtime.microphone import Microphone
@@ -74,12 +76,14 @@ def mic(
     model = load(bundle, device=device, threads=threads)
     rate_hz = model.sample_rate_hz
     microphone = Microphone(mic_device, sample_rate_hz=rate_hz, device_rate_hz=device_rate, seconds=seconds)
-    chosen, lookahead = asked.choose(model, pairs, calibrated=True)
-    opened = model.multi_session([(lang, chosen) for lang in langs], lookahead=lookahead)
+    chosen, lookahead = when.choose(model, asked, calibrated=True)
+    prompts = with_policies(asked, chosen, for_questions=when.for_questions)
+    opened = model.multi_session(prompts, lookahead=lookahead)
     session = opened if trace is None else traced(opened, trace)
     with session, microphone, _stopped_by_ctrl_c(microphone):
-        say(f"listening to {microphone.device} at {microphone.device_rate_hz} Hz, {', '.join(langs)}; Ctrl-C ends")
-        _listen(microphone, session, rate_hz, Captions(langs, as_json=as_json))
+        what = ", ".join(map(str, asked))
+        say(f"listening to {microphone.device} at {microphone.device_rate_hz} Hz, {what}; Ctrl-C ends")
+        _listen(microphone, session, rate_hz, Captions(asked, as_json=as_json))
     _say_lost(microphone)
 
 

@@ -10,10 +10,17 @@ import typer
 PolicyName = Literal["wait-k", "offline", "align-att", "local-agreement"]
 
 Lang = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--lang", metavar="SOURCE-TARGET,...", help="Languages of speech and text; en-en transcribes, en-en,en-de both."
+        "--lang",
+        metavar="SOURCE-TARGET,...",
+        help="Languages of speech and text; en-en transcribes, en-en,en-de both; default: en-de. With --ask, en (the "
+        "default then) is the language of the speech and nothing else is written.",
     ),
+]
+Ask = Annotated[
+    list[str] | None,
+    typer.Option("--ask", metavar="QUESTION", help="Question about the speech; may be given more than once."),
 ]
 Bundle = Annotated[
     Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle to run; without it the embedded digit demo.")

@@ -16,7 +16,7 @@ from bestow_edge.cli.options import PolicyName
 
 if TYPE_CHECKING:
     from bestow_edge.policy import Policy
-    from bestow_edge.prompts import Pair
+    from bestow_edge.prompts import AboutSpeech
     from bestow_edge.runtime import Model
     from bestow_edge.runtime.trace import TracedPrompt
 
@@ -38,6 +38,11 @@ class StreamOptions:
         named = {"policy": self.policy, "latency": self.latency, **self._fields}
         return [f"--{name}" for name, value in named.items() if value is not None]
 
+    @property
+    def for_questions(self) -> bool:
+        """Whether questions are to be answered in the stream too, because a policy was asked for."""
+        return bool(self.given)
+
     def check(self) -> None:
         """Refuse what does not go together, before a model is loaded.
 
@@ -50,12 +55,12 @@ class StreamOptions:
         latency_target(self.latency, self.k, self.l, self.lookahead)
         _check_fields(self.policy or "wait-k", self._fields)
 
-    def choose(self, model: Model, pairs: Sequence[Pair], *, calibrated: bool) -> tuple[Policy, int | None]:
+    def choose(self, model: Model, asked: Sequence[AboutSpeech], *, calibrated: bool) -> tuple[Policy, int | None]:
         """Return the policy of all texts and the look-ahead, None for the bundle's.
 
         Args:
             model: the loaded bundle.
-            pairs: languages of each text.
+            asked: what is asked about the stream.
             calibrated: measure what the choice for a latency costs on this machine.
 
         Raises:
@@ -66,7 +71,7 @@ class StreamOptions:
         target_s = latency_target(self.latency, self.k, self.l, self.lookahead)
         if target_s is None:
             return with_fields(default_policy(self.policy or "wait-k", model), self._fields), self.lookahead
-        choice = choose_for(target_s, model, pairs, calibrated=calibrated)
+        choice = choose_for(target_s, model, asked, calibrated=calibrated)
         return WaitK(choice.k, choice.l), choice.lookahead if model.config.bidirectional is None else None
 
     @property

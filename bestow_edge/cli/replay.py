@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bestow_edge.cli import options
+from bestow_edge.cli.asking import asked_record, labels
 from bestow_edge.cli.console import write, write_json
 from bestow_edge.cli.policies import default_policy, given_fields, policy_record, with_fields
-from bestow_edge.cli.texts import labels, texts
+from bestow_edge.cli.texts import texts
 
 if TYPE_CHECKING:
     from bestow_edge.policy import Policy
-    from bestow_edge.runtime import Event, Session
+    from bestow_edge.runtime import Event, Model, Session
     from bestow_edge.runtime.trace import Trace, TraceHeader, Tracer
 
 SAME = "same text as recorded"
@@ -57,8 +58,7 @@ def replay(
 
     trace = read_trace(file)
     model = load(bundle, device=device, threads=threads)
-    used = trace.policies if policy is None else [default_policy(policy, model)] * len(trace.header.prompts)
-    policies = [with_fields(one, given_fields(k=k, l=l, threshold=threshold)) for one in used]
+    policies = _policies(trace, model, policy, given_fields(k=k, l=l, threshold=threshold))
     events = runtime.replay(trace, model, policies=policies, lookahead=lookahead, any_bundle=any_bundle)
     header = _replayed(trace, policies, lookahead)
     changed = header != trace.header or not trace.same_bundle(model)
@@ -78,26 +78,40 @@ def traced(session: Session, path: Path) -> Tracer:
     return Tracer(session, path)
 
 
+def _policies(trace: Trace, model: Model, name: options.PolicyName | None, given: Mapping[str, int]) -> list[Policy]:
+    """Return the policy of each prompt; fields alone are for the texts beside questions that were asked at the end."""
+    if name is not None:
+        return [with_fields(default_policy(name, model), given)] * len(trace.header.prompts)
+    from bestow_edge.policy import Offline
+
+    recorded = [(one, prompt.question) for one, prompt in zip(trace.policies, trace.header.prompts, strict=True)]
+    held = [bool(question) and isinstance(one, Offline) for one, question in recorded]
+    return [
+        one if waits and not all(held) else with_fields(one, given)
+        for (one, _), waits in zip(recorded, held, strict=True)
+    ]
+
+
 def _replayed(trace: Trace, policies: list[Policy], lookahead: int | None) -> TraceHeader:
     """Return the recorded settings with those of the replay in their place."""
     from bestow_edge.runtime.trace import describe_prompt
 
-    pairs = [prompt.pair for prompt in trace.header.prompts]
-    prompts = tuple(describe_prompt(pair, policy) for pair, policy in zip(pairs, policies, strict=True))
+    asked = [prompt.asked for prompt in trace.header.prompts]
+    prompts = tuple(describe_prompt(what, policy) for what, policy in zip(asked, policies, strict=True))
     used = trace.header.lookahead if lookahead is None else lookahead
     return dataclasses.replace(trace.header, prompts=prompts, lookahead=used)
 
 
 def _show(trace: Trace, header: TraceHeader, events: Sequence[Event], difference: str | None, *, changed: bool) -> None:
-    langs = [prompt.pair for prompt in header.prompts]
-    replayed = texts(events, len(langs))
+    asked = [prompt.asked for prompt in header.prompts]
+    replayed = texts(events, len(asked))
     if difference is None and not changed:
-        for label, text in zip(labels(langs), replayed, strict=True):
+        for label, text in zip(labels(asked), replayed, strict=True):
             write(label + text)
         rounded = "" if trace.events == tuple(events) else "; log-probabilities or places in the audio differ"
         write(SAME + rounded)
         return
-    for number, recorded in enumerate(texts(trace.events, len(langs))):
+    for number, recorded in enumerate(texts(trace.events, len(asked))):
         write(f"recorded, {_settings(trace.header, number)}: {recorded}")
         write(f"replayed, {_settings(header, number)}: {replayed[number]}")
     write(f"first difference: {difference}" if difference else SAME)
@@ -110,7 +124,7 @@ def _record(trace: Trace, header: TraceHeader, events: Sequence[Event]) -> dict[
         "duration_s": round(trace.duration_s, 3),
         "finished": header.finished,
         "texts": [
-            {"lang": prompt.pair, "recorded": old, "replayed": new}
+            asked_record(prompt.asked) | {"recorded": old, "replayed": new}
             for prompt, old, new in zip(header.prompts, recorded, replayed, strict=True)
         ],
     }
@@ -125,4 +139,4 @@ def _texts_record(header: TraceHeader, events: Sequence[Event]) -> list[dict[str
 def _settings(header: TraceHeader, number: int) -> str:
     prompt = header.prompts[number]
     fields = "".join(f" {name}={value}" for name, value in prompt.fields.items())
-    return f"{prompt.pair} {prompt.policy}{fields} look-ahead {header.lookahead}"
+    return f"{prompt.asked} {prompt.policy}{fields} look-ahead {header.lookahead}"

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bestow_edge.cli import options
+from bestow_edge.cli.asking import asked_record, labels, languages, read_asked, with_policies
 from bestow_edge.cli.console import err, say_error, write, write_json
 from bestow_edge.cli.policies import StreamOptions, policy_record
 from bestow_edge.cli.replay import traced
-from bestow_edge.cli.texts import StreamedTexts, event_record, labels, texts
+from bestow_edge.cli.texts import StreamedTexts, event_record, texts
 from bestow_edge.errors import AudioError, SessionError
-from bestow_edge.prompts import Pair, parse_pairs
+from bestow_edge.prompts import AboutSpeech, Question
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,9 +37,8 @@ class Job:
     """What is done with every file."""
 
     model: Model
-    langs: tuple[str, ...]
-    """Pair of each text."""
-    policy: Policy
+    prompts: tuple[tuple[AboutSpeech, Policy], ...]
+    """Pair or question and policy of each text."""
     lookahead: int | None
     beam: int
     streaming: bool
@@ -47,15 +47,20 @@ class Job:
     prefixed: bool
     """Whether each line begins with its file's name."""
 
+    @property
+    def asked(self) -> list[AboutSpeech]:
+        """What is asked about every file."""
+        return [what for what, _ in self.prompts]
+
     def session(self) -> Session:
         """Open the session of one file."""
-        prompts = [(lang, self.policy) for lang in self.langs]
-        return self.model.multi_session(prompts, lookahead=self.lookahead, beam_size=self.beam)
+        return self.model.multi_session(self.prompts, lookahead=self.lookahead, beam_size=self.beam)
 
 
 def run(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="wav, flac, ogg or mp3, any rate.")],
-    lang: options.Lang = "en-de",
+    lang: options.Lang = None,
+    ask: options.Ask = None,
     bundle: options.Bundle = None,
     stream: Annotated[bool, typer.Option("--stream", help="Write while listening, not at the end.")] = False,
     policy: options.Policy = None,
@@ -70,15 +75,17 @@ def run(
     device: options.Device = "cpu",
     threads: options.Threads = 0,
 ) -> None:
-    """Write the text of audio files, one line each, or one line for each pair of languages.
+    """Write the text of audio files, one line each, or one line for each pair of languages and question.
 
-    With several pairs, --stream writes what is new of each as a line of its own; put together they are its text.
+    With several, --stream writes what is new of each as a line of its own; put together they are its text.
+    Questions are answered when everything has been heard, unless --stream comes with a policy or a latency.
     A file that cannot be read is reported, the others are done, and the exit code is 2.
 
     \b
     Examples:
       bestow-edge run talk.wav
       bestow-edge run talk.wav --lang en-en,en-de
+      bestow-edge run talk.wav --lang en --ask "Who is speaking?" --ask "What was decided?"
       bestow-edge run talk.wav --beam 5
       bestow-edge run talk.wav --stream --k 4
       bestow-edge run talk.wav --stream --policy align-att --threshold 6
@@ -86,17 +93,16 @@ def run(
       bestow-edge run talk.wav --stream --trace talk.trace
       bestow-edge run *.wav --lang en-en --json
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
-    asked = StreamOptions(policy=policy, k=k, l=l, threshold=threshold, lookahead=lookahead, latency=latency)
-    pairs = parse_pairs(lang)
-    _check(files, pairs, asked, stream=stream, beam=beam, trace=trace)
+    when = StreamOptions(policy=policy, k=k, l=l, threshold=threshold, lookahead=lookahead, latency=latency)
+    asked = read_asked(lang, ask)
+    _check(files, asked, when, stream=stream, beam=beam, trace=trace)
     from bestow_edge.runtime import Offline, load
 
     model = load(bundle, device=device, threads=threads)
-    chosen, lookahead = asked.choose(model, pairs, calibrated=False) if stream else (Offline(), lookahead)
+    chosen, lookahead = when.choose(model, asked, calibrated=False) if stream else (Offline(), lookahead)
     job = Job(
         model=model,
-        langs=tuple(map(str, pairs)),
-        policy=chosen,
+        prompts=with_policies(asked, chosen, for_questions=when.for_questions),
         lookahead=lookahead,
         beam=beam,
         streaming=stream,
@@ -104,7 +110,7 @@ def run(
         as_json=as_json,
         prefixed=len(files) > 1,
     )
-    job.session()  # refuses a wrong pair or look-ahead before any file is read
+    job.session()  # refuses a wrong pair, question or look-ahead before any file is read
     failed = [path for path in files if not _try_file(path, job)]
     if failed:
         raise typer.Exit(2)
@@ -112,22 +118,23 @@ def run(
 
 def _check(
     files: Sequence[Path],
-    pairs: Sequence[Pair],
-    asked: StreamOptions,
+    asked: Sequence[AboutSpeech],
+    when: StreamOptions,
     *,
     stream: bool,
     beam: int,
     trace: Path | None,
 ) -> None:
     """Refuse options that do not go together, before a model is loaded."""
-    if asked.given and not stream:
-        needs = f"{', '.join(asked.given)}: only with --stream"
+    if when.given and not stream:
+        needs = f"{', '.join(when.given)}: only with --stream"
         raise typer.BadParameter(f"{needs}; without it everything is heard before text is written")
-    if beam > 1 and (stream or len(pairs) > 1):
-        raise typer.BadParameter("--beam searches one text of the whole audio; leave out --stream and give one --lang")
+    if beam > 1 and (stream or len(asked) > 1):
+        remedy = "leave out --stream and give one --lang or one --ask"
+        raise typer.BadParameter(f"--beam searches one text of the whole audio; {remedy}")
     if trace is not None and not (stream and len(files) == 1):
         raise typer.BadParameter("--trace records one file with --stream: give one FILE and --stream")
-    asked.check()
+    when.check()
 
 
 def _try_file(path: Path, job: Job) -> bool:
@@ -149,14 +156,14 @@ def _file(path: Path, waveform: npt.NDArray[np.float32], job: Job) -> None:
     with opened if job.trace is None else traced(opened, job.trace) as session:
         heard = _heard(session, waveform, job)
         if job.streaming and not job.as_json:
-            _write_growing(heard, StreamedTexts(job.langs, prefix))
+            _write_growing(heard, StreamedTexts(job.asked, prefix))
             return
         events = [event for added in heard for event in added]
     wall_s = time.perf_counter() - started_s
     if job.as_json:
         write_json(_record(path, len(waveform) / job.model.sample_rate_hz, wall_s, events, job))
         return
-    for label, text in zip(labels(job.langs), texts(events, len(job.langs)), strict=True):
+    for label, text in zip(labels(job.asked), texts(events, len(job.prompts)), strict=True):
         write(prefix + label + text)
 
 
@@ -195,20 +202,35 @@ def _bar(total: int, *, shown: bool) -> Iterator[Any]:  # Any: a function from a
 
 
 def _record(path: Path, duration_s: float, wall_s: float, events: list[Event], job: Job) -> dict[str, object]:
-    from bestow_edge.runtime.trace import describe_prompt
-
-    said = texts(events, len(job.langs))
-    lookahead = job.model.config.right_context if job.lookahead is None else job.lookahead
-    policy = policy_record(describe_prompt(job.langs[0], job.policy), lookahead)
     record: dict[str, object] = {
         "file": str(path),
-        "lang": ",".join(job.langs),
-        **({"text": said[0]} if len(said) == 1 else {"texts": dict(zip(job.langs, said, strict=True))}),
+        "lang": languages(job.asked),
+        **_texts_record(texts(events, len(job.prompts)), job),
         "duration_s": round(duration_s, 3),
         "wall_s": round(wall_s, 3),
         "rtf": round(wall_s / duration_s, 4),
-        "policy": policy if job.beam == 1 else policy | {"beam": job.beam},
+        "policy": _policy_record(job, 0),  # of the texts; all of them have the same
     }
     if job.streaming:
-        record["events"] = [event_record(event, job.langs) for event in events]
+        record["events"] = [event_record(event, job.asked) for event in events]
     return record
+
+
+def _texts_record(said: Sequence[str], job: Job) -> dict[str, object]:
+    """Return what was written for pairs and, if there are any, the answers to questions with their policies."""
+    pairs = {str(what): text for what, text in zip(job.asked, said, strict=True) if not isinstance(what, Question)}
+    answers = [
+        asked_record(what) | {"text": text, "policy": _policy_record(job, row)}
+        for row, (what, text) in enumerate(zip(job.asked, said, strict=True))
+        if isinstance(what, Question)
+    ]
+    record: dict[str, object] = {"text": said[0]} if len(pairs) == 1 else {"texts": pairs} if pairs else {}
+    return record | ({"answers": answers} if answers else {})
+
+
+def _policy_record(job: Job, row: int) -> dict[str, object]:
+    from bestow_edge.runtime.trace import describe_prompt
+
+    lookahead = job.model.config.right_context if job.lookahead is None else job.lookahead
+    policy = policy_record(describe_prompt(*job.prompts[row]), lookahead)
+    return policy if job.beam == 1 else policy | {"beam": job.beam}

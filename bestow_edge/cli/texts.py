@@ -1,11 +1,13 @@
-"""Texts on stdout, as they come or at the end, and the pair each line belongs to. Knows events, not terminals."""
+"""Texts on stdout, as they come or at the end, behind what each answers. Knows events, not terminals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bestow_edge.cli.asking import asked_record, labels
 from bestow_edge.cli.console import write
+from bestow_edge.prompts import AboutSpeech
 
 if TYPE_CHECKING:
     from bestow_edge.runtime import Event
@@ -15,13 +17,14 @@ class StreamedTexts:
     """Texts written as they come. One is a single growing line.
 
     Several would be torn to pieces on one line, so what a block of audio brings for a pair becomes a line of its own
-    behind the pair: nothing is held back, nothing is changed, and the lines of a pair, put together, are its text.
+    behind the pair: nothing is held back, nothing is changed, and the lines of a pair, put together, are its text. A
+    question is treated like a pair.
     """
 
-    def __init__(self, langs: Sequence[str], prefix: str = "") -> None:
-        """Take the pair of each text and what every line begins with."""
-        self._langs, self._prefix = langs, prefix
-        self._alone = len(langs) == 1
+    def __init__(self, asked: Sequence[AboutSpeech], prefix: str = "") -> None:
+        """Take the pair or question of each text and what every line begins with."""
+        self._labels, self._prefix = labels(asked), prefix
+        self._alone = len(asked) == 1
 
     def begin(self) -> None:
         """Write what comes before a single text."""
@@ -30,7 +33,7 @@ class StreamedTexts:
 
     def add(self, events: Sequence[Event]) -> None:
         """Write what a block of audio brought."""
-        for label, text in zip(labels(self._langs), texts(events, len(self._langs)), strict=True):
+        for label, text in zip(self._labels, texts(events, len(self._labels)), strict=True):
             if self._alone:
                 write(text, end="")
             elif text:
@@ -40,11 +43,6 @@ class StreamedTexts:
         """End the line of a single text."""
         if self._alone:
             write("")
-
-
-def labels(langs: Sequence[str]) -> list[str]:
-    """Return what the lines of each text begin with; a single text needs nothing."""
-    return [""] if len(langs) == 1 else [f"{lang}: " for lang in langs]
 
 
 def texts(events: Sequence[Event], num_prompts: int) -> list[str]:
@@ -58,7 +56,7 @@ def texts(events: Sequence[Event], num_prompts: int) -> list[str]:
     return added
 
 
-def event_record(event: Event, langs: Sequence[str]) -> dict[str, object]:
+def event_record(event: Event, asked: Sequence[AboutSpeech]) -> dict[str, object]:
     """Return an event as JSON shows it; `event` is its kind: text, segment-start or segment-end."""
     from bestow_edge.runtime import SegmentEvent
 
@@ -66,7 +64,7 @@ def event_record(event: Event, langs: Sequence[str]) -> dict[str, object]:
         return {"event": f"segment-{event.kind}", "segment": event.segment, "time_s": round(event.time_s, 3)}
     return {
         "event": "text",
-        "lang": langs[event.prompt],
+        **asked_record(asked[event.prompt]),
         "text": event.text,
         "start_s": round(event.start_s, 3),
         "end_s": round(event.end_s, 3),

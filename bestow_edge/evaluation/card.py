@@ -91,6 +91,7 @@ def _model(config: ModelConfig) -> str:
         ("policy", f"wait-k, K = {policy.k}, L = {policy.l} by default"),
         ("audio", f"{config.features.sample_rate_hz} Hz, {config.features.num_mel_bins} mel bins"),
     ]
+    tasks += [f"answers questions about {LANGUAGES[code]} speech" for code in config.questions]
     intro = f"A BESTOW model (speech encoder, cross-attention adapter, LLM) that {', '.join(tasks)}."
     return f"{intro}\n\n{_table(('part', 'what'), rows)}"
 

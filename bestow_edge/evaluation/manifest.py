@@ -1,6 +1,6 @@
 """Evaluation manifests: recordings and what should be written, from three kinds of files, checked before anything runs.
 
-- JSON lines with NeMo's fields (`.json`, `.jsonl`), see `bestow_edge.manifest`;
+- JSON lines with NeMo's fields (`.json`, `.jsonl`), see `bestow_edge.manifest`; these may hold questions and answers;
 - tab-separated values (`.tsv`) with a header: `path` and `sentence` as in Common Voice, `translation` as in CoVoST;
 - SimulEval's lists: one audio file a line, and the references in a second file.
 
@@ -43,6 +43,8 @@ class Sample:
     """Its length in any case, seconds."""
     reference: str
     """What should be written."""
+    question: str = ""
+    """What is asked about it; empty = its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Samples:
     items: tuple[Sample, ...]
     """In the manifest's order."""
     left_out: int
-    """Lines of a NeMo manifest whose speech is in another language."""
+    """Lines of a NeMo manifest whose speech is in another language, or that have no question where those are asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +66,19 @@ class _Line:
     offset_s: float
     duration_s: float | None
     reference: str
+    question: str = ""
 
 
-def read_samples(manifest: Path, pair: Pair, *, target: Path | None = None, audio: Path | None = None) -> Samples:
+def read_samples(
+    manifest: Path, pair: Pair, *, questions: bool = False, target: Path | None = None, audio: Path | None = None
+) -> Samples:
     """Read and check a manifest.
 
     Args:
         manifest: the file; its suffix tells the kind: `.json` and `.jsonl` NeMo's, `.tsv` a table, others SimulEval's
             source list.
         pair: languages; those of the references are `pair.target`.
+        questions: ask each line's `question`, whose `answer` is the reference; NeMo's manifests alone have them.
         target: SimulEval's target list, for a source list alone.
         audio: directory that paths are relative to; None = the manifest's, for tables also `clips` in it.
 
@@ -87,6 +93,8 @@ def read_samples(manifest: Path, pair: Pair, *, target: Path | None = None, audi
             "a source list needs a target list (--target)" if listed else f"a {suffix} manifest has its own texts"
         )
         raise ManifestError(f"{manifest}: {expected}; manifests are .jsonl, .json, .tsv, or two lists")
+    if questions and suffix not in JSON_SUFFIXES:
+        raise ManifestError(f"{manifest}: questions are asked from .jsonl and .json manifests with question and answer")
     left_out = 0
     if target is not None:
         lines = list(_lists(manifest, target, audio or manifest.parent))
@@ -94,23 +102,38 @@ def read_samples(manifest: Path, pair: Pair, *, target: Path | None = None, audi
         lines = list(_table(manifest, pair, audio))
     else:
         numbered = numbered_utterances(manifest, default_lang=pair.source)
-        spoken = [(number, item) for number, item in numbered if item.source_lang == pair.source]
-        left_out = len(numbered) - len(spoken)
-        lines = [_nemo(item, manifest, number, pair, audio) for number, item in spoken]
+        used = [
+            (number, item)
+            for number, item in numbered
+            if item.source_lang == pair.source and (item.question or not questions)
+        ]
+        left_out = len(numbered) - len(used)
+        read = _asked if questions else _nemo
+        lines = [read(item, manifest, number, pair, audio) for number, item in used]
     if not lines:
-        raise ManifestError(f"{manifest}: nothing to evaluate for {pair}; {left_out} lines are in other languages")
+        without = "are in other languages or have no question" if questions else "are in other languages"
+        raise ManifestError(f"{manifest}: nothing to evaluate for {pair}; {left_out} lines {without}")
     _check_unique(lines)
     return Samples(tuple(map(_checked, lines)), left_out)
 
 
 def _nemo(item: Utterance, manifest: Path, number: int, pair: Pair, audio: Path | None) -> _Line:
-    where, path = f"{manifest}:{number}", item.path
+    where = f"{manifest}:{number}"
     if pair.target not in item.texts:
-        has = ", ".join(item.texts)
+        has = ", ".join(item.texts) or "none"
         raise ManifestError(f"{where}: no text in {pair.target}, it has {has}; add it as translations.{pair.target}")
-    if audio is not None and path.is_relative_to(manifest.parent):
-        path = audio / path.relative_to(manifest.parent)
-    return _Line(where, path, item.offset_s, item.duration_s, item.texts[pair.target])
+    return _Line(where, _path(item, manifest, audio), item.offset_s, item.duration_s, item.texts[pair.target])
+
+
+def _asked(item: Utterance, manifest: Path, number: int, _pair: Pair, audio: Path | None) -> _Line:
+    where, path = f"{manifest}:{number}", _path(item, manifest, audio)
+    return _Line(where, path, item.offset_s, item.duration_s, item.answer, item.question)
+
+
+def _path(item: Utterance, manifest: Path, audio: Path | None) -> Path:
+    if audio is not None and item.path.is_relative_to(manifest.parent):
+        return audio / item.path.relative_to(manifest.parent)
+    return item.path
 
 
 def _table(manifest: Path, pair: Pair, audio: Path | None) -> Iterator[_Line]:
@@ -149,11 +172,12 @@ def _lists(source: Path, target: Path, audio: Path) -> Iterator[_Line]:
 
 
 def _check_unique(lines: Sequence[_Line]) -> None:
-    first: dict[tuple[Path, float, float | None], str] = {}
+    first: dict[tuple[Path, float, float | None, str], str] = {}
     for line in lines:
-        key = line.path.resolve(), line.offset_s, line.duration_s
+        key = line.path.resolve(), line.offset_s, line.duration_s, line.question
         if key in first:
-            raise ManifestError(f"{line.where}: repeats {first[key]} ({line.path}); every recording may occur once")
+            once = "every question about a recording" if line.question else "every recording"
+            raise ManifestError(f"{line.where}: repeats {first[key]} ({line.path}); {once} may occur once")
         first[key] = line.where
 
 
@@ -173,4 +197,4 @@ def _checked(line: _Line) -> Sample:
         raise ManifestError(f"{line.where}: {wanted}, but {line.path} has {header.frames / header.samplerate:.2f} s")
     whole = line.duration_s is None or line.duration_s > rest_s - ROUNDING_S
     duration_s = None if whole else line.duration_s
-    return Sample(line.path, line.offset_s, duration_s, duration_s or rest_s, line.reference.strip())
+    return Sample(line.path, line.offset_s, duration_s, duration_s or rest_s, line.reference.strip(), line.question)

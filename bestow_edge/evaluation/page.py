@@ -65,7 +65,7 @@ def _names(results: Sequence[SettingResult]) -> list[str]:
 
 def _facts(record: Mapping[str, Any]) -> str:
     manifest, bundle, machine = record["manifest"], record["bundle"], record["machine"]
-    left_out = f", {manifest['left_out']} lines in other languages left out" if manifest["left_out"] else ""
+    left_out = f", {manifest['left_out']} other lines left out" if manifest["left_out"] else ""
     lines = [
         f"{manifest['utterances']} utterances, {manifest['audio_s']:.0f} s of audio{left_out}",
         f"bundle {bundle['name']}, checkpoint SHA-256 {bundle['checkpoint_sha256'][:16]}",

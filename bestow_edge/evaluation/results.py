@@ -55,6 +55,7 @@ def score_setting(setting: Setting, instances: Sequence[Instance], pair: Pair) -
         {
             "index": instance.index,
             "source": " ".join(instance.source),
+            **{name: instance.extra[name] for name in ("question",) if name in instance.extra},
             "reference": instance.reference,
             "prediction": instance.prediction,
             "scores": {**texts, **single},

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bestow_edge.errors import SessionError
@@ -21,7 +21,7 @@ from bestow_edge.evaluation.manifest import Sample
 from bestow_edge.evaluation.settings import Setting
 from bestow_edge.evaluation.store import Store
 from bestow_edge.evaluation.stream import listen
-from bestow_edge.prompts import Pair
+from bestow_edge.prompts import Pair, Question
 from bestow_edge.runtime.audio import read_waveform
 from bestow_edge.runtime.model import Device, Model, load
 
@@ -41,11 +41,19 @@ class Runner:
 
     bundle: Path
     pair: Pair
+    """Languages; where samples have questions, of speech and answers."""
+    questions: bool = False
+    """Whether samples have questions, whose answers are scored."""
     device: Device = "cpu"
     threads: int = 1
     """Threads of each process."""
     jobs: int = 1
     """Processes."""
+
+    @property
+    def name(self) -> str:
+        """What is evaluated, in short."""
+        return f"questions about {self.pair.source}" if self.questions else str(self.pair)
 
     def run(
         self,
@@ -117,8 +125,10 @@ def run_task(model: Model, pair: Pair, task: Task) -> Instance:
     waveform, rate_hz = read_waveform(sample.path, offset_s=sample.offset_s, duration_s=sample.duration_s)
     lookahead = task.setting.lookahead if model.config.bidirectional is None else None
     policy = task.setting.make_policy()
-    with model.session(source=pair.source, target=pair.target, policy=policy, lookahead=lookahead) as session:
-        return listen(session, waveform, rate_hz).instance(task.index, sample.reference, str(sample.path))
+    asked = Question(pair.source, sample.question) if sample.question else pair
+    with model.multi_session([(asked, policy)], lookahead=lookahead) as session:
+        instance = listen(session, waveform, rate_hz).instance(task.index, sample.reference, str(sample.path))
+    return replace(instance, extra={**instance.extra, "question": sample.question}) if sample.question else instance
 
 
 _process: dict[str, tuple[Model, Pair]] = {}  # of a worker: one model for all its tasks

@@ -103,8 +103,11 @@ class Store:
 
 
 def samples_sha256(samples: Samples) -> str:
-    """Return a hash of recordings and references: their paths' names, places, lengths and texts."""
-    rows = [[item.path.name, item.offset_s, item.duration_s, item.length_s, item.reference] for item in samples.items]
+    """Return a hash of recordings and references: their paths' names, places, lengths, texts and questions, if any."""
+    rows = [
+        [item.path.name, item.offset_s, item.duration_s, item.length_s, item.reference, *filter(None, [item.question])]
+        for item in samples.items
+    ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

@@ -32,7 +32,7 @@ def describe(manifest: Path, samples: Samples, runner: Runner) -> dict[str, Any]
     """Return everything that has to be the same to go on with an earlier run, as JSON."""
     bundle = read_manifest(runner.bundle)
     return {
-        "pair": str(runner.pair),
+        "pair": runner.name,
         "manifest": {
             "file": manifest.name,
             "sha256": samples_sha256(samples),

@@ -1,6 +1,8 @@
 """The command line in a process of its own, as users run it."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,3 +42,16 @@ def wav(tmp_path: Path, speech: np.ndarray) -> Path:
     path = tmp_path / "speech.wav"
     soundfile.write(path, speech[: 3 * 16_000], 16_000)
     return path
+
+
+@pytest.fixture(scope="session")
+def asked_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle as if it had been trained for questions about English speech; one token in nine ends a text."""
+    copy = tmp_path_factory.mktemp("asked") / "bundle"
+    shutil.copytree(tiny_bundle, copy)
+    path = copy / "bundle.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["model"]["questions"] = ["en"]
+    document["end_ids"] = list(range(0, 300, 9))
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return copy

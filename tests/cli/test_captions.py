@@ -9,6 +9,7 @@ from rich.console import Console
 
 from bestow_edge.cli import captions
 from bestow_edge.cli.captions import Captions, GrowingLine, Status
+from bestow_edge.prompts import parse_pairs
 from bestow_edge.runtime import Event, SegmentEvent, TextEvent
 
 WIDTH = 32
@@ -56,7 +57,7 @@ def say(text: str, prompt: int = 0) -> Event:
 
 def test_one_pair_grows_on_one_line(terminal: Terminal) -> None:
     words = "one two three four five six seven eight nine"
-    with redirect_stdout(terminal), Captions(["en-en"], as_json=False) as shown:
+    with redirect_stdout(terminal), Captions(parse_pairs("en-en"), as_json=False) as shown:
         shown.show(STATUS)
         assert terminal.screen() == [CUT]
         for number, word in enumerate(words.split()):
@@ -67,7 +68,7 @@ def test_one_pair_grows_on_one_line(terminal: Terminal) -> None:
 
 
 def test_each_pair_has_a_line_of_its_own(terminal: Terminal) -> None:
-    with redirect_stdout(terminal), Captions(["en-en", "en-de"], as_json=False) as shown:
+    with redirect_stdout(terminal), Captions(parse_pairs("en-en,en-de"), as_json=False) as shown:
         shown.show(STATUS)
         assert terminal.screen() == ["en-en:", "en-de:", CUT]
         shown.add([SegmentEvent("start", 0, 0.1), say("one"), say("eins", 1), say(" two")], 1.0, 1.0)
@@ -80,9 +81,9 @@ def test_each_pair_has_a_line_of_its_own(terminal: Terminal) -> None:
     assert terminal.screen() == [full, "en-en: six", "en-de: eins zwei drei vier"]
 
 
-@pytest.mark.parametrize("langs", [["en-en"], ["en-en", "en-de"]])
-def test_json_stands_above_the_status_line(terminal: Terminal, langs: list[str]) -> None:
-    with redirect_stdout(terminal), Captions(langs, as_json=True) as shown:
+@pytest.mark.parametrize("langs", ["en-en", "en-en,en-de"])
+def test_json_stands_above_the_status_line(terminal: Terminal, langs: str) -> None:
+    with redirect_stdout(terminal), Captions(parse_pairs(langs), as_json=True) as shown:
         shown.show(STATUS)
         shown.add([say("one"), SegmentEvent("end", 0, 0.4)], 1.0, 1.5)
         shown.show(STATUS)

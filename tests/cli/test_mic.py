@@ -84,6 +84,26 @@ def test_several_pairs_and_a_policy(
 
 
 @pytest.mark.mic
+def test_a_question_is_answered_at_the_end(
+    file_microphone: BuildMicrophone, asked_bundle: Path, speech: npt.NDArray[np.float32]
+) -> None:
+    from bestow_edge.runtime import load
+
+    heard = (speech[: 3 * RATE_HZ] * 32_767).astype(np.int16)
+    options = ["--bundle", asked_bundle, "--device-rate", RATE_HZ, "--seconds", 3, "--lang", "en-en", "--json"]
+    process = start(file_microphone(heard), *options, "--ask", "What was found?")
+    out, err = rest_of(process)
+    assert (process.returncode, err) == (0, "")
+    events = [json.loads(line) for line in out.splitlines()]
+    answer = [event for event in events if event.get("question") == "What was found?"]
+    assert {(event["lang"], event["audio_s"]) for event in answer} == {("en", 3.0)}
+    assert any(event.get("lang") == "en-en" and "question" not in event for event in events)
+    with load(asked_bundle).session(source="en", ask="What was found?") as session:
+        alone = session.feed(heard.astype(np.float32) / 32_768) + session.finish()
+    assert "".join(event["text"] for event in answer) == "".join(event.text for event in alone) != ""
+
+
+@pytest.mark.mic
 @pytest.mark.slow
 def test_ctrl_c_flushes_and_ends_well(
     pulse_microphone: PulseMicrophone, tiny_bundle: Path, speech: npt.NDArray[np.float32]

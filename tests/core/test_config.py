@@ -80,6 +80,13 @@ def test_config_survives_json(model_config: Callable[..., ModelConfig]) -> None:
     assert again.streaming.lookaheads == (13, 6, 1, 0)
 
 
+def test_configs_of_models_without_questions_are_still_read(model_config: Callable[..., ModelConfig]) -> None:
+    values = model_config().to_dict()
+    assert values.pop("questions") == ()
+    assert ModelConfig.from_dict(values).questions == ()
+    assert ModelConfig.from_dict(values | {"questions": ["en", "de"]}).questions == ("en", "de")
+
+
 def test_a_bidirectional_encoder_has_its_sizes_recorded() -> None:
     config = ModelConfig(encoder=PARAKEET, llm=LLM, adapter=AdapterConfig(), features=PER_FEATURE)
     assert config.bidirectional == BidirectionalConfig(block=4, right_context=13, window=375)

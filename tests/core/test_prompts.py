@@ -9,8 +9,10 @@ from bestow_edge.prompts import (
     Question,
     Task,
     WrittenText,
+    check_answers,
     check_trained,
     make_pair,
+    parse_asked,
     parse_pair,
     parse_pairs,
     prompt_text,
@@ -79,6 +81,30 @@ def test_questions_and_written_texts_are_in_the_prompt() -> None:
         Question("xx", "Who?")
     with pytest.raises(PromptError, match="language 'xx'"):
         WrittenText("en", "xx", "a")
+
+
+def test_what_is_asked_about_one_stream() -> None:
+    who, what = Question("en", "Who?"), Question("en", "What?")
+    both = (Pair("en", "en"), Pair("en", "de"))
+    assert parse_asked("en", ["Who?", " What? "]) == (who, what)
+    assert parse_asked("en-en", ["Who?"]) == (both[0], who)
+    assert parse_asked("en-en,en-de", ["Who?", "What?"]) == (*both, who, what)
+    assert parse_asked("en", []) == both[:1]
+    assert [str(asked) for asked in parse_asked("en-en", ["Who?"])] == ["en-en", "Who?"]
+    with pytest.raises(PromptError, match=r"question 'Who\?' is given twice; give each question once"):
+        parse_asked("en", ["Who?", "What?", "Who? "])
+    with pytest.raises(PromptError, match="the question is empty; write one"):
+        parse_asked("en", [""])
+    with pytest.raises(PromptError, match="language pair 'xx': expected"):
+        parse_asked("xx", ["Who?"])
+
+
+def test_untrained_questions_are_refused() -> None:
+    check_answers(Question("de", "Wer?"), ("de", "en"))
+    with pytest.raises(PromptError, match="question about speech in de: this model answers questions about en"):
+        check_answers(Question("de", "Wer?"), ("en",))
+    with pytest.raises(PromptError, match="not trained to answer questions about speech; ask one that was"):
+        check_answers(Question("de", "Wer?"), ())
 
 
 def test_untrained_pairs_are_refused() -> None:

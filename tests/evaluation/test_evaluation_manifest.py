@@ -155,3 +155,20 @@ def test_what_belongs_together(write: Callable[..., Path], folder: Path) -> None
         read_samples(folder / "nowhere.tsv", EN_DE)
     with pytest.raises(ManifestError, match="nothing to evaluate for de-de; 1 lines are in other languages"):
         read_samples(write("m.jsonl", LINE | {"source_lang": "en"}), DE_DE)
+
+
+def test_questions_of_json_lines(write: Callable[..., Path]) -> None:
+    asked = LINE | {"source_lang": "en", "question": " Which word?", "answer": "one"}
+    only = {name: value for name, value in asked.items() if name != "text"} | {"question": "How many?"}
+    manifest = write("qa.jsonl", LINE, asked, only, asked | {"source_lang": "de"})
+    found = read_samples(manifest, EN_EN, questions=True)
+    assert [(item.question, item.reference) for item in found.items] == [("Which word?", "one"), ("How many?", "one")]
+    assert found.left_out == 2
+    assert {item.question for item in read_samples(write("m.jsonl", LINE), EN_EN).items} == {""}
+    again = write("again.jsonl", asked, asked)
+    with pytest.raises(ManifestError, match=r"again.jsonl:2: repeats .*; every question about a recording may occur o"):
+        read_samples(again, EN_EN, questions=True)
+    with pytest.raises(ManifestError, match="1 lines are in other languages or have no question"):
+        read_samples(write("none.jsonl", LINE), EN_EN, questions=True)
+    with pytest.raises(ManifestError, match=r"questions are asked from \.jsonl and \.json manifests"):
+        read_samples(write("t.tsv", "path\tsentence", "a.wav\tone"), EN_EN, questions=True)

@@ -125,7 +125,7 @@ def test_an_interrupted_stream_leaves_a_complete_trace(
     with pytest.raises(KeyboardInterrupt), Tracer(session, path) as tracer:  # noqa: PT012 - until the interruption
         for block in blocks[:blocks_fed]:
             events += tracer.feed(block)
-        monkeypatch.setattr(session, "_full", interrupt)
+        monkeypatch.setattr(session._rows, "full", interrupt)
         for block in blocks[blocks_fed:]:
             events += tracer.feed(block)
     trace = read_trace(path)

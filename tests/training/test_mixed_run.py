@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from programs import FSDP, QUIET, finish, records, start, torchrun
 
+from bestow_edge.checkpoint import load_config
 from bestow_edge.training.trainer import train
 
 TEXT_SIZES = {"batch_tokens": 256, "max_tokens": 64}
@@ -24,7 +26,11 @@ def test_a_run_trains_on_speech_questions_and_texts(
         {"name": "text", "texts": ["texts.tsv.gz"], "pairs": ["en-de"], "columns": ["de"]} | TEXT_SIZES,
     ]
     recipe = source_recipe(sources=sources, stage={"steps": 8, "streaming": 0.5})
-    assert (train(recipe, sentences, tmp_path / "out") / "model.safetensors").is_file()
+    checkpoint = train(recipe, sentences, tmp_path / "out")
+    assert (checkpoint / "model.safetensors").is_file()
+    assert load_config(checkpoint).questions == ("en",)
+    further = replace(source_recipe(stage={"steps": 2}), model=None, init=str(checkpoint))
+    assert load_config(train(further, sentences, tmp_path / "further")).questions == ("en",)
     lines = (tmp_path / "out" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert all(np.isfinite(value) for line in lines for value in json.loads(line).values() if isinstance(value, float))
 

@@ -355,3 +355,22 @@ def test_a_run_trains_on_sources(
     assert "6 with fewer than 2 words" in reports[0]
     losses = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(np.isfinite(value) for record in losses for value in record.values() if isinstance(value, float))
+
+
+def test_the_config_says_which_speech_questions_were_about(
+    source_recipe: Make, sentences: Path, tmp_path: Path
+) -> None:
+    asked = source_recipe(sources=[MANIFEST, QUESTIONS])
+    run = Run(asked, sentences, tmp_path / "run", weights=False)
+    assert run.config.questions == ("en",)
+    assert Run(source_recipe(), sentences, tmp_path / "run", weights=False).config.questions == ()
+    unasked = QUESTIONS | {"manifests": ["qa.jsonl", "train.jsonl"], "tasks": ["transcribe"]}
+    assert Run(source_recipe(sources=[unasked]), sentences, tmp_path / "run", weights=False).config.questions == ()
+    lines = [json.loads(line) for line in (sentences / "qa.jsonl").read_text(encoding="utf-8").splitlines()]
+    write_lines(tmp_path / "qa.jsonl", [line | {"audio_filepath": str(sentences / line["audio_filepath"])} | (
+        {"source_lang": "de"} if number % 2 else {}) for number, line in enumerate(lines)])  # fmt: skip
+    both = QUESTIONS | {"manifests": [str(tmp_path / "qa.jsonl")]}
+    assert Run(source_recipe(sources=[both]), sentences, tmp_path / "run", weights=False).config.questions == (
+        "de",
+        "en",
+    )

@@ -39,6 +39,7 @@ from bestow_edge.training.stages import StageRecipe
 
 logger = logging.getLogger(__name__)
 TOKENIZER_TEXTS = 500_000  # of each source or file, enough for a vocabulary
+QUESTION_LINES = 2_000  # of each source, enough to meet every language
 Samples = npt.NDArray[np.float32]
 
 
@@ -167,6 +168,14 @@ class Corpora:
     def words(self) -> set[str]:
         """Words of the sources' vocabularies, which are to be tokens of their own."""
         return {word for source in self.data.sources if source.join for word in source.join.vocabulary}
+
+    def questions(self) -> tuple[str, ...]:
+        """Return the languages of speech that questions are trained about, as lines spread evenly over sources tell."""
+        found: set[str] = set()
+        for key, source in self._sources("train"):
+            if key in self.speech_read and "answer" in source.tasks:
+                found |= self.speech_read[key][0].questioned(QUESTION_LINES)
+        return tuple(sorted(found))
 
     def measure(self, maker: ExampleMaker) -> None:
         """Count tokens where filters, CTC and batches of texts need them, once, and log what was dropped.

@@ -72,10 +72,18 @@ class Corpus:
         columns = (self.file_ids, self.offsets, self.numbers, self.durations_s)
         return Corpus(self.files, *(column[kept] for column in columns))  # type: ignore[arg-type]  # of several dtypes
 
+    def questioned(self, most: int) -> set[str]:
+        """Return the languages of the speech of those of up to `most` utterances that have a question."""
+        return {item.source_lang for item in self._spread(most) if item.question}
+
+    def _spread(self, most: int) -> Iterator[Utterance]:
+        """Yield up to `most` utterances, spread evenly."""
+        for index in np.linspace(0, len(self) - 1, min(most, len(self)), dtype=np.int64):
+            yield self.utterance(index)
+
     def texts(self, most: int, vocabulary: Collection[str] = ()) -> Iterator[str]:
         """Yield the texts of up to `most` utterances, spread evenly; with a vocabulary those without other words."""
-        for index in np.linspace(0, len(self) - 1, min(most, len(self)), dtype=np.int64):
-            item = self.utterance(index)
+        for item in self._spread(most):
             if vocabulary and not set((item.transcript or "").split()) <= set(vocabulary):
                 continue
             yield from item.texts.values()
