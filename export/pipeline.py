@@ -50,8 +50,8 @@ from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_part, skeleton
 from bestow_edge.prompts import parse_pair, prompt_text
 from bestow_edge.recordings import sample_manifest
+from bestow_edge.runtime.backend import Array
 from bestow_edge.runtime.golden import record_golden
-from bestow_edge.runtime.graph import Array
 from bestow_edge.runtime.model import Model
 
 TOOLS = ("bestow-edge", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -263,6 +263,7 @@ def _manifest(model: BestowModel, tokenizer: Tokenizer, checkpoint_sha256: str) 
         raise ExportError("config.json: llm.eos_token_id is missing; without it an answer never ends")
     return BundleManifest(
         model=config,
+        target="cpu",
         graphs={},
         prompts=prompts,
         end_ids=tuple(end) if isinstance(end, (list, tuple)) else (end,),
