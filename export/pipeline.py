@@ -53,8 +53,8 @@ from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_part, skeleton
 from bestow_edge.prompts import parse_pair, prompt_text
 from bestow_edge.recordings import sample_manifest
+from bestow_edge.runtime.backend import Array
 from bestow_edge.runtime.golden import record_golden
-from bestow_edge.runtime.graph import Array
 from bestow_edge.runtime.model import Model
 
 TOOLS = ("bestow-edge", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,15 +22,15 @@ from bestow_edge.errors import ConfigError
 from bestow_edge.latency import TRAINED_K, is_trained, solve
 from bestow_edge.policy import Offline, Policy, WaitK
 from bestow_edge.prompts import Pair, Task, check_trained, make_pair, parse_pair
+from bestow_edge.runtime.backend import Graph
+from bestow_edge.runtime.devices import open_device, open_graph
 from bestow_edge.runtime.events import Event
-from bestow_edge.runtime.graph import Graph
 from bestow_edge.runtime.session import Session
 from bestow_edge.runtime.tokenizer import load_tokenizer
 from bestow_edge.runtime.track import Prompt
 
 logger = logging.getLogger(__name__)
 
-Device = Literal["cpu", "cuda"]
 CORES_FOR_AHEAD = 4  # with two, encoder and LLM take the cores from each other
 
 
@@ -43,7 +42,7 @@ class Model:
         directory: Path,
         manifest: BundleManifest,
         *,
-        device: Device,
+        device: str,
         threads: int,
         mapped: Collection[str] = (),
         ahead: bool = False,
@@ -53,17 +52,19 @@ class Model:
         Args:
             directory: the bundle.
             manifest: its manifest.
-            device: "cpu" or "cuda".
+            device: see `open_device`.
             threads: threads within one operator.
-            mapped: names of graphs whose weights stay in their files, see `Graph`.
+            mapped: names of graphs whose weights stay in their files, see `open_session`.
             ahead: encode the next chunk, if its audio is there, while text is written.
         """
         self.directory = directory
         self.manifest = manifest
+        self.device = open_device(device)
+        """Where the graphs run."""
 
         def graph(name: str) -> Graph:
             path = directory / manifest.graphs[name].file
-            return Graph(path, manifest.specs[name], device=device, threads=threads, mapped=name in mapped)
+            return open_graph(path, manifest.specs[name], self.device, threads=threads, mapped=name in mapped)
 
         self.encoder, self.adapter, self.llm = (graph(name) for name in manifest.specs)
         self.tokenizer = load_tokenizer(directory / "tokenizer.json")
@@ -212,7 +213,7 @@ class Model:
 def load(
     bundle: str | PathLike[str] | None = None,
     *,
-    device: Device = "cpu",
+    device: str = "cpu",
     threads: int = 0,
     ahead: bool | None = None,
 ) -> Model:
@@ -220,13 +221,14 @@ def load(
 
     Args:
         bundle: its directory; None loads the digit demo that ships with the package.
-        device: "cpu", or "cuda" with onnxruntime-gpu.
+        device: "cpu", or "cuda:0" with the extra `gpu`.
         threads: threads within one operator, 0 = one for each core.
         ahead: encode the next chunk on another thread while text is written, if its audio is there, as in a file or
             after a delay; None does so with four cores and more. Texts are the same.
 
     Raises:
         BundleError: the bundle is missing, damaged, of another format version, or does not fit its manifest.
+        ConfigError: there is no such device.
         MissingExtraError: onnxruntime is not installed.
     """
     if bundle is None:

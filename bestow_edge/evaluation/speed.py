@@ -22,7 +22,7 @@ from bestow_edge.evaluation.latency import length_adaptive_average_lagging
 from bestow_edge.evaluation.machine import usable_cores
 from bestow_edge.evaluation.stream import Heard, listen
 from bestow_edge.graphs import LLM, GraphSpec
-from bestow_edge.runtime.graph import Array, Graph, GraphRunner
+from bestow_edge.runtime.backend import Buffer, Graph, Runner
 from bestow_edge.runtime.model import Model
 
 READ_BYTES = 512 << 20  # of the array read to measure bandwidth: more than any cache
@@ -69,41 +69,42 @@ class Speed:
     """Of the whole process so far, 1e9 bytes; None where the system does not tell."""
 
 
-class TimedGraph(Graph):
+class TimedGraph:
     """A loaded graph whose runs are timed."""
 
     def __init__(self, graph: Graph, times: dict[str, list[float]]) -> None:
         """Time a graph into `times`, seconds by name."""
-        self.spec, self.session = graph.spec, graph.session
-        self._times = times
+        self.spec, self.device = graph.spec, graph.device
+        self._graph, self._times = graph, times
 
-    def runner(self) -> GraphRunner:
+    def runner(self) -> Runner:
         """Return a runner with bindings of its own."""
-        return _TimedRunner(self, self._times)
+        return _TimedRunner(self._graph, self._times)
 
 
-class _TimedRunner(GraphRunner):
+class _TimedRunner:
     def __init__(self, graph: Graph, times: dict[str, list[float]]) -> None:
-        super().__init__(graph)
+        self._runner, self._device = graph.runner(), graph.device
         self._spec, self._times = graph.spec, times
         self._tokens = 1
 
-    def bind(self, arrays: Mapping[str, Array]) -> None:
-        super().bind(arrays)
-        self._tokens = _tokens(self._spec, arrays) or self._tokens
+    def bind(self, tensors: Mapping[str, Buffer]) -> None:
+        self._runner.bind(tensors)
+        self._tokens = _tokens(self._spec, tensors) or self._tokens
 
-    def run(self) -> dict[str, Array]:
+    def run(self) -> Mapping[str, Buffer]:
         started = time.perf_counter()
-        out = super().run()
+        out = self._runner.run()
+        self._device.get()  # on a GPU a run has only been asked for until now
         name = self._spec.name + (PREFILL if self._tokens > 1 else "")
         self._times[name].append(time.perf_counter() - started)
         return out
 
 
-def _tokens(spec: GraphSpec, arrays: Mapping[str, Array]) -> int:
+def _tokens(spec: GraphSpec, tensors: Mapping[str, Buffer]) -> int:
     """Return the size of the axis `tokens` of the inputs given, 0 if none has it."""
     sizes = [
-        arrays[t.name].shape[t.axes.index("tokens")] for t in spec.inputs if t.name in arrays and "tokens" in t.axes
+        tensors[t.name].shape[t.axes.index("tokens")] for t in spec.inputs if t.name in tensors and "tokens" in t.axes
     ]
     return max(sizes, default=0)
 

@@ -104,7 +104,7 @@ def _add_profile(builder: Any, config: Any, spec: GraphSpec, item: Profile) -> N
 
 
 def _monitor(trt: TensorRt, step: Step) -> Any:  # Any: a class of the module
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc,name-defined]  # a class made where the module is known
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # a class made where the module is known
         """Passes the progress on; TensorRT calls it from threads of its own."""
 
         def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """The `tensorrt` module: imported when it is needed, its version checked, its messages logged. Nothing else of it.
 
-Names that TensorRT 10 or 11 lacks are never used; a test holds every name in this folder against those of 10.16 and 11.4.
+Names that TensorRT 10 or 11 lacks are never used; a test holds every name in this folder against 10.16 and 11.4.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def import_tensorrt() -> TensorRt:
     except ImportError as error:
         raise MissingExtraError("tensorrt", "tensorrt") from error
     except OSError as error:
-        raise EngineError(f"tensorrt is installed but cannot be loaded: {str(error):.200}") from error
+        raise EngineError(f"tensorrt is installed but cannot be loaded: {error!s:.200}") from error
     major = str(trt.__version__).partition(".")[0]
     if not major.isdigit() or not OLDEST <= int(major) <= NEWEST:
         raise EngineError(f"TensorRT {trt.__version__}: expected {OLDEST} or {NEWEST}")
@@ -46,7 +46,7 @@ def trt_logger(trt: TensorRt) -> Any:  # Any: a class of the module
             trt.ILogger.INFO: logging.DEBUG,
         }
 
-        class Messages(trt.ILogger):  # type: ignore[misc,name-defined]  # a class made where the module is known
+        class Messages(trt.ILogger):  # type: ignore[misc]  # a class made where the module is known
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
 

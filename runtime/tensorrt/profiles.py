@@ -85,7 +85,7 @@ def profiles(spec: GraphSpec, manifest: BundleManifest, bounds: Bounds) -> tuple
     Raises:
         EngineError: a bound is out of range.
     """
-    if bounds.rows < 1 or not 1 < bounds.prompt_tokens:
+    if bounds.rows < 1 or bounds.prompt_tokens < 2:
         raise EngineError(f"rows {bounds.rows}, prompt tokens {bounds.prompt_tokens}: expected at least 1 and 2")
     if spec.name in (ENCODER, WINDOW):
         return _chunks(manifest.model) if spec.name == ENCODER else _window(manifest.model)
@@ -137,11 +137,10 @@ def sizes_of(spec: GraphSpec, shapes: Mapping[str, Sequence[int]]) -> dict[str, 
     sizes: dict[str, int] = {}
     for tensor in (*spec.inputs, *spec.states):
         shape = tuple(shapes[tensor.name])
-        known = [
-            sizes.setdefault(axis, size) if isinstance(axis, str) else axis for axis, size in zip(tensor.axes, shape)
-        ]
-        if tuple(known) != shape or len(shape) != len(tensor.axes):
-            raise EngineError(f"{spec.name}: {tensor} got {shape}, where the other inputs say {tuple(known)}")
+        pairs = zip(tensor.axes, shape, strict=False)
+        known = tuple(sizes.setdefault(axis, size) if isinstance(axis, str) else axis for axis, size in pairs)
+        if known != shape or len(shape) != len(tensor.axes):
+            raise EngineError(f"{spec.name}: {tensor} got {shape}, where the other inputs say {known}")
     return sizes
 
 

@@ -1,8 +1,8 @@
 """Engines on disk: each under the hash of all it depends on, beside a record that says what that was. No TensorRT here.
 
 An engine is loaded only if its record's key is, field by field, the key asked for and its bytes have the record's hash:
-one of another GPU, driver, TensorRT, graph or profile is never found, a damaged one is deleted and counts as missing. The
-store belongs to one user; engines hold code for the GPU, so none is ever taken from a bundle or from anybody else.
+one of another GPU, driver, TensorRT, graph or profile is never found, a damaged one is deleted and counts as missing.
+The store belongs to one user; engines hold code for the GPU, so none is ever taken from a bundle or from others.
 """
 
 from __future__ import annotations

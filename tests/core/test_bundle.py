@@ -55,7 +55,7 @@ def test_no_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format_version=1), "format bestow-edge-bundle 1, expected bestow-edge-bundle 3"),
+        (lambda d: d.update(format_version=1), "format bestow-edge-bundle 1, expected bestow-edge-bundle 4"),
         (lambda d: d.update(format="other"), "format other 3, expected"),
         (lambda d: d.pop("format_version"), "format bestow-edge-bundle None, expected"),
     ],

@@ -99,9 +99,9 @@ class BurstDecoder:
         (starts,), (ends,) = np.nonzero(np.diff(seen) == 1), np.nonzero(np.diff(seen) == -1)
         attention = np.zeros((1, seen.size), dtype=np.float32)
         if self.done >= ends.size:
-            return [Attempt(END, 0.0, attention[0], attention)]
+            return [Attempt(END, 0.0, lambda: attention[0], lambda: attention)]
         attention[0, starts[self.done] : ends[self.done]] = 1
-        return [Attempt(100 + self.done, 0.0, attention[0], attention)]
+        return [Attempt(100 + self.done, 0.0, lambda: attention[0], lambda: attention)]
 
     def commit(self, _row: int, _token_id: int) -> None:
         """One more burst is written."""
@@ -301,7 +301,7 @@ def test_what_a_lone_word_is(tokens: list[str], log_probs: list[float], expected
     def attempt(index: int) -> Attempt:
         alignment = np.zeros((1, 10), dtype=np.float32)
         alignment[0, index : index + 2] = 0.5
-        return Attempt(index, log_probs[index], alignment[0], alignment)
+        return Attempt(index, log_probs[index], lambda: alignment[0], lambda: alignment)
 
     answer = [attempt(index) for index in range(len(tokens))]
     assert segments_module.lone_word(answer, 9, Pieces()) == expected  # type: ignore[arg-type]  # as much as it asks
