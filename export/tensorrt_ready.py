@@ -13,12 +13,12 @@ from bestow_edge.errors import ExportError
 
 MOST_OPSET = 20  # of TensorRT 10.0
 READ = {
-    "Add", "And", "ArgMax", "Cast", "Concat", "Constant", "Conv", "Cos", "Div", "Equal", "Erf", "Exp", "Expand",
-    "Gather", "GatherElements", "Gelu", "Gemm", "Greater", "GreaterOrEqual", "Identity", "LSTM", "LayerNormalization",
-    "Less", "LessOrEqual", "Log", "LogSoftmax", "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pad",
-    "Pow", "Range", "Reciprocal", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape",
-    "Shape", "Sigmoid", "Sin", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose",
-    "Unsqueeze", "Where",
+    "Add", "And", "ArgMax", "BatchNormalization", "Cast", "Concat", "Constant", "Conv", "Cos", "Div", "Equal", "Erf",
+    "Exp", "Expand", "Gather", "GatherElements", "Gelu", "Gemm", "Greater", "GreaterOrEqual", "Identity", "LSTM",
+    "LayerNormalization", "Less", "LessOrEqual", "Log", "LogSoftmax", "MatMul", "Max", "Min", "Mod", "Mul", "Neg",
+    "Not", "Or", "Pad", "Pow", "Range", "Reciprocal", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceSum",
+    "Relu", "Reshape", "Shape", "Sigmoid", "Sin", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh",
+    "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 CONSTANT_INPUTS = {"Slice": (3,), "Squeeze": (1,), "Unsqueeze": (1,)}  # axes must be initializers
 TYPES = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT64, ir.DataType.BOOL}
@@ -40,9 +40,8 @@ def check_ready(model: ir.Model) -> None:
         del model.opset_imports[domain]
     for node in model.graph:
         if node.op_type not in READ:
-            raise ExportError(
-                f"{name}: operator {node.op_type}, which TensorRT 10 does not surely read; use --target cuda"
-            )
+            problem = f"operator {node.op_type}, which not every TensorRT 10 reads"
+            raise ExportError(f"{name}: {problem}; use --target cuda")
         for index in CONSTANT_INPUTS.get(node.op_type, ()):
             if index < len(node.inputs) and (axes := node.inputs[index]) is not None and not axes.is_initializer():
                 raise ExportError(f"{name}: {node.op_type} with computed axes; TensorRT 10 wants constant ones")
