@@ -4,6 +4,7 @@
     |- ConfigError            (ValueError)         a config, recipe or manifest field is wrong
     |- AudioError             (ValueError)         a file or a block of samples cannot be used as audio
     |- AudioDeviceError       (OSError)            no microphone, no PortAudio, device lost
+    |- DeviceError            (RuntimeError)       a GPU is missing, failed, lacks memory or would be left unused
     |- ManifestError          (ValueError)         a training or evaluation manifest line is wrong
     |- CheckpointError        (ValueError)         a checkpoint directory is missing or damaged
     |- HubError               (OSError)            the Hugging Face Hub has no such model, refuses it or is out of reach
@@ -41,6 +42,10 @@ class AudioError(BestowEdgeError, ValueError):
 
 class AudioDeviceError(BestowEdgeError, OSError):
     """There is no microphone, no PortAudio library, or the device went away."""
+
+
+class DeviceError(BestowEdgeError, RuntimeError):
+    """A GPU is missing, failed or has too little memory, or a graph would run on the CPU instead."""
 
 
 class ManifestError(BestowEdgeError, ValueError):
