@@ -33,7 +33,13 @@ def import_onnxruntime() -> Any:  # Any: onnxruntime has no types
 
 
 def open_session(
-    path: Path, spec: GraphSpec, providers: Sequence[Provider], *, threads: int, mapped: bool = False
+    path: Path,
+    spec: GraphSpec,
+    providers: Sequence[Provider],
+    *,
+    threads: int,
+    mapped: bool = False,
+    record_placement: bool = False,
 ) -> Any:  # Any: onnxruntime has no types
     """Load a graph and check it.
 
@@ -44,6 +50,7 @@ def open_session(
         threads: threads within one operator, 0 = one for each core.
         mapped: leave weights in their file rather than in an order that is faster to read; for graphs larger than
             memory that run a few times.
+        record_placement: remember which provider runs which operators.
 
     Raises:
         BundleError: onnxruntime cannot load the file, or lacks a provider or could not start it.
@@ -57,6 +64,8 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.enable_mem_pattern = False  # a plan of memory for each shape seen: 12 MB for nothing
+    if record_placement:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if mapped:
         options.add_session_config_entry("session.disable_prepacking", "1")
     names = [name for name, _ in providers]

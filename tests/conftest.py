@@ -14,7 +14,7 @@ import pytest
 
 from bestow_edge.config import AdapterConfig, FeatureConfig, ModelConfig, PolicyConfig, StreamingConfig
 
-pytest_plugins = ["microphones", "fake_portaudio", "sentences"]
+pytest_plugins = ["microphones", "fake_portaudio", "fake_cuda", "sentences"]
 AUDIO = Path(__file__).parent / "audio"
 PAIRS = ("en-en", "en-de", "de-de", "de-en")
 
