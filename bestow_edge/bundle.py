@@ -78,8 +78,9 @@ class QuantizationRow:
     """`bytes` over the number of weights, scales and everything else included."""
     error: float
     """Largest difference from PyTorch over the largest value on random inputs: the worst row of `parity`."""
-    agreement: float
-    """Share of decisions that stay the same when this graph alone is not fp32."""
+    agreement: float | None
+    """Share of decisions that stay the same when this graph alone is not fp32; None with float16 caches, which fp32
+    graphs don't take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@
     |  |- BundleVersionError                       written in another format version
     |  |- BundleIntegrityError                     a file's size or SHA-256 differs from the manifest
     |  `- SignatureError                           a graph's tensors differ from its GraphSpec
+    |- EngineError            (RuntimeError)       a TensorRT engine cannot be built, loaded or run
     |- PromptError            (ValueError)         unknown task, language or pair
     |- SessionError           (RuntimeError)       a session is used after it was finished
     |  `- BacklogError                             a live session holds all the audio it may: nothing was taken
@@ -78,6 +79,10 @@ class BundleIntegrityError(BundleError):
 
 class SignatureError(BundleError):
     """A graph's inputs or outputs differ from its GraphSpec."""
+
+
+class EngineError(BestowEdgeError, RuntimeError):
+    """A TensorRT engine cannot be built, loaded or run with the sizes asked for."""
 
 
 class PromptError(BestowEdgeError, ValueError):

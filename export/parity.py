@@ -105,7 +105,7 @@ def _random(tensor: TensorSpec, sizes: dict[str, int], rng: np.random.Generator)
     shape = [sizes[axis] if isinstance(axis, str) else axis for axis in tensor.axes]
     if tensor.dtype == "int64":
         return np.zeros(shape, dtype=np.int64)
-    return rng.standard_normal(shape).astype(np.float32)
+    return rng.standard_normal(shape).astype(tensor.dtype)
 
 
 def _make_lawful(feeds: Feeds, size: dict[str, int], config: ModelConfig, rng: np.random.Generator) -> None:

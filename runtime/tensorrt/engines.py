@@ -1,0 +1,129 @@
+"""The engines of one bundle on one machine: found in the store, or built and kept there. Knows no graphs that run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from bestow_edge.bundle import BundleManifest, FileEntry
+from bestow_edge.errors import EngineError
+from bestow_edge.runtime.tensorrt.build import Options, Step, build_engine
+from bestow_edge.runtime.tensorrt.library import TensorRt
+from bestow_edge.runtime.tensorrt.profiles import Bounds, Profile, digest, profiles
+from bestow_edge.runtime.tensorrt.store import EngineKey, EngineStore, Machine
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What engines are built with."""
+
+    bounds: Bounds = field(default_factory=Bounds)
+    """Sizes they run with."""
+    options: Options = field(default_factory=Options)
+    """How long and with how much memory TensorRT searches."""
+
+
+class BundleEngines:
+    """Engines of a bundle's graphs."""
+
+    def __init__(
+        self,
+        directory: Path,
+        manifest: BundleManifest,
+        *,
+        trt: TensorRt,
+        machine: Machine,
+        store: EngineStore,
+        settings: Settings = Settings(),
+    ) -> None:
+        """Work out the keys; nothing is read or built yet.
+
+        Args:
+            directory: the bundle.
+            manifest: its manifest.
+            trt: the module.
+            machine: where engines are built and run.
+            store: where they are kept.
+            settings: how they are built.
+
+        Raises:
+            EngineError: the bundle is not made for TensorRT, or a bound is out of range.
+        """
+        if manifest.target != "tensorrt":
+            remedy = "export its checkpoint with --target tensorrt"
+            raise EngineError(
+                f"{directory}: a bundle for {manifest.target}, and engines need standard operators; {remedy}"
+            )
+        self.machine, self.store, self.manifest = machine, store, manifest
+        self._directory, self._trt, self._settings = directory, trt, settings
+        self.profiles: dict[str, tuple[Profile, ...]] = {
+            name: profiles(spec, manifest, settings.bounds) for name, spec in manifest.specs.items()
+        }
+        """Of each graph, as its runner counts them."""
+        self.keys = {name: self._key(name) for name in manifest.specs}
+        """Of each graph."""
+
+    def missing(self) -> list[str]:
+        """Return the graphs whose engine is not in the store."""
+        return [name for name, key in self.keys.items() if not self.store.has(key)]
+
+    def load(self, name: str) -> bytes | None:
+        """Return a graph's engine, None if it is not in the store or was damaged."""
+        return self.store.load(self.keys[name])
+
+    def build(self, name: str, step: Step) -> bytes:
+        """Build a graph's engine and keep it.
+
+        Args:
+            name: of the graph.
+            step: told what is going on.
+
+        Raises:
+            EngineError: it cannot be built.
+            BuildCancelledError: `step` said so.
+        """
+        path, key = self._directory / self.manifest.graphs[name].file, self.keys[name]
+        started = time.monotonic()
+        built = build_engine(
+            self._trt,
+            path,
+            self.manifest.specs[name],
+            self.profiles[name],
+            self._settings.options,
+            timings=self.store.timings(self.machine),
+            step=step,
+        )
+        if built.timings:
+            self.store.save_timings(self.machine, built.timings)
+        took = time.monotonic() - started
+        self.store.save(key, built.plan, source=path, built_s=took)
+        logger.info("%s: engine built in %.0f s, %.1f MB", name, took, len(built.plan) / 1e6)
+        return built.plan
+
+    def _key(self, name: str) -> EngineKey:
+        entry = self.manifest.graphs[name]
+        options = ",".join(f"{field}={value}" for field, value in asdict(self._settings.options).items())
+        return EngineKey(
+            graph=name,
+            onnx_sha256=graph_hash(self.manifest.files, entry.file),
+            precision=entry.precision,
+            profiles=digest(self.profiles[name]),
+            options=options,
+            machine=self.machine,
+        )
+
+
+def graph_hash(files: tuple[FileEntry, ...], name: str) -> str:
+    """Return one hash of a graph's file and its external data, from those in the manifest.
+
+    Raises:
+        EngineError: the manifest does not list the file.
+    """
+    hashes = {entry.path: entry.sha256 for entry in files if entry.path in (name, f"{name}.data")}
+    if name not in hashes:
+        raise EngineError(f"{name}: not among the bundle's files; export the checkpoint again")
+    return "+".join(hashes[path] for path in sorted(hashes))
