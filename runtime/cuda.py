@@ -138,7 +138,7 @@ class CudaDevice:
         count = self._call("cudaGetDeviceCount")
         if index >= count:
             raise DeviceError(f"device {self.name}: this machine has {count} GPUs, numbered from 0")
-        self._use()
+        self.use()
         self.stream = int(self._call("cudaStreamCreateWithFlags", self.runtime.cudaStreamNonBlocking))
         """Handle of the stream, for libraries that are to work on it."""
 
@@ -189,13 +189,13 @@ class CudaDevice:
             array = np.empty(source.shape, source.dtype)
             self._copy_memory(array.ctypes.data, source.pointer, source.nbytes, "DeviceToHost")
             arrays.append(array)
-        self._use()
+        self.use()
         self._call("cudaStreamSynchronize", self.stream)
         return tuple(arrays)
 
     def copy(self, pairs: Iterable[tuple[Buffer, Buffer]]) -> None:
         """See `Device`; pairs that lie as regularly as their numbers do are one copy."""
-        self._use()
+        self.use()
         kind = self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         for target, source, width, (*loops, (height, pitch, source_pitch)) in plan(pairs):
             for step, source_step in _offsets(loops):
@@ -204,7 +204,7 @@ class CudaDevice:
 
     def memory(self) -> tuple[int, int]:
         """Return free and total memory of the GPU, bytes."""
-        self._use()
+        self.use()
         free, total = self._call("cudaMemGetInfo")
         return int(free), int(total)
 
@@ -226,7 +226,7 @@ class CudaDevice:
         try:
             return _Block(pool.pop(), pool)
         except IndexError:
-            self._use()
+            self.use()
         error, pointer = self.runtime.cudaMalloc(size)
         if int(error):
             self._forget_pools()
@@ -241,12 +241,12 @@ class CudaDevice:
                 self._call("cudaFree", pool.pop())
 
     def _copy_memory(self, target: int, source: int, num_bytes: int, kind: str) -> None:
-        self._use()
+        self.use()
         if num_bytes:
             direction = getattr(self.runtime.cudaMemcpyKind, f"cudaMemcpy{kind}")
             self._call("cudaMemcpyAsync", target, source, num_bytes, direction, self.stream)
 
-    def _use(self) -> None:
+    def use(self) -> None:
         """Make this GPU the calling thread's."""
         if not hasattr(self._threads, "used"):
             self._call("cudaSetDevice", self.index)

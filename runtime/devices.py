@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
+from bestow_edge.bundle import BundleManifest
 from bestow_edge.errors import ConfigError
 from bestow_edge.graphs import GraphSpec
 from bestow_edge.runtime.backend import CPU, Device, Graph
 from bestow_edge.runtime.cuda import CudaDevice, CudaOptions
 from bestow_edge.runtime.graph import OnnxGraph
 from bestow_edge.runtime.onnx_cuda import CudaOnnxGraph
+from bestow_edge.runtime.tensorrt.engines import parse_settings
+from bestow_edge.runtime.tensorrt.serve import Opened, serve_engines
 
-EXPECTED = "expected cpu, or cuda:0 with options such as cuda:0,graphs,arena=4,allow-cpu"
+ENGINES = "tensorrt"
+EXPECTED = "expected cpu, tensorrt:0, or cuda:0 with options such as cuda:0,graphs,arena=4,allow-cpu"
 
 
 def open_device(name: str) -> Device:
@@ -34,6 +39,45 @@ def open_device(name: str) -> Device:
     if backend != "cuda" or not (index or "0").isdecimal():
         raise ConfigError(f"device {name!r}: {EXPECTED}")
     return CudaDevice(int(index or 0), _options(name, words))
+
+
+def open_graphs(
+    directory: Path, manifest: BundleManifest, device: str, *, threads: int, mapped: Collection[str] = ()
+) -> Opened:
+    """Load the graphs of a bundle.
+
+    Args:
+        directory: the bundle.
+        manifest: its manifest.
+        device: a name for `open_device`; or `tensorrt` and the number of a GPU, `tensorrt:0`, for engines, and behind
+            it, after commas, what they are built with, see `parse_settings`.
+        threads: CPU threads within one operator.
+        mapped: names of graphs whose weights stay in their files, see `open_session`.
+
+    Raises:
+        BundleError: a graph cannot be loaded.
+        ConfigError: the name is no device's.
+        DeviceError: there is no such GPU, or operators would run elsewhere.
+        EngineError: the bundle is not made for TensorRT, or TensorRT is too old.
+        MissingExtraError: a package is not installed.
+    """
+
+    def graphs(where: Device) -> list[Graph]:
+        return [
+            open_graph(directory / manifest.graphs[name].file, spec, where, threads=threads, mapped=name in mapped)
+            for name, spec in manifest.specs.items()
+        ]
+
+    kind, *words = device.split(",")
+    backend, _, index = kind.partition(":")
+    if backend != ENGINES:
+        return Opened(graphs(open_device(device)))
+    if not (index or "0").isdecimal():
+        raise ConfigError(f"device {device!r}: {EXPECTED}")
+    settings = parse_settings(words)
+    gpu = CudaDevice(int(index or 0))
+    meanwhile = [("onnxruntime's CUDA provider", lambda: graphs(gpu)), ("the CPU", lambda: graphs(CPU))]
+    return serve_engines(directory, manifest, gpu, meanwhile, settings)
 
 
 def _options(name: str, words: list[str]) -> CudaOptions:

@@ -81,10 +81,12 @@ class EncoderStream:
         self._states = graph.spec.states
         self._rings = [tensor for tensor in graph.spec.inputs if tensor.name.startswith(CACHE)]
         self._device, self._runner = graph.device, graph.runner()
+        self._made: dict[str, Buffer] = {}  # rings of its own, as opposed to those of another device
 
     def initial_state(self) -> EncoderState:
         """Return the state before the first sample."""
-        return self._first_state(self._device.zeros(self._rings))
+        self._made = self._device.zeros(self._rings)
+        return self._first_state(self._made)
 
     def _first_state(self, rings: dict[str, Buffer]) -> EncoderState:
         return EncoderState(
@@ -100,13 +102,13 @@ class EncoderStream:
         """Begin anew at an earlier frame, as if the stream began there.
 
         Args:
-            state: state now.
+            state: state now, which may be another graph's: nothing on its device is taken over then.
             first_frame: the frame to begin with, counted from the first of the segment.
 
         Returns:
             The new state, and the frame it begins with: a later one if `first_frame` is not kept any more.
         """
-        fresh = self._first_state(state.rings)
+        fresh = self._first_state(state.rings) if state.rings is self._made else self.initial_state()
         oldest = state.num_frames - state.recent.shape[0]
         first_frame = min(max(first_frame, oldest), state.num_frames)
         waiting = state.frames[state.frame_start :]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -22,10 +23,11 @@ from bestow_edge.errors import ConfigError
 from bestow_edge.latency import TRAINED_K, is_trained, solve
 from bestow_edge.policy import Offline, Policy, WaitK
 from bestow_edge.prompts import Pair, Task, check_trained, make_pair, parse_pair
-from bestow_edge.runtime.backend import Graph
-from bestow_edge.runtime.devices import open_device, open_graph
+from bestow_edge.runtime.backend import Device, Graph
+from bestow_edge.runtime.devices import open_graphs
 from bestow_edge.runtime.events import Event
 from bestow_edge.runtime.session import Session
+from bestow_edge.runtime.tensorrt.background import BackgroundBuild
 from bestow_edge.runtime.tokenizer import load_tokenizer
 from bestow_edge.runtime.track import Prompt
 
@@ -35,7 +37,7 @@ CORES_FOR_AHEAD = 4  # with two, encoder and LLM take the cores from each other
 
 
 class Model:
-    """A bundle in memory. It does not change, so any number of sessions and threads may share it."""
+    """A bundle in memory, shared by any number of sessions and threads. What it computes never changes."""
 
     def __init__(
         self,
@@ -52,25 +54,37 @@ class Model:
         Args:
             directory: the bundle.
             manifest: its manifest.
-            device: see `open_device`.
+            device: see `open_graphs`.
             threads: threads within one operator.
             mapped: names of graphs whose weights stay in their files, see `open_session`.
             ahead: encode the next chunk, if its audio is there, while text is written.
         """
         self.directory = directory
         self.manifest = manifest
-        self.device = open_device(device)
-        """Where the graphs run."""
-
-        def graph(name: str) -> Graph:
-            path = directory / manifest.graphs[name].file
-            return open_graph(path, manifest.specs[name], self.device, threads=threads, mapped=name in mapped)
-
-        self.encoder, self.adapter, self.llm = (graph(name) for name in manifest.specs)
+        self._lock = threading.Lock()
+        opened = open_graphs(directory, manifest, device, threads=threads, mapped=mapped)
+        self.encoder, self.adapter, self.llm = opened.graphs
+        self.engines = None if opened.later is None else BackgroundBuild(opened.later, self.take_graphs)
+        """TensorRT engines that are being built while others serve; None where there is nothing to build."""
         self.tokenizer = load_tokenizer(directory / "tokenizer.json")
         self.executor = ThreadPoolExecutor(1, "bestow-edge-encoder") if ahead else None
         """Where sessions encode ahead."""
         self._warned: set[Policy] = set()
+
+    @property
+    def device(self) -> Device:
+        """Where the graphs run."""
+        return self.encoder.device
+
+    def graphs(self) -> tuple[Graph, Graph, Graph]:
+        """Return encoder, adapter and LLM, all of one device."""
+        with self._lock:
+            return self.encoder, self.adapter, self.llm
+
+    def take_graphs(self, encoder: Graph, adapter: Graph, llm: Graph) -> None:
+        """Let others compute from now on: new sessions at once, those there are from their next segment on."""
+        with self._lock:
+            self.encoder, self.adapter, self.llm = encoder, adapter, llm
 
     @property
     def config(self) -> ModelConfig:
@@ -221,7 +235,8 @@ def load(
 
     Args:
         bundle: its directory; None loads the digit demo that ships with the package.
-        device: "cpu", or "cuda:0" with the extra `gpu`.
+        device: "cpu", "cuda:0" with the extra `gpu`, or "tensorrt:0" with the extra `tensorrt` too: engines, which
+            are built in the background where there are none, while CUDA or the CPU serves.
         threads: threads within one operator, 0 = one for each core.
         ahead: encode the next chunk on another thread while text is written, if its audio is there, as in a file or
             after a delay; None does so with four cores and more. Texts are the same.

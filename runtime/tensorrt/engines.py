@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bestow_edge.bundle import BundleManifest, FileEntry
-from bestow_edge.errors import EngineError
+from bestow_edge.errors import ConfigError, EngineError
 from bestow_edge.runtime.tensorrt.build import Options, Step, build_engine
 from bestow_edge.runtime.tensorrt.library import TensorRt
 from bestow_edge.runtime.tensorrt.profiles import Bounds, Profile, digest, profiles
 from bestow_edge.runtime.tensorrt.store import EngineKey, EngineStore, Machine
 
+WORDS = ("rows", "prompt-tokens", "workspace-mb", "level")
 logger = logging.getLogger(__name__)
 
 
@@ -25,6 +27,23 @@ class Settings:
     """Sizes they run with."""
     options: Options = field(default_factory=Options)
     """How long and with how much memory TensorRT searches."""
+
+
+def parse_settings(words: Sequence[str]) -> Settings:
+    """Return the settings that words such as `rows=9` ask for; the words are the options of `engines build`.
+
+    Raises:
+        ConfigError: a word is unknown, or no whole number stands behind it.
+    """
+    values = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in WORDS or not value.isdecimal():
+            expected = ", ".join(f"{name}=NUMBER" for name in WORDS)
+            raise ConfigError(f"{word!r}: expected {expected}")
+        values[key.replace("-", "_")] = int(value)
+    bounds = {name: values.pop(name) for name in ("rows", "prompt_tokens") if name in values}
+    return Settings(bounds=Bounds(**bounds), options=Options(**values))
 
 
 class BundleEngines:
@@ -74,6 +93,11 @@ class BundleEngines:
     def load(self, name: str) -> bytes | None:
         """Return a graph's engine, None if it is not in the store or was damaged."""
         return self.store.load(self.keys[name])
+
+    def forget(self) -> None:
+        """Delete the engines, so that they are built again: TensorRT refused one that was not damaged on disk."""
+        for key in self.keys.values():
+            self.store.delete(key)
 
     def build(self, name: str, step: Step) -> bytes:
         """Build a graph's engine and keep it.

@@ -30,7 +30,7 @@ Sizes = Mapping[str, int]
 class Bounds:
     """What a user may bound; engines take more memory and time to build the wider it is."""
 
-    rows: int = 4
+    rows: int = 8
     """Texts decoded at once: prompts of a session, or hypotheses of a beam."""
     prompt_tokens: int = 256
     """Tokens of the longest prompt, with what a new segment repeats."""
@@ -157,8 +157,10 @@ def choose(known: Sequence[Profile], sizes: Sizes, graph: str) -> int:
         least = min(profile.axes[axis].least for profile in known)
         most = max(profile.axes[axis].most for profile in known)
         if not least <= size <= most:
-            remedy = {BATCH: f"--rows {size}", TOKENS: f"--prompt-tokens {size}"}.get(axis)
-            what = f"bestow-edge engines build {remedy}" if remedy else "export and build again"
+            word = {BATCH: "rows", TOKENS: "prompt-tokens"}.get(axis)
+            what = "export and build again"
+            if word:
+                what = f"bestow-edge engines build --{word} {size}, and --device tensorrt:0,{word}={size}"
             raise EngineError(f"{graph}: {axis} {size}, its engine was built for {least} to {most}; {what}")
     raise EngineError(f"{graph}: no profile of its engine holds {dict(sizes)}")
 

@@ -140,6 +140,10 @@ class EngineStore:
         )
         write_atomically(path.with_suffix(RECORD), json.dumps(asdict(record), indent=2) + "\n")
 
+    def delete(self, key: EngineKey) -> None:
+        """Delete the engine of a key, if there is one."""
+        Stored(self._path(key), None).delete()
+
     def engines(self) -> Iterator[Stored]:
         """Yield every engine there is, and what is left of broken ones."""
         names = {path.with_suffix(ENGINE) for suffix in (ENGINE, RECORD) for path in self.directory.glob(f"*{suffix}")}

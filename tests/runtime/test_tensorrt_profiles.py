@@ -69,9 +69,9 @@ def test_a_bidirectional_encoder_has_its_window(bidirectional_config: Configs) -
     [
         (
             {"tokens": 300},
-            "tokens 300, its engine was built for 1 to 200; bestow-edge engines build --prompt-tokens 300",
+            "tokens 300, its engine was built for 1 to 200; bestow-edge engines build --prompt-tokens 300, and",
         ),
-        ({"batch": 9}, "batch 9, its engine was built for 1 to 4; bestow-edge engines build --rows 9"),
+        ({"batch": 9}, "batch 9, its engine was built for 1 to 8; bestow-edge engines build --rows 9, and"),
         ({"capacity": 512}, "capacity 512, its engine was built for 1 to 256; export and build again"),
     ],
 )
