@@ -69,6 +69,20 @@ def verify(directory: Path) -> list[GoldenRow]:
     return [_run_again(name, directory, manifest, golden) for name in manifest.specs]
 
 
+def read_golden(directory: Path, manifest: BundleManifest, graph: str) -> dict[str, Array]:
+    """Return a graph's golden inputs by tensor name.
+
+    Raises:
+        BundleIntegrityError: they cannot be read, or are another model's.
+    """
+    return _inputs(graph, _read(directory / GOLDEN_FILE, manifest))
+
+
+def _inputs(graph: str, golden: Mapping[str, Array]) -> dict[str, Array]:
+    start = f"{graph}/in/"
+    return {key.removeprefix(start): value for key, value in golden.items() if key.startswith(start)}
+
+
 def _read(path: Path, manifest: BundleManifest) -> dict[str, Array]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -85,8 +99,7 @@ def _read(path: Path, manifest: BundleManifest) -> dict[str, Array]:
 def _run_again(name: str, directory: Path, manifest: BundleManifest, golden: Mapping[str, Array]) -> GoldenRow:
     entry = manifest.graphs[name]
     runner = OnnxGraph(directory / entry.file, manifest.specs[name], threads=0).runner()
-    start = f"{name}/in/"
-    runner.bind({key.removeprefix(start): value for key, value in golden.items() if key.startswith(start)})
+    runner.bind(_inputs(name, golden))
     got = runner.run()
     error = relative_error(got, {key: golden[f"{name}/out/{key}"] for key in got})
     return GoldenRow(name, entry.precision, error, TOLERANCES[entry.precision])
