@@ -135,7 +135,9 @@ class CudaDevice:
         self.runtime: Any = import_runtime() if runtime is None else runtime  # Any: a module without types
         self._pools: defaultdict[int, list[int]] = defaultdict(list)  # pointers by size of block, bytes
         self._threads = threading.local()
-        count = self._call("cudaGetDeviceCount")
+        error, count = self.runtime.cudaGetDeviceCount()
+        if int(error):
+            raise DeviceError(f"device {self.name}: no GPU, or no driver for this CUDA ({self._told(error)})")
         if index >= count:
             raise DeviceError(f"device {self.name}: this machine has {count} GPUs, numbered from 0")
         self.use()
@@ -255,10 +257,13 @@ class CudaDevice:
     def _call(self, name: str, *arguments: Any) -> Any:  # Any: whatever the function takes and gives
         error, *values = getattr(self.runtime, name)(*arguments)
         if int(error):
-            _, text = self.runtime.cudaGetErrorString(error)
-            told = text.decode() if isinstance(text, bytes) else str(text)
-            raise DeviceError(f"device {self.name}: {name} failed: {told}; see bestow-edge doctor --gpu")
+            told = f"{name} failed: {self._told(error)}; see bestow-edge doctor --gpu"
+            raise DeviceError(f"device {self.name}: {told}")
         return values[0] if len(values) == 1 else values
+
+    def _told(self, error: object) -> str:
+        _, text = self.runtime.cudaGetErrorString(error)
+        return text.decode() if isinstance(text, bytes) else str(text)
 
 
 def packed_strides(sizes: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
