@@ -23,7 +23,7 @@ from bestow_edge.export.quantize import quantize
 from bestow_edge.export.rewrite import fuse
 from bestow_edge.export.tensorrt_ready import check_ready
 from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW, GraphSpec, in_float16
-from bestow_edge.runtime import load
+from bestow_edge.runtime import TextEvent, load
 from bestow_edge.runtime.golden import verify
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
@@ -108,7 +108,7 @@ def test_onnxruntime_runs_it_on_the_cpu_and_writes_what_float32_writes(
     for bundle in (tiny_bundle, tensorrt_bundle):
         with load(bundle).session(source="en", target="de", k=1) as session:
             events = session.feed(speech) + session.finish()
-        texts.append([event.text for event in events if hasattr(event, "text")])
+        texts.append([event.text for event in events if isinstance(event, TextEvent)])
     assert texts[0][:3] == texts[1][:3] != []
 
 

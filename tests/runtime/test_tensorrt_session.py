@@ -16,7 +16,7 @@ from bestow_edge.errors import BundleError, ConfigError, EngineError
 from bestow_edge.export.parity import cases
 from bestow_edge.graphs import ADAPTER, ENCODER, LLM
 from bestow_edge.policy import Offline
-from bestow_edge.runtime import cuda, load
+from bestow_edge.runtime import TextEvent, cuda, load
 from bestow_edge.runtime.backend import Graph
 from bestow_edge.runtime.cuda import CudaDevice
 from bestow_edge.runtime.golden import relative_error
@@ -56,7 +56,7 @@ def on_engines(bundle: Path) -> Model:
 def texts(model: Model, speech: np.ndarray, **options: Any) -> Texts:
     with model.session(source="en", target="de", **({"k": 1} | options)) as session:
         events = session.feed(speech) + session.finish()
-    return [(event.text, event.end_s) for event in events if hasattr(event, "text")]
+    return [(event.text, event.end_s) for event in events if isinstance(event, TextEvent)]
 
 
 def test_every_graph_gives_what_onnxruntime_gives(tensorrt_bundle: Path, trt: Any) -> None:
@@ -164,7 +164,7 @@ def test_others_serve_meanwhile_and_engines_take_over_at_a_segments_border(
         assert trt._runs
         assert session.segment_start_s > 0
         got += session.finish()
-    assert [(event.text, event.end_s) for event in got if hasattr(event, "text")] == expected
+    assert [(event.text, event.end_s) for event in got if isinstance(event, TextEvent)] == expected
 
 
 def test_a_build_stops_when_it_is_told_to(tensorrt_bundle: Path, trt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
