@@ -8,8 +8,10 @@ in one block, in order, which lets `copy` store the new keys and values of all l
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -133,20 +135,28 @@ class CudaDevice:
         """
         self.index, self.name, self.options = index, f"cuda:{index}", options
         self.runtime: Any = import_runtime() if runtime is None else runtime  # Any: a module without types
+        self.lock = threading.RLock() if options.cuda_graphs else nullcontext()
+        """Held by whatever asks for work where a run may be recorded: nothing else may come into the recording."""
         self._pools: defaultdict[int, list[int]] = defaultdict(list)  # pointers by size of block, bytes
         self._threads = threading.local()
-        count = self._call("cudaGetDeviceCount")
+        self._writing: list[Array] = []  # arrays that the GPU may not have read yet
+        self._writing_lock = threading.Lock()
+        error, count = self.runtime.cudaGetDeviceCount()
+        if int(error):
+            raise DeviceError(f"device {self.name}: no GPU, or no driver for this CUDA ({self._told(error)})")
         if index >= count:
             raise DeviceError(f"device {self.name}: this machine has {count} GPUs, numbered from 0")
         self.use()
         self.stream = int(self._call("cudaStreamCreateWithFlags", self.runtime.cudaStreamNonBlocking))
         """Handle of the stream, for libraries that are to work on it."""
+        weakref.finalize(self, _free, self.runtime, self._pools).atexit = False
 
     def zeros(self, tensors: Iterable[TensorSpec], **sizes: int) -> dict[str, Buffer]:
         """See `Device`."""
         block = self.block({tensor.name: (shape(tensor, **sizes), np.dtype(tensor.dtype)) for tensor in tensors})
         arrays = list(block.values())
         if arrays:
+            self.use()
             num_bytes = arrays[-1].pointer + arrays[-1].nbytes - arrays[0].pointer
             self._call("cudaMemsetAsync", arrays[0].pointer, 0, num_bytes, self.stream)
         return dict(block)
@@ -175,7 +185,10 @@ class CudaDevice:
 
     def write(self, target: CudaArray, array: Array) -> None:
         """Write an array of as many bytes over a packed buffer; the array may be changed afterwards."""
-        self._copy_memory(target.pointer, np.ascontiguousarray(array).ctypes.data, target.nbytes, "HostToDevice")
+        staged = np.array(array, order="C")
+        with self._writing_lock:  # a GPU that reads the host's memory by itself, as a Jetson's may, does so later
+            self._writing.append(staged)
+            self._copy_memory(target.pointer, staged.ctypes.data, target.nbytes, "HostToDevice")
 
     def get(self, *buffers: Buffer) -> tuple[Array, ...]:
         """See `Device`."""
@@ -189,8 +202,7 @@ class CudaDevice:
             array = np.empty(source.shape, source.dtype)
             self._copy_memory(array.ctypes.data, source.pointer, source.nbytes, "DeviceToHost")
             arrays.append(array)
-        self.use()
-        self._call("cudaStreamSynchronize", self.stream)
+        self._wait()
         return tuple(arrays)
 
     def copy(self, pairs: Iterable[tuple[Buffer, Buffer]]) -> None:
@@ -227,18 +239,22 @@ class CudaDevice:
             return _Block(pool.pop(), pool)
         except IndexError:
             self.use()
-        error, pointer = self.runtime.cudaMalloc(size)
+        with self.lock:
+            error, pointer = self.runtime.cudaMalloc(size)
         if int(error):
-            self._forget_pools()
+            self._wait()
+            with self.lock:
+                _free(self.runtime, self._pools)
             pointer = self._call("cudaMalloc", size)
         return _Block(int(pointer), pool)
 
-    def _forget_pools(self) -> None:
-        """Give back the memory that nothing refers to."""
+    def _wait(self) -> None:
+        """Wait until all that was asked for is done."""
+        self.use()
+        with self._writing_lock:
+            read, self._writing = self._writing, []
         self._call("cudaStreamSynchronize", self.stream)
-        for pool in list(self._pools.values()):
-            while pool:
-                self._call("cudaFree", pool.pop())
+        del read  # only now
 
     def _copy_memory(self, target: int, source: int, num_bytes: int, kind: str) -> None:
         self.use()
@@ -253,12 +269,23 @@ class CudaDevice:
             self._threads.used = True
 
     def _call(self, name: str, *arguments: Any) -> Any:  # Any: whatever the function takes and gives
-        error, *values = getattr(self.runtime, name)(*arguments)
+        with self.lock:
+            error, *values = getattr(self.runtime, name)(*arguments)
         if int(error):
-            _, text = self.runtime.cudaGetErrorString(error)
-            told = text.decode() if isinstance(text, bytes) else str(text)
-            raise DeviceError(f"device {self.name}: {name} failed: {told}; see bestow-edge doctor --gpu")
+            told = f"{name} failed: {self._told(error)}; see bestow-edge doctor --gpu"
+            raise DeviceError(f"device {self.name}: {told}")
         return values[0] if len(values) == 1 else values
+
+    def _told(self, error: object) -> str:
+        _, text = self.runtime.cudaGetErrorString(error)
+        return text.decode() if isinstance(text, bytes) else str(text)
+
+
+def _free(runtime: Any, pools: Mapping[int, list[int]]) -> None:  # Any: a module without types
+    """Give back the memory that nothing refers to; CUDA waits until it is not used any more."""
+    for pool in list(pools.values()):
+        while pool:
+            runtime.cudaFree(pool.pop())
 
 
 def packed_strides(sizes: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

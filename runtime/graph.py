@@ -72,7 +72,7 @@ def open_session(
     if missing := [name for name in names if name not in ort.get_available_providers()]:
         raise BundleError(f"this onnxruntime has no {', '.join(missing)}; see bestow-edge doctor")
     try:
-        session = ort.InferenceSession(str(path), options, providers=list(providers))
+        session = ort.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
     except Exception as error:  # onnxruntime's errors share no other base
         raise BundleError(f"{path}: onnxruntime cannot load it: {str(error).splitlines()[0]:.200}") from error
     if missing := [name for name in names if name not in session.get_providers()]:

@@ -37,6 +37,7 @@ SHAPE_OPERATORS = frozenset(
     )
 )
 MOST_CUDA_GRAPHS = 32  # captured for one graph; more shapes and addresses run without
+MOST_PLACES = 1000  # of which runs are counted
 RUNS_BEFORE_CAPTURE = 2  # of the same shapes and addresses: prefills and ends of streams come once
 NO_CAPTURE = "-1"
 Place = tuple[tuple[str, int, tuple[int, ...]], ...]  # name, address and shape of every tensor
@@ -83,6 +84,8 @@ class CudaOnnxGraph:
         ):
             return NO_CAPTURE
         if place not in self._captured:
+            if len(self._runs) >= MOST_PLACES:
+                self._runs.clear()
             self._runs[place] += 1
             if self._runs[place] <= RUNS_BEFORE_CAPTURE:
                 return NO_CAPTURE
@@ -147,7 +150,8 @@ class _Bound:
         if self._graph.device.options.cuda_graphs:
             places = *((name, *place) for name, place in self._inputs.items()), *self._outputs
             options.add_run_config_entry("gpu_graph_id", self._graph.capture_of(places))
-        self._graph.session.run_with_iobinding(self._binding, options)
+        with self._graph.device.lock:
+            self._graph.session.run_with_iobinding(self._binding, options)
 
 
 def provider_options(device: CudaDevice) -> dict[str, str]:

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from fake_cuda import FakeRuntime, pretend_cpu_is_cuda
 
-from bestow_edge.errors import DeviceError, MissingExtraError
+from bestow_edge.errors import ConfigError, DeviceError, MissingExtraError
 from bestow_edge.evaluation import gpu
 from bestow_edge.evaluation.gpu import Examination, GpuReport, examine
+from bestow_edge.runtime import onnx_cuda
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,10 +37,11 @@ def states(report: GpuReport) -> dict[str, str]:
 def test_everything_is_checked_on_a_gpu(checked: Callable[..., GpuReport], tmp_path: Path) -> None:
     report = checked(device="cuda:0,graphs")
     found = states(report)
-    assert found.pop("onnxruntime") in ("ok", "not done")  # as it is installed here
+    assert found.pop("TensorRT: bundle") == "not done"
     assert list(found) == [
         "GPU",
-        "onnxruntime CUDA: bundle loaded",
+        "onnxruntime",
+        "onnxruntime CUDA: bundle",
         "onnxruntime CUDA: encoder_chunk as on the CPU",
         "onnxruntime CUDA: adapter_step as on the CPU",
         "onnxruntime CUDA: llm_step as on the CPU",
@@ -71,8 +73,7 @@ def test_a_failing_check_stops_no_other(checked: Callable[..., GpuReport], monke
 
 def test_a_bundle_that_does_not_load(checked: Callable[..., GpuReport], tmp_path: Path) -> None:
     report = checked(bundle=tmp_path)
-    assert states(report)["onnxruntime CUDA: bundle loaded"] == "failed"
-    assert len(report.findings) == 3
+    assert [finding.state for finding in report.findings] == ["ok", "ok", "failed", "failed"]
 
 
 @pytest.mark.parametrize(
@@ -121,3 +122,19 @@ def test_the_reference_on_a_tiny_model() -> None:
     record = json.loads(done.stdout.splitlines()[-1])
     assert {row["graph"] for row in record["rows"]} == {"encoder_chunk", "adapter_step", "llm_step"}
     assert len(record["rows"]) == 8
+
+
+def test_a_device_that_is_no_gpu(tiny_bundle: Path) -> None:
+    with pytest.raises(ConfigError, match="device 'cpu': expected a GPU, such as cuda:0"):
+        examine(Examination(bundle=tiny_bundle, device="cpu"), lambda _: None)
+
+
+def test_a_gpu_without_what_runs_graphs_on_it(
+    checked: Callable[..., GpuReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_cuda, "CUDA_PROVIDER", "MissingProvider")
+    report = checked()
+    told = {finding.what: finding.told for finding in report.findings if finding.state == "not done"}
+    assert "this onnxruntime has no CUDA; pip uninstall -y onnxruntime" in told["onnxruntime CUDA: bundle"]
+    assert told["TensorRT: bundle"] == "a bundle for cpu; export its checkpoint with --target tensorrt"
+    assert not report.failed
