@@ -57,12 +57,8 @@ class Open(Strict):
         object.__setattr__(self, name, value)
 
 
-class IHostMemory(Strict):
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def __bytes__(self) -> bytes:
-        return self._content
+class IHostMemory(Strict, bytes):
+    """Bytes, as far as the buffer protocol goes."""
 
 
 class ITimingCache(Strict):

@@ -29,10 +29,10 @@ Gpu = Annotated[int, typer.Option("--gpu", min=0, metavar="N", help="Which GPU, 
 @app.command()
 def build(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle exported with --target tensorrt.")],
-    rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Most texts decoded at once.")] = 8,
+    rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Most texts decoded at once.")] = 5,
     prompt_tokens: Annotated[
         int, typer.Option("--prompt-tokens", min=2, metavar="N", help="Tokens of the longest prompt.")
-    ] = 256,
+    ] = 128,
     workspace: Annotated[
         int, typer.Option("--workspace-mb", min=1, metavar="MB", help="Most scratch memory of a kernel, MiB.")
     ] = 1024,
@@ -61,7 +61,7 @@ def build(
     from bestow_edge.runtime.tensorrt.profiles import Bounds
 
     manifest = read_manifest(bundle)
-    check_files(bundle, manifest, hashes=True)  # their hashes are what engines are found by
+    check_files(bundle, manifest, hashes=False)
     trt, device = import_tensorrt(), CudaDevice(gpu)
     bounds = Bounds(rows=rows, prompt_tokens=prompt_tokens)
     settings = Settings(bounds=bounds, options=Options(workspace_mb=workspace, level=level))

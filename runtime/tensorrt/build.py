@@ -34,8 +34,8 @@ class Options:
 class Built:
     """What a build gives."""
 
-    plan: bytes
-    """The engine."""
+    plan: memoryview
+    """The engine, in memory of TensorRT's: it may be gigabytes."""
     timings: bytes
     """The timing cache, with what it was given and what is new."""
 
@@ -92,7 +92,7 @@ def build_engine(
             raise BuildCancelledError(f"{spec.name}: the build was stopped")
         raise EngineError(f"{spec.name}: TensorRT {trt.__version__} built no engine; its messages say why")
     cache = config.get_timing_cache()
-    return Built(bytes(plan), b"" if cache is None else bytes(cache.serialize()))
+    return Built(memoryview(plan), b"" if cache is None else bytes(cache.serialize()))
 
 
 def _add_profile(builder: Any, config: Any, spec: GraphSpec, item: Profile) -> None:  # Any: the module has no types

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from bestow_edge.bundle import BundleManifest, FileEntry
+from bestow_edge.bundle import BundleManifest, FileEntry, check_files
 from bestow_edge.errors import ConfigError, EngineError
 from bestow_edge.runtime.tensorrt.build import Options, Step, build_engine
 from bestow_edge.runtime.tensorrt.library import TensorRt
@@ -95,7 +95,7 @@ class BundleEngines:
         for key in self.keys.values():
             self.store.delete(key)
 
-    def build(self, name: str, step: Step) -> bytes:
+    def build(self, name: str, step: Step) -> None:
         """Build a graph's engine and keep it.
 
         Args:
@@ -103,14 +103,17 @@ class BundleEngines:
             step: told what is going on.
 
         Raises:
+            BundleError: the graph is missing, or not what its hash in the manifest says.
             EngineError: it cannot be built.
             BuildCancelledError: `step` said so.
         """
-        path, key = self._directory / self.manifest.graphs[name].file, self.keys[name]
+        file, key = self.manifest.graphs[name].file, self.keys[name]
+        entries = tuple(entry for entry in self.manifest.files if entry.path in _parts(file))
+        check_files(self._directory, replace(self.manifest, files=entries), hashes=True)
         started = time.monotonic()
         built = build_engine(
             self._trt,
-            path,
+            self._directory / file,
             self.manifest.specs[name],
             self.profiles[name],
             self._settings.options,
@@ -120,9 +123,8 @@ class BundleEngines:
         if built.timings:
             self.store.save_timings(self.machine, built.timings)
         took = time.monotonic() - started
-        self.store.save(key, built.plan, source=path, built_s=took)
-        logger.info("%s: engine built in %.0f s, %.1f MB", name, took, len(built.plan) / 1e6)
-        return built.plan
+        self.store.save(key, built.plan, source=self._directory / file, built_s=took)
+        logger.info("%s: engine built in %.0f s, %.1f MB", name, took, built.plan.nbytes / 1e6)
 
     def _key(self, name: str) -> EngineKey:
         entry = self.manifest.graphs[name]
@@ -154,7 +156,12 @@ def graph_hash(files: tuple[FileEntry, ...], name: str) -> str:
     Raises:
         EngineError: the manifest does not list the file.
     """
-    hashes = {entry.path: entry.sha256 for entry in files if entry.path in (name, f"{name}.data")}
+    hashes = {entry.path: entry.sha256 for entry in files if entry.path in _parts(name)}
     if name not in hashes:
         raise EngineError(f"{name}: not among the bundle's files; export the checkpoint again")
     return "+".join(hashes[path] for path in sorted(hashes))
+
+
+def _parts(file: str) -> tuple[str, str]:
+    """Return a graph's file and where its weights lie if they are apart."""
+    return file, f"{file}.data"

@@ -30,9 +30,9 @@ Sizes = Mapping[str, int]
 class Bounds:
     """What a user may bound; engines take more memory and time to build the wider it is."""
 
-    rows: int = 8
+    rows: int = 5
     """Texts decoded at once: prompts of a session, or hypotheses of a beam."""
-    prompt_tokens: int = 256
+    prompt_tokens: int = 128
     """Tokens of the longest prompt, with what a new segment repeats."""
 
 
@@ -111,21 +111,28 @@ def _window(config: ModelConfig) -> tuple[Profile, ...]:
 
 def _text(spec: GraphSpec, manifest: BundleManifest, bounds: Bounds) -> tuple[Profile, ...]:
     """One for a token at a time and one for prompts, unless recurrent layers take prompts token by token too."""
-    capacity = FIRST_TOKENS
-    while capacity < manifest.max_text_tokens:
-        capacity *= 2
-    shared = {
-        BATCH: Range(1, 1, bounds.rows),
-        MEMORY: Range(1, min(USUAL_SLOTS, MAX_SLOTS), MAX_SLOTS),
-        CAPACITY: Range(1, min(USUAL_TOKENS, capacity), capacity),
-    }
     prompt = min(bounds.prompt_tokens, manifest.max_text_tokens)
-    kinds = {"token": Range(1, 1, 1), "prompt": Range(2, min(USUAL_PROMPT, prompt), prompt)}
+    shared = {BATCH: Range(1, 1, bounds.rows), MEMORY: Range(1, USUAL_SLOTS, MAX_SLOTS)}
+    kinds = {
+        "token": {TOKENS: Range(1, 1, 1), CAPACITY: _capacity(manifest.max_text_tokens)},
+        # A prompt comes first, when its cache is as small as can be: scratch memory follows from the largest.
+        "prompt": {TOKENS: Range(2, min(USUAL_PROMPT, prompt), prompt), CAPACITY: _capacity(prompt)},
+    }
     if spec.states:
         del kinds["prompt"]
     used = {axis for tensor in dynamic_inputs(spec) for axis in tensor.axes if isinstance(axis, str)}
-    axes = {axis: sizes for axis, sizes in shared.items() if axis in used}
-    return tuple(Profile(name, axes | {TOKENS: tokens}) for name, tokens in kinds.items())
+    return tuple(
+        Profile(name, {axis: sizes for axis, sizes in (shared | own).items() if axis in used})
+        for name, own in kinds.items()
+    )
+
+
+def _capacity(tokens: int) -> Range:
+    """Return the sizes of a cache that grows by doubling until it holds some tokens."""
+    most = FIRST_TOKENS
+    while most < tokens:
+        most *= 2
+    return Range(1, min(USUAL_TOKENS, most), most)
 
 
 def sizes_of(spec: GraphSpec, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:

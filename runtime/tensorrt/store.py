@@ -124,7 +124,7 @@ class EngineStore:
         stored = self._read(self._path(key))
         return stored is not None and stored.record is not None and stored.record.key == key
 
-    def save(self, key: EngineKey, plan: bytes, *, source: Path, built_s: float) -> None:
+    def save(self, key: EngineKey, plan: bytes | memoryview, *, source: Path, built_s: float) -> None:
         """Write an engine, then its record: one without the other counts as missing."""
         path = self._path(key)
         self.directory.mkdir(parents=True, exist_ok=True)

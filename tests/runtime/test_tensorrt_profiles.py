@@ -40,7 +40,8 @@ def test_adapter_and_llm_have_one_for_a_token_and_one_for_a_prompt(model_config:
         assert [profile.name for profile in known] == ["token", "prompt"]
         axes = known[1].axes
         assert (axes["tokens"].least, axes["tokens"].most) == (2, 50)
-        assert axes["capacity"].most == 256, "200 tokens, in buffers that double"
+        assert axes["capacity"].most == 64, "as much as a prompt needs"
+        assert known[0].axes["capacity"].most == 256, "200 tokens, in buffers that double"
         assert axes["batch"].most == 2
         assert ("memory" in axes) == (name == ADAPTER)
         sizes = {"batch": 1, "tokens": 1, "capacity": 64} | ({"memory": 4096} if name == ADAPTER else {})
@@ -69,9 +70,9 @@ def test_a_bidirectional_encoder_has_its_window(bidirectional_config: Configs) -
     [
         (
             {"tokens": 300},
-            "tokens 300, its engine was built for 1 to 200; bestow-edge engines build --prompt-tokens 300, and",
+            "tokens 300, its engine was built for 1 to 128; bestow-edge engines build --prompt-tokens 300, and",
         ),
-        ({"batch": 9}, "batch 9, its engine was built for 1 to 8; bestow-edge engines build --rows 9, and"),
+        ({"batch": 9}, "batch 9, its engine was built for 1 to 5; bestow-edge engines build --rows 9, and"),
         ({"capacity": 512}, "capacity 512, its engine was built for 1 to 256; export and build again"),
     ],
 )
