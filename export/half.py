@@ -8,7 +8,8 @@ positions and for sums over a vocabulary. Deliberately does not know which graph
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from bestow_edge.export.rewrite import lazy
-from bestow_edge.graphs import GraphSpec
+from bestow_edge.graphs import NEXT, GraphSpec
 
 FULL = {
     "ArgMax", "Cos", "Exp", "Log", "LogSoftmax", "Pow", "Range", "Reciprocal", "ReduceLogSumExp", "ReduceMax",
@@ -29,43 +30,48 @@ LARGEST = 6e4  # of a constant; below float16's 65504, so that a score added to 
 TYPES = {"float16": ir.DataType.FLOAT16, "float32": ir.DataType.FLOAT}
 
 
-def to_half(model: ir.Model, spec: GraphSpec) -> None:
+def to_half(model: ir.Model, spec: GraphSpec | None = None) -> None:
     """Retype a graph in place.
 
     Args:
         model: a float32 graph.
-        spec: the contract it is to fulfil: which inputs and outputs are float16 and which float32.
+        spec: the contract it is to fulfil: which inputs and outputs are float16 and which float32; None leaves them.
     """
-    Retyping(model, spec).run()
+    tensors = () if spec is None else (*spec.inputs, *spec.states)
+    outputs = () if spec is None else (*spec.outputs, *(replace(t, name=f"{NEXT}{t.name}") for t in spec.states))
+    Retyping(model, {tensor.name: tensor.dtype for tensor in (*tensors, *outputs)}).run()
     common.RemoveUnusedNodesPass()(model)
 
 
 class Retyping:
     """One graph on its way from float32 to float16."""
 
-    def __init__(self, model: ir.Model, spec: GraphSpec) -> None:
-        """Prepare; see `to_half`."""
+    def __init__(self, model: ir.Model, dtypes: Mapping[str, str]) -> None:
+        """Prepare.
+
+        Args:
+            model: a float32 graph.
+            dtypes: of inputs and outputs, by name; those that are not named stay as they are.
+        """
         self._model = model
         self._as: dict[ir.DataType, dict[ir.Value, ir.Value]] = {kind: {} for kind in TYPES.values()}
         self._full: set[ir.Value] = set()  # values whose float32 form is what others are to read
         self._exact = _before_angles(model)
-        tensors = {tensor.name: tensor for tensor in (*spec.inputs, *spec.states)}
         for value in model.graph.inputs:
-            dtype = tensors[str(value.name)].dtype
-            if dtype in TYPES:
-                self._set(value, TYPES[dtype])
-        dtypes = [tensor.dtype for tensor in (*spec.outputs, *spec.states)]
-        self._outputs = dict(zip(model.graph.outputs, dtypes, strict=True))
+            if (kind := _wanted(value, dtypes)) is not None:
+                self._set(value, kind)
+        self._outputs = {value: kind for value in model.graph.outputs if (kind := _wanted(value, dtypes)) is not None}
 
     def run(self) -> None:
         """Give every node its types."""
         for node in list(self._model.graph):
             self._retype(node)
-        for index, (value, dtype) in enumerate(list(self._outputs.items())):
-            if dtype in TYPES and value not in self._as[TYPES[dtype]]:
-                self._cast_output(index, value, TYPES[dtype])
-            elif dtype in TYPES and self._as[TYPES[dtype]][value] is not value:
-                self._name_output(index, value, self._as[TYPES[dtype]][value])
+        for index, value in enumerate(list(self._model.graph.outputs)):
+            kind = self._outputs.get(value)
+            if kind is not None and value not in self._as[kind]:
+                self._cast_output(index, value, kind)
+            elif kind is not None and self._as[kind][value] is not value:
+                self._name_output(index, value, self._as[kind][value])
 
     def _retype(self, node: ir.Node) -> None:
         floats = [index for index, value in enumerate(node.inputs) if self._is_float(value)]
@@ -85,7 +91,7 @@ class Retyping:
             self._set(value, kind)
             if kind == ir.DataType.FLOAT and node.op_type != "Softmax":  # the weights of an attention go into a product
                 self._full.add(value)
-            if self._outputs.get(value) == "float32":
+            if self._outputs.get(value) == ir.DataType.FLOAT:
                 self._full.add(value)  # there is a float32 form anyway
 
     def _kind(self, node: ir.Node, inputs: Iterable[ir.Value]) -> ir.DataType:
@@ -143,6 +149,13 @@ class Retyping:
         value.name = f"{name}_inside"
         new.name, new.shape = name, value.shape
         self._model.graph.outputs[index] = new
+
+
+def _wanted(value: ir.Value, dtypes: Mapping[str, str]) -> ir.DataType | None:
+    """Return the type of an input or output, None where it holds no floats."""
+    if value.dtype != ir.DataType.FLOAT:
+        return None
+    return TYPES[dtypes.get(str(value.name), "float32")]
 
 
 def _half_of(tensor: ir.TensorProtocol) -> Callable[[], npt.NDArray[np.float16]]:

@@ -13,10 +13,11 @@ from bestow_edge.runtime.cuda import CudaDevice, CudaOptions
 from bestow_edge.runtime.graph import OnnxGraph
 from bestow_edge.runtime.onnx_cuda import CudaOnnxGraph
 from bestow_edge.runtime.tensorrt.engines import parse_settings
+from bestow_edge.runtime.tensorrt.provider import open_provider
 from bestow_edge.runtime.tensorrt.serve import Opened, serve_engines
 
-ENGINES = "tensorrt"
-EXPECTED = "expected cpu, tensorrt:0, or cuda:0 with options such as cuda:0,graphs,arena=4,allow-cpu"
+ENGINES, PROVIDER = "tensorrt", "onnxruntime-tensorrt"
+EXPECTED = f"expected cpu, {ENGINES}:0, {PROVIDER}:0, or cuda:0 with options such as cuda:0,graphs,arena=4,allow-cpu"
 
 
 def open_device(name: str) -> Device:
@@ -49,8 +50,9 @@ def open_graphs(
     Args:
         directory: the bundle.
         manifest: its manifest.
-        device: a name for `open_device`; or `tensorrt` and the number of a GPU, `tensorrt:0`, for engines, and behind
-            it, after commas, what they are built with, see `parse_settings`.
+        device: a name for `open_device`; or `tensorrt` and the number of a GPU, `tensorrt:0`, for engines, or
+            `onnxruntime-tensorrt:0` for those that onnxruntime builds; and behind it, after commas, what they are
+            built with, see `parse_settings`.
         threads: CPU threads within one operator.
         mapped: names of graphs whose weights stay in their files, see `open_session`.
 
@@ -70,12 +72,14 @@ def open_graphs(
 
     kind, *words = device.split(",")
     backend, _, index = kind.partition(":")
-    if backend != ENGINES:
+    if backend not in (ENGINES, PROVIDER):
         return Opened(graphs(open_device(device)))
     if not (index or "0").isdecimal():
         raise ConfigError(f"device {device!r}: {EXPECTED}")
     settings = parse_settings(words)
     gpu = CudaDevice(int(index or 0))
+    if backend == PROVIDER:
+        return Opened(open_provider(directory, manifest, gpu, settings, threads=threads))
     meanwhile = [("onnxruntime's CUDA provider", lambda: graphs(gpu)), ("the CPU", lambda: graphs(CPU))]
     return serve_engines(directory, manifest, gpu, meanwhile, settings)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from bestow_edge.graphs import GraphSpec
 from bestow_edge.runtime.backend import Buffer
 from bestow_edge.runtime.bindings import Bindings, OutputBlock, Prepared
 from bestow_edge.runtime.cuda import CudaArray, CudaDevice
-from bestow_edge.runtime.graph import import_onnxruntime, open_session
+from bestow_edge.runtime.graph import Provider, import_onnxruntime, open_session
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,9 @@ Place = tuple[tuple[str, int, tuple[int, ...]], ...]  # name, address and shape 
 class CudaOnnxGraph:
     """A graph on a GPU, shared by all sessions."""
 
-    def __init__(self, path: Path, spec: GraphSpec, device: CudaDevice, *, threads: int) -> None:
+    def __init__(
+        self, path: Path, spec: GraphSpec, device: CudaDevice, *, threads: int, before: Sequence[Provider] = ()
+    ) -> None:
         """Load a graph and check where its operators run.
 
         Args:
@@ -54,6 +56,7 @@ class CudaOnnxGraph:
             spec: its contract.
             device: the GPU.
             threads: CPU threads within one operator, for arithmetic on shapes.
+            before: other providers on the same GPU and stream that take what they can before CUDA does.
 
         Raises:
             BundleError: onnxruntime cannot load the file, or has no CUDA provider or could not start it.
@@ -62,11 +65,11 @@ class CudaOnnxGraph:
         """
         self.spec, self.device = spec, device
         _preload()
-        providers = [(CUDA_PROVIDER, provider_options(device))]
+        providers = [*before, (CUDA_PROVIDER, provider_options(device))]
         self.session = open_session(path, spec, providers, threads=threads, record_placement=True)
         self.placement = placement(self.session)
         """Operators by provider."""
-        self._check_placement(path)
+        self._check_placement(path, {name for name, _ in providers})
         self._captured: dict[Place, int] = {}
         self._runs: Counter[Place] = Counter()
 
@@ -89,8 +92,8 @@ class CudaOnnxGraph:
             self._captured[place] = len(self._captured) + 1
         return str(self._captured[place])
 
-    def _check_placement(self, path: Path) -> None:
-        elsewhere = sum((found for provider, found in self.placement.items() if provider != CUDA_PROVIDER), Counter())
+    def _check_placement(self, path: Path, wanted: Collection[str]) -> None:
+        elsewhere = sum((found for provider, found in self.placement.items() if provider not in wanted), Counter())
         fallen = [f"{count} {name}" for name, count in elsewhere.most_common() if name not in SHAPE_OPERATORS]
         if not fallen:
             return

@@ -72,11 +72,7 @@ class BundleEngines:
         Raises:
             EngineError: the bundle is not made for TensorRT, or a bound is out of range.
         """
-        if manifest.target != "tensorrt":
-            remedy = "export its checkpoint with --target tensorrt"
-            raise EngineError(
-                f"{directory}: a bundle for {manifest.target}, and engines need standard operators; {remedy}"
-            )
+        check_target(directory, manifest)
         self.machine, self.store, self.manifest = machine, store, manifest
         self._directory, self._trt, self._settings = directory, trt, settings
         self.profiles: dict[str, tuple[Profile, ...]] = {
@@ -139,6 +135,17 @@ class BundleEngines:
             options=options,
             machine=self.machine,
         )
+
+
+def check_target(directory: Path, manifest: BundleManifest) -> None:
+    """Refuse a bundle whose graphs are not made for TensorRT.
+
+    Raises:
+        EngineError: what it is made for, and what to do.
+    """
+    if manifest.target != "tensorrt":
+        problem = f"a bundle for {manifest.target}, and engines need standard operators"
+        raise EngineError(f"{directory}: {problem}; export its checkpoint with --target tensorrt")
 
 
 def graph_hash(files: tuple[FileEntry, ...], name: str) -> str:

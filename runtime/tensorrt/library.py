@@ -25,7 +25,7 @@ def import_tensorrt() -> TensorRt:
         EngineError: its libraries cannot be loaded, or it is too old or too new.
     """
     try:
-        trt = importlib.import_module("tensorrt")
+        trt = load_module()
     except ImportError as error:
         raise MissingExtraError("tensorrt", "tensorrt") from error
     except OSError as error:
@@ -34,6 +34,11 @@ def import_tensorrt() -> TensorRt:
     if not major.isdigit() or not OLDEST <= int(major) <= NEWEST:
         raise EngineError(f"TensorRT {trt.__version__}: expected {OLDEST} or {NEWEST}")
     return trt
+
+
+def load_module() -> TensorRt:
+    """Return the module, or raise what importing it raises."""
+    return importlib.import_module("tensorrt")
 
 
 def trt_logger(trt: TensorRt) -> Any:  # Any: a class of the module

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
@@ -151,6 +152,30 @@ def test_int4_weights_of_an_llm_for_cuda(tiny_bundle: Path, manifest: BundleMani
         ExportError, match=r"llm_step: com.microsoft; TensorRT 10 reads standard operators up to opset 20"
     ):
         check_ready(graph)
+
+
+@pytest.mark.parametrize("kind", ["tensorrt", "cpu"])
+def test_positions_beyond_what_float16_counts_keep_their_angles(
+    tensorrt_bundle: Path, tiny_bundle: Path, tmp_path: Path, kind: str
+) -> None:
+    full = tiny_bundle / f"{LLM}.onnx"
+    half = tensorrt_bundle / f"{LLM}.onnx"
+    if kind == "cpu":
+        half = tmp_path / "half.onnx"
+        save_graph(quantize(ir.load(full), "fp16", rows_apart=True), half)
+    keys = []
+    for path in (full, half):
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        rng = np.random.default_rng(0)
+        feeds = {"past_tokens": np.array([3000])}
+        for item in session.get_inputs():
+            if item.name not in feeds:
+                shape = [{"batch": 1, "tokens": 4, "capacity": 8}.get(size, size) for size in item.shape]
+                kind_of = np.float16 if item.type == "tensor(float16)" else np.float32
+                feeds[item.name] = rng.standard_normal(shape).astype(kind_of)
+        keys.append(session.run(["new_keys_0"], feeds)[0].astype(np.float32))
+    error = np.abs(keys[1] - keys[0]).max() / np.abs(keys[0]).max()
+    assert error < 2e-3  # 2e-2 with float16 angles
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def trt(request: pytest.FixtureRequest, store: Path, monkeypatch: pytest.MonkeyP
     """A machine with a GPU and TensorRT, and no engines yet."""
     assert not store.exists()
     module = fake_tensorrt(request.param)
-    monkeypatch.setattr(library.importlib, "import_module", lambda _: module)
+    monkeypatch.setattr(library, "load_module", lambda: module)
     monkeypatch.setattr(cuda, "import_runtime", FakeRuntime)
     return module
 
@@ -101,7 +101,7 @@ def test_engines_of_another_gpu_or_tensorrt_are_never_loaded(
 ) -> None:
     monkeypatch.setattr(cuda, "import_runtime", FakeRuntime)
     for count, module in enumerate((fake_tensorrt(version), fake_tensorrt(VERSIONS[1])), 1):
-        monkeypatch.setattr(library.importlib, "import_module", lambda _, module=module: module)
+        monkeypatch.setattr(library, "load_module", lambda module=module: module)
         on_engines(tensorrt_bundle)
         assert len(list(store.glob("*.engine"))) == 3 * count
         assert len(module._built) == 3
