@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from bestow_edge.cli import options
 from bestow_edge.cli.console import megabytes, needs_extra, new_table, shown_steps, write_json, write_tables
 from bestow_edge.cli.inspect import parity_table, quantization_tables
 from bestow_edge.graphs import Target
+
+if TYPE_CHECKING:
+    from bestow_edge.export.pipeline import ExportResult
 
 
 def export(
@@ -64,6 +67,10 @@ def export(
             result = export_bundle(
                 checkpoint, out, target=target, precision=precision, check=check, force=force, progress=step
             )
+    _write(result, as_json=as_json)
+
+
+def _write(result: ExportResult, *, as_json: bool) -> None:
     files = result.manifest.files
     if as_json:
         write_json(

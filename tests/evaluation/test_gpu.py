@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from fake_cuda import FakeRuntime, pretend_cpu_is_cuda
+from fake_tensorrt import VERSIONS, fake_tensorrt
 
 from bestow_edge.errors import ConfigError, DeviceError, MissingExtraError
 from bestow_edge.evaluation import gpu
 from bestow_edge.evaluation.gpu import Examination, GpuReport, examine
-from bestow_edge.runtime import onnx_cuda
+from bestow_edge.runtime import load, onnx_cuda
+from bestow_edge.runtime.tensorrt import library
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,3 +140,21 @@ def test_a_gpu_without_what_runs_graphs_on_it(
     assert "this onnxruntime has no CUDA; pip uninstall -y onnxruntime" in told["onnxruntime CUDA: bundle"]
     assert told["TensorRT: bundle"] == "a bundle for cpu; export its checkpoint with --target tensorrt"
     assert not report.failed
+
+
+def test_engines_are_checked_once_they_are_built(
+    checked: Callable[..., GpuReport], tensorrt_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = fake_tensorrt(VERSIONS[0])
+    monkeypatch.setattr(library, "load_module", lambda: module)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = checked(bundle=tensorrt_bundle, streams=(1,))
+    (told,) = [finding.told for finding in first.findings if finding.state == "not done"]
+    assert told == "no engines of this bundle for this machine; first: bestow-edge engines build BUNDLE"
+    model = load(tensorrt_bundle, device="tensorrt:0", threads=1)
+    assert model.engines is not None
+    assert model.engines.wait(60)
+    report = checked(bundle=tensorrt_bundle, streams=(1,))
+    assert not report.failed, report.findings
+    assert states(report)["TensorRT: llm_step as on the CPU"] == "ok"
+    assert [row.route for row in report.graphs] == ["onnxruntime CUDA"] * 3 + ["TensorRT"] * 3

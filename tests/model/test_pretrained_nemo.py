@@ -35,6 +35,7 @@ from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.pretrained.nemo import nemo_encoder
 from bestow_edge.model.pretrained.nemo_file import read_nemo
 from bestow_edge.model.pretrained.parts import EncoderPart, plain_config
+from bestow_edge.runtime.backend import CPU
 from bestow_edge.runtime.encoder_stream import EncoderStream
 from bestow_edge.runtime.graph import OnnxGraph
 
@@ -71,6 +72,8 @@ def bestow(part: EncoderPart, llm: dict[str, Any]) -> BestowModel:
 
 class TorchGraph:
     """The module that is exported, in the place of its graph."""
+
+    device = CPU
 
     def __init__(self, model: BestowModel) -> None:
         self.spec = encoder_spec(model.config)

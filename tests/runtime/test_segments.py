@@ -16,6 +16,7 @@ from bestow_edge.graphs import CACHE, NEW, NEXT, GraphSpec
 from bestow_edge.policy import Offline, Policy, WaitK
 from bestow_edge.runtime import segments as segments_module
 from bestow_edge.runtime import session as session_module
+from bestow_edge.runtime.backend import CPU
 from bestow_edge.runtime.decoder import Attempt
 from bestow_edge.runtime.encoder_stream import SpeechSteps
 from bestow_edge.runtime.events import TextEvent
@@ -29,6 +30,8 @@ END = 2
 
 class LoudnessGraph:
     """In the encoder's place: the key of a step is 1 if the step is loud."""
+
+    device = CPU
 
     def __init__(self, spec: GraphSpec) -> None:
         self.spec = spec
