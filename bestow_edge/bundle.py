@@ -14,14 +14,14 @@ from typing import Any, Literal
 from bestow_edge.config import ModelConfig, read_json
 from bestow_edge.errors import BundleError, BundleIntegrityError, BundleMissingError, BundleVersionError, ConfigError
 from bestow_edge.files import sha256
-from bestow_edge.graphs import GraphSpec, graph_specs
+from bestow_edge.graphs import GraphSpec, Target, graph_specs
 from bestow_edge.strict import decode
 
 MANIFEST_FILE = "bundle.json"
 TOKENIZER_FILE = "tokenizer.json"
 GOLDEN_FILE = "golden.npz"
 FORMAT = "bestow-edge-bundle"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 
@@ -78,8 +78,9 @@ class QuantizationRow:
     """`bytes` over the number of weights, scales and everything else included."""
     error: float
     """Largest difference from PyTorch over the largest value on random inputs: the worst row of `parity`."""
-    agreement: float
-    """Share of decisions that stay the same when this graph alone is not fp32."""
+    agreement: float | None
+    """Share of decisions that stay the same when this graph alone is not fp32; None with float16 caches, which fp32
+    graphs don't take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +105,8 @@ class BundleManifest:
 
     model: ModelConfig
     """The model's configuration."""
+    target: Target
+    """What the graphs were made for."""
     graphs: dict[str, GraphEntry]
     """Graphs by name."""
     prompts: dict[str, tuple[int, ...]]
@@ -126,7 +129,7 @@ class BundleManifest:
     @property
     def specs(self) -> dict[str, GraphSpec]:
         """Contracts of the graphs, by name."""
-        return graph_specs(self.model)
+        return graph_specs(self.model, self.target)
 
 
 def write_manifest(manifest: BundleManifest, directory: Path) -> None:

@@ -4,6 +4,7 @@
     |- ConfigError            (ValueError)         a config, recipe or manifest field is wrong
     |- AudioError             (ValueError)         a file or a block of samples cannot be used as audio
     |- AudioDeviceError       (OSError)            no microphone, no PortAudio, device lost
+    |- DeviceError            (RuntimeError)       a GPU is missing, failed, lacks memory or would be left unused
     |- ManifestError          (ValueError)         a training or evaluation manifest line is wrong
     |- CheckpointError        (ValueError)         a checkpoint directory is missing or damaged
     |- HubError               (OSError)            the Hugging Face Hub has no such model, refuses it or is out of reach
@@ -12,6 +13,7 @@
     |  |- BundleVersionError                       written in another format version
     |  |- BundleIntegrityError                     a file's size or SHA-256 differs from the manifest
     |  `- SignatureError                           a graph's tensors differ from its GraphSpec
+    |- EngineError            (RuntimeError)       a TensorRT engine cannot be built, loaded or run
     |- PromptError            (ValueError)         unknown task, language or pair; a question that cannot be asked
     |- SessionError           (RuntimeError)       a session is used after it was finished
     |  `- BacklogError                             a live session holds all the audio it may: nothing was taken
@@ -41,6 +43,10 @@ class AudioError(BestowEdgeError, ValueError):
 
 class AudioDeviceError(BestowEdgeError, OSError):
     """There is no microphone, no PortAudio library, or the device went away."""
+
+
+class DeviceError(BestowEdgeError, RuntimeError):
+    """A GPU is missing, failed or has too little memory, or a graph would run on the CPU instead."""
 
 
 class ManifestError(BestowEdgeError, ValueError):
@@ -73,6 +79,10 @@ class BundleIntegrityError(BundleError):
 
 class SignatureError(BundleError):
     """A graph's inputs or outputs differ from its GraphSpec."""
+
+
+class EngineError(BestowEdgeError, RuntimeError):
+    """A TensorRT engine cannot be built, loaded or run with the sizes asked for."""
 
 
 class PromptError(BestowEdgeError, ValueError):

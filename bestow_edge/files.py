@@ -44,7 +44,7 @@ def check_free(target: Path, *, replace: bool) -> None:
         raise ConfigError(f"{target.resolve()} exists; choose another path or allow it to be replaced (--force)")
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Write a file, text as UTF-8, so that it is never seen half written."""
     encoded = content.encode() if isinstance(content, str) else content
     with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:

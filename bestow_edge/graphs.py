@@ -4,8 +4,8 @@ Export names its tensors from these specs, the runtime checks loaded graphs agai
 them. Axes are words where they may change from call to call and numbers where the model fixes them.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from bestow_edge.config import SUBSAMPLING, ModelConfig
 
@@ -16,6 +16,9 @@ LLM = "llm_step"
 NEXT = "next_"  # prefix of a state's name on the way out
 CACHE, NEW = "cache_", "new_"  # prefixes of a cache, bound in place, and of what is to be stored in it
 KINDS = ("keys", "values")  # of an attention's cache
+Target = Literal["cpu", "cuda", "tensorrt"]
+"""What graphs are made for. On a GPU what goes from graph to graph or from step to step is float16."""
+FLOAT32_EVERYWHERE = ("mel", "logits", "log_prob", "alignment")  # what enters or leaves the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class TensorSpec:
 
     name: str
     dtype: str
-    """numpy name: `float32` or `int64`."""
+    """numpy name: `float32`, `float16` or `int64`."""
     axes: tuple[str | int, ...]
 
     def __str__(self) -> str:
@@ -174,9 +177,11 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
 
 
 def llm_spec(llm: dict[str, Any]) -> GraphSpec:
-    """`llm_step`: embeddings and KV caches -> logits of the last token, keys and values of the new tokens.
+    """`llm_step`: embeddings and KV caches -> what follows the last token, keys and values of the new tokens.
 
-    As in `adapter_step`, the first `past_tokens` slots of a cache buffer count and the new keys and values come out.
+    `token_id` is the most probable token and `log_prob` its natural logarithm: of most steps a session needs nothing
+    more, and `logits` are large. As in `adapter_step`, the first `past_tokens` slots of a cache buffer count and the
+    new keys and values come out.
     `llm` is the LLM's transformers config.
     """
     heads = llm.get("num_key_value_heads") or llm["num_attention_heads"]
@@ -185,7 +190,11 @@ def llm_spec(llm: dict[str, Any]) -> GraphSpec:
         TensorSpec("inputs_embeds", "float32", ("batch", "tokens", llm["hidden_size"])),
         TensorSpec("past_tokens", "int64", ("batch",)),
     ]
-    outputs = [TensorSpec("logits", "float32", ("batch", llm["vocab_size"]))]
+    outputs = [
+        TensorSpec("logits", "float32", ("batch", llm["vocab_size"])),
+        TensorSpec("token_id", "int64", ("batch",)),
+        TensorSpec("log_prob", "float32", ("batch",)),
+    ]
     for layer in range(llm["num_hidden_layers"]):
         for kind in KINDS:
             inputs.append(TensorSpec(f"{CACHE}{kind}_{layer}", "float32", ("batch", heads, "capacity", head_dim)))
@@ -193,10 +202,25 @@ def llm_spec(llm: dict[str, Any]) -> GraphSpec:
     return GraphSpec(name=LLM, inputs=tuple(inputs), outputs=tuple(outputs))
 
 
-def graph_specs(config: ModelConfig) -> dict[str, GraphSpec]:
+def graph_specs(config: ModelConfig, target: Target = "cpu") -> dict[str, GraphSpec]:
     """Return the three specs by graph name: encoder, adapter, LLM."""
     encoder = encoder_spec(config) if config.bidirectional is None else window_spec(config)
-    return {spec.name: spec for spec in (encoder, adapter_spec(config), llm_spec(config.llm))}
+    specs = (encoder, adapter_spec(config), llm_spec(config.llm))
+    return {spec.name: spec if target == "cpu" else in_float16(spec) for spec in specs}
+
+
+def in_float16(spec: GraphSpec) -> GraphSpec:
+    """Return a contract with float16 in place of float32 but for `FLOAT32_EVERYWHERE`."""
+
+    def half(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            replace(tensor, dtype="float16")
+            if tensor.dtype == "float32" and tensor.name not in FLOAT32_EVERYWHERE
+            else tensor
+            for tensor in tensors
+        )
+
+    return replace(spec, inputs=half(spec.inputs), outputs=half(spec.outputs), states=half(spec.states))
 
 
 LSTM_LAYERS = 2  # paper, Table 4: "two RNN layers + one cross-attention"

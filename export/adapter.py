@@ -84,7 +84,7 @@ def visible_slots(visible_steps: Tensor, written_steps: Tensor, num_slots: int) 
     last = written_steps - 1  # (1,)
     slots = torch.arange(num_slots, device=last.device)
     divisor = torch.ones_like(slots).sum()  # a tensor: the exporter knows no remainder by a symbolic size
-    step = last - torch.remainder(last - slots, divisor)  # (num_slots,)
+    step = last - torch.remainder(last - slots + divisor, divisor)  # (num_slots,); never of a negative number
     return (step >= 0) & (step < visible_steps[..., None])
 
 

@@ -19,7 +19,7 @@ from bestow_edge.errors import ExportError
 from bestow_edge.manifest import read_manifest
 from bestow_edge.prompts import Pair, parse_pair
 from bestow_edge.runtime.audio import read_audio
-from bestow_edge.runtime.decoder import TextDecoder
+from bestow_edge.runtime.decoder import TextDecoder, empty_memory
 from bestow_edge.runtime.encoders import encoder_for
 from bestow_edge.runtime.memory import SpeechMemory
 from bestow_edge.runtime.model import Model
@@ -111,7 +111,7 @@ def agreement(model: Model, recordings: Sequence[Recording], answers: Sequence[S
 def _begin(model: Model, recording: Recording) -> tuple[SpeechMemory, TextDecoder, Track]:
     policy = model.default_policy
     encoder: Any = encoder_for(model, [policy], model.config.right_context)  # Any: each kind has its own state
-    memory = SpeechMemory(model.config.adapter)
+    memory = empty_memory(model.adapter, model.manifest)
     for speech in encoder.finish(encoder.add(recording.waveform, encoder.initial_state())):
         memory.write(speech)
     prompt = model.prompt_ids(recording.pair)

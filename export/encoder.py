@@ -67,13 +67,16 @@ class EncoderChunk(nn.Module):
         """
         past = past_steps[:, None]  # (batch, 1)
         slot = torch.arange(self.slots, device=past.device)
-        step = past - 1 - torch.remainder(past - 1 - slot, self.slots)  # (batch, slots)
+        # One ring more, so that nothing is negative: runtimes disagree about the remainder then.
+        step = past - 1 - torch.remainder(past - 1 - slot + self.slots, self.slots)  # (batch, slots)
         cached = (step >= 0) & (step >= past - self.left_context)
         own = torch.arange(steps, device=past.device)
         fresh = own < end_step[:, None]  # (batch, steps)
         key_steps = torch.cat([step, past + own], dim=1)  # (batch, slots + steps)
         distance = (past + own)[:, :, None] - key_steps[:, None]  # (batch, steps, slots + steps)
-        column = (self.longest - distance).clamp(0, self.longest + self.chunk - 1)  # those out of reach are hidden
+        column = self.longest - distance
+        in_reach = (column >= 0) & (column < self.longest + self.chunk)
+        column = torch.where(in_reach, column, 0)  # those out of reach are hidden; no clamp: TensorRT has none of int64
         return torch.cat([cached, fresh], dim=1)[:, None, None], column[:, None]
 
     def _subsample(

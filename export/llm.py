@@ -132,7 +132,7 @@ class LlmStep(nn.Module):
         self.attention = attention
 
     def forward(self, inputs_embeds: Tensor, past_tokens: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
-        """Return logits (batch, vocab), then per layer the new keys and values (see `graphs.llm_spec`)."""
+        """Return logits (batch, vocab), the best token and its log-probability (batch,), new keys and values."""
         self.attention.begin(past_tokens, caches)
         batch, tokens, _ = inputs_embeds.shape
         output = self.llm(
@@ -149,7 +149,9 @@ class LlmStep(nn.Module):
                 f"{type(self.llm).__name__}: {len(new)} of {len(caches) // 2} layers went through transformers' "
                 "AttentionInterface; choose an LLM whose layers all do (Llama, Qwen, Mistral, Gemma 3 and the like)"
             )
-        return (output.logits[:, -1], *(tensor for layer in sorted(new) for tensor in new[layer]))
+        logits = output.logits[:, -1].float()  # (batch, vocab)
+        best = logits.argmax(-1), torch.log_softmax(logits, -1).amax(-1)
+        return (logits, *best, *(tensor for layer in sorted(new) for tensor in new[layer]))
 
 
 @contextmanager
@@ -198,7 +200,7 @@ def _reference(llm: PreTrainedModel, embeds: Tensor) -> tuple[Tensor, tuple[Tens
 def _check_parity(step: LlmStep, embeds: Tensor, expected: Tensor, caches: tuple[Tensor, ...]) -> None:
     """Compare two steps through the buffers with the model's own forward pass over all of `embeds`."""
     past = torch.zeros(embeds.shape[0], dtype=torch.int64)
-    _, *new = step(embeds[:, :_SAMPLE_SPLIT], past, *caches)
+    _, _, _, *new = step(embeds[:, :_SAMPLE_SPLIT], past, *caches)
     filled = [torch.cat([slots, cache[:, :, _SAMPLE_SPLIT:]], dim=2) for slots, cache in zip(new, caches, strict=True)]
     logits, *_ = step(embeds[:, _SAMPLE_SPLIT:], past + _SAMPLE_SPLIT, *filled)
     difference = float((logits - expected).abs().max() / expected.abs().max())

@@ -16,7 +16,9 @@ from bestow_edge.bundle import ParityRow, Precision
 from bestow_edge.config import SUBSAMPLING, ModelConfig
 from bestow_edge.errors import ParityError
 from bestow_edge.graphs import ENCODER, WINDOW, GraphSpec, TensorSpec
-from bestow_edge.runtime.graph import Array, Graph
+from bestow_edge.runtime.backend import Array
+from bestow_edge.runtime.golden import relative_error
+from bestow_edge.runtime.graph import OnnxGraph
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.25, "int4": 0.7}
 """Largest difference over largest value. fp32: order of summation. The others on random inputs: int8 0.02 to 0.1
@@ -75,7 +77,7 @@ def compare(
         SignatureError: the graph's tensors differ from the spec.
         ParityError: an output differs by more than the tolerance.
     """
-    runner = Graph(path, spec, device="cpu", threads=0, mapped=precision == "fp32").runner()
+    runner = OnnxGraph(path, spec, threads=0, mapped=precision == "fp32").runner()
     rows = []
     for case, feeds in cases(spec, config):
         runner.bind(feeds)
@@ -85,12 +87,6 @@ def compare(
         )
     check(rows)
     return rows
-
-
-def relative_error(outputs: dict[str, Array], expected: dict[str, Array]) -> float:
-    """Return the largest difference over the largest value, the worst of all outputs."""
-    errors = [np.abs(outputs[name] - want).max() / (np.abs(want).max() + 1e-9) for name, want in expected.items()]
-    return float(max(errors))
 
 
 def check(rows: Sequence[ParityRow]) -> None:
@@ -109,7 +105,7 @@ def _random(tensor: TensorSpec, sizes: dict[str, int], rng: np.random.Generator)
     shape = [sizes[axis] if isinstance(axis, str) else axis for axis in tensor.axes]
     if tensor.dtype == "int64":
         return np.zeros(shape, dtype=np.int64)
-    return rng.standard_normal(shape).astype(np.float32)
+    return rng.standard_normal(shape).astype(tensor.dtype)
 
 
 def _make_lawful(feeds: Feeds, size: dict[str, int], config: ModelConfig, rng: np.random.Generator) -> None:

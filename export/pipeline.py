@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -39,19 +40,21 @@ from bestow_edge.export.agreement import LEAST_AGREEMENT, agreement, answer, rea
 from bestow_edge.export.bidirectional import BidirectionalEncoder
 from bestow_edge.export.encoder import EncoderChunk
 from bestow_edge.export.graph import sample_inputs, save_graph, trace_graph
+from bestow_edge.export.half import to_half
 from bestow_edge.export.llm import llm_step
 from bestow_edge.export.parity import cases, compare, expected_outputs
 from bestow_edge.export.precision import parse_precisions, part_of
 from bestow_edge.export.quantize import quantize
 from bestow_edge.export.rewrite import fuse
+from bestow_edge.export.tensorrt_ready import check_ready
 from bestow_edge.files import atomic_directory, sha256
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW, GraphSpec
+from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW, GraphSpec, Target, graph_specs
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_part, skeleton
 from bestow_edge.prompts import parse_pair, prompt_text
 from bestow_edge.recordings import sample_manifest
+from bestow_edge.runtime.backend import Array
 from bestow_edge.runtime.golden import record_golden
-from bestow_edge.runtime.graph import Array
 from bestow_edge.runtime.model import Model
 
 TOOLS = ("bestow-edge", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -86,6 +89,7 @@ def export_bundle(
     checkpoint: Path,
     out: Path,
     *,
+    target: Target = "cpu",
     precision: str | None = None,
     check: Check = Check(),
     force: bool = False,
@@ -99,6 +103,7 @@ def export_bundle(
     Args:
         checkpoint: checkpoint directory.
         out: bundle directory to make.
+        target: what the graphs are to run on; `tensorrt` graphs run in onnxruntime too.
         precision: of the graphs' weights, see `parse_precisions`; None takes the default of each part.
         check: how decisions are compared with fp32.
         force: replace a bundle that is there.
@@ -114,18 +119,18 @@ def export_bundle(
     progress("reading the checkpoint")
     model = skeleton(checkpoint)
     tokenizer = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
-    chosen = parse_precisions(precision, _weights(checkpoint, ("llm.",)))
+    chosen = parse_precisions(precision, _weights(checkpoint, ("llm.",)), target)
     with atomic_directory(out, replace=force) as partial:
-        manifest = _manifest(model, tokenizer, sha256(checkpoint / WEIGHTS_FILE))
+        manifest = _manifest(model, tokenizer, sha256(checkpoint / WEIGHTS_FILE), target)
         shutil.copyfile(checkpoint / TOKENIZER_FILE, partial / TOKENIZER_FILE)
         parity: list[ParityRow] = []
         graphs, sizes = {}, {}
         with TemporaryDirectory(dir=partial) as full:
-            for spec in manifest.specs.values():
+            for spec in graph_specs(model.config).values():
                 wanted = chosen[part_of(spec.name)]
                 with load_part(model, checkpoint, PARTS[spec.name]), _module(model, spec) as module:
                     sizes[spec.name] = sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
-                    parity += _export_graph(module, spec, model, (Path(full), partial), wanted, progress)
+                    parity += _export_graph(module, spec, manifest, (Path(full), partial), wanted, progress)
                 graphs[spec.name] = GraphEntry(file=f"{spec.name}.onnx", precision=wanted)
             manifest = replace(manifest, graphs=graphs, parity=tuple(parity))
             if set(chosen.values()) != {"fp32"}:
@@ -158,34 +163,47 @@ def _module(model: BestowModel, spec: GraphSpec) -> Iterator[nn.Module]:
 def _export_graph(
     module: nn.Module,
     spec: GraphSpec,
-    model: BestowModel,
+    manifest: BundleManifest,
     directories: tuple[Path, Path],
     precision: Precision,
     progress: Progress,
 ) -> list[ParityRow]:
     """Write a graph to the first directory in fp32, and to the second as it goes into the bundle."""
     full, path = (directory / f"{spec.name}.onnx" for directory in directories)
-    expected = expected_outputs(module, spec, model.config)
+    config = manifest.model
+    expected = expected_outputs(module, spec, config)
     progress(f"{spec.name}: tracing")
     graph = trace_graph(module, spec, sample_inputs(spec))
-    fuse(graph)
+    fuse(graph, manifest.target)
     progress(f"{spec.name}: writing float32")
     save_graph(graph, full)
     progress(f"{spec.name}: comparing with PyTorch")
-    rows = compare(full, spec, model.config, expected, "fp32")
+    rows = compare(full, spec, config, expected, "fp32")
     if precision == "fp32":
         for file in full.parent.glob(f"{full.name}*"):
             shutil.copyfile(file, path.parent / file.name)
         return rows
     progress(f"{spec.name}: {precision}")
-    save_graph(quantize(graph, precision, rows_apart=spec.name in (ADAPTER, LLM)), path)  # several texts are one batch
-    return rows + compare(path, spec, model.config, expected, precision)
+    final = manifest.specs[spec.name]
+    save_graph(_lower(graph, final, precision, manifest.target), path)
+    return rows + compare(path, final, config, expected, precision)
+
+
+def _lower(graph: ir.Model, spec: GraphSpec, precision: Precision, target: Target) -> ir.Model:
+    """Return a float32 graph as it goes into the bundle; the given one may be changed."""
+    if target == "cpu" or precision != "fp16":
+        graph = quantize(graph, precision, rows_apart=spec.name in (ADAPTER, LLM))  # several texts are one batch
+    if target != "cpu":
+        to_half(graph, spec)
+    if target == "tensorrt":
+        check_ready(graph)
+    return graph
 
 
 def _report(
     manifest: BundleManifest, directories: tuple[Path, Path], sizes: Mapping[str, int], check: Check, progress: Progress
 ) -> QuantizationReport:
-    """Compare the precisions with fp32: each alone and all of them.
+    """Compare the precisions with fp32: each alone, where it fits between fp32 graphs, and all of them.
 
     Raises:
         AgreementError: all of them together change more decisions than `check` allows.
@@ -193,25 +211,28 @@ def _report(
     """
     full, partial = directories
     fp32 = {name: GraphEntry(file=f"{full.name}/{name}.onnx", precision="fp32") for name in manifest.graphs}
+    on_cpu = manifest.target == "cpu"
 
-    def load(graphs: Mapping[str, GraphEntry]) -> Model:
+    def load(graphs: Mapping[str, GraphEntry], target: Target) -> Model:
         large = [name for name, entry in graphs.items() if entry is fp32[name]]
-        return Model(partial, replace(manifest, graphs=dict(graphs)), device="cpu", threads=0, mapped=large)
+        known = replace(manifest, graphs=dict(graphs), target=target)
+        return Model(partial, known, device="cpu", threads=0, mapped=large)
 
-    shares, texts, total = dict.fromkeys(manifest.graphs, 1.0), [], 1.0
+    shares: dict[str, float | None] = dict.fromkeys(manifest.graphs, 1.0 if on_cpu else None)
+    texts, total = [], 1.0
     recordings = []
     if check.least > 0:
         progress("comparing decisions with fp32")
-        reference = load(fp32)
+        reference = load(fp32, "cpu")
         recordings = read_recordings(check.utterances or sample_manifest(), reference)
         texts = [answer(reference, recording) for recording in recordings]
         del reference
         for name, entry in manifest.graphs.items():
-            if entry.precision != "fp32":
+            if entry.precision != "fp32" and on_cpu:
                 progress(f"comparing decisions with fp32: {name} alone")
-                shares[name] = agreement(load(fp32 | {name: entry}), recordings, texts)
+                shares[name] = agreement(load(fp32 | {name: entry}, "cpu"), recordings, texts)
         progress("comparing decisions with fp32: all together")
-        total = agreement(load(manifest.graphs), recordings, texts)
+        total = agreement(load(manifest.graphs, manifest.target), recordings, texts)
     report = QuantizationReport(
         rows=tuple(_row(manifest, name, partial, sizes[name], shares[name]) for name in manifest.graphs),
         utterances=len({recording.path for recording in recordings}),
@@ -220,15 +241,17 @@ def _report(
         least=check.least,
     )
     if total < check.least:
-        worst = min(shares, key=lambda name: shares[name])
-        raise AgreementError(
-            f"{total:.1%} of {report.decisions} decisions are those of the fp32 model, expected {check.least:.0%}; "
-            f"{worst} alone leaves {shares[worst]:.1%}. Give it more bits (--precision) or allow it (--least-agreement)"
-        )
+        known = {name: share for name, share in shares.items() if share is not None}
+        worst = min(known, key=lambda name: known[name], default=None)
+        blame = f"; {worst} alone leaves {known[worst]:.1%}" if worst is not None else ""
+        got = f"{total:.1%} of {report.decisions} decisions are those of the fp32 model, expected {check.least:.0%}"
+        raise AgreementError(f"{got}{blame}. Give it more bits (--precision) or allow it (--least-agreement)")
     return report
 
 
-def _row(manifest: BundleManifest, graph: str, directory: Path, weights: int, agreement: float) -> QuantizationRow:
+def _row(
+    manifest: BundleManifest, graph: str, directory: Path, weights: int, agreement: float | None
+) -> QuantizationRow:
     entry = manifest.graphs[graph]
     size = sum(path.stat().st_size for path in directory.glob(f"{entry.file}*"))
     return QuantizationRow(
@@ -237,7 +260,7 @@ def _row(manifest: BundleManifest, graph: str, directory: Path, weights: int, ag
         bytes=size,
         bits_per_weight=round(size * 8 / weights, 3),
         error=max(row.error for row in manifest.parity if (row.graph, row.precision) == (graph, entry.precision)),
-        agreement=round(agreement, 4),
+        agreement=None if agreement is None else round(agreement, 4),
     )
 
 
@@ -249,7 +272,7 @@ def _golden(directory: Path, manifest: BundleManifest) -> dict[str, Array]:
     return record_golden(directory, manifest, inputs)
 
 
-def _manifest(model: BestowModel, tokenizer: Tokenizer, checkpoint_sha256: str) -> BundleManifest:
+def _manifest(model: BestowModel, tokenizer: Tokenizer, checkpoint_sha256: str, target: Target) -> BundleManifest:
     """Return the manifest without what is known last: graphs, files and parity."""
     config = model.config
     prompts = {
@@ -263,6 +286,7 @@ def _manifest(model: BestowModel, tokenizer: Tokenizer, checkpoint_sha256: str) 
         raise ExportError("config.json: llm.eos_token_id is missing; without it an answer never ends")
     return BundleManifest(
         model=config,
+        target=target,
         graphs={},
         prompts=prompts,
         end_ids=tuple(end) if isinstance(end, (list, tuple)) else (end,),

@@ -6,7 +6,7 @@ from typing import get_args
 
 from bestow_edge.bundle import Precision
 from bestow_edge.errors import ConfigError
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW
+from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW, Target
 
 PARTS = {"encoder": (ENCODER, WINDOW), "adapter": (ADAPTER,), "llm": (LLM,)}
 CHOICES: dict[str, tuple[Precision, ...]] = {
@@ -14,21 +14,28 @@ CHOICES: dict[str, tuple[Precision, ...]] = {
     "adapter": ("fp32", "fp16", "int8", "int4"),
     "llm": ("fp32", "fp16", "int8", "int4"),
 }
+ON_GPU: dict[Target, dict[str, tuple[Precision, ...]]] = {  # the default first; caches are float16 in any case
+    "cuda": {"encoder": ("fp16",), "adapter": ("fp16",), "llm": ("fp16", "int4")},
+    "tensorrt": {"encoder": ("fp16",), "adapter": ("fp16",), "llm": ("fp16",)},
+}
 LARGE_LLM = 300_000_000  # weights from which int4 is the default: its bytes are then what a token costs
 
 
-def default_precisions(llm_weights: int) -> dict[str, Precision]:
-    """Return the precision of each part for CPUs: int8, and int4 for the weights of a large LLM."""
+def default_precisions(llm_weights: int, target: Target = "cpu") -> dict[str, Precision]:
+    """Return the precision of each part: for CPUs int8, and int4 for the weights of a large LLM; for GPUs fp16."""
+    if target != "cpu":
+        return {part: choices[0] for part, choices in ON_GPU[target].items()}
     return {"encoder": "int8", "adapter": "int8", "llm": "int4" if llm_weights >= LARGE_LLM else "int8"}
 
 
-def parse_precisions(text: str | None, llm_weights: int) -> dict[str, Precision]:
+def parse_precisions(text: str | None, llm_weights: int, target: Target = "cpu") -> dict[str, Precision]:
     """Read what a user asks for.
 
     Args:
         text: one precision for all parts, or a list such as `encoder=int8,llm=int4` whose other parts take their
             default; None takes the defaults.
         llm_weights: weights of the LLM, on which its default depends.
+        target: what the graphs are made for.
 
     Returns:
         Precision by part.
@@ -36,7 +43,8 @@ def parse_precisions(text: str | None, llm_weights: int) -> dict[str, Precision]
     Raises:
         ConfigError: a part or a precision is unknown, or a part has no such precision.
     """
-    chosen = default_precisions(llm_weights)
+    chosen = default_precisions(llm_weights, target)
+    choices = CHOICES if target == "cpu" else ON_GPU[target]
     if text is None:
         return chosen
     pairs = [item.partition("=") for item in text.split(",")]
@@ -46,9 +54,10 @@ def parse_precisions(text: str | None, llm_weights: int) -> dict[str, Precision]
         if part not in PARTS or name not in get_args(Precision):
             expected = f"one of {', '.join(get_args(Precision))}, or a list such as encoder=int8,adapter=int8,llm=int4"
             raise ConfigError(f"precision {text!r}: expected {expected}")
-        if name not in CHOICES[part]:
-            raise ConfigError(f"precision {text!r}: the {part} comes in {', '.join(CHOICES[part])}")
-        chosen[part] = next(choice for choice in CHOICES[part] if choice == name)
+        if name not in choices[part]:
+            where = "" if target == "cpu" else f" for {target}"
+            raise ConfigError(f"precision {text!r}: the {part} comes in {', '.join(choices[part])}{where}")
+        chosen[part] = next(choice for choice in choices[part] if choice == name)
     return chosen
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from bestow_edge.bundle import Precision
 from bestow_edge.errors import ExportError
+from bestow_edge.export.half import to_half
 from bestow_edge.export.rewrite import Constant, Product, Weights, constant, lazy, products, replace
 
 MIN_WEIGHTS = 4096  # elements: a smaller constant saves under 12 kB and stays float32
@@ -43,19 +43,13 @@ def quantize(model: ir.Model, precision: Precision, *, rows_apart: bool) -> ir.M
         ExportError: the graph holds no weights to quantise.
     """
     if precision == "fp16":
-        return to_float16(model)
+        to_half(model)
+        return model
     if precision == "int8" and not rows_apart:
         quantize_dynamic(model)
     elif precision != "fp32":
         quantize_weights(model, bits=int(precision.removeprefix("int")))
     return model
-
-
-def to_float16(model: ir.Model) -> ir.Model:
-    """Return a graph whose weights and arithmetic are float16, between float32 inputs and outputs."""
-    whole = convert_float_to_float16(ir.to_proto(model), keep_io_types=True, disable_shape_infer=True)
-    converted: ir.Model = ir.from_proto(whole)
-    return converted
 
 
 def quantize_dynamic(model: ir.Model) -> None:

@@ -18,6 +18,8 @@ from onnxscript import optimizer
 from onnxscript.rewriter.ort_fusions.rms_normalization import fuse_rms_normalization
 from onnxscript.rewriter.ort_fusions.rotary_embedding import fuse_rotary_embedding
 
+from bestow_edge.graphs import Target
+
 FUSED = "ai.onnxruntime._fusion"  # domain of what onnxscript puts in the place of a pattern
 ROTARY_OPSET = 23  # the first with RotaryEmbedding
 Weights = npt.NDArray[np.float32]
@@ -75,10 +77,16 @@ def simplify(model: ir.Model) -> None:
         one(model)
 
 
-def fuse(model: ir.Model) -> None:
-    """Use one operator for a root-mean-square norm and a rotary embedding, one product for those of one input."""
-    fuse_rms_normalization(model)
-    fuse_rotary(model)
+def fuse(model: ir.Model, target: Target = "cpu") -> None:
+    """Use one product for those of one input, and the fused operators that a target's runtime has.
+
+    A root-mean-square norm is onnxruntime's own operator; of RotaryEmbedding, opset 23, its CPU provider surely has a
+    kernel, and TensorRT reads it from 10.15 on, later than what a Jetson has.
+    """
+    if target != "tensorrt":
+        fuse_rms_normalization(model)
+    if target == "cpu":
+        fuse_rotary(model)
     merge_products(model)
     common.RemoveUnusedNodesPass()(model)
 

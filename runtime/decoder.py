@@ -6,16 +6,17 @@ a token that is tried again with more speech overwrites itself. It knows tokens 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.bundle import BundleManifest
-from bestow_edge.graphs import CACHE, NEW, NEXT
-from bestow_edge.runtime.graph import Array, Graph, zeros
+from bestow_edge.graphs import CACHE, NEW, NEXT, TensorSpec
+from bestow_edge.runtime.backend import Array, Buffer, Device, Graph
 from bestow_edge.runtime.memory import SpeechMemory
 
 FIRST_TOKENS = 64  # slots a text cache begins with; it grows by doubling
@@ -31,10 +32,21 @@ class Attempt:
     token_id: int
     log_prob: float
     """Natural logarithm of its probability."""
-    log_probs: Floats = field(repr=False)
-    """(vocab,) of every token."""
-    alignment: Floats = field(repr=False)
-    """(adapter_layers, steps + 1) cross-attention over the visible steps, mean over heads, the null frame last."""
+    read_log_probs: Callable[[], Floats] = field(repr=False)
+    read_alignment: Callable[[], Floats] = field(repr=False)
+
+    @property
+    def log_probs(self) -> Floats:
+        """(vocab,) of every token; brought from the device when it is asked for."""
+        return self.read_log_probs()
+
+    @property
+    def alignment(self) -> Floats:
+        """(adapter_layers, steps + 1) cross-attention over the visible steps, mean over heads, the null frame last.
+
+        Brought from the device when it is asked for.
+        """
+        return self.read_alignment()
 
 
 class CachedGraph:
@@ -44,51 +56,57 @@ class CachedGraph:
         self.runner = graph.runner()
         self.past_tokens = np.zeros(rows, dtype=np.int64)
         """(rows,) committed tokens; bound, so that the graph sees every change."""
+        self._device = graph.device
         self._caches = {tensor.name: tensor for tensor in graph.spec.inputs if CAPACITY in tensor.axes}
         self._new = {NEW + name.removeprefix(CACHE): name for name in self._caches}
-        self._axes = {name: tensor.axes.index(BATCH) for name, tensor in self._caches.items()}
-        self._arrays: dict[str, Array] = {}
+        self._rows = {name: _row_of(tensor) for name, tensor in self._caches.items()}
+        self._buffers: dict[str, Buffer] = {}
         if self._caches:
             self.runner.bind({"past_tokens": self.past_tokens})
             self._allocate(FIRST_TOKENS)
 
-    def run(self, feeds: dict[str, Array], num_tokens: int) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Buffer], num_tokens: int) -> Mapping[str, Buffer]:
         """Run new tokens and store their keys and values behind the committed ones of each row."""
         if self._caches:
             self._grow(int(self.past_tokens.max()) + num_tokens)
         self.runner.bind(feeds)
         out = self.runner.run()
-        for name, cache in self._new.items():
-            axis = self._axes[cache]
-            rows = zip(
-                np.moveaxis(self._arrays[cache], axis, 0),
-                np.moveaxis(out[name], axis, 0),
-                self.past_tokens,
-                strict=True,
-            )
-            for buffer, new, past in rows:
-                buffer[..., past : past + num_tokens, :] = new
+        self._device.copy(
+            (self._buffers[cache][(*at, ..., slice(past, past + num_tokens), slice(None))], out[name][at])
+            for row, past in enumerate(self.past_tokens.tolist())
+            for name, cache in self._new.items()
+            for at in [(*self._rows[cache], row)]
+        )
         return out
 
     def take_rows(self, rows: Ints) -> None:
-        """Make row i a copy of what row `rows[i]` was, in place."""
+        """Make row i a copy of what row `rows[i]` was."""
         self.past_tokens[:] = self.past_tokens[rows]
-        for name, array in self._arrays.items():
-            array[:] = np.take(array, rows, axis=self._axes[name])
+        if self._buffers:
+            old = self._buffers
+            self._allocate(next(iter(old.values())).shape[-2], keep=False)
+            self._device.copy(
+                (buffer[(*self._rows[name], row)], old[name][(*self._rows[name], source)])
+                for name, buffer in self._buffers.items()
+                for row, source in enumerate(rows.tolist())
+            )
 
     def _grow(self, need: int) -> None:
-        capacity = next(iter(self._arrays.values())).shape[-2]
+        capacity = next(iter(self._buffers.values())).shape[-2]
         while capacity < need:
             capacity *= 2
             self._allocate(capacity)
 
-    def _allocate(self, capacity: int) -> None:
-        old = self._arrays
-        sizes = {CAPACITY: capacity, BATCH: self.past_tokens.size}
-        self._arrays = {name: zeros(tensor, **sizes) for name, tensor in self._caches.items()}
-        for name, array in old.items():
-            self._arrays[name][..., : array.shape[-2], :] = array
-        self.runner.bind(self._arrays)
+    def _allocate(self, capacity: int, *, keep: bool = True) -> None:
+        old = self._buffers if keep else {}
+        self._buffers = self._device.zeros(self._caches.values(), capacity=capacity, batch=self.past_tokens.size)
+        self._device.copy((self._buffers[name][..., : past.shape[-2], :], past) for name, past in old.items())
+        self.runner.bind(self._buffers)
+
+
+def _row_of(tensor: TensorSpec) -> tuple[slice, ...]:
+    """Return what stands before a row in the index of a buffer."""
+    return (slice(None),) * tensor.axes.index(BATCH)
 
 
 class TextDecoder:
@@ -111,10 +129,11 @@ class TextDecoder:
             prompts: token ids of each row's whole prompt.
             memory: speech heard already; None begins an empty one.
         """
-        self.memory = SpeechMemory(manifest.model.adapter) if memory is None else memory
         rows = len(prompts)
+        self._device, self._state_specs = adapter.device, adapter.spec.states
+        self.memory = empty_memory(adapter, manifest) if memory is None else memory
         self._adapter, self._llm = CachedGraph(adapter, rows), CachedGraph(llm, rows)
-        self._states = {tensor.name: zeros(tensor, batch=rows) for tensor in adapter.spec.states}
+        self._states = self._device.zeros(self._state_specs, batch=rows)
         self._next_states = self._states
         self.queries = np.array([prompt[-1] for prompt in prompts], dtype=np.int64)
         """(rows,) the token each row goes on from."""
@@ -130,14 +149,24 @@ class TextDecoder:
 
     def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
         """Predict the token after each row's query when it sees that many speech steps; commits nothing."""
-        logits, alignment = self._run(self.queries[:, None], np.array(visible_steps, dtype=np.int64)[:, None])
-        return [self._attempt(logits[row], alignment[:, row, -1], visible) for row, visible in enumerate(visible_steps)]
+        out = self._run(self.queries[:, None], np.array(visible_steps, dtype=np.int64)[:, None])
+        token_ids, log_probs = self._device.get(out["token_id"], out["log_prob"])
+        scores = _Scores(self._device, out["logits"], out["alignment"])
+        return [
+            Attempt(
+                int(token_ids[row]),
+                float(log_probs[row]),
+                partial(scores.log_probs, row),
+                partial(scores.alignment, row, [*self.memory.slots_of(visible), -1]),
+            )
+            for row, visible in enumerate(visible_steps)
+        ]
 
     def commit(self, row: int, token_id: int) -> None:
         """Make the last attempt's query of a row part of its past and `token_id` its next query."""
         for count in (self._llm.past_tokens, self._adapter.past_tokens, self.num_tokens):
             count[row] += 1
-        self._keep_states(np.arange(self.rows) == row)
+        self._keep_states([row])
         self.queries[row] = token_id
 
     def take_rows(self, rows: Sequence[int]) -> None:
@@ -145,8 +174,8 @@ class TextDecoder:
         order = np.array(rows, dtype=np.int64)
         for graph in (self._adapter, self._llm):
             graph.take_rows(order)
-        self._states = {name: np.take(state, order, axis=1) for name, state in self._states.items()}
-        self._next_states = {name: np.take(state, order, axis=1) for name, state in self._next_states.items()}
+        self._states = self._take_states([(self._states, row) for row in rows])
+        self._next_states = self._take_states([(self._next_states, row) for row in rows])
         self.queries, self.num_tokens = self.queries[order], self.num_tokens[order]
 
     @contextmanager
@@ -159,13 +188,6 @@ class TextDecoder:
         finally:
             self._states, self.queries, self.num_tokens = kept
             self._adapter.past_tokens[:], self._llm.past_tokens[:] = pasts
-
-    def _attempt(self, logits: Floats, alignment: Floats, visible: int) -> Attempt:
-        shifted = logits - logits.max()
-        log_probs: Floats = shifted - np.log(np.exp(shifted).sum())
-        token_id = int(logits.argmax())
-        steps = alignment[:, [*self.memory.slots_of(visible), -1]]  # (adapter_layers, steps + 1)
-        return Attempt(token_id, float(log_probs[token_id]), log_probs, steps)
 
     def _prefill(self, prompts: list[list[int]]) -> None:
         """Run whole prompts at once; with recurrent layers token by token: their states do not forget padding."""
@@ -181,16 +203,28 @@ class TextDecoder:
             self.num_tokens += ran
             if self._through_adapter:
                 self._adapter.past_tokens += ran
-            self._keep_states(ran > 0)
+            self._keep_states(np.flatnonzero(ran).tolist())
 
-    def _keep_states(self, rows: npt.NDArray[np.bool_]) -> None:
+    def _keep_states(self, rows: Sequence[int]) -> None:
         """Take over the recurrent states of the last run in some rows."""
-        chosen = rows[:, None]
-        self._states = {name: np.where(chosen, self._next_states[name], state) for name, state in self._states.items()}
+        if not self._states:
+            return
+        sources = [self._next_states if row in rows else self._states for row in range(self.rows)]
+        self._states = self._take_states([(source, row) for row, source in enumerate(sources)])
 
-    def _run(self, tokens: Ints, visible: Ints) -> tuple[Floats, Floats]:
-        """Run (rows, tokens); return logits (rows, vocab) and attention (layers, rows, tokens, slots + 1)."""
-        feeds: dict[str, Array] = {
+    def _take_states(self, rows: Sequence[tuple[Mapping[str, Buffer], int]]) -> dict[str, Buffer]:
+        """Return recurrent states whose row i is a row of others."""
+        states = self._device.zeros(self._state_specs, batch=self.rows)
+        self._device.copy(
+            (states[name][:, row], source[name][:, taken])
+            for name in states
+            for row, (source, taken) in enumerate(rows)
+        )
+        return states
+
+    def _run(self, tokens: Ints, visible: Ints) -> dict[str, Buffer]:
+        """Run (rows, tokens); return what the LLM gives, and the attention (layers, rows, tokens, slots + 1)."""
+        feeds: dict[str, Buffer] = {
             "token_ids": tokens,
             "visible_steps": visible,
             "written_steps": np.array([self.memory.written], dtype=np.int64),
@@ -199,5 +233,38 @@ class TextDecoder:
         }
         out = self._adapter.run(feeds | self._states, tokens.shape[1])
         self._next_states = {name: out[NEXT + name] for name in self._states}
-        logits = self._llm.run({"inputs_embeds": out["inputs_embeds"]}, tokens.shape[1])["logits"]
-        return logits, out["alignment"]
+        llm = self._llm.run({"inputs_embeds": out["inputs_embeds"]}, tokens.shape[1])
+        return {**llm, "alignment": out["alignment"]}
+
+
+def empty_memory(adapter: Graph, manifest: BundleManifest) -> SpeechMemory:
+    """Return a speech memory where the adapter's graph reads it."""
+    dtype = next(tensor.dtype for tensor in adapter.spec.inputs if tensor.name == "memory_keys")
+    return SpeechMemory(manifest.model.adapter, device=adapter.device, dtype=dtype)
+
+
+class _Scores:
+    """What one run said about every token and every step, brought from the device once, if anyone asks."""
+
+    def __init__(self, device: Device, logits: Buffer, alignment: Buffer) -> None:
+        self._device, self._logits, self._alignment = device, logits, alignment
+
+    def log_probs(self, row: int) -> Floats:
+        """Return (vocab,) log-probabilities."""
+        logits: Floats = self._read_logits[row]
+        shifted = logits - logits.max()
+        log_probs: Floats = shifted - np.log(np.exp(shifted).sum())
+        return log_probs
+
+    def alignment(self, row: int, slots: list[int]) -> Floats:
+        """Return (adapter_layers, slots) of the last token's attention."""
+        alignment: Floats = self._read_alignment[:, row, -1, slots]
+        return alignment
+
+    @cached_property
+    def _read_logits(self) -> Array:
+        return self._device.get(self._logits)[0]
+
+    @cached_property
+    def _read_alignment(self) -> Array:
+        return self._device.get(self._alignment)[0]

@@ -8,6 +8,7 @@ not tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from bestow_edge.config import SUBSAMPLING, ModelConfig
 from bestow_edge.features import FeatureState, feed_features, finish_features, initial_feature_state, level
 from bestow_edge.graphs import CACHE, FIRST_FRAME, NEW, NEXT
-from bestow_edge.runtime.graph import Array, Graph, zeros
+from bestow_edge.runtime.backend import Buffer, Graph
 
 RECENT_FRAMES = 4096 * SUBSAMPLING  # 5.5 minutes, as much as the speech memory holds: what may be heard again
 Floats = npt.NDArray[np.float32]
@@ -32,9 +33,9 @@ class EncoderState:
     """(frames, mel_bins) that wait for their chunk; the first chunk begins with frames that don't exist."""
     frame_start: int
     """First real frame among `frames`: 7 at the start of a stream, else 0."""
-    rings: dict[str, Array] = field(repr=False)
+    rings: dict[str, Buffer] = field(repr=False)
     """The graph's attention caches by name, shared and written in place."""
-    caches: dict[str, Array] = field(repr=False)
+    caches: dict[str, Buffer] = field(repr=False)
     """What its convolutions need of the past, by name."""
     recent: Floats
     """(frames, mel_bins) encoded last, at most `RECENT_FRAMES`."""
@@ -50,9 +51,9 @@ class EncoderState:
 class SpeechSteps:
     """Cross-attention keys and values of consecutive encoder steps."""
 
-    keys: Floats
+    keys: Buffer
     """(adapter_layers, 1, heads, steps, head_dim)"""
-    values: Floats
+    values: Buffer
     """Same shape as `keys`."""
     start: int
     """Index of the first of them within the segment."""
@@ -79,19 +80,21 @@ class EncoderStream:
         self.chunk_frames = (lookahead + 1) * SUBSAMPLING
         self._states = graph.spec.states
         self._rings = [tensor for tensor in graph.spec.inputs if tensor.name.startswith(CACHE)]
-        self._runner = graph.runner()
+        self._device, self._runner = graph.device, graph.runner()
+        self._made: dict[str, Buffer] = {}  # rings of its own, as opposed to those of another device
 
     def initial_state(self) -> EncoderState:
         """Return the state before the first sample."""
-        return self._first_state({tensor.name: zeros(tensor) for tensor in self._rings})
+        self._made = self._device.zeros(self._rings)
+        return self._first_state(self._made)
 
-    def _first_state(self, rings: dict[str, Array]) -> EncoderState:
+    def _first_state(self, rings: dict[str, Buffer]) -> EncoderState:
         return EncoderState(
             features=initial_feature_state(self.config.features),
             frames=np.zeros((FIRST_FRAME, self.config.features.num_mel_bins), dtype=np.float32),
             frame_start=FIRST_FRAME,
             rings=rings,
-            caches={tensor.name: zeros(tensor) for tensor in self._states},
+            caches=self._device.zeros(self._states),
             recent=np.zeros((0, self.config.features.num_mel_bins), dtype=np.float32),
         )
 
@@ -99,13 +102,13 @@ class EncoderStream:
         """Begin anew at an earlier frame, as if the stream began there.
 
         Args:
-            state: state now.
+            state: state now, which may be another graph's: nothing on its device is taken over then.
             first_frame: the frame to begin with, counted from the first of the segment.
 
         Returns:
             The new state, and the frame it begins with: a later one if `first_frame` is not kept any more.
         """
-        fresh = self._first_state(state.rings)
+        fresh = self._first_state(state.rings) if state.rings is self._made else self.initial_state()
         oldest = state.num_frames - state.recent.shape[0]
         first_frame = min(max(first_frame, oldest), state.num_frames)
         waiting = state.frames[state.frame_start :]
@@ -175,8 +178,8 @@ class EncoderStream:
             }
         )
         out = self._runner.run()
-        for name, ring in state.rings.items():
-            _store(ring, out[NEW + name.removeprefix(CACHE)], state.steps)
+        new = ((ring, out[NEW + name.removeprefix(CACHE)]) for name, ring in state.rings.items())
+        self._device.copy(pair for ring, steps in new for pair in to_slots(ring, steps, state.steps))
         speech = SpeechSteps(out["cross_keys"], out["cross_values"], state.steps)
         state = replace(
             state,
@@ -190,10 +193,15 @@ class EncoderStream:
         return speech, state
 
 
-def _store(ring: Array, new: Array, first_step: int) -> None:
-    """Write the steps of `new`, (1, heads, steps, head_dim), to their slots of a ring, (1, heads, slots, head_dim)."""
-    slots, steps = ring.shape[2], new.shape[2]
-    start = first_step % slots
-    before_the_end = min(steps, slots - start)
-    ring[:, :, start : start + before_the_end] = new[:, :, :before_the_end]
-    ring[:, :, : steps - before_the_end] = new[:, :, before_the_end:]
+def to_slots(ring: Buffer, new: Buffer, first_step: int) -> Iterator[tuple[Buffer, Buffer]]:
+    """Yield which slots of a ring, (..., slots, head_dim), take which of some new steps, (..., steps, head_dim).
+
+    Step a lies in slot a mod slots; of more steps than there are slots the last ones stay.
+    """
+    slots, end = ring.shape[-2], first_step + new.shape[-2]
+    step = max(first_step, end - slots)
+    while step < end:
+        slot = step % slots
+        count = min(end - step, slots - slot)
+        yield ring[..., slot : slot + count, :], new[..., step - first_step : step - first_step + count, :]
+        step += count

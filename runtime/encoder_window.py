@@ -20,8 +20,8 @@ from bestow_edge.features import (
     level,
     normalize_frames,
 )
+from bestow_edge.runtime.backend import Graph
 from bestow_edge.runtime.encoder_stream import Floats, SpeechSteps
-from bestow_edge.runtime.graph import Graph
 
 
 @dataclass(frozen=True, slots=True)

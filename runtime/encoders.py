@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bestow_edge.policy import Offline, Policy
+from bestow_edge.runtime.backend import Graph
 from bestow_edge.runtime.encoder_stream import EncoderStream
 from bestow_edge.runtime.encoder_window import EncoderWindow
 
@@ -14,16 +15,20 @@ if TYPE_CHECKING:
     from bestow_edge.runtime.model import Model
 
 
-def encoder_for(model: Model, policies: Sequence[Policy], lookahead: int) -> EncoderStream | EncoderWindow:
+def encoder_for(
+    model: Model, policies: Sequence[Policy], lookahead: int, graph: Graph | None = None
+) -> EncoderStream | EncoderWindow:
     """Return a stream of the model's kind of encoder.
 
     Args:
         model: the loaded bundle.
         policies: by which its texts will be written.
         lookahead: right context of a cache-aware encoder, steps.
+        graph: the encoder; None takes the model's.
     """
+    graph = model.encoder if graph is None else graph
     if (sizes := model.config.bidirectional) is None:
-        return EncoderStream(model.encoder, model.config, lookahead)
+        return EncoderStream(graph, model.config, lookahead)
     if all(isinstance(policy, Offline) for policy in policies):  # nothing is written before the end
         sizes = replace(sizes, block=max(sizes.block, (sizes.window - sizes.right_context) // 2))
-    return EncoderWindow(model.encoder, sizes, model.config.features)
+    return EncoderWindow(graph, sizes, model.config.features)

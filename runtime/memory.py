@@ -1,18 +1,22 @@
 """The speech memory: a ring of cross-attention keys and values, written once per encoder step.
 
 The adapter has no positional encoding over speech, so the order of slots does not matter and a full ring simply
-overwrites its oldest step. It grows by doubling up to its limit, because a token's cost follows its size.
+overwrites its oldest step. It grows by doubling up to its limit, because a token's cost follows its size. It lies on
+the device that reads it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.config import AdapterConfig
-from bestow_edge.runtime.encoder_stream import Floats, SpeechSteps
+from bestow_edge.graphs import TensorSpec
+from bestow_edge.runtime.backend import CPU, Buffer, Device
+from bestow_edge.runtime.encoder_stream import SpeechSteps, to_slots
 
 FIRST_SLOTS = 128  # 10 s of speech
 MAX_SLOTS = 4096  # 5.5 minutes of speech within reach of a token
@@ -23,25 +27,38 @@ class Snapshot:
     """What a rehearsal may overwrite."""
 
     written: int
-    slots: npt.NDArray[np.int64]
-    keys: Floats
-    values: Floats
+    start: int
+    """First step that is kept in `keys` and `values`."""
+    keys: Buffer
+    values: Buffer
 
 
 class SpeechMemory:
     """Keys and values of one segment, in place."""
 
-    def __init__(self, config: AdapterConfig, *, first_slots: int = FIRST_SLOTS, max_slots: int = MAX_SLOTS) -> None:
+    def __init__(
+        self,
+        config: AdapterConfig,
+        *,
+        device: Device = CPU,
+        dtype: str = "float32",
+        first_slots: int = FIRST_SLOTS,
+        max_slots: int = MAX_SLOTS,
+    ) -> None:
         """Allocate the first slots.
 
         Args:
             config: the adapter's sizes.
+            device: where they lie.
+            dtype: of the adapter graph's memory.
             first_slots: slots to begin with.
             max_slots: most slots, `first_slots` times a power of two.
         """
-        self._max_slots = max_slots
-        self.keys = np.zeros((config.num_layers, config.num_heads, first_slots, config.head_dim), dtype=np.float32)
-        self.values = np.zeros_like(self.keys)
+        self._device, self._max_slots = device, max_slots
+        axes = (config.num_layers, config.num_heads, "slots", config.head_dim)
+        self._specs = [TensorSpec(name, dtype, axes) for name in ("keys", "values")]
+        self.keys, self.values = self._zeros(first_slots)
+        """(adapter_layers, heads, slots, head_dim)"""
         self.written = 0
         """Steps ever written."""
 
@@ -51,43 +68,45 @@ class SpeechMemory:
         return self.keys.shape[2]
 
     def write(self, speech: SpeechSteps) -> None:
-        """Write steps, over older values of the same steps; the arrays are replaced by larger ones where needed.
+        """Write steps, over older values of the same steps; the buffers are replaced by larger ones where needed.
 
         Args:
             speech: keys and values of steps that begin at one written before or follow those written; they end at the
                 last step there is.
         """
         self._reserve(speech.end)
-        slots = self._slots(speech.start, speech.end)
-        self.keys[:, :, slots] = speech.keys[:, 0, :, -slots.size :]
-        self.values[:, :, slots] = speech.values[:, 0, :, -slots.size :]
+        self._device.copy(self._pairs(speech.keys[:, 0], speech.values[:, 0], speech.start))
         self.written = speech.end
 
     def snapshot(self, start: int, end: int) -> Snapshot:
         """Remember what steps start to end would overwrite, for `restore`; the ring may grow."""
         self._reserve(end)
-        slots = self._slots(start, end)
-        return Snapshot(self.written, slots, self.keys[:, :, slots], self.values[:, :, slots])
+        start = max(start, end - self.slots)
+        keys, values = self._zeros(end - start)
+        pairs = self._pairs(keys, values, start)
+        self._device.copy((kept, ring) for ring, kept in pairs)
+        return Snapshot(self.written, start, keys, values)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Undo what was written since `snapshot`, at most the steps it was made for."""
-        self.keys[:, :, snapshot.slots] = snapshot.keys
-        self.values[:, :, snapshot.slots] = snapshot.values
+        self._device.copy(self._pairs(snapshot.keys, snapshot.values, snapshot.start))
         self.written = snapshot.written
 
     def slots_of(self, visible_steps: int) -> npt.NDArray[np.int64]:
         """Return the slots of the visible steps that are still there, oldest first, shape (steps,)."""
         return np.arange(max(0, self.written - self.slots), min(visible_steps, self.written)) % self.slots
 
-    def _slots(self, start: int, end: int) -> npt.NDArray[np.int64]:
-        """Return the slots of steps start to end; a ring holds the last ones only, and a slot is written once."""
-        return np.arange(max(start, end - self.slots), end) % self.slots
+    def _pairs(self, keys: Buffer, values: Buffer, start: int) -> Iterator[tuple[Buffer, Buffer]]:
+        """Yield which slots take which of some steps, each (adapter_layers, heads, steps, head_dim)."""
+        yield from to_slots(self.keys, keys, start)
+        yield from to_slots(self.values, values, start)
 
     def _reserve(self, end: int) -> None:
         while end > self.slots < self._max_slots:
-            self.keys, self.values = _doubled(self.keys), _doubled(self.values)
+            old = self.keys, self.values
+            self.keys, self.values = self._zeros(2 * self.slots)
+            self._device.copy(self._pairs(*old, 0))
 
-
-def _doubled(array: Floats) -> Floats:
-    larger: Floats = np.concatenate([array, np.zeros_like(array)], axis=2)
-    return larger
+    def _zeros(self, slots: int) -> tuple[Buffer, Buffer]:
+        keys, values = self._device.zeros(self._specs, slots=slots).values()
+        return keys, values

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,27 +32,28 @@ from bestow_edge.prompts import (
     make_pair,
     parse_pair,
 )
+from bestow_edge.runtime.backend import Device, Graph
+from bestow_edge.runtime.devices import open_graphs
 from bestow_edge.runtime.events import Event
-from bestow_edge.runtime.graph import Graph
 from bestow_edge.runtime.session import Session
+from bestow_edge.runtime.tensorrt.background import BackgroundBuild
 from bestow_edge.runtime.tokenizer import load_tokenizer, question_ids
 from bestow_edge.runtime.track import Prompt
 
 logger = logging.getLogger(__name__)
 
-Device = Literal["cpu", "cuda"]
 CORES_FOR_AHEAD = 4  # with two, encoder and LLM take the cores from each other
 
 
 class Model:
-    """A bundle in memory. It does not change, so any number of sessions and threads may share it."""
+    """A bundle in memory, shared by any number of sessions and threads. What it computes never changes."""
 
     def __init__(
         self,
         directory: Path,
         manifest: BundleManifest,
         *,
-        device: Device,
+        device: str,
         threads: int,
         mapped: Collection[str] = (),
         ahead: bool = False,
@@ -62,23 +63,37 @@ class Model:
         Args:
             directory: the bundle.
             manifest: its manifest.
-            device: "cpu" or "cuda".
+            device: see `open_graphs`.
             threads: threads within one operator.
-            mapped: names of graphs whose weights stay in their files, see `Graph`.
+            mapped: names of graphs whose weights stay in their files, see `open_session`.
             ahead: encode the next chunk, if its audio is there, while text is written.
         """
         self.directory = directory
         self.manifest = manifest
-
-        def graph(name: str) -> Graph:
-            path = directory / manifest.graphs[name].file
-            return Graph(path, manifest.specs[name], device=device, threads=threads, mapped=name in mapped)
-
-        self.encoder, self.adapter, self.llm = (graph(name) for name in manifest.specs)
+        self._lock = threading.Lock()
+        opened = open_graphs(directory, manifest, device, threads=threads, mapped=mapped)
+        self.encoder, self.adapter, self.llm = opened.graphs
+        self.engines = None if opened.later is None else BackgroundBuild(opened.later, self.take_graphs)
+        """TensorRT engines that are being built while others serve; None where there is nothing to build."""
         self.tokenizer = load_tokenizer(directory / "tokenizer.json")
         self.executor = ThreadPoolExecutor(1, "bestow-edge-encoder") if ahead else None
         """Where sessions encode ahead."""
         self._warned: set[Policy] = set()
+
+    @property
+    def device(self) -> Device:
+        """Where the graphs run."""
+        return self.encoder.device
+
+    def graphs(self) -> tuple[Graph, Graph, Graph]:
+        """Return encoder, adapter and LLM, all of one device."""
+        with self._lock:
+            return self.encoder, self.adapter, self.llm
+
+    def take_graphs(self, encoder: Graph, adapter: Graph, llm: Graph) -> None:
+        """Let others compute from now on: new sessions at once, those there are from their next segment on."""
+        with self._lock:
+            self.encoder, self.adapter, self.llm = encoder, adapter, llm
 
     @property
     def config(self) -> ModelConfig:
@@ -244,7 +259,7 @@ def _asked(task: Task | None, source: str, target: str | None, ask: str | None) 
 def load(
     bundle: str | PathLike[str] | None = None,
     *,
-    device: Device = "cpu",
+    device: str = "cpu",
     threads: int = 0,
     ahead: bool | None = None,
 ) -> Model:
@@ -252,13 +267,15 @@ def load(
 
     Args:
         bundle: its directory; None loads the digit demo that ships with the package.
-        device: "cpu", or "cuda" with onnxruntime-gpu.
+        device: "cpu", "cuda:0" with the extra `gpu`, or "tensorrt:0" with the extra `tensorrt` too: engines, which
+            are built in the background where there are none, while CUDA or the CPU serves.
         threads: threads within one operator, 0 = one for each core.
         ahead: encode the next chunk on another thread while text is written, if its audio is there, as in a file or
             after a delay; None does so with four cores and more. Texts are the same.
 
     Raises:
         BundleError: the bundle is missing, damaged, of another format version, or does not fit its manifest.
+        ConfigError: there is no such device.
         MissingExtraError: onnxruntime is not installed.
     """
     if bundle is None:

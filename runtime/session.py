@@ -20,6 +20,7 @@ from bestow_edge.errors import SessionError
 from bestow_edge.prompts import Question
 from bestow_edge.runtime.ahead import Ahead
 from bestow_edge.runtime.audio import check_block
+from bestow_edge.runtime.backend import Graph
 from bestow_edge.runtime.beam import beam_search
 from bestow_edge.runtime.decoder import Attempt, TextDecoder
 from bestow_edge.runtime.encoders import encoder_for
@@ -76,8 +77,7 @@ class Session:
             prompt_tokens=max(map(len, self._ids)),
             max_text_tokens=model.manifest.max_text_tokens,
         )
-        self._encoder = encoder_for(model, [prompt.policy for prompt in prompts], lookahead)
-        self._ahead = Ahead(self._encoder.next_chunk, model.executor)
+        self._take_graphs(model.graphs())
         self._encoder_state: Any = self._encoder.initial_state()  # Any: each kind of encoder has a state of its own
         self._ended = False
         self._answered = False  # whether questions have been, with all of the speech
@@ -177,11 +177,18 @@ class Session:
         """Tokens of the current segment, prompt included, of the longest text."""
         return int(self._decoder.num_tokens.max())
 
+    def _take_graphs(self, graphs: tuple[Graph, Graph, Graph]) -> None:
+        """Use these graphs from the next segment on; TensorRT engines may have taken the place of others meanwhile."""
+        self._graphs = graphs
+        policies = [prompt.policy for prompt in self.prompts]
+        self._encoder = encoder_for(self._model, policies, self.lookahead, graphs[0])
+        self._ahead = Ahead(self._encoder.next_chunk, self._model.executor)
+
     def _begin_segment(self, contexts: Sequence[tuple[int, ...]]) -> None:
         """Begin with fresh prompts, caches and speech memory; `contexts` are the tokens repeated behind each prompt."""
         model, self._contexts = self._model, contexts
         self._prompt_tokens = [(*ids, *context) for ids, context in zip(self._ids, contexts, strict=True)]
-        self._decoder = TextDecoder(model.adapter, model.llm, model.manifest, self._prompt_tokens)
+        self._decoder = TextDecoder(*self._graphs[1:], model.manifest, self._prompt_tokens)
         self._tracks = [
             Track(prompt.policy, self._detokenizer(), self._limits.most_tokens, isinstance(prompt.asked, Question))
             for prompt in self.prompts
@@ -344,7 +351,7 @@ class Session:
     def _best_answer(self, visible: int) -> Sequence[Attempt]:
         model, memory = self._model, self._decoder.memory
         rows = [self._prompt_tokens[0]] * self.beam_size
-        decoder = TextDecoder(model.adapter, model.llm, model.manifest, rows, memory)
+        decoder = TextDecoder(*self._graphs[1:], model.manifest, rows, memory)
         return beam_search(decoder, visible, model.manifest.end_ids, self._tracks[0].most(visible))
 
     def _cut(self, visible: int) -> Iterator[Event]:
@@ -369,6 +376,8 @@ class Session:
         spoken = any(track.words for track in self._tracks)
         heard = self._decoder.memory.written
         self._background = None if spoken else self._encoder.level(self._encoder_state, 0, heard)
+        if (graphs := self._model.graphs()) != self._graphs:
+            self._take_graphs(graphs)
         self._encoder_state, first_frame = self._encoder.restart(self._encoder_state, first_step * SUBSAMPLING)
         self._base_s += first_frame / FRAMES_PER_S
         self.segment += self._started  # a segment without text was silence

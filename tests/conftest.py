@@ -14,7 +14,7 @@ import pytest
 
 from bestow_edge.config import AdapterConfig, FeatureConfig, ModelConfig, PolicyConfig, StreamingConfig
 
-pytest_plugins = ["microphones", "fake_portaudio", "sentences"]
+pytest_plugins = ["microphones", "fake_portaudio", "fake_cuda", "sentences"]
 AUDIO = Path(__file__).parent / "audio"
 PAIRS = ("en-en", "en-de", "de-de", "de-en")
 
@@ -147,12 +147,49 @@ def save_random_model(config: Callable[[int], ModelConfig], directory: Path) -> 
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Stand-in for `trace_graph` that traces each graph of `tiny_checkpoint` once: tracing takes most of an export."""
+    import onnx_ir as ir
+
+    from bestow_edge.export.graph import trace_graph
+
+    directory = tmp_path_factory.mktemp("traces")
+
+    def trace(module: Any, spec: Any, inputs: Any) -> Any:
+        path = directory / f"{spec.name}.onnx"
+        if not path.is_file():
+            ir.save(trace_graph(module, spec, inputs), path)
+        return ir.load(path)
+
+    return trace
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(
+    tiny_checkpoint: Path, traced_once: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Directory of the fp32 bundle of `tiny_checkpoint`."""
-    from bestow_edge.export.pipeline import export_bundle
+    from bestow_edge.export import pipeline
 
     directory = tmp_path_factory.mktemp("bundle") / "tiny"
-    export_bundle(tiny_checkpoint, directory, precision="fp32", progress=lambda _: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "trace_graph", traced_once)
+        pipeline.export_bundle(tiny_checkpoint, directory, precision="fp32", progress=lambda _: None)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tensorrt_bundle(
+    tiny_checkpoint: Path, traced_once: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Directory of the float16 bundle of `tiny_checkpoint` that TensorRT reads."""
+    from bestow_edge.export import pipeline
+
+    directory = tmp_path_factory.mktemp("bundle") / "tensorrt"
+    check = pipeline.Check(least=0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "trace_graph", traced_once)
+        pipeline.export_bundle(tiny_checkpoint, directory, target="tensorrt", check=check, progress=lambda _: None)
     return directory
 
 

@@ -19,10 +19,10 @@ import report
 
 from bestow_edge.bundle import BundleManifest, read_manifest
 from bestow_edge.graphs import ADAPTER, CACHE, LLM
-from bestow_edge.runtime.decoder import CachedGraph, TextDecoder
+from bestow_edge.runtime.backend import Graph
+from bestow_edge.runtime.decoder import CachedGraph, TextDecoder, empty_memory
 from bestow_edge.runtime.encoder_stream import SpeechSteps
-from bestow_edge.runtime.graph import Graph
-from bestow_edge.runtime.memory import SpeechMemory
+from bestow_edge.runtime.graph import OnnxGraph
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 FLOAT_BYTES = 4
@@ -65,9 +65,8 @@ class Prepended:
         return sum(int(heads) * int(head_dim) * FLOAT_BYTES for _, heads, _, head_dim in caches)
 
     def _run(self, embeds: np.ndarray) -> None:
-        logits = self._llm.run({"inputs_embeds": np.ascontiguousarray(embeds)}, embeds.shape[1])["logits"]
+        self._llm.run({"inputs_embeds": np.ascontiguousarray(embeds)}, embeds.shape[1])
         self._llm.past_tokens += embeds.shape[1]
-        logits.argmax()
 
 
 class CrossAttended:
@@ -76,7 +75,7 @@ class CrossAttended:
     def __init__(self, manifest: BundleManifest, graphs: dict[str, Graph], steps: int) -> None:
         """Hear that many steps of speech, and run the prompt."""
         adapter = manifest.model.adapter
-        memory = SpeechMemory(adapter)
+        memory = empty_memory(graphs[ADAPTER], manifest)
         shape = (adapter.num_layers, 1, adapter.num_heads, steps, adapter.head_dim)
         keys, values = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
         prompt = manifest.prompts[manifest.model.pairs[0]]
@@ -126,7 +125,7 @@ def main() -> None:
     args = parser.parse_args()
     manifest = read_manifest(args.bundle)
     graphs = {
-        name: Graph(args.bundle / manifest.graphs[name].file, manifest.specs[name], device="cpu", threads=args.threads)
+        name: OnnxGraph(args.bundle / manifest.graphs[name].file, manifest.specs[name], threads=args.threads)
         for name in (ADAPTER, LLM)
     }
     warm_up = WAYS[args.way](manifest, graphs, report.WARM_UP)

@@ -99,8 +99,9 @@ def _tables(name: str, speed: Speed, ready_s: float) -> list[Table]:
     if speed.laal_ms is not None and speed.lag_ms is not None:
         stream.add_row("lag of the policy (LAAL)", f"{speed.laal_ms:.0f} ms, computing adds {speed.lag_ms:.0f} ms")
     stream.add_row("LLM steps", str(speed.tokens))
-    read = f"{speed.llm_bytes / 1e6:.0f} MB at {speed.bandwidth_gb_s:.1f} GB/s"
-    stream.add_row("LLM step over reading its bytes", f"{speed.llm_reads:.2f} ({read})")
+    if speed.llm_reads is not None:
+        read = f"{speed.llm_bytes / 1e6:.0f} MB at {speed.bandwidth_gb_s:.1f} GB/s"
+        stream.add_row("LLM step over reading its bytes", f"{speed.llm_reads:.2f} ({read})")
     if speed.peak_memory_gb is not None:
         stream.add_row("peak memory of the process", f"{speed.peak_memory_gb:.2f} GB")
     return [graphs, stream]

@@ -5,24 +5,33 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bestow_edge.cli import options
 from bestow_edge.cli.console import megabytes, needs_extra, new_table, shown_steps, write_json, write_tables
 from bestow_edge.cli.inspect import parity_table, quantization_tables
+from bestow_edge.graphs import Target
+
+if TYPE_CHECKING:
+    from bestow_edge.export.pipeline import ExportResult
 
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Directory of a checkpoint.")],
     out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="Directory to make.")],
+    target: Annotated[
+        Target,
+        typer.Option("--target", help="What it is to run on; tensorrt: float16 and standard operators, for engines."),
+    ] = "cpu",
     precision: Annotated[
         str | None,
         typer.Option(
             "--precision",
             metavar="NAME|PART=NAME,...",
-            help="fp32, fp16, int8 or int4 (not the encoder); default: int8, and int4 for LLMs above 0.3 billion.",
+            help="fp32, fp16, int8 or int4 (not the encoder); default: int8, and int4 for LLMs above 0.3 billion; "
+            "on GPUs fp16.",
         ),
     ] = None,
     utterances: Annotated[
@@ -45,6 +54,7 @@ def export(
       bestow-edge export runs/digits/checkpoint --out digits
       bestow-edge export runs/digits/checkpoint --out digits --precision fp32 --force
       bestow-edge export ckpt --out bundle --precision encoder=int8,llm=int4 --utterances dev.jsonl
+      bestow-edge export ckpt --out bundle --target tensorrt --utterances dev.jsonl
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
     with shown_steps() as step:
         step("loading torch")
@@ -54,7 +64,13 @@ def export(
             # It warns that torchvision is absent; importing torch sets its level, so this comes after.
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             check = Check(utterances, least_agreement)
-            result = export_bundle(checkpoint, out, precision=precision, check=check, force=force, progress=step)
+            result = export_bundle(
+                checkpoint, out, target=target, precision=precision, check=check, force=force, progress=step
+            )
+    _write(result, as_json=as_json)
+
+
+def _write(result: ExportResult, *, as_json: bool) -> None:
     files = result.manifest.files
     if as_json:
         write_json(

@@ -80,6 +80,7 @@ def _outputs(spec: GraphSpec) -> list[str]:
 def _bundle_tables(path: Path, manifest: BundleManifest) -> list[Table]:
     total = sum(entry.size for entry in manifest.files)
     model = _model_table(f"Bundle {path}: {FORMAT} {FORMAT_VERSION}, {megabytes(total)}", manifest.model)
+    model.add_row("made for", manifest.target)
     model.add_row("context", f"{manifest.max_text_tokens} tokens a segment, prompt included")
     model.add_row("made with", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
     model.add_row("checkpoint", f"SHA-256 {manifest.checkpoint_sha256}")
@@ -119,7 +120,7 @@ def quantization_tables(manifest: BundleManifest) -> list[Table]:
         title, "graph", "precision", "size", "bits a weight", "error", "alone", numbers=("size", "bits a weight")
     )
     for row in report.rows:
-        alone = f"{row.agreement:.1%}" if report.decisions else "-"
+        alone = f"{row.agreement:.1%}" if report.decisions and row.agreement is not None else "-"
         cells = (megabytes(row.bytes), f"{row.bits_per_weight:.2f}", f"{row.error:.1e}", alone)
         table.add_row(row.graph, row.precision, *cells)
     return [table]

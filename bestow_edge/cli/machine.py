@@ -11,13 +11,18 @@ import platform
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bestow_edge import __version__
 from bestow_edge.cli import options
-from bestow_edge.cli.console import new_table, say, write, write_json, write_tables
+from bestow_edge.cli.console import new_table, say, shown_steps, write, write_json, write_tables
 from bestow_edge.errors import AudioDeviceError, BestowEdgeError, MissingExtraError
+
+if TYPE_CHECKING:
+    from bestow_edge.evaluation.gpu import GpuReport
 
 INSTALL = "pip install 'bestow-edge{}'"
 MODULES = {  # import name: extra that brings it, empty = the package itself
@@ -94,16 +99,31 @@ def devices(as_json: options.Json = False) -> None:
     write_tables(table)
 
 
-def doctor(as_json: options.Json = False) -> None:
+def doctor(
+    gpu: Annotated[bool, typer.Option("--gpu", help="Check a GPU instead, and what a bundle does on it.")] = False,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", metavar="DIR", help="With --gpu: bundle to check; default: digit demo.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="With --gpu: which.")] = "cuda:0",
+    pack: Annotated[
+        Path | None,
+        typer.Option("--pack", metavar="FILE", help="With --gpu: write the whole report, for a bug report."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
     """Check this installation and say what is missing and how to get it.
 
-    Exit code 1 means that the runtime cannot work.
+    Exit code 1 means that the runtime cannot work; with --gpu, that a check failed: no GPU is none.
 
     \b
     Examples:
       bestow-edge doctor
       bestow-edge doctor --json
+      bestow-edge doctor --gpu --bundle my-gpu-bundle --pack gpu.json
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    if gpu:
+        _doctor_gpu(bundle, device, pack, as_json=as_json)
+        return
     report = Report()
     _check_modules(report)
     if hasattr(os, "sched_getaffinity"):
@@ -117,6 +137,31 @@ def doctor(as_json: options.Json = False) -> None:
         _print(report)
     if report.errors:
         raise typer.Exit(1)
+
+
+def _doctor_gpu(bundle: Path | None, device: str, pack: Path | None, *, as_json: bool) -> None:
+    from bestow_edge.evaluation.gpu import Examination, examine
+
+    with shown_steps() as step:
+        report = examine(Examination(bundle=bundle, device=device), step)
+    if pack is not None:
+        report.pack(pack)
+        say(f"packed: {pack}")
+    if as_json:
+        write_json(asdict(report))
+    else:
+        write_gpu_report(report)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def write_gpu_report(report: GpuReport) -> None:
+    """Print what was found on a GPU, or why nothing was."""
+    title = f"{report.gpu.get('gpu', 'No GPU')}: {report.bundle}"
+    table = new_table(title, "check", "result", "figures, or why not")
+    for finding in report.findings:
+        table.add_row(finding.what, finding.state, finding.told.replace("[", r"\["))  # rich's mark-up
+    write_tables(table)
 
 
 def _check_modules(report: Report) -> None:

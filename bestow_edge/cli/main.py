@@ -14,7 +14,7 @@ from typing import Annotated, cast
 import typer
 
 from bestow_edge import __version__
-from bestow_edge.cli import data
+from bestow_edge.cli import data, engines
 from bestow_edge.cli.bench import bench
 from bestow_edge.cli.console import logs_on_stderr, say, say_error, use_utf8, write
 from bestow_edge.cli.evaluate import evaluate
@@ -44,6 +44,7 @@ for command in (run, mic, replay, devices, doctor, verify, inspect, bench, init,
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(data.app)
+app.add_typer(engines.app)
 
 
 def _version(value: bool) -> None:

@@ -25,7 +25,7 @@ Ask = Annotated[
 Bundle = Annotated[
     Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle to run; without it the embedded digit demo.")
 ]
-Device = Annotated[Literal["cpu", "cuda"], typer.Option("--device", help="cuda needs the extra `gpu`.")]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda:0, or tensorrt:0 for engines.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, metavar="N", help="CPU threads; 0 = one for each core.")]
 Policy = Annotated[PolicyName | None, typer.Option("--policy", help="When to write; default: wait-k.")]
 K = Annotated[

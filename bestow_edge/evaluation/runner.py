@@ -23,7 +23,7 @@ from bestow_edge.evaluation.store import Store
 from bestow_edge.evaluation.stream import listen
 from bestow_edge.prompts import Pair, Question
 from bestow_edge.runtime.audio import read_waveform
-from bestow_edge.runtime.model import Device, Model, load
+from bestow_edge.runtime.model import Model, load
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Runner:
     """Languages; where samples have questions, of speech and answers."""
     questions: bool = False
     """Whether samples have questions, whose answers are scored."""
-    device: Device = "cpu"
+    device: str = "cpu"
     threads: int = 1
     """Threads of each process."""
     jobs: int = 1

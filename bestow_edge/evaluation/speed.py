@@ -22,7 +22,7 @@ from bestow_edge.evaluation.latency import length_adaptive_average_lagging
 from bestow_edge.evaluation.machine import usable_cores
 from bestow_edge.evaluation.stream import Heard, listen
 from bestow_edge.graphs import LLM, GraphSpec
-from bestow_edge.runtime.graph import Array, Graph, GraphRunner
+from bestow_edge.runtime.backend import CPU, Buffer, Graph, Runner
 from bestow_edge.runtime.model import Model
 
 READ_BYTES = 512 << 20  # of the array read to measure bandwidth: more than any cache
@@ -61,49 +61,50 @@ class Speed:
     """What computing adds to it: computation-aware minus non-computation-aware LAAL."""
     llm_bytes: int
     """Of the LLM graph: what a token has to read."""
-    bandwidth_gb_s: float
-    """Measured by reading an array with as many threads as cores, 1e9 bytes a second."""
-    llm_reads: float
-    """LLM step (p50) over the time to read its bytes once."""
+    bandwidth_gb_s: float | None
+    """Measured by reading an array with as many threads as cores, 1e9 bytes a second; None for graphs on a GPU."""
+    llm_reads: float | None
+    """LLM step (p50) over the time to read its bytes once; None for graphs on a GPU and without steps."""
     peak_memory_gb: float | None
     """Of the whole process so far, 1e9 bytes; None where the system does not tell."""
 
 
-class TimedGraph(Graph):
+class TimedGraph:
     """A loaded graph whose runs are timed."""
 
     def __init__(self, graph: Graph, times: dict[str, list[float]]) -> None:
         """Time a graph into `times`, seconds by name."""
-        self.spec, self.session = graph.spec, graph.session
-        self._times = times
+        self.spec, self.device = graph.spec, graph.device
+        self._graph, self._times = graph, times
 
-    def runner(self) -> GraphRunner:
+    def runner(self) -> Runner:
         """Return a runner with bindings of its own."""
-        return _TimedRunner(self, self._times)
+        return _TimedRunner(self._graph, self._times)
 
 
-class _TimedRunner(GraphRunner):
+class _TimedRunner:
     def __init__(self, graph: Graph, times: dict[str, list[float]]) -> None:
-        super().__init__(graph)
+        self._runner, self._device = graph.runner(), graph.device
         self._spec, self._times = graph.spec, times
         self._tokens = 1
 
-    def bind(self, arrays: Mapping[str, Array]) -> None:
-        super().bind(arrays)
-        self._tokens = _tokens(self._spec, arrays) or self._tokens
+    def bind(self, tensors: Mapping[str, Buffer]) -> None:
+        self._runner.bind(tensors)
+        self._tokens = _tokens(self._spec, tensors) or self._tokens
 
-    def run(self) -> dict[str, Array]:
+    def run(self) -> Mapping[str, Buffer]:
         started = time.perf_counter()
-        out = super().run()
+        out = self._runner.run()
+        self._device.get()  # on a GPU a run has only been asked for until now
         name = self._spec.name + (PREFILL if self._tokens > 1 else "")
         self._times[name].append(time.perf_counter() - started)
         return out
 
 
-def _tokens(spec: GraphSpec, arrays: Mapping[str, Array]) -> int:
+def _tokens(spec: GraphSpec, tensors: Mapping[str, Buffer]) -> int:
     """Return the size of the axis `tokens` of the inputs given, 0 if none has it."""
     sizes = [
-        arrays[t.name].shape[t.axes.index("tokens")] for t in spec.inputs if t.name in arrays and "tokens" in t.axes
+        tensors[t.name].shape[t.axes.index("tokens")] for t in spec.inputs if t.name in tensors and "tokens" in t.axes
     ]
     return max(sizes, default=0)
 
@@ -123,7 +124,7 @@ def measure(model: Model, waveform: npt.NDArray[np.float32], **session: Any) -> 
     prefill_ms = (time.perf_counter() - started) * 1000
     heard = listen(opened, waveform, model.sample_rate_hz)
     peak = peak_memory_gb()  # before an array is read to measure bandwidth
-    bandwidth = read_bandwidth()
+    bandwidth = read_bandwidth() if model.device is CPU else None
     steps = times[LLM]
     llm = model.manifest.graphs[LLM].file
     llm_bytes = sum(entry.size for entry in model.manifest.files if entry.path.startswith(llm))
@@ -140,7 +141,7 @@ def measure(model: Model, waveform: npt.NDArray[np.float32], **session: Any) -> 
         lag_ms=None if laal is None or aware is None else aware - laal,
         llm_bytes=llm_bytes,
         bandwidth_gb_s=bandwidth,
-        llm_reads=float(np.median(steps)) / (llm_bytes / bandwidth / 1e9) if steps else 0.0,
+        llm_reads=None if bandwidth is None or not steps else float(np.median(steps)) / (llm_bytes / bandwidth / 1e9),
         peak_memory_gb=peak,
     )
 

@@ -97,7 +97,7 @@ def test_inspect_bundle(capsys: pytest.CaptureFixture[str], tiny_bundle: Path) -
     for shown in ("en-en, en-de, de-de, de-en", "mel: float32 (batch, frames, 80)", "golden.npz", "batch=1 frames=112"):
         assert shown in out
     record = json.loads(run_here(capsys, "inspect", tiny_bundle, "--json")[1])
-    assert (record["kind"], record["format_version"]) == ("bundle", 3)
+    assert (record["kind"], record["format_version"]) == ("bundle", 4)
     assert "token_ids: int64 (batch, tokens)" in record["graphs"]["adapter_step"]["inputs"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,3 +86,12 @@ def test_no_microphone_and_no_portaudio(
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
         assert done.stderr.startswith(message)
     assert cli("doctor", before=before).returncode == 0
+
+
+def test_doctor_of_a_gpu_that_is_not_there(cli: Callable[..., Any], tmp_path: Path) -> None:
+    done = cli("doctor", "--gpu", "--pack", tmp_path / "gpu.json", before="import sys\nsys.modules['cuda'] = None")
+    assert done.returncode == 0, done.stderr
+    assert "No GPU" in done.stdout
+    assert "not done" in done.stdout
+    assert "cuda.bindings is not installed; run: pip install 'bestow-edge[gpu]'" in done.stdout
+    assert json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["findings"][0]["state"] == "not done"

@@ -55,8 +55,8 @@ def test_no_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format_version=1), "format bestow-edge-bundle 1, expected bestow-edge-bundle 3"),
-        (lambda d: d.update(format="other"), "format other 3, expected"),
+        (lambda d: d.update(format_version=1), "format bestow-edge-bundle 1, expected bestow-edge-bundle 4"),
+        (lambda d: d.update(format="other"), "format other 4, expected"),
         (lambda d: d.pop("format_version"), "format bestow-edge-bundle None, expected"),
     ],
 )
@@ -69,7 +69,7 @@ def test_another_version(bundle: Path, change: Callable[[Document], object], mes
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(extra=1), r"bundle\.json: unknown extra; known are model, graphs"),
+        (lambda d: d.update(extra=1), r"bundle\.json: unknown extra; known are model, target, graphs"),
         (lambda d: d.pop("prompts"), r"bundle\.json: prompts is missing"),
         (lambda d: d["model"]["policy"].update(k="3"), r"bundle\.json\.model\.policy\.k: expected int, got str '3'"),
         (lambda d: d["model"]["policy"].update(k=0), "k and l must be at least 1"),

@@ -15,7 +15,7 @@ from bestow_edge.export.adapter import AdapterStep, visible_slots
 from bestow_edge.export.parity import torch_reference
 from bestow_edge.graphs import adapter_spec
 from bestow_edge.model.bestow import BestowModel
-from bestow_edge.runtime.graph import Graph
+from bestow_edge.runtime.graph import OnnxGraph
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "attention": {},
@@ -37,13 +37,13 @@ def built(
 
 
 @pytest.fixture(scope="module")
-def graph(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+def graph(built: Built, tmp_path_factory: pytest.TempPathFactory) -> OnnxGraph:
     """The variant's graph."""
     model, step = built
     spec = adapter_spec(model.config)
     path = tmp_path_factory.mktemp("adapter") / "adapter_step.onnx"
     write_graph(step, spec, path)
-    return Graph(path, spec, device="cpu", threads=1)
+    return OnnxGraph(path, spec, threads=1)
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def test_token_by_token_equals_the_whole_sequence(built: Built, prompt: int) -> 
     ],
 )
 def test_graph_equals_the_module(
-    built: Built, graph: Graph, batch: int, tokens: int, memory: int, capacity: int, written: int
+    built: Built, graph: OnnxGraph, batch: int, tokens: int, memory: int, capacity: int, written: int
 ) -> None:
     _, step = built
     rng = np.random.default_rng(tokens)

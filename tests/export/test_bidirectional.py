@@ -18,7 +18,7 @@ from bestow_edge.export.parity import compare, expected_outputs, relative_error,
 from bestow_edge.graphs import WINDOW
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_checkpoint
-from bestow_edge.runtime.graph import Graph
+from bestow_edge.runtime.graph import OnnxGraph
 
 BINS = 80
 TOLERANCE = 1e-4  # float32 sums in another order, values near 10; 1e-5 was measured
@@ -57,7 +57,7 @@ def filled_up(mels: list[torch.Tensor]) -> dict[str, Any]:
 @pytest.mark.parametrize("num_frames", FRAMES)
 def test_module_and_graph_equal_transformers(model: BestowModel, bidirectional_bundle: Path, num_frames: int) -> None:
     spec = read_manifest(bidirectional_bundle).specs[WINDOW]
-    runner = Graph(bidirectional_bundle / f"{WINDOW}.onnx", spec, device="cpu", threads=1).runner()
+    runner = OnnxGraph(bidirectional_bundle / f"{WINDOW}.onnx", spec, threads=1).runner()
     mel = mel_of(num_frames)
     feeds = filled_up([mel])
     runner.bind(feeds)
@@ -71,7 +71,7 @@ def test_module_and_graph_equal_transformers(model: BestowModel, bidirectional_b
 
 def test_batch_items_do_not_touch_each_other(model: BestowModel, bidirectional_bundle: Path) -> None:
     spec = read_manifest(bidirectional_bundle).specs[WINDOW]
-    runner = Graph(bidirectional_bundle / f"{WINDOW}.onnx", spec, device="cpu", threads=1).runner()
+    runner = OnnxGraph(bidirectional_bundle / f"{WINDOW}.onnx", spec, threads=1).runner()
     mels = [mel_of(num_frames) for num_frames in (40, 33, 3, 25)]
     runner.bind(filled_up(mels))
     got = runner.run()
@@ -84,7 +84,7 @@ def test_batch_items_do_not_touch_each_other(model: BestowModel, bidirectional_b
 def test_one_graph_takes_ten_minutes(bidirectional_bundle: Path) -> None:
     """Far more than it was traced with: no size is built in. In layers of width 64 that is soon done."""
     spec = read_manifest(bidirectional_bundle).specs[WINDOW]
-    runner = Graph(bidirectional_bundle / f"{WINDOW}.onnx", spec, device="cpu", threads=1).runner()
+    runner = OnnxGraph(bidirectional_bundle / f"{WINDOW}.onnx", spec, threads=1).runner()
     runner.bind(filled_up([mel_of(SUBSAMPLING * 1500)]))
     assert runner.run()["cross_keys"].shape == (2, 1, 2, 1500, 32)
 

@@ -15,7 +15,7 @@ from bestow_edge.export.parity import torch_reference
 from bestow_edge.graphs import ENCODER, FIRST_FRAME, encoder_caches, encoder_states
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_checkpoint
-from bestow_edge.runtime.graph import Graph
+from bestow_edge.runtime.graph import OnnxGraph
 
 BINS = 80
 TOLERANCE = 1e-4  # float32 sums in another order over 150 chunks, values near 3; 1e-5 was measured
@@ -74,7 +74,7 @@ def test_chunks_equal_the_whole_utterance(model: BestowModel, num_frames: int, l
 def test_graph_equals_the_module(tiny_checkpoint: Path, tiny_bundle: Path, steps: int, batch: int) -> None:
     manifest = read_manifest(tiny_bundle)
     spec = manifest.specs[ENCODER]
-    runner = Graph(tiny_bundle / "encoder_chunk.onnx", spec, device="cpu", threads=1).runner()
+    runner = OnnxGraph(tiny_bundle / "encoder_chunk.onnx", spec, threads=1).runner()
     rng = np.random.default_rng(steps)
     frames = SUBSAMPLING * steps
     feeds: dict[str, Any] = {

@@ -90,7 +90,9 @@ class Step:
     def run(self, embeds: Floats) -> Floats:
         """Feed (batch, tokens, hidden), store the new slots, return logits (batch, vocab)."""
         feed = {"inputs_embeds": embeds, "past_tokens": self.past, **self.caches}
-        logits, *new = self.session.run(None, feed)
+        logits, token_id, log_prob, *new = self.session.run(None, feed)
+        assert token_id.tolist() == logits.argmax(-1).tolist()
+        np.testing.assert_allclose(log_prob, -np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)), atol=1e-5)
         for cache, slots in zip(self.caches.values(), new, strict=True):
             for row, past in enumerate(self.past):
                 cache[row, :, past : past + embeds.shape[1]] = slots[row]
@@ -174,7 +176,7 @@ def test_slots_behind_the_past_are_not_read_and_capacity_does_not_matter(case: C
 def test_the_graph_writes_no_buffer_and_returns_only_new_slots(case: Case) -> None:
     step = Step.load(case.path)
     before = {name: cache.copy() for name, cache in step.caches.items()}
-    _, *new = step.session.run(
+    _, _, _, *new = step.session.run(
         None, {"inputs_embeds": case.embed(tokens(2, 3)), "past_tokens": step.past, **step.caches}
     )
     assert {slots.shape[2] for slots in new} == {3}
@@ -191,7 +193,8 @@ def test_names_and_axes(case: Case) -> None:
     assert inputs["inputs_embeds"] == ["batch", "tokens", HIDDEN]
     assert inputs["past_tokens"] == ["batch"]
     assert inputs["cache_keys_0"][::2] == ["batch", "capacity"]
-    assert list(outputs) == ["logits", *(f"new_{kind}_{n}" for n in range(LAYERS) for kind in ("keys", "values"))]
+    best = ["logits", "token_id", "log_prob"]
+    assert list(outputs) == [*best, *(f"new_{kind}_{n}" for n in range(LAYERS) for kind in ("keys", "values"))]
     assert outputs["logits"] == ["batch", VOCAB]
     assert outputs["new_values_1"][::2] == ["batch", "tokens"]
 

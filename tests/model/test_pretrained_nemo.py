@@ -35,8 +35,9 @@ from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.pretrained.nemo import nemo_encoder
 from bestow_edge.model.pretrained.nemo_file import read_nemo
 from bestow_edge.model.pretrained.parts import EncoderPart, plain_config
+from bestow_edge.runtime.backend import CPU
 from bestow_edge.runtime.encoder_stream import EncoderStream
-from bestow_edge.runtime.graph import Graph
+from bestow_edge.runtime.graph import OnnxGraph
 
 TOLERANCE = 1e-4  # float32 sums in another order; 1e-5 was measured, of values near 3
 LOOKAHEADS = [right for _, right in CONTEXTS]
@@ -71,6 +72,8 @@ def bestow(part: EncoderPart, llm: dict[str, Any]) -> BestowModel:
 
 class TorchGraph:
     """The module that is exported, in the place of its graph."""
+
+    device = CPU
 
     def __init__(self, model: BestowModel) -> None:
         self.spec = encoder_spec(model.config)
@@ -168,7 +171,7 @@ def test_a_waveform_through_the_exported_graph(tiny_llm_config: dict[str, Any], 
     model = bestow(nemo_encoder(path), tiny_llm_config)
     spec = encoder_spec(model.config)
     write_graph(EncoderChunk(model).eval(), spec, tmp_path / "encoder_chunk.onnx")
-    graph = Graph(tmp_path / "encoder_chunk.onnx", spec, device="cpu", threads=1)
+    graph = OnnxGraph(tmp_path / "encoder_chunk.onnx", spec, threads=1)
     file = read_nemo(path)
     for lookahead in LOOKAHEADS:
         stream = EncoderStream(graph, model.config, lookahead)

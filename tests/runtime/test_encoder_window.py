@@ -14,7 +14,7 @@ from bestow_edge.config import BidirectionalConfig, FeatureConfig
 from bestow_edge.features import log_mel, normalize_frames
 from bestow_edge.runtime.encoder_stream import SpeechSteps
 from bestow_edge.runtime.encoder_window import EncoderWindow, WindowState
-from bestow_edge.runtime.graph import GraphRunner
+from bestow_edge.runtime.graph import OnnxRunner
 from bestow_edge.runtime.memory import SpeechMemory
 from bestow_edge.runtime.model import Model
 
@@ -129,13 +129,13 @@ def test_blocks_do_not_matter(bidirectional_model: Model, speech: Floats, config
 def test_the_window_bounds_the_cost_and_keeps_older_steps(
     bidirectional_model: Model, speech: Floats, monkeypatch: pytest.MonkeyPatch, config: BidirectionalConfig
 ) -> None:
-    bind, sizes = GraphRunner.bind, []
+    bind, sizes = OnnxRunner.bind, []
 
-    def note(self: GraphRunner, arrays: Mapping[str, Any]) -> None:
+    def note(self: OnnxRunner, arrays: Mapping[str, Any]) -> None:
         sizes.append(arrays["mel"].shape[1])
         bind(self, arrays)
 
-    monkeypatch.setattr(GraphRunner, "bind", note)
+    monkeypatch.setattr(OnnxRunner, "bind", note)
     stream = make_stream(bidirectional_model, config)
     memory = SpeechMemory(bidirectional_model.config.adapter, first_slots=128)
     state = stream.initial_state()

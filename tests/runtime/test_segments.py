@@ -16,6 +16,7 @@ from bestow_edge.graphs import CACHE, NEW, NEXT, GraphSpec
 from bestow_edge.policy import Offline, Policy, WaitK
 from bestow_edge.runtime import segments as segments_module
 from bestow_edge.runtime import session as session_module
+from bestow_edge.runtime.backend import CPU
 from bestow_edge.runtime.decoder import Attempt
 from bestow_edge.runtime.encoder_stream import SpeechSteps
 from bestow_edge.runtime.events import TextEvent
@@ -29,6 +30,8 @@ END = 2
 
 class LoudnessGraph:
     """In the encoder's place: the key of a step is 1 if the step is loud."""
+
+    device = CPU
 
     def __init__(self, spec: GraphSpec) -> None:
         self.spec = spec
@@ -99,9 +102,9 @@ class BurstDecoder:
         (starts,), (ends,) = np.nonzero(np.diff(seen) == 1), np.nonzero(np.diff(seen) == -1)
         attention = np.zeros((1, seen.size), dtype=np.float32)
         if self.done >= ends.size:
-            return [Attempt(END, 0.0, attention[0], attention)]
+            return [Attempt(END, 0.0, lambda: attention[0], lambda: attention)]
         attention[0, starts[self.done] : ends[self.done]] = 1
-        return [Attempt(100 + self.done, 0.0, attention[0], attention)]
+        return [Attempt(100 + self.done, 0.0, lambda: attention[0], lambda: attention)]
 
     def commit(self, _row: int, _token_id: int) -> None:
         """One more burst is written."""
@@ -301,7 +304,7 @@ def test_what_a_lone_word_is(tokens: list[str], log_probs: list[float], expected
     def attempt(index: int) -> Attempt:
         alignment = np.zeros((1, 10), dtype=np.float32)
         alignment[0, index : index + 2] = 0.5
-        return Attempt(index, log_probs[index], alignment[0], alignment)
+        return Attempt(index, log_probs[index], lambda: alignment[0], lambda: alignment)
 
     answer = [attempt(index) for index in range(len(tokens))]
     assert segments_module.lone_word(answer, 9, Pieces()) == expected  # type: ignore[arg-type]  # as much as it asks

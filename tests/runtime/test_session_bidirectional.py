@@ -14,7 +14,7 @@ from bestow_edge.features import log_mel
 from bestow_edge.policy import Offline
 from bestow_edge.runtime.events import TextEvent
 from bestow_edge.runtime.golden import verify
-from bestow_edge.runtime.graph import GraphRunner
+from bestow_edge.runtime.graph import OnnxRunner
 from bestow_edge.runtime.model import Model
 
 Floats = npt.NDArray[np.float32]
@@ -100,13 +100,13 @@ def test_offline_a_window_is_encoded_a_few_times_only(
     remake_bidirectional: Callable[..., Model], speech: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silent = remake_bidirectional(end_ids=tuple(range(300)))  # every token ends the answer
-    run, frames = GraphRunner.run, []
+    run, frames = OnnxRunner.run, []
 
-    def note(self: GraphRunner) -> Any:
+    def note(self: OnnxRunner) -> Any:
         frames.extend(array.shape[1] for name, array in self._bound.items() if name == "mel")
         return run(self)
 
-    monkeypatch.setattr(GraphRunner, "run", note)
+    monkeypatch.setattr(OnnxRunner, "run", note)
     written(silent, np.tile(speech, 6), 1600, policy=Offline())  # 36 s, the window has 30
     assert frames == [8 * steps for steps in (181 + 13, 2 * 181 + 13, 375)]
 

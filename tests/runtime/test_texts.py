@@ -202,7 +202,7 @@ def test_a_loop_ends_the_answer(
 
         alignment = np.zeros((2, max(visible) + 1), dtype=np.float32)
         alignment[:, 3:4] = 1
-        return [replace(item, token_id=7, alignment=alignment) for item in attempt(self, visible)]
+        return [replace(item, token_id=7, read_alignment=lambda: alignment) for item in attempt(self, visible)]
 
     monkeypatch.setattr(TextDecoder, "attempt", stuck)
     session = remake_model().session(source="de", policy=Offline())

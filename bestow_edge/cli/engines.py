@@ -1,0 +1,182 @@
+"""`bestow-edge engines`: TensorRT engines built, listed and deleted. What is done lies in `runtime.tensorrt`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bestow_edge.cli import options
+from bestow_edge.cli.console import err, megabytes, new_table, say, say_warning, write, write_json, write_tables
+from bestow_edge.errors import BestowEdgeError
+
+if TYPE_CHECKING:
+    from bestow_edge.runtime.tensorrt.build import Step
+    from bestow_edge.runtime.tensorrt.store import Machine, Stored
+
+app = typer.Typer(name="engines", no_args_is_help=True, help="Build, list and delete TensorRT engines of bundles.")
+Store = Annotated[
+    Path | None,
+    typer.Option("--store", metavar="DIR", help="Where engines are kept; default: ~/.cache/bestow-edge/engines."),
+]
+Gpu = Annotated[int, typer.Option("--gpu", min=0, metavar="N", help="Which GPU, from 0.")]
+
+
+@app.command()
+def build(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle exported with --target tensorrt.")],
+    rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Most texts decoded at once.")] = 5,
+    prompt_tokens: Annotated[
+        int, typer.Option("--prompt-tokens", min=2, metavar="N", help="Tokens of the longest prompt.")
+    ] = 128,
+    workspace: Annotated[
+        int, typer.Option("--workspace-mb", min=1, metavar="MB", help="Most scratch memory of a kernel, MiB.")
+    ] = 1024,
+    level: Annotated[int, typer.Option("--level", min=0, max=5, help="How long TensorRT searches.")] = 3,
+    force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
+    gpu: Gpu = 0,
+    store: Store = None,
+    as_json: options.Json = False,
+) -> None:
+    """Build the engines of a bundle for this GPU, driver and TensorRT; takes minutes.
+
+    Those that are there already are kept. `--device tensorrt:0` finds engines that were built without options; others
+    by the same words: `--device tensorrt:0,rows=9,level=2`. Not yet run on hardware.
+
+    \b
+    Examples:
+      bestow-edge engines build bundle
+      bestow-edge engines build bundle --workspace-mb 256 --level 2
+    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    from bestow_edge.bundle import check_files, read_manifest
+    from bestow_edge.runtime.cuda import CudaDevice
+    from bestow_edge.runtime.tensorrt.build import Options
+    from bestow_edge.runtime.tensorrt.engines import BundleEngines, Settings
+    from bestow_edge.runtime.tensorrt.library import import_tensorrt
+    from bestow_edge.runtime.tensorrt.machine import this_machine
+    from bestow_edge.runtime.tensorrt.profiles import Bounds
+
+    manifest = read_manifest(bundle)
+    check_files(bundle, manifest, hashes=False)
+    trt, device = import_tensorrt(), CudaDevice(gpu)
+    bounds = Bounds(rows=rows, prompt_tokens=prompt_tokens)
+    settings = Settings(bounds=bounds, options=Options(workspace_mb=workspace, level=level))
+    machine, kept = this_machine(trt, device), _store(store)
+    engines = BundleEngines(bundle, manifest, trt=trt, machine=machine, store=kept, settings=settings)
+    if force:
+        engines.forget()
+    missing = engines.missing()
+    for name in missing:
+        with _shown(name) as step:
+            engines.build(name, step)
+    names = {key.name for key in engines.keys.values()}
+    _print([item for item in kept.engines() if item.path.stem in names], machine, as_json=as_json)
+    if not missing:
+        say("all engines were there already; --force builds them again")
+
+
+@app.command("list")
+def list_engines(gpu: Gpu = 0, store: Store = None, as_json: options.Json = False) -> None:
+    """List the engines there are, and whether they run here."""
+    _print(list(_store(store).engines()), _machine(gpu), as_json=as_json)
+
+
+@app.command()
+def prune(
+    everything: Annotated[bool, typer.Option("--all", help="Delete all engines.")] = False,
+    gpu: Gpu = 0,
+    store: Store = None,
+) -> None:
+    """Delete engines that are damaged, whose bundle is gone, or that another GPU, driver or TensorRT has built.
+
+    Without a GPU or TensorRT only what is damaged or without a bundle is deleted.
+    """
+    machine = _machine(gpu)
+
+    def keep(record: Any) -> bool:  # Any: EngineRecord, which is imported late
+        here = machine is None or record.key.machine == machine
+        return not everything and here and Path(record.source).is_file()
+
+    gone = _store(store).prune(keep)
+    for item in gone:
+        write(str(item.path))
+    write(f"{len(gone)} engines deleted")
+
+
+def _store(directory: Path | None) -> Any:  # Any: EngineStore, which is imported late
+    from bestow_edge.runtime.tensorrt.store import EngineStore, default_directory
+
+    return EngineStore(default_directory() if directory is None else directory)
+
+
+def _machine(gpu: int) -> Machine | None:
+    """Return what this machine is, None and a warning where it has no GPU or no TensorRT."""
+    from bestow_edge.runtime.cuda import CudaDevice
+    from bestow_edge.runtime.tensorrt.library import import_tensorrt
+    from bestow_edge.runtime.tensorrt.machine import this_machine
+
+    try:
+        return this_machine(import_tensorrt(), CudaDevice(gpu))
+    except BestowEdgeError as error:
+        say_warning(f"no engine runs here: {error}")
+        return None
+
+
+def _print(found: list[Stored], machine: Machine | None, *, as_json: bool) -> None:
+    if as_json:
+        write_json(
+            [
+                {"path": str(item.path), "runs_here": _runs(item, machine)}
+                | ({} if item.record is None else asdict(item.record))
+                for item in found
+            ]
+        )
+        return
+    columns = "graph", "precision", "size", "built", "took", "GPU", "driver", "TensorRT", "runs here"
+    table = new_table("TensorRT engines", *columns, numbers=("size", "took"))
+    for item in found:
+        if (record := item.record) is None:
+            table.add_row(item.path.name, *[""] * 7, "damaged")
+            continue
+        key = record.key
+        here = "yes" if _runs(item, machine) else "no"
+        cells = key.precision, megabytes(record.size), record.built_at, f"{record.built_s:.0f} s"
+        table.add_row(key.graph, *cells, key.machine.gpu, key.machine.driver, key.machine.tensorrt, here)
+    write_tables(table)
+
+
+def _runs(item: Stored, machine: Machine | None) -> bool:
+    return item.record is not None and item.path.is_file() and item.record.key.machine == machine
+
+
+@contextmanager
+def _shown(graph: str) -> Iterator[Step]:
+    """Yield what shows the progress of a build: bars on a terminal, a line for each phase elsewhere."""
+    if not err.is_terminal:
+        told: set[str] = set()
+
+        def tell(phase: str, _done: int, _total: int) -> bool:
+            if phase not in told:
+                told.add(phase)
+                say(f"{graph}: {phase}")
+            return True
+
+        yield tell
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=err, transient=True) as progress:
+        bars: dict[str, Any] = {}  # Any: rich's number of a bar
+
+        def step(phase: str, done: int, total: int) -> bool:
+            if phase not in bars:
+                bars[phase] = progress.add_task(f"{graph}: {phase}", total=total)
+            progress.update(bars[phase], completed=done, visible=done < total)
+            return True
+
+        yield step
