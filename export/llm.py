@@ -117,7 +117,7 @@ class _SplitAttention:
         scores = torch.cat([rows @ past_key.transpose(2, 3), rows @ key.transpose(2, 3)], dim=-1)
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
-        mask = attention_mask.repeat(1, 1, heads // kv_heads, 1)  # (batch, 1, group * tokens, capacity + tokens)
+        mask = torch.cat([attention_mask] * (heads // kv_heads), dim=2)  # (batch, 1, group * tokens, capacity + tokens)
         weights = torch.softmax(scores + mask, dim=-1)
         mixed = weights[..., :capacity] @ past_value + weights[..., capacity:] @ value
         return mixed.reshape(batch, heads, tokens, head_dim).transpose(1, 2), None
