@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
-import unicodedata
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -27,13 +25,13 @@ from bestow_edge.errors import ConfigError, ManifestError
 from bestow_edge.files import sha256, write_atomically
 from bestow_edge.manifest import parse_object, read_manifest
 from bestow_edge.training.corpora.texts import TextFile
-from bestow_edge.training.corpora.voices import BASES, RATE_HZ, check_program, draw_voice, speak, variants_of
+from bestow_edge.training.corpora.voices import BASES, RATE_HZ, draw_voice, espeak_library, speak, variants_of
+from bestow_edge.training.corpora.words import plain
 
 PLAN_FILE, MANIFEST, PARTIAL, AUDIO = "speak.json", "manifest.jsonl", "manifest.partial.jsonl", "audio"
-FORMAT = "bestow-edge speech 1"
+FORMAT = "bestow-edge speech 2"
 QUESTION = ("question", "answer")
 AHEAD = 4  # rows that wait for an earlier one, for each worker
-READ_ALOUD = set("#%&*/@\\_\u00a7\u2020\u2021\u2022")  # punctuation that is not passed over
 IN_A_FOLDER = 1000
 FORMATS = {"flac": (".flac", "FLAC", "PCM_16"), "opus": (".ogg", "OGG", "OPUS")}  # suffix, and soundfile's names
 Progress = Callable[[int, int], None]
@@ -107,7 +105,7 @@ def speak_texts(
         ConfigError: espeak-ng is missing, or `out` holds other speech.
         AudioError: espeak-ng fails.
     """
-    check_program()
+    library = espeak_library()
     texts = TextFile(path)
     rows, left_out = _plain_rows(texts, settings)
     rows = rows[np.random.default_rng(settings.seed).permutation(len(rows))][: settings.count or None]
@@ -117,7 +115,9 @@ def speak_texts(
     progress(done, len(rows))
     if not (out / MANIFEST).is_file():
         with (out / PARTIAL).open("a", encoding="utf-8") as partial:
-            for number, entry in enumerate(_entries(_Speaker(texts, out, settings), rows, done, workers), done + 1):
+            for number, entry in enumerate(
+                _entries(_Speaker(texts, out, settings, library), rows, done, workers), done + 1
+            ):
                 partial.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 partial.flush()
                 progress(number, len(rows))
@@ -125,23 +125,6 @@ def speak_texts(
     spoken = read_manifest(out / MANIFEST)
     seconds, voices = sum(item.duration_s for item in spoken), {item.speaker for item in spoken}
     return Spoken(len(spoken), seconds, done, len(voices), left_out)
-
-
-def plain(text: str) -> str | None:
-    """Return a text as recordings are written down: words in lower case, apostrophes within them, nothing else.
-
-    None where it has more than words, such as digits and symbols: nobody knows how they are read.
-    """
-    text = unicodedata.normalize("NFC", text).replace("\u2019", "'")
-    if not all(letter.isalpha() or letter.isspace() or _is_silent(letter) for letter in text):
-        return None
-    words = re.sub(r"[^\w' ]", " ", text.lower())
-    words = re.sub(r"(?<!\w)'+|'+(?!\w)", " ", words)
-    return " ".join(words.split())
-
-
-def _is_silent(letter: str) -> bool:
-    return unicodedata.category(letter).startswith("P") and letter not in READ_ALOUD
 
 
 def _plain_rows(texts: TextFile, settings: Speaking) -> tuple[npt.NDArray[np.int64], int]:
@@ -210,6 +193,7 @@ class _Speaker:
     texts: TextFile
     out: Path
     settings: Speaking
+    library: str
 
     def __call__(self, index: int, offset: int, number: int) -> dict[str, Any]:  # Any: values of a manifest's line
         """Speak a row, write the recording and return its line."""
@@ -218,17 +202,18 @@ class _Speaker:
         written = cell(row, settings.column, number)
         rng = np.random.default_rng([settings.seed, number])
         voice = draw_voice(rng, settings.language, variants_of(settings.voices))
-        samples = speak(written, voice, rng)
+        speech = speak(written, voice, rng, self.library)
         suffix, container, subtype = FORMATS[settings.format]
         name = f"{AUDIO}/{index // IN_A_FOLDER:03d}/{index:06d}{suffix}"
         recording = io.BytesIO()
-        soundfile.write(recording, samples, RATE_HZ, format=container, subtype=subtype)
+        soundfile.write(recording, speech.samples, RATE_HZ, format=container, subtype=subtype)
         (self.out / name).parent.mkdir(exist_ok=True)
         write_atomically(self.out / name, recording.getvalue())
         entry: dict[str, Any] = {
             "audio_filepath": name,
-            "duration": round(samples.size / RATE_HZ, 3),
+            "duration": round(speech.samples.size / RATE_HZ, 3),
             "text": plain(written),
+            "word_times": [[round(start, 3), round(end, 3)] for start, end in speech.word_times],
             "source_lang": settings.language,
             "target_lang": settings.language,
             "speaker": voice.name,

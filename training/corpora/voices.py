@@ -1,34 +1,39 @@
-"""Speech made by espeak-ng: its voices, and one text spoken by one of them. Knows the program, not files or manifests.
+"""Speech made by espeak-ng: its voices, and one text spoken by one of them. Knows no files and no manifests.
 
 It is formant synthesis, far from a person: what is trained on it is to be mixed with real speech and judged on it.
 """
 
 from __future__ import annotations
 
-import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
+from ctypes.util import find_library
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
 from bestow_edge.errors import AudioError, ConfigError
+from bestow_edge.training.corpora.words import Span, composed, word_times
 
-PROGRAM = "espeak-ng"
+LIBRARY = "espeak-ng"
+ELSEWHERE = ("/opt/homebrew/lib/libespeak-ng.dylib", "/usr/local/lib/libespeak-ng.dylib")
+"""Homebrew's; Python does not look there."""
+SPEAKER = Path(__file__).with_name("espeak.py")
 RATE_HZ = 16_000
-HEADER_BYTES = 44  # of the WAV that it writes to a pipe; the sizes in it are not those of the samples
 SPEECH_RMS = 0.08  # full scale = 1, as recordings that are joined
 BASES = {
-    "en": ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc", "en-029"),
+    "en": ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc", "en-029"),
     "de": ("de",),
     "es": ("es", "es-419"),
-    "fr": ("fr-fr", "fr-be", "fr-ch"),
+    "fr": ("fr", "fr-be", "fr-ch"),
     "it": ("it",),
     "pt": ("pt", "pt-br"),
 }
-"""espeak-ng's accents of each language."""
+"""espeak-ng's accents of each language, by the names of their files: `en` is British, and `en-gb` takes no variant."""
 TRAIN = (
     "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5", "klatt", "klatt2", "klatt3",
     "adam", "Alex", "Alicia", "Andrea", "Andy", "Annie", "antonio", "aunty", "belinda", "benjamin", "boris",
@@ -82,41 +87,72 @@ def draw_voice(rng: np.random.Generator, language: str, variants: Sequence[str])
     return Voice(name, pace, int(rng.integers(20, 81)), int(rng.choice([0, 0, 0, 1, 2])))
 
 
-def check_program() -> None:
-    """Check that espeak-ng is there.
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """A text as it was spoken."""
+
+    samples: npt.NDArray[np.float32]
+    """(samples,) at `RATE_HZ`, of the loudness that joined recordings have."""
+    word_times: list[Span]
+    """Of each word of `words.plain`."""
+
+
+def espeak_library() -> str:
+    """Return the library of espeak-ng, as the system's loader wants it.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not there.
     """
-    if shutil.which(PROGRAM) is None:
-        raise ConfigError(f"{PROGRAM} is not on the path; run: apt install {PROGRAM} (macOS: brew install {PROGRAM})")
+    found = find_library(LIBRARY) or find_library(f"lib{LIBRARY}")  # Windows has it by its whole name
+    found = found or next((path for path in ELSEWHERE if Path(path).is_file()), None)
+    if found is None:
+        raise ConfigError(f"lib{LIBRARY} is not there; run: apt install {LIBRARY} (macOS: brew install {LIBRARY})")
+    return found
 
 
-def speak(text: str, voice: Voice, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def speak(text: str, voice: Voice, rng: np.random.Generator, library: str) -> Speech:
     """Speak a text, with silence of random length before and behind.
 
     Args:
-        text: what to say.
+        text: what to say; words by `words.plain`.
         voice: how.
         rng: decides the silence.
-
-    Returns:
-        (samples,) at `RATE_HZ`, of the loudness that joined recordings have.
+        library: of espeak-ng.
 
     Raises:
         AudioError: espeak-ng fails or says nothing.
     """
-    options = ["-s", voice.words_per_minute, "-p", voice.pitch, "-g", voice.gap, "--stdout", "--", text]
-    done = subprocess.run([PROGRAM, "-v", voice.name, *map(str, options)], capture_output=True, check=False)  # noqa: S603 - a list, no shell
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
-        raise AudioError(f"{PROGRAM} -v {voice.name}: {said}")
-    wav = done.stdout
-    spoken = np.frombuffer(wav[HEADER_BYTES : len(wav) // 2 * 2], "<i2").astype(np.float32) / 32_768
-    if not spoken.any():
-        raise AudioError(f"{PROGRAM} -v {voice.name}: said nothing for {text!r:.60}")
-    resampled = soxr.resample(spoken, int.from_bytes(wav[24:28], "little"), RATE_HZ)
+    text = composed(text)
+    spoken, rate_hz, marks = say(text, voice, library)
+    if not spoken.any() or not marks:
+        raise AudioError(f"{LIBRARY}, voice {voice.name}: said nothing for {text!r:.60}")
+    resampled = soxr.resample(spoken.astype(np.float32) / 32_768, rate_hz, RATE_HZ)
     levelled = resampled * (SPEECH_RMS / np.sqrt(np.mean(resampled**2, dtype=np.float64)))
     before, behind = (int(RATE_HZ * rng.uniform(*limits)) for limits in ((0.05, 0.35), (0.1, 0.4)))
     samples: npt.NDArray[np.float32] = np.pad(np.clip(levelled, -1, 1), (before, behind)).astype(np.float32)
-    return samples
+    lead_s = before / RATE_HZ
+    return Speech(
+        samples,
+        word_times(text, [(place, lead_s + first / rate_hz, lead_s + end / rate_hz) for place, first, end in marks]),
+    )
+
+
+def say(text: str, voice: Voice, library: str) -> tuple[npt.NDArray[np.int16], int, list[tuple[int, int, int]]]:
+    """Have espeak-ng say a text, in a process of its own.
+
+    Returns:
+        (samples,), their rate in Hz, and of each word event its place in the text, first sample and end.
+
+    Raises:
+        AudioError: it fails.
+    """
+    numbers = map(str, (voice.words_per_minute, voice.pitch, voice.gap))
+    command = [sys.executable, "-I", "-S", str(SPEAKER), library, voice.name, *numbers]
+    done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)  # noqa: S603 - a list, no shell
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
+        raise AudioError(f"{LIBRARY}, voice {voice.name}: {lines[-1]}")
+    head, _, sound = done.stdout.partition(b"\n\n")
+    rate_hz, *lines = head.decode().split("\n")
+    marks = [(int(place), int(first), int(end)) for place, first, end in map(str.split, lines)]
+    return np.frombuffer(sound, dtype=np.int16), int(rate_hz), marks
