@@ -15,6 +15,7 @@ ADAPTER = "adapter_step"
 LLM = "llm_step"
 NEXT = "next_"  # prefix of a state's name on the way out
 CACHE, NEW = "cache_", "new_"  # prefixes of a cache, bound in place, and of what is to be stored in it
+MEMORY = "memory_"  # prefix of the speech memory
 KINDS = ("keys", "values")  # of an attention's cache
 Target = Literal["cpu", "cuda", "tensorrt"]
 """What graphs are made for. On a GPU what goes from graph to graph or from step to step is float16."""
@@ -147,13 +148,12 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
     text layers the state is fixed in size; without a text mixer there is none.
     """
     adapter, hidden = config.adapter, config.llm["hidden_size"]
-    memory = (adapter.num_layers, adapter.num_heads, "memory", adapter.head_dim)
+    memory = (adapter.num_heads, "memory", adapter.head_dim)
     inputs = [
         TensorSpec("token_ids", "int64", ("batch", "tokens")),
         TensorSpec("visible_steps", "int64", ("batch", "tokens")),
         TensorSpec("written_steps", "int64", (1,)),
-        TensorSpec("memory_keys", "float32", memory),
-        TensorSpec("memory_values", "float32", memory),
+        *(TensorSpec(f"{MEMORY}{name}", "float32", memory) for name in _by_layer(adapter.num_layers)),
     ]
     outputs = [
         TensorSpec("inputs_embeds", "float32", ("batch", "tokens", hidden)),
@@ -165,15 +165,20 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
         return GraphSpec(name=ADAPTER, inputs=tuple(inputs), outputs=tuple(outputs), states=states)
     if adapter.text_mixer == "none":
         return GraphSpec(name=ADAPTER, inputs=tuple(inputs), outputs=tuple(outputs))
-    cache = (adapter.num_layers, "batch", adapter.num_heads, "capacity", adapter.head_dim)
-    new = (adapter.num_layers, "batch", adapter.num_heads, "tokens", adapter.head_dim)
+    cache = ("batch", adapter.num_heads, "capacity", adapter.head_dim)
+    new = ("batch", adapter.num_heads, "tokens", adapter.head_dim)
+    names = _by_layer(adapter.num_layers)
     inputs += [
         TensorSpec("past_tokens", "int64", ("batch",)),
-        TensorSpec("self_keys", "float32", cache),
-        TensorSpec("self_values", "float32", cache),
+        *(TensorSpec(f"{CACHE}{name}", "float32", cache) for name in names),
     ]
-    outputs += [TensorSpec("new_self_keys", "float32", new), TensorSpec("new_self_values", "float32", new)]
+    outputs += [TensorSpec(f"{NEW}{name}", "float32", new) for name in names]
     return GraphSpec(name=ADAPTER, inputs=tuple(inputs), outputs=tuple(outputs))
+
+
+def _by_layer(num_layers: int) -> list[str]:
+    """Return `keys_0`, `values_0`, `keys_1` and so on: tensors of their own, since a part of one would be copied."""
+    return [f"{kind}_{layer}" for layer in range(num_layers) for kind in KINDS]
 
 
 def llm_spec(llm: dict[str, Any]) -> GraphSpec:

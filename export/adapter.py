@@ -34,33 +34,29 @@ class AdapterStep(nn.Module):
         token_ids: Tensor,
         visible_steps: Tensor,
         written_steps: Tensor,
-        memory_keys: Tensor,
-        memory_values: Tensor,
         *state: Tensor,
     ) -> tuple[Tensor, ...]:
         """Run new tokens; names and shapes of arguments and results are those of `graphs.adapter_spec`."""
         config = self.adapter.config
+        memory, state = state[: 2 * config.num_layers], state[2 * config.num_layers :]
         embeddings = self.embedding(token_ids)  # (batch, tokens, hidden)
         bypassed = (visible_steps == 0) & (config.prompt_mode == "bypass")  # (batch, tokens)
         x = self.adapter.text_in(embeddings)
         x, state_out = self._mix_lstm(x, *state) if config.text_mixer == "lstm" else (x, [])
-        visible = visible_slots(visible_steps, written_steps, memory_keys.shape[2])  # (batch, tokens, memory)
-        new_keys, new_values = [], []
+        visible = visible_slots(visible_steps, written_steps, memory[0].shape[1])  # (batch, tokens, memory)
         alignment = []
         for index, layer in enumerate(self.adapter.layers):
             if config.text_mixer == "attention":
-                mixed, keys, values = _self_attend(layer, x, bypassed, state[0], state[1][index], state[2][index])
+                past_tokens, *caches = state
+                mixed, *new = _self_attend(layer, x, bypassed, past_tokens, caches[2 * index], caches[2 * index + 1])
                 x = x + mixed
-                new_keys.append(keys)
-                new_values.append(values)
+                state_out += new
             null = getattr(self, f"null_key_{index}"), getattr(self, f"null_value_{index}")
-            mixed, weights = _cross_attend(layer, x, visible, memory_keys[index], memory_values[index], null)
+            mixed, weights = _cross_attend(layer, x, visible, memory[2 * index], memory[2 * index + 1], null)
             alignment.append(weights.mean(1))  # over heads: (batch, tokens, memory + 1)
             x = x + mixed
             x = x + layer.ffn(layer.norm_ffn(x))
         out = self.adapter.text_out(self.adapter.norm_out(x)) * (~bypassed[..., None]).to(x.dtype)
-        if config.text_mixer == "attention":
-            state_out = [torch.stack(new_keys), torch.stack(new_values)]
         return embeddings + out, torch.stack(alignment), *state_out
 
     def _mix_lstm(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.bundle import BundleManifest
-from bestow_edge.graphs import CACHE, NEW, NEXT, TensorSpec
+from bestow_edge.graphs import CACHE, MEMORY, NEW, NEXT, TensorSpec
 from bestow_edge.runtime.backend import Array, Buffer, Device, Graph
 from bestow_edge.runtime.memory import SpeechMemory
 
@@ -228,8 +228,7 @@ class TextDecoder:
             "token_ids": tokens,
             "visible_steps": visible,
             "written_steps": np.array([self.memory.written], dtype=np.int64),
-            "memory_keys": self.memory.keys,
-            "memory_values": self.memory.values,
+            **self.memory.inputs,
         }
         out = self._adapter.run(feeds | self._states, tokens.shape[1])
         self._next_states = {name: out[NEXT + name] for name in self._states}
@@ -239,7 +238,7 @@ class TextDecoder:
 
 def empty_memory(adapter: Graph, manifest: BundleManifest) -> SpeechMemory:
     """Return a speech memory where the adapter's graph reads it."""
-    dtype = next(tensor.dtype for tensor in adapter.spec.inputs if tensor.name == "memory_keys")
+    dtype = next(tensor.dtype for tensor in adapter.spec.inputs if tensor.name.startswith(MEMORY))
     return SpeechMemory(manifest.model.adapter, device=adapter.device, dtype=dtype)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.config import AdapterConfig
-from bestow_edge.graphs import TensorSpec
+from bestow_edge.graphs import KINDS, MEMORY, TensorSpec
 from bestow_edge.runtime.backend import CPU, Buffer, Device
 from bestow_edge.runtime.encoder_stream import SpeechSteps, to_slots
 
@@ -61,6 +61,12 @@ class SpeechMemory:
         """(adapter_layers, heads, slots, head_dim)"""
         self.written = 0
         """Steps ever written."""
+
+    @property
+    def inputs(self) -> dict[str, Buffer]:
+        """The adapter graph's inputs by name: (heads, slots, head_dim) each, parts of `keys` and `values`."""
+        kinds = zip(KINDS, (self.keys, self.values), strict=True)
+        return {f"{MEMORY}{kind}_{layer}": ring[layer] for kind, ring in kinds for layer in range(ring.shape[0])}
 
     @property
     def slots(self) -> int:

@@ -70,16 +70,18 @@ class TextCaches:
         self.llm, self.step = model.llm, step
         adapter, dtype = model.config.adapter, model.llm.dtype
         self.cache = DynamicCache() if cache == "dynamic" else StaticCache(model.llm.config, max_cache_len=tokens)
-        memory = (adapter.num_layers, adapter.num_heads, steps, adapter.head_dim)
-        own = (adapter.num_layers, 1, adapter.num_heads, tokens, adapter.head_dim)
-        self.memory, self.own = (tuple(torch.zeros(s, dtype=dtype) for _ in range(2)) for s in (memory, own))
+        memory = (adapter.num_heads, steps, adapter.head_dim)
+        own = (1, adapter.num_heads, tokens, adapter.head_dim)
+        both = 2 * adapter.num_layers  # keys and values of each layer
+        self.memory, self.own = (tuple(torch.zeros(s, dtype=dtype) for _ in range(both)) for s in (memory, own))
         self.heard = self.past = 0
 
     def hear(self, keys: Tensor, values: Tensor) -> None:
         """Keep cross-attention keys and values of new steps, (layers, 1, heads, steps, head_dim)."""
         end = self.heard + keys.shape[3]
-        for kept, new in zip(self.memory, (keys, values), strict=True):
-            kept[:, :, self.heard : end] = new[:, 0]
+        by_layer = (new[layer, 0] for layer in range(keys.shape[0]) for new in (keys, values))
+        for kept, new in zip(self.memory, by_layer, strict=True):
+            kept[:, self.heard : end] = new
         self.heard = end
 
     def write(self, token_ids: list[int], visible: int) -> int:
@@ -89,12 +91,12 @@ class TextCaches:
             ids,
             torch.full_like(ids, visible),
             torch.tensor([self.heard]),
-            *(kept[:, :, : self.heard] for kept in self.memory),
+            *(kept[:, : self.heard] for kept in self.memory),
             torch.tensor([self.past]),
-            *(kept[:, :, :, : self.past] for kept in self.own),
+            *(kept[:, :, : self.past] for kept in self.own),
         )
         for kept, tensor in zip(self.own, new, strict=True):
-            kept[:, :, :, self.past : self.past + count] = tensor
+            kept[:, :, self.past : self.past + count] = tensor
         self.past += count
         return int(self.language(embeds).argmax())
 

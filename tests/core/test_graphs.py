@@ -58,9 +58,9 @@ def test_bidirectional_encoder(bidirectional_config: Configs, model_config: Conf
 def test_adapter_with_attention(model_config: Configs) -> None:
     spec = adapter_spec(model_config())
     assert not spec.states
-    assert axes(spec.inputs)["memory_keys"] == (2, 2, "memory", 32)
-    assert axes(spec.inputs)["self_values"] == (2, "batch", 2, "capacity", 32)
-    assert axes(spec.outputs)["new_self_keys"] == (2, "batch", 2, "tokens", 32)
+    assert axes(spec.inputs)["memory_keys_1"] == (2, "memory", 32)
+    assert axes(spec.inputs)["cache_values_1"] == ("batch", 2, "capacity", 32)
+    assert axes(spec.outputs)["new_keys_0"] == ("batch", 2, "tokens", 32)
     assert axes(spec.outputs)["inputs_embeds"] == ("batch", "tokens", 48)
     assert axes(spec.outputs)["alignment"] == (2, "batch", "tokens", "memory_and_null")
 

@@ -55,10 +55,9 @@ def token_by_token(
     config = model.config.adapter
     projected = model.adapter.speech_in(speech)
     pairs = [layer.cross_attention.keys_values(projected) for layer in model.adapter.layers]
-    memory = [torch.stack(part)[:, 0] for part in zip(*pairs, strict=True)]
-    memory = [torch.nn.functional.pad(part, (0, 0, 0, 5), value=9.0) for part in memory]
-    cache_shape = (config.num_layers, 1, config.num_heads, 20, config.head_dim)
-    caches = [torch.full(cache_shape, 9.0), torch.full(cache_shape, 9.0)]  # what lies in free slots must not matter
+    memory = [torch.nn.functional.pad(part[0], (0, 0, 0, 5), value=9.0) for pair in pairs for part in pair]
+    cache_shape = (1, config.num_heads, 20, config.head_dim)
+    caches = [torch.full(cache_shape, 9.0) for _ in memory]  # what lies in free slots must not matter
     lstm = [torch.zeros(2, 1, config.width), torch.zeros(2, 1, config.width)]
     past, outs = 0, []
     parts = [(0, prompt - 1)] + [(at, at + 1) for at in range(prompt - 1, len(tokens))]
@@ -83,7 +82,7 @@ def token_by_token(
             lstm = new
         elif new and not bypassed:
             for cache, tensor in zip(caches, new, strict=True):
-                cache[:, :, :, past : past + last - first] = tensor
+                cache[:, :, past : past + last - first] = tensor
             past += last - first
     return torch.cat(outs, 1)
 

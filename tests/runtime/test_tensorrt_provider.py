@@ -45,7 +45,7 @@ def test_options(tensorrt_bundle: Path, tmp_path: Path) -> None:
     assert "inputs_embeds:1x1x48" in llm["trt_profile_opt_shapes"].split(",")
     assert "inputs_embeds:2x50x48" in llm["trt_profile_max_shapes"].split(",")
     assert "cache_values_1:2x2x256x12" in llm["trt_profile_max_shapes"].split(",")
-    assert "memory_keys:2x2x4096x32" in options[ADAPTER]["trt_profile_max_shapes"].split(",")
+    assert "memory_keys_0:2x4096x32" in options[ADAPTER]["trt_profile_max_shapes"].split(",")
     assert not [key for key in encoder if "fp16" in key], "types are the graph's"
 
 
