@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paper_scale_table import LOOKAHEAD, draw, tables, targets
+from paper_scale_table import LOOKAHEAD, THREE_TEXTS, draw, tables, targets
 from rich.console import Console
 
 from bestow_edge.bundle import MANIFEST_FILE, read_manifest
@@ -163,9 +163,9 @@ def streams(args: argparse.Namespace, _: Figures) -> Figures:
 
 
 def products(args: argparse.Namespace, _: Figures) -> Figures:
-    """Time the matrix products alone of one token and of a chunk."""
-    rows = {LLM: 1, ENCODER: LOOKAHEAD + 1}
-    return {graph: rival(f"products {graph}", args, "products.py", args.bundle, graph, rows[graph]) for graph in rows}
+    """Time the matrix products alone of one token, of three texts' tokens and of a chunk."""
+    wanted = {LLM: (LLM, 1), THREE_TEXTS: (LLM, 3), ENCODER: (ENCODER, LOOKAHEAD + 1)}
+    return {name: rival(f"products {name}", args, "products.py", args.bundle, *what) for name, what in wanted.items()}
 
 
 def prompts(args: argparse.Namespace, _: Figures) -> Figures:

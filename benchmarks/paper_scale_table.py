@@ -15,6 +15,7 @@ from rich.table import Table
 
 from bestow_edge.graphs import ADAPTER, ENCODER, LLM
 
+THREE_TEXTS = "three texts"  # the LLM's products for as many rows
 LOOKAHEAD = 13  # of the comparison with PyTorch and NeMo
 Figures = Mapping[str, Any]  # Any: what JSON holds
 WAYS = {"cross": "cross-attention", "prepend": "prepended"}
@@ -79,6 +80,11 @@ def over_products(figures: Figures, graph: str) -> float:
     return graph_ms(figures, graph) / float(figures["products"][graph]["p50_ms"])
 
 
+def three_over_one(figures: Figures) -> float:
+    """Return what three texts at once cost the LLM's products alone."""
+    return float(figures["products"][THREE_TEXTS]["p50_ms"] / figures["products"][LLM]["p50_ms"])
+
+
 def long_over_short(figures: Figures) -> float:
     """Return a token's time after the longest audio over that after the shortest."""
     tokens = [row["p50_ms"] for row in figures["long"]]
@@ -96,6 +102,7 @@ TARGETS = (
     Target("LLM step over its matrix products alone", "", 0, "x", lambda f: over_products(f, LLM)),
     Target("encoder chunk over its matrix products alone", "", 0, "x", lambda f: over_products(f, ENCODER)),
     Target("three prompts at once over one", "<=", 1.3, "x", lambda f: float(f["prompts"]["ratio"]["three prompts"])),
+    Target("LLM's matrix products, three texts over one", "", 0, "x", three_over_one),
     Target("token after 10 minutes of audio over after 10 s", "<=", 1.2, "x", long_over_short),
     Target("bits per LLM weight", "<=", 4.3, "", lambda f: float(f["bits_per_weight"])),
     Target("peak memory of a stream's process", "<=", 1.3, " GB", peak_gb),
