@@ -26,7 +26,8 @@ RATE_HZ = 16_000
 TAKES = 8  # of each word in each accent
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 GERMAN = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"]
-ENGLISH = ["en-us"] * 2 + ["en-gb"] * 2 + [f"en-gb-{name}" for name in ("x-rp", "scotland", "x-gbclan", "x-gbcwmd")]
+# espeak-ng drops the variant behind the names "en-gb" and "fr-fr": they are "en" and "fr" here
+ENGLISH = ["en-us"] * 2 + ["en"] * 2 + [f"en-gb-{name}" for name in ("x-rp", "scotland", "x-gbclan", "x-gbcwmd")]
 ENGLISH += ["en-us-nyc", "en-029"]
 SPELLED = {
     "bn": "জিরো ওয়ান টু থ্রি ফোর ফাইভ সিক্স সেভেন এইট নাইন",
@@ -40,7 +41,7 @@ SPELLED = {
     "es-419": "siro uan tu tri for faiv sics seven eit nain",
     "et": "siirou van tuu trii foor faiv siks seven eit nain",
     "fi": "siirou uan tuu srii foor faiv siks seven eit nain",
-    "fr-fr": "ziro ouane tou sri for faïve sixe sévène éïte naïne",
+    "fr": "ziro ouane tou sri for faïve sixe sévène éïte naïne",
     "hi": "ज़ीरो वन टू थ्री फ़ोर फ़ाइव सिक्स सेवन एट नाइन",
     "hr": "ziro van tu tri for fajv siks seven ejt najn",
     "hu": "zíró ván tú szrí fór fájv sziksz szeven éjt nájn",
