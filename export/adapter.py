@@ -34,11 +34,11 @@ class AdapterStep(nn.Module):
         token_ids: Tensor,
         visible_steps: Tensor,
         written_steps: Tensor,
-        *state: Tensor,
+        *buffers: Tensor,
     ) -> tuple[Tensor, ...]:
         """Run new tokens; names and shapes of arguments and results are those of `graphs.adapter_spec`."""
         config = self.adapter.config
-        memory, state = state[: 2 * config.num_layers], state[2 * config.num_layers :]
+        memory, state = buffers[: 2 * config.num_layers], buffers[2 * config.num_layers :]
         embeddings = self.embedding(token_ids)  # (batch, tokens, hidden)
         bypassed = (visible_steps == 0) & (config.prompt_mode == "bypass")  # (batch, tokens)
         x = self.adapter.text_in(embeddings)

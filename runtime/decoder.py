@@ -132,6 +132,7 @@ class TextDecoder:
         rows = len(prompts)
         self._device, self._state_specs = adapter.device, adapter.spec.states
         self.memory = empty_memory(adapter, manifest) if memory is None else memory
+        self._bound_keys: Buffer | None = None  # of the memory, as it is bound now
         self._adapter, self._llm = CachedGraph(adapter, rows), CachedGraph(llm, rows)
         self._states = self._device.zeros(self._state_specs, batch=rows)
         self._next_states = self._states
@@ -228,8 +229,10 @@ class TextDecoder:
             "token_ids": tokens,
             "visible_steps": visible,
             "written_steps": np.array([self.memory.written], dtype=np.int64),
-            **self.memory.inputs,
         }
+        if self._bound_keys is not self.memory.keys:  # the memory grew
+            self._bound_keys = self.memory.keys
+            feeds |= self.memory.inputs
         out = self._adapter.run(feeds | self._states, tokens.shape[1])
         self._next_states = {name: out[NEXT + name] for name in self._states}
         llm = self._llm.run({"inputs_embeds": out["inputs_embeds"]}, tokens.shape[1])

@@ -16,13 +16,13 @@ from bestow_edge.bundle import BundleManifest
 from bestow_edge.config import SUBSAMPLING, ModelConfig
 from bestow_edge.errors import EngineError
 from bestow_edge.graphs import ENCODER, WINDOW, GraphSpec, TensorSpec
-from bestow_edge.runtime.decoder import FIRST_TOKENS
+from bestow_edge.runtime.decoder import BATCH, CAPACITY, FIRST_TOKENS
 from bestow_edge.runtime.memory import MAX_SLOTS
 
 USUAL_TOKENS = 256  # slots of a text cache that kernels are chosen for: a prompt and a minute of speech
 USUAL_SLOTS = 512  # the same of the speech memory: 41 s
 USUAL_PROMPT = 32  # tokens of a prompt
-BATCH, FRAMES, TOKENS, MEMORY, CAPACITY = "batch", "frames", "tokens", "memory", "capacity"
+FRAMES, TOKENS, MEMORY = "frames", "tokens", "memory"  # axes
 Sizes = Mapping[str, int]
 
 
