@@ -84,9 +84,34 @@ class WrittenText:
         return f"Translate the {LANGUAGES[self.source]} text to {LANGUAGES[self.target]}: {self.text}"
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenPassage:
+    """A question about a written passage: what an LLM is taught without speech, and asked of a transcript."""
+
+    source: str
+    """Language of the passage."""
+    question: str
+    """The question, in the user's words."""
+    text: str
+    """The passage."""
+
+    def __post_init__(self) -> None:
+        """Check all three, and write any white space as one space."""
+        check_languages(self.source)
+        object.__setattr__(self, "question", _one_line(self.question, "question"))
+        object.__setattr__(self, "text", _one_line(self.text, "passage"))
+
+    @property
+    def instruction(self) -> str:
+        """The user turn in English, as the LLM reads it, with the question and the passage."""
+        return f"Answer the question about the {LANGUAGES[self.source]} text: {self.question} {self.text}"
+
+
 AboutSpeech = Pair | Question
 """What may be asked about speech."""
-Asked = AboutSpeech | WrittenText
+Written = WrittenText | WrittenPassage
+"""What may be asked about a text."""
+Asked = AboutSpeech | Written
 """What a prompt may ask for."""
 
 

@@ -113,7 +113,8 @@ class SourceRecipe:
     join: JoinRecipe | None = None
     """Join short recordings into longer utterances on the fly; left out = take them as they are."""
     tasks: tuple[SpokenTask, ...] = ("transcribe", "translate")
-    """What is asked of speech; `answer` asks the lines' questions. One is drawn each time an utterance is used."""
+    """What is asked of speech, one drawn each time an utterance is used; `answer` asks the lines' questions. Texts:
+    `[answer]` learns column answer after question and passage (language in column lang), the others mean nothing."""
     pairs: tuple[str, ...] = ()
     """Speech: language pairs asked for, empty = all of the model's. Texts: written texts to translate, empty = none."""
     columns: tuple[str, ...] = ()
@@ -142,9 +143,10 @@ class SourceRecipe:
             raise ConfigError(f"{where}: give manifests and shards, or texts; a batch is all speech or all text")
         if self.join is not None:
             self._check_join(where)
-        if self.texts and not (self.pairs or self.columns):
+        if self.texts and not (self.pairs or self.columns or "answer" in self.tasks):
             raise ConfigError(
-                f"{where}: texts need pairs to translate (such as en-de) or columns to learn as plain text"
+                f"{where}: texts need pairs to translate (such as en-de), columns to learn as plain text, or "
+                "tasks: [answer]"
             )
         if spoken and self.columns:
             raise ConfigError(f"{where}: columns are for texts; a manifest's fields have names of their own")

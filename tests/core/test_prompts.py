@@ -8,6 +8,7 @@ from bestow_edge.prompts import (
     Pair,
     Question,
     Task,
+    WrittenPassage,
     WrittenText,
     check_answers,
     check_trained,
@@ -75,6 +76,10 @@ def test_questions_and_written_texts_are_in_the_prompt() -> None:
     assert question == "<u>Answer the question about the German speech: Who speaks?<a>"
     written = prompt_text(WrittenText("en", "fr", "Good day."), chat)
     assert written == "<u>Translate the English text to French: Good day.<a>"
+    passage = prompt_text(WrittenPassage("de", "Wer\nkommt?", " Tom kommt. "), chat)
+    assert passage == "<u>Answer the question about the German text: Wer kommt? Tom kommt.<a>"
+    with pytest.raises(PromptError, match="the passage is empty; write one"):
+        WrittenPassage("en", "Who?", "")
     with pytest.raises(PromptError, match="the question is empty; write one"):
         Question("en", " \n")
     with pytest.raises(PromptError, match="language 'xx': expected one of en, de"):

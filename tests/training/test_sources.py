@@ -14,13 +14,13 @@ import torch
 from sentences import write_lines
 
 from bestow_edge.errors import ConfigError, ManifestError
-from bestow_edge.prompts import Question, WrittenText
+from bestow_edge.prompts import Question, WrittenPassage, WrittenText
 from bestow_edge.training.batches import Batch
 from bestow_edge.training.corpora.dataset import MixedDataset
 from bestow_edge.training.corpora.shards import write_shards
 from bestow_edge.training.examples import IGNORED, NULL_FRAME, num_steps
 from bestow_edge.training.recipe import Recipe
-from bestow_edge.training.tokens import prompt_ids
+from bestow_edge.training.tokens import answer_ids, prompt_ids
 from bestow_edge.training.trainer import Run, train
 
 Make = Callable[..., Recipe]
@@ -189,6 +189,35 @@ def test_text_batches_have_the_agreed_form(dataset: Callable[..., MixedDataset])
                 asked = prompt_ids(maker.tokenizer, WrittenText("en", "de", english), maker.config.chat)
                 assert ids[: answered[0] + 1].tolist() == asked
     assert kinds == {"plain", "pair"}
+
+
+PASSAGES = [
+    {"lang": "en", "passage": "Tom sleeps.", "question": "Who sleeps?", "answer": "Tom"},
+    {"lang": "de", "passage": "Tom sleeps.", "question": "Who sleeps?", "answer": "Tom"},
+    {"lang": "de", "passage": "Tom sleeps.", "question": " ", "answer": "Tom"},
+]
+
+
+def test_questions_about_written_passages(dataset: Callable[..., MixedDataset], tmp_path: Path) -> None:
+    write_lines(tmp_path / "qa.jsonl", PASSAGES)
+    source = {"name": "qa", "texts": [str(tmp_path / "qa.jsonl")], "tasks": ["answer"]}
+    data = dataset(sources=[MANIFEST, source], steps=8)
+    batch = next(data[index] for index in range(8) if not data[index]["mel"].shape[1])
+    maker, found = data.batches[1].maker, set()  # type: ignore[attr-defined]  # of texts
+    for ids, targets in zip(batch["token_ids"], batch["targets"], strict=True):
+        first = int((targets != IGNORED).nonzero()[0])
+        answered = targets[targets != IGNORED].tolist()
+        assert answered == [*answer_ids(maker.tokenizer, "Tom"), maker.end_id]
+        found.add(tuple(ids[: first + 1].tolist()))
+    asked = (WrittenPassage(code, "Who sleeps?", "Tom sleeps.") for code in ("en", "de"))
+    assert found == {tuple(prompt_ids(maker.tokenizer, one, maker.config.chat)) for one in asked}
+
+
+def test_a_passage_in_an_unknown_language_is_named(dataset: Callable[..., MixedDataset], tmp_path: Path) -> None:
+    write_lines(tmp_path / "qa.jsonl", [PASSAGES[0] | {"lang": "xx"}])
+    source = {"name": "qa", "texts": [str(tmp_path / "qa.jsonl")], "tasks": ["answer"]}
+    with pytest.raises(ManifestError, match=r"qa.jsonl:1: language 'xx': expected one of en, de"):
+        dataset(sources=[MANIFEST, source])
 
 
 def test_long_plain_texts_give_a_part_of_themselves(dataset: Callable[..., MixedDataset]) -> None:

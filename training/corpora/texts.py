@@ -1,4 +1,4 @@
-"""Batches of texts without speech, for the language model: plain text, and translation with the text in the prompt.
+"""Batches of texts without speech: plain text, and translations of or answers about a text in the prompt.
 
 A text file is a table with a header (`.tsv`) or JSON lines (`.jsonl`), each also gzipped. A column is one of the
 table's, a field of the JSON object, or a language code, which finds a text as in a speech manifest. numpy only.
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from bestow_edge.errors import ManifestError
+from bestow_edge.errors import ManifestError, PromptError
 from bestow_edge.manifest import parse_object, texts_by_language
-from bestow_edge.prompts import WrittenText, parse_pair, prompt_text
+from bestow_edge.prompts import Written, WrittenPassage, WrittenText, parse_pair, prompt_text
 from bestow_edge.training.corpora.cache import Columns, IndexCache
 from bestow_edge.training.corpora.filters import Report
 from bestow_edge.training.corpora.index import AT_ONCE
@@ -91,12 +91,32 @@ class TextFile:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is made of a row: plain text of a column, or a translation."""
+    """What is made of a row: plain text of a column, a translation, or an answer."""
 
-    source: str
-    """Column of the prompt's text; empty = plain text."""
     target: str
     """Column of what is learned."""
+    source: str = ""
+    """Column of the prompt's text; empty = plain text."""
+    question: str = ""
+    """Column of the question about it; its language is in column lang."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it reads."""
+        return tuple(filter(None, (self.target, self.source, self.question, "lang" if self.question else "")))
+
+    def asked(self, cells: dict[str, str]) -> Written | None:
+        """Return what is asked about the text of a row; None = plain text.
+
+        Raises:
+            PromptError: the row names no known language.
+        """
+        if self.question:
+            return WrittenPassage(cells["lang"], cells[self.question], cells[self.source])
+        return WrittenText(self.source, self.target, cells[self.source]) if self.source else None
+
+
+ANSWER = _Task("answer", "passage", "question")
 
 
 class TextCorpus:
@@ -110,8 +130,8 @@ class TextCorpus:
         """
         self.source = source
         self.files = [TextFile(data_dir / name) for name in source.texts]
-        pairs = [_Task(pair.source, pair.target) for pair in map(parse_pair, source.pairs)]
-        self.tasks = [_Task("", column) for column in source.columns] + pairs
+        pairs = [_Task(pair.target, pair.source) for pair in map(parse_pair, source.pairs)]
+        self.tasks = [*map(_Task, source.columns), *pairs, *([ANSWER] if "answer" in source.tasks else [])]
         self.report = Report(source.name)
         self.file_ids = self.offsets = self.numbers = self.task_ids = np.zeros(0, dtype=np.int64)
         self.lengths = np.zeros(0, dtype=np.float32)
@@ -122,7 +142,7 @@ class TextCorpus:
         Raises:
             ManifestError: a line is not valid.
         """
-        columns = sorted({column for task in self.tasks for column in (task.source, task.target) if column})
+        columns = sorted({column for task in self.tasks for column in task.columns})
         for file in self.files:
             for number, _, row in islice(file.rows(), most):
                 yield from (file.cell(row, column, number) for column in columns)
@@ -131,7 +151,7 @@ class TextCorpus:
         """Index all rows and count their tokens.
 
         Raises:
-            ManifestError: a line is not valid, or nothing is left.
+            ManifestError: a line is not valid, names no known language, or nothing is left.
         """
         tokenizer = sha256(maker.tokenizer.to_str().encode()).hexdigest()
         key = ("texts", self.source, tokenizer, maker.config.chat)
@@ -168,15 +188,17 @@ class TextCorpus:
         found, prompts, answers = [], [], []
         for number, offset, row in chunk:
             report.lines += 1
-            source = file.cell(row, task.source, number) if task.source else "plain"
-            target = file.cell(row, task.target, number)
-            if not source or not target:
+            cells = {column: file.cell(row, column, number) for column in task.columns}
+            if not all(cells.values()):
                 report.drop("that are empty")
                 continue
-            asked = WrittenText(task.source, task.target, source) if task.source else None
+            try:
+                asked = task.asked(cells)
+            except PromptError as error:
+                raise ManifestError(f"{file.file.where(number)}: {error}") from error
             found.append((offset, number))
             prompts.append(prompt_text(asked, maker.config.chat) if asked else "")
-            answers.append(target)
+            answers.append(cells[task.target])
         encode = maker.tokenizer.encode_batch
         encoded = (encode(texts, add_special_tokens=False) for texts in (prompts, answers))
         for (offset, number), prompt, answer in zip(found, *encoded, strict=True):
@@ -213,9 +235,9 @@ class TextBatches:
         file, number = corpus.files[corpus.file_ids[row]], int(corpus.numbers[row])
         task = corpus.tasks[corpus.task_ids[row]]
         texts = file.row(int(corpus.offsets[row]), number)
-        answer = answer_ids(tokenizer, file.cell(texts, task.target, number))
-        if task.source:
-            asked = WrittenText(task.source, task.target, file.cell(texts, task.source, number))
+        cells = {column: file.cell(texts, column, number) for column in task.columns}
+        answer = answer_ids(tokenizer, cells[task.target])
+        if asked := task.asked(cells):
             return self.maker.build_text(prompt_ids(tokenizer, asked, self.maker.config.chat), answer)
         most = corpus.source.max_tokens - 1
         start = int(rng.integers(len(answer) - most + 1)) if len(answer) > most else 0
