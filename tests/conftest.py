@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import socket
 from collections.abc import Callable
@@ -17,6 +18,14 @@ from bestow_edge.config import AdapterConfig, FeatureConfig, ModelConfig, Policy
 pytest_plugins = ["microphones", "fake_portaudio", "fake_cuda", "sentences"]
 AUDIO = Path(__file__).parent / "audio"
 PAIRS = ("en-en", "en-de", "de-de", "de-en")
+
+
+def pytest_configure() -> None:
+    """Keep each of several test processes (`-n`) to a core of its own: their threads spin, and two on a core crawl."""
+    name = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if name and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(name.removeprefix("gw")) % len(cores)]})
 
 
 def pytest_report_header() -> str:

@@ -1,0 +1,260 @@
+"""What the embedded demo can do: transcripts, translations and answers on sentences, voices and people it never heard.
+
+    python benchmarks/demo_model.py --data DATA --work DIR [--bundle BUNDLE] [--checkpoint CKPT] [--parts sets,...]
+
+DATA holds human/, text/ and what `bash examples/demo/speak.sh DATA` speaks: synthetic/. Parts:
+
+sets        every test set, streaming and offline, by `bestow-edge eval`
+curve       quality over latency of synthetic English to German, K from 2 to 12
+lookaheads  the four look-aheads at the bundle's K
+policies    wait-k against AlignAtt
+precision   the bundle against --reference, a bundle of fp32, both streaming
+questions   answers about speech, beside the LLM alone on the written passage and on the transcript (needs --checkpoint)
+
+DIR keeps everything that was written; the same command goes on. Needs the extras `cpu` and `eval`, and `train` for
+questions. Prints tables and, last, one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+
+class TestSet(NamedTuple):
+    """Recordings of one kind and what is asked about them."""
+
+    name: str
+    manifest: str
+    pair: str
+
+
+SETS = [
+    TestSet("synthetic English", "synthetic/en_test/manifest.jsonl", "en-en"),
+    TestSet("synthetic German", "synthetic/de_test/manifest.jsonl", "de-de"),
+    TestSet("synthetic English", "synthetic/en_test/manifest.jsonl", "en-de"),
+    TestSet("synthetic German", "synthetic/de_test/manifest.jsonl", "de-en"),
+    TestSet("LibriSpeech", "human/librispeech/test.jsonl", "en-en"),
+    TestSet("Common Voice English", "human/common_voice_en/test.jsonl", "en-en"),
+    TestSet("Common Voice English", "human/common_voice_en/test.jsonl", "en-de"),
+    TestSet("Common Voice German", "human/common_voice_de/test.jsonl", "de-de"),
+    TestSet("Common Voice German", "human/common_voice_de/test.jsonl", "de-en"),
+    TestSet("AN4", "human/an4/test.jsonl", "en-en"),
+]
+QUESTIONS = [
+    TestSet("toy questions", "synthetic/toy_qa_en_test/manifest.jsonl", "en"),
+    TestSet("toy questions", "synthetic/toy_qa_de_test/manifest.jsonl", "de"),
+    TestSet("XQuAD, short", "synthetic/xquad_en_test/manifest.jsonl", "en"),
+    TestSet("XQuAD, short", "synthetic/xquad_de_test/manifest.jsonl", "de"),
+]
+CURVE_K = "2,3,4,5,6,8,10,12"
+THRESHOLDS = "2,4,8,12"
+Row = dict[str, Any]  # Any: numbers and names, as JSON
+
+
+class Evaluations:
+    """Runs `bestow-edge eval` and keeps what it writes."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        """Take data, bundle, threads and working directory from the command line."""
+        self.args = args
+
+    def run(self, test: TestSet, *options: str, bundle: Path | None = None, part: str) -> list[Row]:
+        """Return one row for each setting.
+
+        Args:
+            test: what is heard and asked.
+            *options: of `bestow-edge eval`.
+            bundle: another one than the command line's.
+            part: name of the part, for the directory.
+        """
+        used = bundle or self.args.bundle
+        command = [sys.executable, "-m", "bestow_edge.cli.main", "eval", str(self.args.data / test.manifest)]
+        command += ["--lang", test.pair, "--out", str(self.directory(test, part)), "--json"]
+        command += ["--threads", str(self.args.threads), *options, *(["--bundle", str(used)] if used else [])]
+        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        record = json.loads(found.stdout)
+        return [row(test, record, setting) for setting in record["settings"]]
+
+    def directory(self, test: TestSet, part: str) -> Path:
+        """Return where results of a test set are kept."""
+        return Path(self.args.work) / part / f"{Path(test.manifest).parent.name}_{test.pair}"
+
+
+def row(test: TestSet, record: dict[str, Any], setting: dict[str, Any]) -> Row:  # Any: as JSON
+    """Return the figures of one setting."""
+    scores = {name: round(float(score["value"]), 2) for name, score in setting["scores"].items()}
+    wanted = ("wer", "wer_normalized", "bleu", "chrf", "rouge_l", "accuracy", "LAAL", "LAAL_CA", "RTF")
+    return {
+        "set": test.name,
+        "asked": test.pair,
+        "setting": setting["name"],
+        "utterances": record["manifest"]["utterances"],
+        **{name: scores[name] for name in wanted if name in scores},
+    }
+
+
+def sets(evaluations: Evaluations) -> Iterator[Row]:
+    """Yield every test set at the default K and look-ahead, streaming and offline."""
+    for test in SETS:
+        yield from evaluations.run(test, "--policy", "wait-k,offline", part="sets")
+
+
+def curve(evaluations: Evaluations) -> Iterator[Row]:
+    """Yield English to German over K."""
+    yield from evaluations.run(SETS[2], "--k", CURVE_K, part="curve")
+
+
+def lookaheads(evaluations: Evaluations) -> Iterator[Row]:
+    """Yield transcripts and translations at each look-ahead."""
+    for test in (SETS[0], SETS[2]):
+        yield from evaluations.run(test, "--lookahead", "13,6,1,0", part="lookaheads")
+
+
+def policies(evaluations: Evaluations) -> Iterator[Row]:
+    """Yield wait-k and AlignAtt."""
+    for test in (SETS[0], SETS[2]):
+        options = ("--policy", "wait-k,align-att", "--k", CURVE_K, "--threshold", THRESHOLDS)
+        yield from evaluations.run(test, *options, part="policies")
+
+
+def precision(evaluations: Evaluations) -> Iterator[Row]:
+    """Yield the bundle and its reference."""
+    if evaluations.args.reference is None:
+        raise SystemExit("part precision needs --reference, a bundle that was exported with --precision fp32")
+    for test in SETS[:4]:
+        for name, bundle in (("bundle", None), ("reference", evaluations.args.reference)):
+            for found in evaluations.run(test, bundle=bundle, part=f"precision_{name}"):
+                yield found | {"setting": f"{name} {found['setting']}"}
+
+
+def questions(evaluations: Evaluations) -> Iterator[Row]:
+    """Yield answers about speech, and those of the LLM alone about the written passage and about the transcript."""
+    args = evaluations.args
+    if args.checkpoint is None:
+        raise SystemExit("part questions needs --checkpoint, what the bundle was exported from")
+    answer = written_answers(args.checkpoint, args.threads)
+    for test in QUESTIONS:
+        yield from evaluations.run(test, part="questions")
+        evaluations.run(test._replace(pair=f"{test.pair}-{test.pair}"), "--policy", "offline", part="transcripts")
+        directory = evaluations.directory(test._replace(pair=f"{test.pair}-{test.pair}"), "transcripts")
+        heard = {line["index"]: line["prediction"] for line in lines(next(directory.glob("offline*/utterances.jsonl")))}
+        asked = list(lines(args.data / test.manifest))
+        passages = written_passages(args.data, test)
+        kinds = {"LLM alone, written passage": passages, "cascade: transcript, then LLM": list(heard.values())}
+        for kind, texts in kinds.items():
+            said = [answer(test.pair, line["question"], text) for line, text in zip(asked, texts, strict=True)]
+            scores = score([line["answer"] for line in asked], said, test.pair)
+            yield {"set": test.name, "asked": test.pair, "setting": kind, "utterances": len(asked), **scores}
+
+
+def written_passages(data: Path, test: TestSet) -> list[str]:
+    """Return the passages of a spoken set as they were written, in its order."""
+    kind, language = test.manifest.split("/")[1].split("_")[0], test.pair
+    name = {"toy": f"toy_qa_{language}", "xquad": f"xquad_short_{language}"}[kind]
+    from bestow_edge.training.corpora.texts import TextFile
+
+    rows = [cells for _, _, cells in TextFile(data / "text" / "qa" / f"{name}.test.tsv.gz").rows()]
+    found = {(cells["question"], cells["answer"]): cells["passage"] for cells in rows}
+    return [found[line["question"], line["answer"]] for line in lines(data / test.manifest)]
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:  # Any: as JSON
+    """Yield the objects of a file of JSON lines."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        yield json.loads(line)
+
+
+def written_answers(checkpoint: Path, threads: int) -> Callable[[str, str, str], str]:
+    """Return a function that answers a question about a text with the LLM alone, greedily, in PyTorch."""
+    import torch
+    from tokenizers import Tokenizer
+
+    from bestow_edge.model.checkpoint import load_checkpoint
+    from bestow_edge.prompts import WrittenPassage, prompt_text
+
+    torch.set_num_threads(threads)
+    model = load_checkpoint(checkpoint)
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    silence = torch.zeros(1, 0, model.config.encoder["hidden_size"])
+
+    @torch.no_grad()
+    def answer(language: str, question: str, passage: str) -> str:
+        asked = WrittenPassage(language, question, passage or "?")
+        tokens = tokenizer.encode(prompt_text(asked, model.config.chat), add_special_tokens=False).ids
+        prompt = len(tokens)
+        while len(tokens) < prompt + 40:
+            ids = torch.tensor([tokens])
+            best = int(model(ids, silence, torch.zeros_like(ids))[0, -1].argmax())
+            if best == model.config.llm["eos_token_id"]:
+                break
+            tokens.append(best)
+        return str(tokenizer.decode(tokens[prompt:])).strip()
+
+    return answer
+
+
+def score(references: Sequence[str], texts: Sequence[str], language: str) -> dict[str, float]:
+    """Return ROUGE-L and accuracy in percent."""
+    from bestow_edge.evaluation.quality import score_texts
+
+    corpus = score_texts(references, texts, language=language).corpus
+    return {name: round(corpus[name].value, 2) for name in ("rouge_l", "accuracy")}
+
+
+PARTS: dict[str, Callable[[Evaluations], Iterator[Row]]] = {
+    "sets": sets,
+    "curve": curve,
+    "lookaheads": lookaheads,
+    "policies": policies,
+    "precision": precision,
+    "questions": questions,
+}
+
+
+def table(part: str, rows: Sequence[Row]) -> Table:
+    """Return the rows as a table; columns are all that any row has."""
+    columns = list(dict.fromkeys(name for found in rows for name in found))
+    drawn = Table(*columns, title=part)
+    for found in rows:
+        drawn.add_row(*(str(found.get(name, "")) for name in columns))
+    return drawn
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="directory with human/, text/ and synthetic/")
+    parser.add_argument("--work", type=Path, required=True, help="directory for what is written")
+    parser.add_argument("--bundle", type=Path, help="bundle directory; the embedded demo by default")
+    parser.add_argument("--reference", type=Path, help="bundle of fp32, for part precision")
+    parser.add_argument("--checkpoint", type=Path, help="the bundle's checkpoint, for part questions")
+    parser.add_argument("--parts", default="sets", help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    if unknown := [name for name in args.parts.split(",") if name not in PARTS]:
+        parser.error(f"--parts {unknown[0]}: expected some of {', '.join(PARTS)}")
+    return args
+
+
+def main() -> None:
+    """Run the parts and print them."""
+    args = arguments()
+    found = {part: list(PARTS[part](Evaluations(args))) for part in args.parts.split(",")}
+    for part, rows in found.items():
+        Console(width=160).print(table(part, rows))
+    what = {"bundle": str(args.bundle or "embedded demo"), "machine": platform.machine(), "threads": args.threads}
+    print(json.dumps(what | found, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
