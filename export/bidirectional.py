@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from bestow_edge.config import SUBSAMPLING
 from bestow_edge.errors import ExportError
-from bestow_edge.export.encoder import Untyped, as_linear, cross_attentions, masked, project_speech
+from bestow_edge.export.encoder import Untyped, as_linear, cross_attentions, masked, over_time, project_speech
 from bestow_edge.model.bestow import BestowModel
 
 
@@ -132,6 +132,7 @@ class BidirectionalBlock(nn.Module):
     def _convolve(self, x: Tensor, valid: Tensor) -> Tensor:
         convolution = self.block.conv
         x = F.glu(self.pointwise_1(x), dim=-1) * valid[..., None].to(x.dtype)
-        x = convolution.norm(convolution.depthwise_conv(x.transpose(1, 2)))  # (batch, d_model, steps)
+        depthwise = convolution.depthwise_conv
+        x = convolution.norm(over_time(depthwise, x.transpose(1, 2), depthwise.padding[0]))  # (batch, d_model, steps)
         mixed: Tensor = self.pointwise_2(convolution.activation(x).transpose(1, 2))
         return mixed

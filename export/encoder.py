@@ -137,7 +137,7 @@ class BlockChunk(nn.Module):
             heads = projected.view(batch, steps, -1, attention.head_dim)  # (batch, steps, heads, head_dim)
             return heads.transpose(1, 2)
 
-        query = split(attention.q_proj(x)) * attention.scaling
+        query = split(attention.q_proj(x) * attention.scaling)  # the factor becomes part of the product's matrix
         own_keys, own_values = split(attention.k_proj(x)), split(attention.v_proj(x))
         content = query + attention.scaling * attention.bias_u[None, :, None]
         scores = torch.cat([content @ keys.transpose(2, 3), content @ own_keys.transpose(2, 3)], dim=-1)
@@ -153,8 +153,7 @@ class BlockChunk(nn.Module):
         x = F.glu(self.pointwise_1(x), dim=-1).transpose(1, 2)  # (batch, d_model, steps)
         x = torch.cat([cache, x], dim=2)
         cache = x[:, :, -cache.shape[2] :]
-        depthwise = convolution.depthwise_conv
-        x = F.conv1d(x, depthwise.weight, depthwise.bias, groups=depthwise.groups).transpose(1, 2)
+        x = over_time(convolution.depthwise_conv, x).transpose(1, 2)
         mixed: Tensor = self.pointwise_2(convolution.activation(convolution.norm(x)))
         return mixed, cache
 
@@ -175,6 +174,16 @@ def masked(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Zero the rows of (batch, channels, rows, bins) outside [start, end) of each batch item."""
     row = torch.arange(x.shape[2], device=x.device)
     return x * ((row >= start[:, None]) & (row < end[:, None]))[:, None, :, None].to(x.dtype)
+
+
+def over_time(convolution: nn.Conv1d, x: Tensor, padding: int = 0) -> Tensor:
+    """Return a depthwise convolution of (batch, channels, steps), as one of an image with a single row.
+
+    onnxruntime's CPU provider has a fast kernel for depthwise convolutions of images alone: 32 us for 14 steps of 1024
+    channels instead of 180, 18 us for a single step instead of 113.
+    """
+    weight, bias = convolution.weight[:, :, None], convolution.bias
+    return F.conv2d(x[:, :, None], weight, bias, padding=(0, padding), groups=convolution.groups)[:, :, 0]
 
 
 def as_linear(convolution: nn.Conv1d) -> nn.Linear:

@@ -87,6 +87,7 @@ def fuse(model: ir.Model, target: Target = "cpu") -> None:
         fuse_rms_normalization(model)
     if target == "cpu":
         fuse_rotary(model)
+    fold_factors(model)
     merge_products(model)
     common.RemoveUnusedNodesPass()(model)
 
@@ -164,6 +165,31 @@ def lazy(
     value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(kind), const_value=tensor)
     model.graph.register_initializer(value)
     return value
+
+
+def fold_factors(model: ir.Model) -> None:
+    """Put a constant number that a product is multiplied by into its matrix and bias."""
+    for product in products(model):
+        end = product.node if product.add is None else product.add
+        uses = list(end.outputs[0].uses())
+        if len(uses) != 1 or end.outputs[0].is_graph_output() or uses[0][0].op_type != "Mul":
+            continue
+        multiply, place = uses[0]
+        factor = constant(multiply.inputs[1 - place], rank=0)
+        if factor is not None:
+            _fold(model, product, end, multiply, factor)
+
+
+def _fold(model: ir.Model, product: Product, end: ir.Node, multiply: ir.Node, factor: Constant) -> None:
+    name = f"{product.output.name}_times"
+    matrix, bias = product.matrix, product.bias
+    weight = lazy(model, f"{name}_weight", np.float32, matrix.shape, lambda: matrix.read() * factor.read())
+    new = [ir.node("MatMul", [product.input, weight], name=name)]
+    if bias is not None:
+        scaled = lazy(model, f"{name}_bias", np.float32, bias.shape, lambda: bias.read() * factor.read())
+        new.append(ir.node("Add", [new[0].outputs[0], scaled], name=f"{name}_add"))
+    old = [product.node, multiply] if bias is None else [product.node, end, multiply]
+    replace(model, old, new, multiply.outputs, new[-1].outputs)
 
 
 def merge_products(model: ir.Model) -> None:
