@@ -9,10 +9,14 @@ curve       quality over latency of synthetic English to German, K from 2 to 12
 lookaheads  the four look-aheads at the bundle's K
 policies    wait-k against AlignAtt
 precision   the bundle against --reference, a bundle of fp32, both streaming
-questions   answers about speech, beside the LLM alone on the written passage and on the transcript (needs --checkpoint)
+questions   answers about speech, beside the LLM alone on the written passage and on the transcript
+translations  likewise, translations of synthetic speech
+
+The last two need --checkpoint, what the bundle was exported from; without a bundle `texts` is the LLM alone on what was
+written, which a checkpoint of examples/demo/text.yaml can do too.
 
 DIR keeps everything that was written; the same command goes on. Needs the extras `cpu` and `eval`, and `train` for
-questions. Prints tables and, last, one JSON line.
+--checkpoint. Prints tables and, last, one JSON line.
 """
 
 from __future__ import annotations
@@ -28,6 +32,10 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+
+from bestow_edge.evaluation.quality import score_texts
+from bestow_edge.prompts import Written, WrittenPassage, WrittenText, prompt_text
+from bestow_edge.training.corpora.texts import TextFile
 
 
 class TestSet(NamedTuple):
@@ -58,6 +66,7 @@ QUESTIONS = [
 ]
 CURVE_K = "2,3,4,5,6,8,10,12"
 THRESHOLDS = "2,4,8,12"
+MOST_TOKENS = 60
 Row = dict[str, Any]  # Any: numbers and names, as JSON
 
 
@@ -139,30 +148,62 @@ def precision(evaluations: Evaluations) -> Iterator[Row]:
 
 def questions(evaluations: Evaluations) -> Iterator[Row]:
     """Yield answers about speech, and those of the LLM alone about the written passage and about the transcript."""
-    args = evaluations.args
-    if args.checkpoint is None:
-        raise SystemExit("part questions needs --checkpoint, what the bundle was exported from")
-    answer = written_answers(args.checkpoint, args.threads)
+    write = llm_alone(evaluations.args)
     for test in QUESTIONS:
         yield from evaluations.run(test, part="questions")
-        evaluations.run(test._replace(pair=f"{test.pair}-{test.pair}"), "--policy", "offline", part="transcripts")
-        directory = evaluations.directory(test._replace(pair=f"{test.pair}-{test.pair}"), "transcripts")
-        heard = {line["index"]: line["prediction"] for line in lines(next(directory.glob("offline*/utterances.jsonl")))}
-        asked = list(lines(args.data / test.manifest))
-        passages = written_passages(args.data, test)
-        kinds = {"LLM alone, written passage": passages, "cascade: transcript, then LLM": list(heard.values())}
-        for kind, texts in kinds.items():
-            said = [answer(test.pair, line["question"], text) for line, text in zip(asked, texts, strict=True)]
-            scores = score([line["answer"] for line in asked], said, test.pair)
-            yield {"set": test.name, "asked": test.pair, "setting": kind, "utterances": len(asked), **scores}
+        asked = list(lines(evaluations.args.data / test.manifest))
+        references = [line["answer"] for line in asked]
+        passages = {"written passage": written_passages(evaluations.args.data, test)}
+        passages["cascade: transcript"] = transcripts(evaluations, test._replace(pair=f"{test.pair}-{test.pair}"))
+        for kind, texts in passages.items():
+            made = (
+                WrittenPassage(test.pair, line["question"], text or "?")
+                for line, text in zip(asked, texts, strict=True)
+            )
+            yield alone(test, kind, references, [write(one) for one in made])
+
+
+def translations(evaluations: Evaluations) -> Iterator[Row]:
+    """Yield the LLM alone on transcripts: what a cascade would write."""
+    write = llm_alone(evaluations.args)
+    for test in SETS[2:4]:
+        source, target = test.pair.split("-")
+        heard = transcripts(evaluations, test._replace(pair=f"{source}-{source}"))
+        references = [line["translations"][target] for line in lines(evaluations.args.data / test.manifest)]
+        said = [write(WrittenText(source, target, text or "?")) for text in heard]
+        yield alone(test, "cascade: transcript", references, said)
+
+
+def texts(evaluations: Evaluations) -> Iterator[Row]:
+    """Yield translations of written sentences by the LLM alone."""
+    write = llm_alone(evaluations.args)
+    rows = [cells for _, _, cells in TextFile(evaluations.args.data / "text" / "tatoeba_en-de.test.tsv.gz").rows()]
+    for source, target in (("en", "de"), ("de", "en")):
+        some = rows[:: len(rows) // 300]
+        said = [write(WrittenText(source, target, cells[source])) for cells in some]
+        test = TestSet("Tatoeba", "text/tatoeba_en-de.test.tsv.gz", f"{source}-{target}")
+        yield alone(test, "written sentence", [cells[target] for cells in some], said)
+
+
+def transcripts(evaluations: Evaluations, test: TestSet) -> list[str]:
+    """Return what the bundle hears offline, in the manifest's order."""
+    evaluations.run(test, "--policy", "offline", part="transcripts")
+    (path,) = evaluations.directory(test, "transcripts").glob("offline*/utterances.jsonl")
+    return [line["prediction"] for line in sorted(lines(path), key=lambda line: line["index"])]
+
+
+def alone(test: TestSet, kind: str, references: Sequence[str], said: Sequence[str]) -> Row:
+    """Return the figures of what the LLM wrote alone."""
+    corpus = score_texts(references, said, language=test.pair.split("-")[-1]).corpus
+    names = ("rouge_l", "accuracy") if "-" not in test.pair else ("bleu", "chrf")
+    scores = {name: round(corpus[name].value, 2) for name in names}
+    return {"set": test.name, "asked": test.pair, "setting": f"LLM alone, {kind}", "utterances": len(said), **scores}
 
 
 def written_passages(data: Path, test: TestSet) -> list[str]:
     """Return the passages of a spoken set as they were written, in its order."""
     kind, language = test.manifest.split("/")[1].split("_")[0], test.pair
     name = {"toy": f"toy_qa_{language}", "xquad": f"xquad_short_{language}"}[kind]
-    from bestow_edge.training.corpora.texts import TextFile
-
     rows = [cells for _, _, cells in TextFile(data / "text" / "qa" / f"{name}.test.tsv.gz").rows()]
     found = {(cells["question"], cells["answer"]): cells["passage"] for cells in rows}
     return [found[line["question"], line["answer"]] for line in lines(data / test.manifest)]
@@ -174,41 +215,35 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:  # Any: as JSON
         yield json.loads(line)
 
 
-def written_answers(checkpoint: Path, threads: int) -> Callable[[str, str, str], str]:
-    """Return a function that answers a question about a text with the LLM alone, greedily, in PyTorch."""
+def llm_alone(args: argparse.Namespace) -> Callable[[Written], str]:
+    """Return a function that runs the LLM without speech, greedily, in PyTorch."""
+    if args.checkpoint is None:
+        raise SystemExit("this part needs --checkpoint, what the bundle was exported from")
     import torch
     from tokenizers import Tokenizer
 
     from bestow_edge.model.checkpoint import load_checkpoint
-    from bestow_edge.prompts import WrittenPassage, prompt_text
 
-    torch.set_num_threads(threads)
-    model = load_checkpoint(checkpoint)
-    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    torch.set_num_threads(args.threads)
+    model = load_checkpoint(args.checkpoint)
+    tokenizer = Tokenizer.from_file(str(args.checkpoint / "tokenizer.json"))
     silence = torch.zeros(1, 0, model.config.encoder["hidden_size"])
 
     @torch.no_grad()
-    def answer(language: str, question: str, passage: str) -> str:
-        asked = WrittenPassage(language, question, passage or "?")
+    def write(asked: Written) -> str:
         tokens = tokenizer.encode(prompt_text(asked, model.config.chat), add_special_tokens=False).ids
         prompt = len(tokens)
-        while len(tokens) < prompt + 40:
+        while len(tokens) < prompt + MOST_TOKENS:
             ids = torch.tensor([tokens])
-            best = int(model(ids, silence, torch.zeros_like(ids))[0, -1].argmax())
+            best = int(
+                model(ids, silence, torch.zeros_like(ids))[0, -1].argmax()
+            )  # the null frame alone, as in training
             if best == model.config.llm["eos_token_id"]:
                 break
             tokens.append(best)
         return str(tokenizer.decode(tokens[prompt:])).strip()
 
-    return answer
-
-
-def score(references: Sequence[str], texts: Sequence[str], language: str) -> dict[str, float]:
-    """Return ROUGE-L and accuracy in percent."""
-    from bestow_edge.evaluation.quality import score_texts
-
-    corpus = score_texts(references, texts, language=language).corpus
-    return {name: round(corpus[name].value, 2) for name in ("rouge_l", "accuracy")}
+    return write
 
 
 PARTS: dict[str, Callable[[Evaluations], Iterator[Row]]] = {
@@ -218,6 +253,8 @@ PARTS: dict[str, Callable[[Evaluations], Iterator[Row]]] = {
     "policies": policies,
     "precision": precision,
     "questions": questions,
+    "translations": translations,
+    "texts": texts,
 }
 
 
@@ -237,7 +274,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="directory for what is written")
     parser.add_argument("--bundle", type=Path, help="bundle directory; the embedded demo by default")
     parser.add_argument("--reference", type=Path, help="bundle of fp32, for part precision")
-    parser.add_argument("--checkpoint", type=Path, help="the bundle's checkpoint, for part questions")
+    parser.add_argument("--checkpoint", type=Path, help="the bundle's checkpoint, for the LLM alone")
     parser.add_argument("--parts", default="sets", help=f"some of {','.join(PARTS)}")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
