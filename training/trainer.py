@@ -22,6 +22,7 @@ from bestow_edge.files import write_atomically
 from bestow_edge.training.callbacks import JsonLog
 from bestow_edge.training.evaluation import Evaluation
 from bestow_edge.training.failures import StopSignal, no_orphans, typed_failures
+from bestow_edge.training.processor import use_fast_kernels
 from bestow_edge.training.recipe import Recipe
 from bestow_edge.training.run import Run, batches_per_step
 from bestow_edge.training.stage_trainer import PARTIAL, Resume, StageTrainer
@@ -56,8 +57,8 @@ def train(recipe: Recipe, data_dir: Path, out: Path, callbacks: Sequence[Trainer
     with typed_failures("preparing the run"):
         run = Run(recipe, data_dir, out)
         out.mkdir(parents=True, exist_ok=True)
-    if not torch.cuda.is_available():  # for short texts torch's fused kernel takes three times as long on a CPU
-        run.objective.model.llm.set_attn_implementation("eager")
+    if not torch.cuda.is_available():
+        use_fast_kernels(run.objective.model)
     with StopSignal() as stop:
         for stage in recipe.stages:
             if (out / stage.name / "model").is_dir():
