@@ -1,0 +1,79 @@
+"""What the demo's pretrained LLM is worth: its offline stage with that LLM and with one of random weights.
+
+    python benchmarks/demo_transfer.py --data DATA --start runs/demo/hear/model --out DIR [--steps 600]
+
+Both runs begin with the same encoder, which has learned to hear, and a fresh adapter; batches and steps are the same.
+DATA is what examples/demo/speech.yaml wants. A stopped run goes on by the same command. Needs the extra `train`.
+Prints a table and, last, one JSON line: dev loss, right next tokens, WER and BLEU under wait-k of the recipe's K.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from bestow_edge.checkpoint import TOKENIZER_FILE
+from bestow_edge.model.bestow import BestowModel
+from bestow_edge.model.checkpoint import load_checkpoint, save_checkpoint
+from bestow_edge.strict import decode
+from bestow_edge.training.recipe import Recipe
+from bestow_edge.training.trainer import train
+
+RECIPE = Path(__file__).parents[1] / "examples" / "demo" / "speech.yaml"
+STAGE = "offline"
+FIGURES = {"eval_token_loss": "dev loss", "eval_right": "right tokens", "eval_wer": "WER", "eval_bleu": "BLEU"}
+
+
+def without_llm(start: Path, directory: Path) -> Path:
+    """Write a copy of a checkpoint whose LLM has random weights."""
+    if not directory.exists():
+        trained = load_checkpoint(start)
+        torch.manual_seed(0)
+        model = BestowModel.from_config(trained.config)
+        model.encoder.load_state_dict(trained.encoder.state_dict())
+        save_checkpoint(model, (start / TOKENIZER_FILE).read_text(encoding="utf-8"), directory)
+    return directory
+
+
+def run(start: Path, out: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Train the stage from a checkpoint and return the last evaluation's figures."""
+    values: dict[str, Any] = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    stage = next(stage for stage in values["stages"] if stage["name"] == STAGE)
+    values |= {"init": str(start.absolute()), "stages": [stage | {"steps": args.steps, "warmup_steps": 50}]}
+    values["hypotheses"] = {"utterances": 128, "k": 6, "lookahead": 6}
+    values["eval_steps"] = args.steps
+    train(decode(Recipe, values, str(RECIPE)), args.data, out)
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    last = [record for record in records if "eval_loss" in record][-1]
+    return {name: round(last[key], 3) for key, name in FIGURES.items() if key in last}
+
+
+def main() -> None:
+    """Run both and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="directory the recipe's manifests are relative to")
+    parser.add_argument(
+        "--start", type=Path, required=True, help="checkpoint whose encoder hears and whose LLM is trained"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory of the runs")
+    parser.add_argument("--steps", type=int, default=600, help="optimiser steps of each run")
+    args = parser.parse_args()
+    starts = {"pretrained LLM": args.start, "random LLM": without_llm(args.start, args.out / "random_start")}
+    rows = {name: run(start, args.out / name.split()[0], args) for name, start in starts.items()}
+    table = Table("", *FIGURES.values(), title=f"{args.steps} steps of stage {STAGE}")
+    for name, row in rows.items():
+        table.add_row(name, *(f"{row[figure]:.3f}" if figure in row else "" for figure in FIGURES.values()))
+    Console().print(table)
+    print(json.dumps({"steps": args.steps, "machine": platform.machine(), **rows}))
+
+
+if __name__ == "__main__":
+    main()
