@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from bestow_edge.errors import ManifestError
 from bestow_edge.runtime.audio import read_audio
@@ -21,11 +20,6 @@ from bestow_edge.training.recipe_data import DataRecipe
 
 FRAMES_PER_S = 100  # mel frames
 Batch = dict[str, Tensor]
-
-
-def first_speech(dataset: Dataset[Batch], num_batches: int) -> Batch | None:
-    """Return the first batch that is not of texts alone, None if the first `num_batches` are."""
-    return next((batch for index in range(num_batches) if (batch := dataset[index])["mel"].shape[1]), None)
 
 
 def collate(examples: Sequence[Example], *, lookahead: int) -> Batch:

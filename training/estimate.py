@@ -70,7 +70,7 @@ def stage_needs(config: ModelConfig, recipe: Recipe, stage: StageRecipe, vocab_s
         config: of the model.
         recipe: its precision counts.
         stage: what trains and how.
-        vocab_size: of the tokenizer.
+        vocab_size: of the labels.
         shapes: of a batch.
     """
     kept: dict[int, int] = {}

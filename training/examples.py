@@ -58,10 +58,26 @@ def num_steps(num_frames: int) -> int:
 class ExampleMaker:
     """Turns utterances into examples for one model and one stage."""
 
-    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, stage: StageRecipe, end_id: int) -> None:
-        """Encode the prompts once."""
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        stage: StageRecipe,
+        end_id: int,
+        labels: Tokenizer | None = None,
+    ) -> None:
+        """Encode the prompts once.
+
+        Args:
+            config: of the model.
+            tokenizer: of prompts and answers.
+            stage: what is made for it.
+            end_id: token that ends an answer.
+            labels: tokenizer of what the encoder's output is compared with; None = `tokenizer`.
+        """
         self.config = config
         self.tokenizer = tokenizer
+        self.labels = tokenizer if labels is None else labels
         self.stage = stage
         self.end_id = end_id
         self.prompts = {pair: prompt_ids(tokenizer, pair, config.chat) for pair in config.pairs}
@@ -86,8 +102,8 @@ class ExampleMaker:
             prompt: token ids of the prompt.
             answer: token ids of the answer, without the end token.
             spans_s: (answer, 2) start and end of the word of each answer token, seconds; NaN = unknown.
-            transcript: token ids of what is said, for CTC.
-            words: tokens, start and end of each word that is said; None = the times are unknown.
+            transcript: labels of what is said, for CTC.
+            words: labels, start and end of each word that is said; None = the times are unknown.
             heard_s: (answer,) when the word of each answer token has been heard, NaN = unknown, if it is not the end of
                 its span.
         """
@@ -152,15 +168,15 @@ class ExampleMaker:
         return np.stack([np.where(known, begins, 0), np.where(known, ends, source_steps)], axis=1)
 
     def _step_labels(self, words: Sequence[Word], source_steps: int) -> npt.NDArray[np.int64]:
-        """Label the steps of the second half of each word with its tokens, in equal shares.
+        """Label the steps of each word with its labels, in equal shares.
 
-        A streaming encoder cannot know a word by its onset, hence the second half.
+        A streaming encoder cannot know a piece by its onset, hence all of them come half a piece late.
         """
         labels = np.full(source_steps, NO_LABEL, dtype=np.int64)
         step_s = self.config.features.step_s
         for ids, start_s, end_s in words:
-            middle_s = (start_s + end_s) / 2
-            edges = np.linspace(middle_s / step_s, end_s / step_s + 1, len(ids) + 1)
+            late_s = (end_s - start_s) / (2 * max(1, len(ids)))
+            edges = np.linspace((start_s + late_s) / step_s, end_s / step_s + 1, len(ids) + 1)
             for token_id, first, last in zip(ids, edges[:-1], edges[1:], strict=True):
                 labels[round(first) : max(round(first) + 1, round(last))] = token_id
         return labels

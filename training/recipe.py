@@ -103,6 +103,9 @@ class Recipe:
     """Seed of weights, data and masks."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Arithmetic of matrix products; weights stay fp32."""
+    labels: int = 0
+    """Size of a vocabulary of its own for the losses on the encoder's output, trained on the transcripts; 0 = the LLM's
+    tokens. A few hundred pieces of words are learned far sooner than thousands of words."""
     label_smoothing: float = 0.0
     """Label smoothing of the next-token loss."""
     save_steps: int = 250
@@ -133,6 +136,8 @@ class Recipe:
             raise ConfigError(f"recipe: stages named alike: {', '.join(sorted(twice))}; each has its own directory")
         if self.save_steps < 1 or self.log_steps < 1 or self.eval_steps < 0 or self.workers < 1:
             raise ConfigError("recipe: save_steps, log_steps and workers must be at least 1, eval_steps at least 0")
+        if self.labels and self.labels < SMALLEST_VOCAB:
+            raise ConfigError(f"recipe: labels {self.labels}; 256 bytes and special tokens need {SMALLEST_VOCAB}, or 0")
         self._check_stages()
         if self.model is not None:
             check_lookaheads(self, self.model.streaming)

@@ -20,7 +20,7 @@ from bestow_edge.config import ModelConfig
 from bestow_edge.errors import CheckpointError, ConfigError
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_weights, save_checkpoint
-from bestow_edge.training.batches import first_speech, read_noises
+from bestow_edge.training.batches import read_noises
 from bestow_edge.training.corpora.dataset import Corpora, MixedDataset
 from bestow_edge.training.examples import ExampleMaker
 from bestow_edge.training.initial import init_encoder
@@ -31,7 +31,6 @@ from bestow_edge.training.tokens import BEGIN, CHAT, END, PAD, train_tokenizer
 from bestow_edge.training.weights import State, load_state, read_state, save_state, split
 
 DEV_BATCHES = 8
-FIRST_BATCHES = 50  # one of them has speech, if any has
 T = TypeVar("T")
 HEADS_FILE = "heads.safetensors"
 UNKEPT = {"architectures", "dtype", "transformers_version"}  # fields that say nothing of the model's shape
@@ -68,7 +67,9 @@ class Run:
             config = fresh_config(model, tokenizer.get_vocab_size(), _special_ids(tokenizer))
         asked = () if self.corpora is None else self.corpora.questions()
         self.config = replace(config, questions=tuple(sorted({*config.questions, *asked})))
-        self.tokenizer = tokenizer
+        self.tokenizer = self.labels = tokenizer
+        if recipe.labels:
+            self.labels = train_tokenizer(self.corpora.transcripts(), (), recipe.labels)
         self.end_id = check_vocabulary(config, tokenizer)
         if not weights:
             return
@@ -82,23 +83,26 @@ class Run:
         """Return the model and its losses with random weights."""
         return Objective(
             BestowModel.from_config(self.config),
-            vocab_size=self.tokenizer.get_vocab_size(),
+            vocab_size=self.labels.get_vocab_size(),
             label_smoothing=self.recipe.label_smoothing,
         )
 
     def _typical_features(self) -> Tensor | None:
-        """Return (1, frames, mel_bins): the first batch of speech in one row; None where all is text."""
-        dataset = self.dataset(self.recipe.stages[0], dev=False)
-        batch = first_speech(dataset, min(len(dataset), FIRST_BATCHES))
-        if batch is None:
+        """Return (1, frames, mel_bins): a batch of speech in one row, None = no source has any."""
+        spoken = {source.name: source.weight for source in self.recipe.data.sources if not source.texts}
+        if not spoken:
             return None
+        stage = replace(self.recipe.stages[0], sources=spoken)
+        maker = ExampleMaker(self.config, self.tokenizer, stage, self.end_id, self.labels)
+        seed = self.recipe.seed * 1000
+        batch = self.corpora.dataset(maker, dev=False, num_batches=1, seed=seed, noises=self.noises)[0]
         rows = zip(batch["mel"], batch["frame_lens"].tolist(), strict=True)
         return torch.cat([mel[:length] for mel, length in rows])[None]
 
     def dataset(self, stage: StageRecipe, *, dev: bool, processes: int = 1) -> MixedDataset:
         """Return a stage's batches, for training or for the dev loss; the same for any number of processes."""
         seed = self.recipe.seed * 1000 + self.recipe.stages.index(stage) * 2 + dev
-        maker = ExampleMaker(self.config, self.tokenizer, stage, self.end_id)
+        maker = ExampleMaker(self.config, self.tokenizer, stage, self.end_id, self.labels)
         num_batches = DEV_BATCHES if dev else stage.steps * batches_per_step(stage, processes)
         noises = [] if dev else self.noises
         return self.corpora.dataset(maker, dev=dev, num_batches=num_batches, seed=seed, noises=noises)

@@ -45,7 +45,7 @@ def make_plan(recipe: Recipe, data_dir: Path, out: Path) -> dict[str, Any]:  # A
 
     run, config, missing = _prepare(recipe, data_dir, out)
     plan: dict[str, Any] = {"weights": sizes(config), "stages": [], "first_batch": None, "missing": missing}
-    vocab_size = run.tokenizer.get_vocab_size() if run else config.llm["vocab_size"]
+    vocab_size = run.labels.get_vocab_size() if run else recipe.labels or config.llm["vocab_size"]
     for stage in recipe.stages:
         batch = run.dataset(stage, dev=False)[0] if run else None
         shapes = typical_shapes(config, stage) if batch is None else shapes_of(batch)

@@ -164,6 +164,12 @@ class Corpora:
                 words = source.join.vocabulary if source.join else ()
                 yield from self.speech_read[key][0].texts(TOKENIZER_TEXTS, words)
 
+    def transcripts(self) -> Iterator[str]:
+        """Yield what is said, to train the vocabulary of labels on."""
+        for key, source in self._sources("train"):
+            if not source.texts:
+                yield from self.speech_read[key][0].transcripts(TOKENIZER_TEXTS)
+
     @property
     def words(self) -> set[str]:
         """Words of the sources' vocabularies, which are to be tokens of their own."""
@@ -191,7 +197,7 @@ class Corpora:
                 corpus, sieve, report = self.speech_read[key]
                 speed = self._ctc_speed(source)
                 left, both = drop_by_tokens(
-                    corpus, report, maker.tokenizer, ctc_speed=speed, max_per_s=limit, cache=self.cache
+                    corpus, report, maker.labels, ctc_speed=speed, max_per_s=limit, cache=self.cache
                 )
                 self.speech_read[key] = left, sieve, both
         for texts in self.texts_read.values():

@@ -81,6 +81,10 @@ class Corpus:
         for index in np.linspace(0, len(self) - 1, min(most, len(self)), dtype=np.int64):
             yield self.utterance(index)
 
+    def transcripts(self, most: int) -> Iterator[str]:
+        """Yield the transcripts of up to `most` utterances, spread evenly."""
+        yield from (item.transcript for item in self._spread(most) if item.transcript)
+
     def texts(self, most: int, vocabulary: Collection[str] = ()) -> Iterator[str]:
         """Yield the texts of up to `most` utterances, spread evenly; with a vocabulary those without other words."""
         for item in self._spread(most):

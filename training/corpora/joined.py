@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
 from bestow_edge.errors import AudioError, ManifestError
 from bestow_edge.manifest import Utterance
@@ -148,10 +149,10 @@ def joined_example(
         spoken, asked = composed.source_lang, ", ".join(map(str, pairs))
         raise ManifestError(f"joined recordings in {spoken!r} have no text in common for any of the pairs {asked}")
     pair = served[rng.integers(len(served))]
-    answer, spans_s = _tokens(maker, composed, pair.target)
-    transcript, _ = _tokens(maker, composed, composed.source_lang)
+    answer, spans_s = _tokens(maker.tokenizer, composed, pair.target)
+    transcript, _ = _tokens(maker.labels, composed, composed.source_lang)
     words = [
-        (answer_ids(maker.tokenizer, piece.texts[composed.source_lang]), piece.start_s, piece.end_s)
+        (answer_ids(maker.labels, piece.texts[composed.source_lang]), piece.start_s, piece.end_s)
         for piece in composed.pieces
     ]
     prompt = maker.prompts[str(pair)]
@@ -162,12 +163,12 @@ def _serves(pair: Pair, composed: Composed) -> bool:
     return pair.source == composed.source_lang and all(pair.target in piece.texts for piece in composed.pieces)
 
 
-def _tokens(maker: ExampleMaker, composed: Composed, language: str) -> tuple[list[int], npt.NDArray[np.float64]]:
+def _tokens(tokenizer: Tokenizer, composed: Composed, language: str) -> tuple[list[int], npt.NDArray[np.float64]]:
     """Return the tokens of an utterance's text, and (tokens, 2) start and end of each one's recording, seconds."""
     tokens: list[int] = []
     spans: list[tuple[float, float]] = []
     for piece in composed.pieces:
-        ids = answer_ids(maker.tokenizer, piece.texts[language])
+        ids = answer_ids(tokenizer, piece.texts[language])
         tokens += ids
         spans += [(piece.start_s, piece.end_s)] * len(ids)
     return tokens, np.array(spans, dtype=np.float64).reshape(-1, 2)

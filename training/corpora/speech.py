@@ -129,32 +129,32 @@ def spoken_example(
         mel: (frames, mel_bins) features.
         rng: decides policy and pauses.
     """
-    transcript = [] if item.transcript is None else answer_ids(maker.tokenizer, item.transcript)
-    words: list[Word] | None = None
-    spans = np.zeros((0, 2))
-    if times_s is not None and item.transcript is not None:
-        transcript, spans, numbers = tokens_with_times(maker.tokenizer, item.transcript, times_s)
-        groups: list[list[int]] = [[] for _ in times_s]
-        for token_id, number in zip(transcript, numbers, strict=True):
-            groups[number].append(token_id)
-        words = [(ids, float(start), float(end)) for ids, (start, end) in zip(groups, times_s, strict=True)]
-    heard_s: npt.NDArray[np.float64] | None = None
-    if isinstance(asked, Pair) and asked.target == item.source_lang:
-        answer = transcript
-    elif isinstance(asked, Pair) and times_s is not None and item.transcript is not None:
-        answer, heard_s = heard_translation(maker.tokenizer, item.texts[asked.target], item.transcript, times_s)
+    said = item.transcript
+    timed = None if said is None else times_s
+    spans = heard_s = None
+    if isinstance(asked, Pair) and timed is not None and said is not None and asked.target == item.source_lang:
+        answer, spans, _ = tokens_with_times(maker.tokenizer, said, timed)
+    elif isinstance(asked, Pair) and timed is not None and said is not None:
+        answer, heard_s = heard_translation(maker.tokenizer, item.texts[asked.target], said, timed)
     else:
         answer = answer_ids(maker.tokenizer, item.texts[asked.target] if isinstance(asked, Pair) else item.answer)
-    if answer is not transcript or times_s is None:
-        spans = np.full((len(answer), 2), np.nan)
     prompt = maker.prompts.get(str(asked)) if isinstance(asked, Pair) else None
     return maker.build(
         mel,
         rng,
         prompt=prompt or prompt_ids(maker.tokenizer, asked, maker.config.chat),
         answer=answer,
-        spans_s=spans,
-        transcript=transcript,
-        words=words,
+        spans_s=np.full((len(answer), 2), np.nan) if spans is None else spans,
+        transcript=[] if said is None else answer_ids(maker.labels, said),
+        words=None if said is None or timed is None else _labelled(maker, said, timed),
         heard_s=heard_s,
     )
+
+
+def _labelled(maker: ExampleMaker, said: str, times_s: Spans) -> list[Word]:
+    """Return labels, start and end of each word."""
+    labels, _, numbers = tokens_with_times(maker.labels, said, times_s)
+    groups: list[list[int]] = [[] for _ in times_s]
+    for label, number in zip(labels, numbers, strict=True):
+        groups[number].append(label)
+    return [(ids, float(start), float(end)) for ids, (start, end) in zip(groups, times_s, strict=True)]
