@@ -4,8 +4,6 @@ import json
 import logging
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,13 @@ import torch
 from sentences import write_lines
 
 from bestow_edge.errors import ConfigError, ManifestError
-from bestow_edge.prompts import Question, WrittenPassage, WrittenText
+from bestow_edge.prompts import Question, WrittenText
 from bestow_edge.training.batches import Batch
 from bestow_edge.training.corpora.dataset import MixedDataset
 from bestow_edge.training.corpora.shards import write_shards
 from bestow_edge.training.examples import IGNORED, NULL_FRAME, num_steps
 from bestow_edge.training.recipe import Recipe
-from bestow_edge.training.tokens import answer_ids, prompt_ids
+from bestow_edge.training.tokens import prompt_ids
 from bestow_edge.training.trainer import Run, train
 
 Make = Callable[..., Recipe]
@@ -191,35 +189,6 @@ def test_text_batches_have_the_agreed_form(dataset: Callable[..., MixedDataset])
                 asked = prompt_ids(maker.tokenizer, WrittenText("en", "de", english), maker.config.chat)
                 assert ids[: answered[0] + 1].tolist() == asked
     assert kinds == {"plain", "pair"}
-
-
-PASSAGES = [
-    {"lang": "en", "passage": "Tom sleeps.", "question": "Who sleeps?", "answer": "Tom"},
-    {"lang": "de", "passage": "Tom sleeps.", "question": "Who sleeps?", "answer": "Tom"},
-    {"lang": "de", "passage": "Tom sleeps.", "question": " ", "answer": "Tom"},
-]
-
-
-def test_questions_about_written_passages(dataset: Callable[..., MixedDataset], tmp_path: Path) -> None:
-    write_lines(tmp_path / "qa.jsonl", PASSAGES)
-    source = {"name": "qa", "texts": [str(tmp_path / "qa.jsonl")], "tasks": ["answer"]}
-    data = dataset(sources=[MANIFEST, source], steps=8)
-    batch = next(data[index] for index in range(8) if not data[index]["mel"].shape[1])
-    maker, found = data.batches[1].maker, set()  # type: ignore[attr-defined]  # of texts
-    for ids, targets in zip(batch["token_ids"], batch["targets"], strict=True):
-        first = int((targets != IGNORED).nonzero()[0])
-        answered = targets[targets != IGNORED].tolist()
-        assert answered == [*answer_ids(maker.tokenizer, "Tom"), maker.end_id]
-        found.add(tuple(ids[: first + 1].tolist()))
-    asked = (WrittenPassage(code, "Who sleeps?", "Tom sleeps.") for code in ("en", "de"))
-    assert found == {tuple(prompt_ids(maker.tokenizer, one, maker.config.chat)) for one in asked}
-
-
-def test_a_passage_in_an_unknown_language_is_named(dataset: Callable[..., MixedDataset], tmp_path: Path) -> None:
-    write_lines(tmp_path / "qa.jsonl", [PASSAGES[0] | {"lang": "xx"}])
-    source = {"name": "qa", "texts": [str(tmp_path / "qa.jsonl")], "tasks": ["answer"]}
-    with pytest.raises(ManifestError, match=r"qa.jsonl:1: language 'xx': expected one of en, de"):
-        dataset(sources=[MANIFEST, source])
 
 
 def test_long_plain_texts_give_a_part_of_themselves(dataset: Callable[..., MixedDataset]) -> None:
@@ -405,30 +374,3 @@ def test_the_config_says_which_speech_questions_were_about(
         "de",
         "en",
     )
-
-
-def test_the_encoder_begins_on_speech_that_no_stage_of_texts_hears(
-    source_recipe: Make, sentences: Path, tmp_path: Path
-) -> None:
-    stage = {"objective": "text", "sources": {"text": 1.0}}
-    run = Run(source_recipe(sources=[MANIFEST, TEXT], stage=stage), sentences, tmp_path / "run")
-    subsampling: Any = run.objective.model.encoder.subsampling
-    assert subsampling.layers[-1].pointwise_conv.weight.std() > 0.1  # of transformers' own it is 0.02
-
-
-def test_labels_have_a_vocabulary_of_their_own(source_recipe: Make, sentences: Path, tmp_path: Path) -> None:
-    stage = {"ctc_weight": 1.0, "alignment_weight": 1.0}
-    source = [MANIFEST | TIMED | {"tasks": ["transcribe"]}]
-    recipe = replace(source_recipe(sources=source, stage=stage), labels=265)
-    run = Run(recipe, sentences, tmp_path / "run")
-    assert run.labels.get_vocab_size() <= 265 < run.tokenizer.get_vocab_size()
-    assert run.objective.ctc_head.out_features == run.labels.get_vocab_size() + 1
-    batch = run.dataset(recipe.stages[0], dev=False)[0]
-    for said, steps, targets in zip(batch["transcript_ids"], batch["step_labels"], batch["targets"], strict=True):
-        transcript = run.labels.decode(said[said >= 0].tolist()).strip()
-        answer = targets[targets != IGNORED][:-1].tolist()
-        assert transcript == run.tokenizer.decode(answer).strip()
-        order = iter(said[said >= 0].tolist())
-        heard = [label for label, _ in groupby(label for label in steps.tolist() if label >= 0)]
-        assert heard
-        assert all(label in order for label in heard)  # in the order in which they are said

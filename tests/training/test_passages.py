@@ -1,0 +1,43 @@
+"""Questions about written passages as batches of texts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sentences import write_lines
+
+from bestow_edge.errors import ManifestError
+from bestow_edge.prompts import WrittenPassage
+from bestow_edge.training.examples import IGNORED
+from bestow_edge.training.recipe import Recipe
+from bestow_edge.training.run import Run
+from bestow_edge.training.tokens import answer_ids, prompt_ids
+
+Make = Callable[..., Recipe]
+PASSAGES = [
+    {"lang": "en", "passage": "Tom sleeps.", "question": "Who sleeps?", "answer": "Tom"},
+    {"lang": "de", "passage": "Tom sleeps.", "question": "Who sleeps?", "answer": "Tom"},
+    {"lang": "de", "passage": "Tom sleeps.", "question": " ", "answer": "Tom"},
+]
+
+
+def test_questions_about_written_passages(source_recipe: Make, sentences: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "qa.jsonl", PASSAGES)
+    source = {"name": "qa", "texts": [str(tmp_path / "qa.jsonl")], "tasks": ["answer"]}
+    run = Run(source_recipe(sources=[source]), sentences, tmp_path / "run", weights=False)
+    batch, found = run.dataset(run.recipe.stages[0], dev=False)[0], set()
+    for ids, targets in zip(batch["token_ids"], batch["targets"], strict=True):
+        first = int((targets != IGNORED).nonzero()[0])
+        answered = targets[targets != IGNORED].tolist()
+        assert answered == [*answer_ids(run.tokenizer, "Tom"), run.end_id]
+        found.add(tuple(ids[: first + 1].tolist()))
+    asked = (WrittenPassage(code, "Who sleeps?", "Tom sleeps.") for code in ("en", "de"))
+    assert found == {tuple(prompt_ids(run.tokenizer, one, run.config.chat)) for one in asked}
+
+
+def test_a_passage_in_an_unknown_language_is_named(source_recipe: Make, sentences: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "qa.jsonl", [PASSAGES[0] | {"lang": "xx"}])
+    source = {"name": "qa", "texts": [str(tmp_path / "qa.jsonl")], "tasks": ["answer"]}
+    run = Run(source_recipe(sources=[source]), sentences, tmp_path / "run", weights=False)
+    with pytest.raises(ManifestError, match=r"qa.jsonl:1: language 'xx': expected one of en, de"):
+        run.dataset(run.recipe.stages[0], dev=False)
