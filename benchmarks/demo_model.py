@@ -235,9 +235,7 @@ def llm_alone(args: argparse.Namespace) -> Callable[[Written], str]:
         prompt = len(tokens)
         while len(tokens) < prompt + MOST_TOKENS:
             ids = torch.tensor([tokens])
-            best = int(
-                model(ids, silence, torch.zeros_like(ids))[0, -1].argmax()
-            )  # the null frame alone, as in training
+            best = int(model(ids, silence, torch.zeros_like(ids))[0, -1].argmax())  # sees the null frame alone
             if best == model.config.llm["eos_token_id"]:
                 break
             tokens.append(best)

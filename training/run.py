@@ -76,7 +76,10 @@ class Run:
         self.objective = self.new_objective()
         if recipe.init:
             load_weights(self.objective.model, Path(recipe.init))
-        elif self.objective.model.streaming and (speech := self._typical_features()) is not None:
+            return
+        if any(stage.objective == "text" for stage in recipe.stages):
+            self.objective.model.adapter.start_silent()
+        if self.objective.model.streaming and (speech := self._typical_features()) is not None:
             init_encoder(self.objective.model.encoder, speech)
 
     def new_objective(self) -> Objective:

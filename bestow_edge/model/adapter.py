@@ -91,6 +91,11 @@ class Adapter(nn.Module):
         """Return the LLM's input embeddings, (batch, tokens, llm_width) float; arguments as for `align`."""
         return self.align(embeddings, speech, visible_steps)[0]
 
+    def start_silent(self) -> None:
+        """Make its output zero, so that an LLM that was trained before writes as it did."""
+        nn.init.zeros_(self.text_out.weight)
+        nn.init.zeros_(self.text_out.bias)
+
     def align(self, embeddings: Tensor, speech: Tensor, visible_steps: Tensor) -> tuple[Tensor, Tensor]:
         """Return the LLM's input embeddings and where each token looked for them.
 

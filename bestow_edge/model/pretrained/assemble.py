@@ -150,8 +150,7 @@ def _put_together(config: ModelConfig, encoder: EncoderPart, llm: LlmPart, reque
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
         model = BestowModel(config, encoder.module, llm.module)
-    nn.init.zeros_(model.adapter.text_out.weight)
-    nn.init.zeros_(model.adapter.text_out.bias)
+    model.adapter.start_silent()
     if request.dtype != "auto":
         model.to(getattr(torch, request.dtype))
     return model.eval()
