@@ -22,10 +22,11 @@ def use_fast_kernels(model: BestowModel) -> None:
     for module in model.encoder.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1:
             keeps: Any = module  # Any: a method is replaced
-            keeps.forward = functools.partial(_in_float32, module.forward)
+            keeps.forward = functools.partial(_as_weights, module, module.forward)
 
 
-def _in_float32(forward: Any, x: Tensor, **options: Any) -> Tensor:  # Any: the module's own
+def _as_weights(module: nn.Conv2d, forward: Any, x: Tensor, **options: Any) -> Tensor:  # Any: the module's own
+    """Compute in the weights' own type, float32 unless something shards them in another, whatever autocast wants."""
     with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = forward(x.float(), **options).to(x.dtype)
+        out: Tensor = forward(x.to(module.weight.dtype), **options).to(x.dtype)
     return out

@@ -25,6 +25,7 @@ from bestow_edge.training.corpora.dataset import Corpora, MixedDataset
 from bestow_edge.training.examples import ExampleMaker
 from bestow_edge.training.initial import init_encoder
 from bestow_edge.training.objective import Objective
+from bestow_edge.training.processor import use_fast_kernels
 from bestow_edge.training.recipe import ModelRecipe, Recipe, check_lookaheads, model_config
 from bestow_edge.training.stages import StageRecipe
 from bestow_edge.training.tokens import BEGIN, CHAT, END, PAD, train_tokenizer
@@ -84,8 +85,11 @@ class Run:
 
     def new_objective(self) -> Objective:
         """Return the model and its losses with random weights."""
+        model = BestowModel.from_config(self.config)
+        if not torch.cuda.is_available():
+            use_fast_kernels(model)
         return Objective(
-            BestowModel.from_config(self.config),
+            model,
             vocab_size=self.labels.get_vocab_size(),
             label_smoothing=self.recipe.label_smoothing,
         )

@@ -22,7 +22,6 @@ from bestow_edge.files import write_atomically
 from bestow_edge.training.callbacks import JsonLog
 from bestow_edge.training.evaluation import Evaluation
 from bestow_edge.training.failures import StopSignal, no_orphans, typed_failures
-from bestow_edge.training.processor import use_fast_kernels
 from bestow_edge.training.recipe import Recipe
 from bestow_edge.training.run import Run, batches_per_step
 from bestow_edge.training.stage_trainer import PARTIAL, Resume, StageTrainer
@@ -57,8 +56,6 @@ def train(recipe: Recipe, data_dir: Path, out: Path, callbacks: Sequence[Trainer
     with typed_failures("preparing the run"):
         run = Run(recipe, data_dir, out)
         out.mkdir(parents=True, exist_ok=True)
-    if not torch.cuda.is_available():
-        use_fast_kernels(run.objective.model)
     with StopSignal() as stop:
         for stage in recipe.stages:
             if (out / stage.name / "model").is_dir():
@@ -193,11 +190,13 @@ def _arguments(run: Run, stage: StageRecipe, directory: Path) -> TrainingArgumen
 def _threads(workers: int) -> int:
     """Return the threads of one process; more of all processes than cores slowed it tenfold.
 
-    OMP_NUM_THREADS decides where it is set, as everywhere: workers that only read texts leave their cores idle.
+    OMP_NUM_THREADS decides for a single one: workers that only read texts leave their cores idle. Launchers of several
+    set it to 1 unasked.
     """
-    if chosen := os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]:
-        return int(chosen)
     on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    chosen = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if on_machine == 1 and chosen.isdecimal() and int(chosen):
+        return int(chosen)
     return max(1, ((os.cpu_count() or 1) - workers * on_machine) // on_machine)
 
 

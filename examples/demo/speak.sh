@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Speaks the texts that examples/demo/speech.yaml trains on and benchmarks/demo_model.py tests with: synthetic/ of DATA.
 #   bash examples/demo/speak.sh DATA
-# Needs espeak-ng and `pip install 'bestow-edge[train]'`. About 80 hours of speech, 9 GB of FLAC; an hour on two cores.
+# Needs espeak-ng and `pip install 'bestow-edge[train]'`. Half an hour on two cores.
 # The same command goes on after a stop.
 set -euo pipefail
 cd "${1:?usage: bash examples/demo/speak.sh DATA}"

@@ -92,7 +92,7 @@ def test_ctc_needs_a_step_for_each_label_and_repeat(sentences: Path) -> None:
     assert ctc_steps([1, 2, 2, 2, 3]) == 7
     corpus, report = read(sentences / "train.jsonl")
     tokenizer = train_tokenizer(["x"], PAIRS, 270)  # a token for each letter
-    left, report = drop_by_tokens(corpus, report, tokenizer, ctc_speed=1.1, max_per_s=0)
+    left, report = drop_by_tokens(corpus, report, tokenizer, tokenizer, ctc_speed=1.1, max_per_s=0)
     assert 0 < report.dropped["too short for their transcript, for CTC"] == 40 - len(left) < 40
     kept = {left.where(row) for row in range(len(left))}
     for row in range(len(corpus)):
@@ -104,11 +104,11 @@ def test_ctc_needs_a_step_for_each_label_and_repeat(sentences: Path) -> None:
 def test_tokens_a_second(sentences: Path) -> None:
     corpus, report = read(sentences / "train.jsonl")
     tokenizer = train_tokenizer(WORDS * 3, PAIRS, 320)
-    assert drop_by_tokens(corpus, report, tokenizer, ctc_speed=0, max_per_s=0) == (corpus, report)
-    left, report = drop_by_tokens(corpus, report, tokenizer, ctc_speed=0, max_per_s=3.9)
+    assert drop_by_tokens(corpus, report, tokenizer, tokenizer, ctc_speed=0, max_per_s=0) == (corpus, report)
+    left, report = drop_by_tokens(corpus, report, tokenizer, tokenizer, ctc_speed=0, max_per_s=3.9)
     assert report.dropped["with more than 3.9 tokens a second"] == 40 - len(left) > 0
     with pytest.raises(ManifestError, match="nothing is left to train on"):
-        drop_by_tokens(left, report, tokenizer, ctc_speed=0, max_per_s=0.1)
+        drop_by_tokens(left, report, tokenizer, tokenizer, ctc_speed=0, max_per_s=0.1)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_an_index_is_made_once(sentences: Path, tmp_path: Path, monkeypatch: pyt
 
     def everything(sieve: Sieve = sieve, tokenizer: Tokenizer = tokenizer) -> Any:
         corpus, report = read_corpus([copy], sieve, cache)
-        left, report = drop_by_tokens(corpus, report, tokenizer, ctc_speed=1.0, max_per_s=0, cache=cache)
+        left, report = drop_by_tokens(corpus, report, tokenizer, tokenizer, ctc_speed=1.0, max_per_s=0, cache=cache)
         return [left.where(row) for row in range(len(left))], report.to_state(), report.sentence()
 
     first = everything()

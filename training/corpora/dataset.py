@@ -197,7 +197,7 @@ class Corpora:
                 corpus, sieve, report = self.speech_read[key]
                 speed = self._ctc_speed(source)
                 left, both = drop_by_tokens(
-                    corpus, report, maker.labels, ctc_speed=speed, max_per_s=limit, cache=self.cache
+                    corpus, report, maker.tokenizer, maker.labels, ctc_speed=speed, max_per_s=limit, cache=self.cache
                 )
                 self.speech_read[key] = left, sieve, both
         for texts in self.texts_read.values():

@@ -162,6 +162,7 @@ def drop_by_tokens(
     corpus: Corpus,
     report: Report,
     tokenizer: Tokenizer,
+    labels: Tokenizer,
     *,
     ctc_speed: float,
     max_per_s: float,
@@ -172,7 +173,8 @@ def drop_by_tokens(
     Args:
         corpus: the utterances.
         report: what was dropped before.
-        tokenizer: the model's.
+        tokenizer: the model's, whose tokens `max_per_s` counts.
+        labels: of what CTC aligns.
         ctc_speed: keep what CTC can align (labels and repeats fit the encoder's steps) when it is played this much
             faster; 0 = keep what it cannot.
         max_per_s: most tokens of the transcript a second; 0 = any number.
@@ -187,11 +189,12 @@ def drop_by_tokens(
     if not ctc_speed and not max_per_s:
         return corpus, report
     rows = sha256(b"".join(column.tobytes() for column in (corpus.file_ids, corpus.numbers))).hexdigest()
-    key = ("tokens", report.to_state(), rows, sha256(tokenizer.to_str().encode()).hexdigest(), ctc_speed, max_per_s)
+    tokenizers = [sha256(one.to_str().encode()).hexdigest() for one in (tokenizer, labels)]
+    key = ("tokens", report.to_state(), rows, tokenizers, ctc_speed, max_per_s)
     paths = [file.path for file in corpus.files]
 
     def build(report: Report) -> Columns:
-        fits, slow = _fitting(corpus, tokenizer, ctc_speed, max_per_s)
+        fits, slow = _fitting(corpus, tokenizer, labels, ctc_speed, max_per_s)
         _count(corpus.durations_s, fits, TOO_SHORT_FOR_CTC, report)
         _count(corpus.durations_s, slow | ~fits, f"with more than {max_per_s:g} tokens a second", report)
         return {"kept": fits & slow}
@@ -203,19 +206,21 @@ def drop_by_tokens(
 
 
 def _fitting(
-    corpus: Corpus, tokenizer: Tokenizer, ctc_speed: float, max_per_s: float
+    corpus: Corpus, tokenizer: Tokenizer, labels: Tokenizer, ctc_speed: float, max_per_s: float
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Return which utterances are long enough for CTC, and which are spoken slowly enough."""
     fits, slow = np.ones(len(corpus), dtype=np.bool_), np.ones(len(corpus), dtype=np.bool_)
     for start in range(0, len(corpus), AT_ONCE):
         rows = range(start, min(start + AT_ONCE, len(corpus)))
         texts = [corpus.utterance(row).transcript or "" for row in rows]
-        for row, encoding in zip(rows, tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
-            seconds = float(corpus.durations_s[row])
-            if ctc_speed:
-                steps = num_steps(int(seconds / ctc_speed * FRAMES_PER_S))
-                fits[row] = ctc_steps(encoding.ids) <= steps
-            slow[row] = not max_per_s or len(encoding.ids) <= max_per_s * seconds
+        seconds = corpus.durations_s[rows.start : rows.stop].tolist()
+        if ctc_speed:
+            encoded = labels.encode_batch(texts, add_special_tokens=False)
+            steps = [num_steps(int(one / ctc_speed * FRAMES_PER_S)) for one in seconds]
+            fits[rows] = [ctc_steps(one.ids) <= most for one, most in zip(encoded, steps, strict=True)]
+        if max_per_s:
+            encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+            slow[rows] = [len(one.ids) <= max_per_s * length for one, length in zip(encoded, seconds, strict=True)]
     return fits, slow
 
 
