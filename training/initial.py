@@ -4,6 +4,10 @@ transformers fills every matrix with a normal of standard deviation 0.02, which 
 the sub-sampling then passes on little but a constant: log-mel features are far from zero mean and ReLUs keep it so.
 Giving each channel of the sub-sampling zero mean and unit variance on real features (layer-sequential unit variance,
 Mishkin and Matas 2015, arXiv 1511.06422) takes thousands of steps off the plateau at the start of training.
+
+A Conformer layer ends in a LayerNorm, so what its random branches add is never small beside its input: after eight such
+layers little of the output changes with time. Branches that start at zero (as in Fixup, Zhang et al. 2019, arXiv
+1901.09321) make every layer begin as an identity, and a deep encoder then learns as fast as a shallow one.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from transformers import PreTrainedModel
 
 @torch.no_grad()
 def init_encoder(encoder: PreTrainedModel, features: Tensor) -> None:
-    """Give every layer weights for its own fan-in and standardise the sub-sampling on typical features.
+    """Weights for each layer's fan-in, silent branches, and a sub-sampling standardised on typical features.
 
     Args:
         encoder: an encoder with random weights and transformers' FastConformer sub-sampling.
@@ -30,6 +34,16 @@ def init_encoder(encoder: PreTrainedModel, features: Tensor) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d):
             module.reset_parameters()
+    for layer in encoder.layers:  # type: ignore[union-attr]  # torch types a module's attributes as Tensor or Module
+        for last in (
+            layer.feed_forward1.linear2,
+            layer.self_attn.o_proj,
+            layer.conv.pointwise_conv2,
+            layer.feed_forward2.linear2,
+        ):
+            nn.init.zeros_(last.weight)
+            if last.bias is not None:
+                nn.init.zeros_(last.bias)
     subsampling: Any = encoder.subsampling  # Any: torch types a module's attributes as Tensor or Module
     stages = [subsampling.conv_in, *(layer.pointwise_conv for layer in subsampling.layers)]
     for stage in stages:
