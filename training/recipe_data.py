@@ -13,7 +13,8 @@ from bestow_edge.errors import ConfigError
 from bestow_edge.prompts import parse_pair
 
 SpokenTask = Literal["transcribe", "translate", "answer"]
-WordTimes = Literal["none", "manifest", "estimated"]
+WordTimes = Literal["none", "manifest", "estimated", "aligned"]
+GIVEN = {"manifest", "estimated"}  # word times that every stage has
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,9 +121,10 @@ class SourceRecipe:
     columns: tuple[str, ...] = ()
     """Texts: columns (or JSON fields, or language codes) that are learned as plain text, next token by next token."""
     word_times: WordTimes = "none"
-    """When words were heard: unknown, `word_times` of the manifest, or estimated: words in proportion to their
-    letters between the first and the last sound. Pauses and the alignment, count and attention losses learn from
-    utterances whose times are known, as those of joined recordings are."""
+    """When words were heard: unknown, `word_times` of the manifest, estimated: words in proportion to their letters
+    between the first and the last sound; or aligned: as the encoder heard them when a stage before had taught it labels
+    (`ctc_weight`, `alignment_weight`), until then unknown. Pauses and the alignment, count and attention losses learn
+    from utterances whose times are known, as those of joined recordings are."""
     shards_at_once: int = 0
     """Shards shuffled together; the others wait, so reading is nearly sequential. 0 = all, reads anywhere."""
     shard_cache: str = ""
@@ -170,10 +172,9 @@ class SourceRecipe:
         if self.word_times != "none" or self.shards_at_once or self.shard_cache:
             raise ConfigError(f"{where}: word_times, shards_at_once and shard_cache do not go with join; remove them")
 
-    @property
-    def timed(self) -> bool:
-        """Whether word times are known."""
-        return self.join is not None or self.word_times != "none"
+    def timed(self, *, heard: bool) -> bool:
+        """Say whether word times are known to a stage; `heard`: a stage before has taught the encoder labels."""
+        return self.join is not None or self.word_times in ({"manifest", "estimated", "aligned"} if heard else GIVEN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -288,6 +289,9 @@ def check_stages(data: DataRecipe, stages: Sequence[StageNeeds]) -> None:
         ConfigError: a stage names an unknown source, needs speech where all is text, word times that none of its
             sources has, or a larger batch for the longest utterances.
     """
+    if late := [source.name for source in data.dev_sources if source.word_times == "aligned"]:
+        raise ConfigError(f"dev source {late[0]}: word_times aligned is for training; choose manifest or estimated")
+    heard = False
     for stage in stages:
         where = f"stage {stage.name}"
         _check_names(data, stage)
@@ -299,7 +303,8 @@ def check_stages(data: DataRecipe, stages: Sequence[StageNeeds]) -> None:
             raise ConfigError(f"{where}: objective ctc needs speech; its data.{empty} are all texts")
         if not dev_spoken and stage.best in {"wer", "bleu"}:
             raise ConfigError(f"{where}: best: {stage.best} needs speech; data.dev_sources are all texts")
-        _check_times(stage, spoken)
+        _check_times(stage, spoken, heard=heard)
+        heard = heard or teaches_labels(stage)
         whole = any(source.join is None for source in spoken + dev_spoken)
         if whole and stage.batch_s < data.filter.max_s:
             limit = f"data.filter.max_s lets utterances of {data.filter.max_s:g} s in"
@@ -317,13 +322,18 @@ def _check_names(data: DataRecipe, stage: StageNeeds) -> None:
             raise ConfigError(f"stage {stage.name}: objective ctc has no use for {name}, which is texts; remove it")
 
 
-def _check_times(stage: StageNeeds, spoken: Sequence[SourceRecipe]) -> None:
+def teaches_labels(stage: StageNeeds) -> bool:
+    """Say whether a stage teaches the encoder labels, after which recordings can be aligned with their words."""
+    return bool(stage.ctc_weight or stage.alignment_weight)
+
+
+def _check_times(stage: StageNeeds, spoken: Sequence[SourceRecipe], *, heard: bool) -> None:
     """Check that a loss on word times finds some; with nothing else to learn, in every source."""
     field_name = time_field(stage)
-    untimed = [source.name for source in spoken if not source.timed]
+    untimed = [source.name for source in spoken if not source.timed(heard=heard)]
     alone = stage.objective == "ctc" and not stage.ctc_weight
     if field_name and untimed and (alone or len(untimed) == len(spoken)):
-        choices = "word_times: manifest (the lines have word_times) or estimated"
+        choices = "word_times: manifest (the lines have word_times) or estimated; aligned needs a stage before"
         raise ConfigError(f"stage {stage.name}: {field_name} needs word times; give source {untimed[0]} {choices}")
 
 

@@ -20,6 +20,7 @@ from bestow_edge.config import ModelConfig
 from bestow_edge.errors import CheckpointError, ConfigError
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_weights, save_checkpoint
+from bestow_edge.training.alignment import read_times, save_times
 from bestow_edge.training.batches import read_noises
 from bestow_edge.training.corpora.dataset import Corpora, MixedDataset
 from bestow_edge.training.examples import ExampleMaker
@@ -27,6 +28,7 @@ from bestow_edge.training.initial import init_encoder
 from bestow_edge.training.objective import Objective
 from bestow_edge.training.processor import use_fast_kernels
 from bestow_edge.training.recipe import ModelRecipe, Recipe, check_lookaheads, model_config
+from bestow_edge.training.recipe_data import teaches_labels
 from bestow_edge.training.stages import StageRecipe
 from bestow_edge.training.tokens import BEGIN, CHAT, END, PAD, train_tokenizer
 from bestow_edge.training.weights import State, load_state, read_state, save_state, split
@@ -100,19 +102,45 @@ class Run:
         if not spoken:
             return None
         stage = replace(self.recipe.stages[0], sources=spoken)
-        maker = ExampleMaker(self.config, self.tokenizer, stage, self.end_id, self.labels)
         seed = self.recipe.seed * 1000
-        batch = self.corpora.dataset(maker, dev=False, num_batches=1, seed=seed, noises=self.noises)[0]
+        batch = self.corpora.dataset(self.maker(stage), dev=False, num_batches=1, seed=seed, noises=self.noises)[0]
         rows = zip(batch["mel"], batch["frame_lens"].tolist(), strict=True)
         return torch.cat([mel[:length] for mel, length in rows])[None]
+
+    def maker(self, stage: StageRecipe) -> ExampleMaker:
+        """Return what makes a stage's examples."""
+        return ExampleMaker(self.config, self.tokenizer, stage, self.end_id, self.labels)
+
+    def align(self, stage: StageRecipe, *, process: int, processes: int) -> Path | None:
+        """Align this process's share of the recordings with `word_times: aligned`; None = there is nothing to align.
+
+        Returns:
+            The directory in which every process writes its share, to be read with `read_aligned`.
+        """
+        before = self.recipe.stages[: self.recipe.stages.index(stage)]
+        maker = self.maker(stage)
+        self.corpora.measure(maker)
+        wanted = self.corpora.to_align(stage)
+        if not wanted or not any(teaches_labels(earlier) for earlier in before):
+            return None
+        directory = self.out / stage.name / "word_times"
+        file, share = directory / f"{process}_of_{processes}.jsonl", slice(process, None, processes)
+        if torch.cuda.is_available():
+            self.objective.to("cuda")
+        save_times(self.objective, wanted, maker, file, share, bf16=self.recipe.precision == "bf16")
+        return directory
+
+    def read_aligned(self, directory: Path, processes: int) -> None:
+        """Take the word times that all processes have written."""
+        files = [directory / f"{process}_of_{processes}.jsonl" for process in range(processes)]
+        self.corpora.aligned = read_times(files)
 
     def dataset(self, stage: StageRecipe, *, dev: bool, processes: int = 1) -> MixedDataset:
         """Return a stage's batches, for training or for the dev loss; the same for any number of processes."""
         seed = self.recipe.seed * 1000 + self.recipe.stages.index(stage) * 2 + dev
-        maker = ExampleMaker(self.config, self.tokenizer, stage, self.end_id, self.labels)
         num_batches = DEV_BATCHES if dev else stage.steps * batches_per_step(stage, processes)
         noises = [] if dev else self.noises
-        return self.corpora.dataset(maker, dev=dev, num_batches=num_batches, seed=seed, noises=noises)
+        return self.corpora.dataset(self.maker(stage), dev=dev, num_batches=num_batches, seed=seed, noises=noises)
 
     def save(self, state: State, directory: Path) -> None:
         """Write the weights of an `Objective`, LoRA merged, as a checkpoint; the heads are left out."""

@@ -81,6 +81,9 @@ def _train_stage(run: Run, stage: StageRecipe, stop: StopSignal, callbacks: Sequ
     arguments = _arguments(run, stage, directory)
     processes = arguments.world_size
     _check(run, stage, directory, processes)
+    if aligned := run.align(stage, process=arguments.process_index, processes=processes):
+        _wait()
+        run.read_aligned(aligned, processes)
     last = _last_complete(directory)
     trainer = StageTrainer(
         stop=stop,

@@ -26,6 +26,7 @@ from bestow_edge.training.corpora.plan import Plan
 from bestow_edge.training.corpora.recordings import Recordings
 from bestow_edge.training.corpora.speech import SpeechBatches
 from bestow_edge.training.corpora.texts import TextBatches, TextCorpus
+from bestow_edge.training.corpora.timing import Spans
 from bestow_edge.training.examples import Example, ExampleMaker
 from bestow_edge.training.recipe_data import (
     AugmentRecipe,
@@ -129,6 +130,8 @@ class Corpora:
         self.texts_read: dict[str, TextCorpus] = {}
         self.speech_read: dict[str, tuple[Corpus, Sieve, Report]] = {}
         self._composers: dict[str, Composer] = {}
+        self.aligned: dict[str, Spans] = {}
+        """When words were heard in recordings of sources with `word_times: aligned`, by where they are written."""
         self._measured = False
         self._told: set[tuple[str, str]] = set()
         self.cache = IndexCache(data_dir / data.index_cache if data.index_cache else None)
@@ -221,6 +224,14 @@ class Corpora:
             return 0.0
         return 1 + self.data.augment.speed * max(max(stage.augment) for stage in mine)
 
+    def to_align(self, stage: StageRecipe) -> list[Corpus]:
+        """Return the training recordings of a stage whose word times are to be aligned."""
+        drawn = drawn_sources(self.data, stage)
+        named = (
+            key for key, source in self._sources("train") if source.name in drawn and source.word_times == "aligned"
+        )
+        return [self.speech_read[key][0] for key in named]
+
     def dataset(
         self,
         maker: ExampleMaker,
@@ -289,7 +300,9 @@ class Corpora:
         self._tell(key, maker.stage.name, plan)
         cache = self.data_dir / source.shard_cache if source.shard_cache else None
         recordings = Recordings(rate_hz, cache=cache, kept=2 * source.shards_at_once * readers)
-        return SpeechBatches(corpus, sieve, recordings, maker, plan, augments=augments, noises=noises)
+        return SpeechBatches(
+            corpus, sieve, recordings, maker, plan, augments=augments, noises=noises, aligned=self.aligned
+        )
 
     def _tell(self, key: str, stage: str, plan: Plan) -> None:
         """Log what an epoch is, once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,6 +38,7 @@ class SpeechBatches:
         *,
         augments: AugmentRecipe,
         noises: Sequence[Samples],
+        aligned: Mapping[str, Spans],
     ) -> None:
         """Keep what batches are made from.
 
@@ -49,9 +50,10 @@ class SpeechBatches:
             plan: which utterances make up which batch.
             augments: changes made at full strength.
             noises: recorded noises.
+            aligned: when the words of an utterance were heard, by where it is written; for `word_times: aligned`.
         """
         self.corpus, self.sieve, self.recordings, self.maker, self.plan = corpus, sieve, recordings, maker, plan
-        self.augments, self.noises = augments, noises
+        self.augments, self.noises, self.aligned = augments, noises, aligned
         self.bad = BadRecordings(sieve.source.name, sieve.source.max_bad)
 
     def examples(self, group: int, number: int, seed: Sequence[int], done: float) -> list[Example]:
@@ -84,6 +86,9 @@ class SpeechBatches:
         except AudioError as error:
             self.bad.add(self.corpus.where(row), error)
             return None
+        if self.sieve.source.word_times == "aligned" and not item.word_times:
+            found = self.aligned.get(self.corpus.where(row), np.zeros((0, 2)))
+            item = replace(item, word_times=tuple((start, end) for start, end in found.tolist()))
         if augments.speed:
             factor = 1 + rng.uniform(-augments.speed, augments.speed)
             waveform = change_speed(waveform, factor, self.recordings.rate_hz)
@@ -96,7 +101,7 @@ class SpeechBatches:
 
     def _times(self, item: Utterance, waveform: Samples) -> Spans | None:
         kind = self.sieve.source.word_times
-        if kind == "none" or item.transcript is None:
+        if kind == "none" or item.transcript is None or (kind == "aligned" and not item.word_times):
             return None
         if kind == "estimated" and not item.word_times:
             return estimated_times(item.transcript, waveform, self.recordings.rate_hz)
