@@ -292,7 +292,7 @@ def load(
 
 def embedded_bundle() -> Path:
     """Return the directory of the demo bundle inside the package."""
-    return Path(str(files("bestow_edge.runtime.assets.digits")))
+    return Path(str(files("bestow_edge.runtime.assets.demo")))
 
 
 def stream(session: Session, blocks: Iterator[npt.NDArray[np.float32]]) -> Iterator[Event]:

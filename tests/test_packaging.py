@@ -86,7 +86,7 @@ def test_the_wheel_holds_all_code_the_typing_marker_and_the_demo_and_nothing_els
     expected = {name if name.startswith("bestow_edge/") else f"bestow_edge/{name}" for name in code}
     assert {name for name in held if name.endswith(".py")} == expected
     assert "bestow_edge/py.typed" in held
-    assert "bestow_edge/runtime/assets/digits/bundle.json" in held
+    assert "bestow_edge/runtime/assets/demo/bundle.json" in held
     assert all(name.startswith("bestow_edge/") for name in held)
     assert wheel.stat().st_size < MAX_WHEEL_BYTES
 
@@ -199,7 +199,7 @@ def test_the_readme_names_every_file() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     tree = [line.split() for line in text.partition("## What is where")[2].split("```")[1].splitlines() if line.strip()]
     named = Counter(words[0] for words in tree)
-    outside = ("tests/", "examples/audio/", "runtime/assets/digits/", "bestow_edge/recordings/", ".gitignore")
+    outside = ("tests/", "examples/audio/", "runtime/assets/demo/", "bestow_edge/recordings/", ".gitignore")
     expected = Counter(
         name if name == ".ci/run" else Path(name).name for name in files() if not name.startswith(outside)
     )
