@@ -65,7 +65,7 @@ def best_path(log_probs: Floats, labels: Sequence[int]) -> Steps | None:
         if state % 2:
             found[state // 2, 0] = step
             found[state // 2, 1] = max(found[state // 2, 1], step)
-        state -= came_by[step, state]
+        state -= int(came_by[step, state])
     return found
 
 

@@ -43,6 +43,16 @@ def test_the_best_path_is_the_best_of_all(labels: list[int]) -> None:
         assert found.tolist() == [[run[0], run[-1]] for run in runs]
 
 
+def test_long_transcripts_are_laid_along_too() -> None:
+    """A hundred labels of two steps each."""
+    labels = [number % 3 for number in range(100)]
+    log_probs = np.full((200, 4), -5.0, dtype=np.float32)
+    log_probs[np.arange(200), np.repeat(labels, 2)] = 0.0
+    found = best_path(log_probs, labels)
+    assert found is not None
+    assert found.tolist() == [[2 * number, 2 * number + 1] for number in range(100)]
+
+
 def test_more_labels_than_steps_have_no_path() -> None:
     log_probs = np.log(np.full((3, 3), 1 / 3, dtype=np.float32))
     assert best_path(log_probs, [0, 1, 0]) is not None
