@@ -42,7 +42,9 @@ def assert_same(got: Path, want: Path, tolerance: float) -> None:
     assert [record.keys() for record in ours] == [record.keys() for record in theirs]
     for one, other in zip(ours, theirs, strict=True):
         for name in {"loss", "grad_norm", "eval_loss", "eval_right", "eval_wer", "right"} & one.keys():
-            assert one[name] == pytest.approx(other[name], rel=tolerance, abs=tolerance), (one["step"], name)
+            # Adam enlarges the rounding of tiny gradients, such as the first behind silent branches
+            allowed = 5 * tolerance if name == "grad_norm" else tolerance
+            assert one[name] == pytest.approx(other[name], rel=allowed, abs=allowed), (one["step"], name)
     for name in ("checkpoint", "offline/best", "offline/model"):
         weights, others = (load_file(folder / name / "model.safetensors") for folder in (got, want))
         assert weights.keys() == others.keys()
@@ -54,7 +56,7 @@ def assert_same(got: Path, want: Path, tolerance: float) -> None:
 def test_ddp_equals_one_process(recipe: Path, alone: Path, tmp_path: Path) -> None:
     code, err = finish(start(recipe, tmp_path / "out", torchrun()))
     assert code == 0, err
-    assert_same(tmp_path / "out", alone, 1e-4)  # Adam makes much of the first, tiny gradients behind silent branches
+    assert_same(tmp_path / "out", alone, 2e-5)
 
 
 @pytest.mark.slow
