@@ -69,7 +69,7 @@ def best_path(log_probs: Floats, labels: Sequence[int]) -> Steps | None:
     return found
 
 
-def word_spans(path: Steps, words: Sequence[int], step_s: float) -> Spans:
+def word_spans(path: Steps, words: Sequence[int], count: int, step_s: float) -> Spans:
     """Turn the steps of labels into the times of words, the inverse of how `ExampleMaker` labels steps.
 
     There the labels of a word share the steps from half a label behind its start to one step behind its end.
@@ -77,20 +77,21 @@ def word_spans(path: Steps, words: Sequence[int], step_s: float) -> Spans:
     Args:
         path: (labels, 2) first and last step of each label.
         words: (labels,) number of each label's word, ascending from 0.
+        count: words in all.
         step_s: seconds of a step.
 
     Returns:
         (words, 2) start and end of each word, seconds, in order.
     """
     numbers = np.asarray(words)
-    spans = np.zeros((int(numbers[-1]) + 1, 2))
+    spans = np.zeros((count, 2))
     before_s = 0.0
-    for word in range(len(spans)):
+    for word in range(count):
         mine = path[numbers == word]
         if mine.size:
             end_s = max(before_s, mine[-1, 1] * step_s)
-            count = 2 * len(mine)
-            start_s = (count * mine[0, 0] * step_s - end_s) / (count - 1)
+            halves = 2 * len(mine)
+            start_s = (halves * mine[0, 0] * step_s - end_s) / (halves - 1)
             spans[word] = np.clip(start_s, before_s, end_s), end_s
         else:  # a word that is no label of its own
             spans[word] = before_s
@@ -118,11 +119,11 @@ def align(
         items = list(_readable(corpus, recordings, batch))
         heard = _hear(objective, maker, [waveform for _, _, waveform in items], bf16=bf16) if items else []
         for (where, said, _), log_probs in zip(items, heard, strict=True):
-            ids, _, words = tokens_with_times(maker.labels, said, np.zeros((len(said.split()), 2)))
+            count = len(said.split())
+            ids, _, words = tokens_with_times(maker.labels, said, np.zeros((count, 2)))
             path = best_path(log_probs, ids)
             if path is not None:
-                spans = word_spans(path, words, maker.config.features.step_s)
-                yield where, np.concatenate([spans, np.repeat(spans[-1:, 1:], 2, axis=1)])[: len(said.split())]
+                yield where, word_spans(path, words, count, maker.config.features.step_s)
 
 
 def _readable(corpus: Corpus, recordings: Recordings, rows: Steps) -> Iterator[tuple[str, str, Floats]]:

@@ -71,7 +71,7 @@ def test_times_are_those_that_steps_were_labelled_by(source_recipe: Make, senten
     sure[np.arange(32), np.where(steps < 0, 19, steps)] = 0.0
     path = best_path(sure, [label for ids, _, _ in words for label in ids])
     assert path is not None
-    spans = word_spans(path, [0] * 5 + [1] + [2] * 2, STEP_S)
+    spans = word_spans(path, [0] * 5 + [1] + [2] * 2, 3, STEP_S)
     assert np.abs(spans - [[start, end] for _, start, end in words]).max() <= STEP_S
 
 
