@@ -30,7 +30,7 @@ SHOWN = 16
 
 
 def session(path: Path, threads: int, profile: Path | None) -> Any:  # Any: onnxruntime has no types
-    """Open a graph as the runtime does, with its profile in files of that name."""
+    """Open a graph, with its profile in files of that name."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     if profile is not None:

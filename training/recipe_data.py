@@ -14,7 +14,6 @@ from bestow_edge.prompts import parse_pair
 
 SpokenTask = Literal["transcribe", "translate", "answer"]
 WordTimes = Literal["none", "manifest", "estimated", "aligned"]
-GIVEN = {"manifest", "estimated"}  # word times that every stage has
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,7 +173,9 @@ class SourceRecipe:
 
     def timed(self, *, heard: bool) -> bool:
         """Say whether word times are known to a stage; `heard`: a stage before has taught the encoder labels."""
-        return self.join is not None or self.word_times in ({"manifest", "estimated", "aligned"} if heard else GIVEN)
+        if self.word_times == "aligned":
+            return heard
+        return self.join is not None or self.word_times != "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,6 +23,7 @@ def recipe(corpus: Path, tmp_path_factory: pytest.TempPathFactory, recipe_module
     recipe_module["model"]["encoder"]["num_hidden_layers"] = 2
     first |= {"steps": 4, "batches_per_step": 4, "ctc_weight": 0.3, "count_weight": 0.2, "attention_weight": 0.2}
     first |= {"best": "loss", "average": 2}
+    first["learning_rate"] = 0.001  # Adam's first steps behind silent branches make much of rounding
     second |= {"steps": 2, "batches_per_step": 2, "lora": {"rank": 2}, "trains": ["adapter"], "ctc_weight": 0.0}
     recipe_module |= {"log_steps": 1, "save_steps": 2, "hypotheses": {"utterances": 3}}
     return write_recipe(corpus, tmp_path_factory.mktemp("recipe") / "recipe.yaml", recipe_module)
@@ -42,9 +43,7 @@ def assert_same(got: Path, want: Path, tolerance: float) -> None:
     assert [record.keys() for record in ours] == [record.keys() for record in theirs]
     for one, other in zip(ours, theirs, strict=True):
         for name in {"loss", "grad_norm", "eval_loss", "eval_right", "eval_wer", "right"} & one.keys():
-            # Adam enlarges the rounding of tiny gradients, such as the first behind silent branches
-            allowed = 5 * tolerance if name == "grad_norm" else tolerance
-            assert one[name] == pytest.approx(other[name], rel=allowed, abs=allowed), (one["step"], name)
+            assert one[name] == pytest.approx(other[name], rel=tolerance, abs=tolerance), (one["step"], name)
     for name in ("checkpoint", "offline/best", "offline/model"):
         weights, others = (load_file(folder / name / "model.safetensors") for folder in (got, want))
         assert weights.keys() == others.keys()
