@@ -119,6 +119,9 @@ class SourceRecipe:
     """Speech: language pairs asked for, empty = all of the model's. Texts: written texts to translate, empty = none."""
     columns: tuple[str, ...] = ()
     """Texts: columns (or JSON fields, or language codes) that are learned as plain text, next token by next token."""
+    as_spoken: bool = False
+    """Texts: those to translate and passages stand in the prompt as they would be transcribed, words in lower case and
+    nothing else, so that an LLM learns to read what it will hear; rows with digits or symbols in them are dropped."""
     word_times: WordTimes = "none"
     """When words were heard: unknown, `word_times` of the manifest, estimated: words in proportion to their letters
     between the first and the last sound; or aligned: as the encoder heard them when a stage before had taught it labels
@@ -149,8 +152,8 @@ class SourceRecipe:
                 f"{where}: texts need pairs to translate (such as en-de), columns to learn as plain text, or "
                 "tasks: [answer]"
             )
-        if spoken and self.columns:
-            raise ConfigError(f"{where}: columns are for texts; a manifest's fields have names of their own")
+        if spoken and (self.columns or self.as_spoken):
+            raise ConfigError(f"{where}: columns are for texts, and so is as_spoken; remove what does not belong")
         if not self.weight > 0 or not self.tasks or self.max_bad < 0 or self.shards_at_once < 0:
             needed = "weight above 0, at least one task, max_bad and shards_at_once of at least 0"
             raise ConfigError(f"{where}: expected {needed}")

@@ -18,6 +18,7 @@ from transformers import AutoConfig, set_seed
 from bestow_edge.checkpoint import TOKENIZER_FILE, load_config
 from bestow_edge.config import ModelConfig
 from bestow_edge.errors import CheckpointError, ConfigError
+from bestow_edge.files import write_atomically
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.model.checkpoint import load_weights, save_checkpoint
 from bestow_edge.training.alignment import read_times, save_times
@@ -36,6 +37,7 @@ from bestow_edge.training.weights import State, load_state, read_state, save_sta
 DEV_BATCHES = 8
 T = TypeVar("T")
 HEADS_FILE = "heads.safetensors"
+LABELS_FILE = "labels.json"
 UNKEPT = {"architectures", "dtype", "transformers_version"}  # fields that say nothing of the model's shape
 
 
@@ -72,7 +74,7 @@ class Run:
         self.config = replace(config, questions=tuple(sorted({*config.questions, *asked})))
         self.tokenizer = self.labels = tokenizer
         if recipe.labels:
-            self.labels = train_tokenizer(self.corpora.transcripts(), (), recipe.labels)
+            self.labels = self._kept_labels() or train_tokenizer(self.corpora.transcripts(), (), recipe.labels)
         self.end_id = check_vocabulary(config, tokenizer)
         if not weights:
             return
@@ -148,8 +150,15 @@ class Run:
         load_state(model, split(state)[0], str(directory))
         save_checkpoint(model, self.tokenizer.to_str(), directory)
 
+    def _kept_labels(self) -> Tokenizer | None:
+        """Return the vocabulary that the heads of an earlier stage were trained with, whatever the data are now."""
+        path = self.out / LABELS_FILE
+        return Tokenizer.from_file(str(path)) if path.is_file() else None
+
     def save_stage(self, stage: StageRecipe, state: State) -> None:
         """Write the result of a stage: heads first, because the checkpoint says that it is complete."""
+        if self.recipe.labels:
+            write_atomically(self.out / LABELS_FILE, self.labels.to_str())
         save_state(split(state)[1], self.out / stage.name / HEADS_FILE)
         self.save(state, self.out / stage.name / "model")
 

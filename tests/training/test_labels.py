@@ -9,6 +9,7 @@ from typing import Any
 from bestow_edge.training.examples import IGNORED
 from bestow_edge.training.recipe import Recipe
 from bestow_edge.training.run import Run
+from bestow_edge.training.tokens import train_tokenizer
 
 Make = Callable[..., Recipe]
 MANIFEST = {"name": "asr", "manifests": ["train.jsonl"], "word_times": "manifest", "tasks": ["transcribe"]}
@@ -40,3 +41,12 @@ def test_labels_have_a_vocabulary_of_their_own(source_recipe: Make, sentences: P
         heard = [label for label, _ in groupby(label for label in steps.tolist() if label >= 0)]
         assert heard
         assert all(label in order for label in heard)  # in the order in which they are said
+
+
+def test_labels_stay_those_of_the_heads_whatever_the_data(source_recipe: Make, sentences: Path, tmp_path: Path) -> None:
+    recipe = replace(source_recipe(sources=[MANIFEST], stage={"alignment_weight": 1.0}), labels=300)
+    run = Run(recipe, sentences, tmp_path)
+    fresh, run.labels = run.labels.to_str(), train_tokenizer(["other words than these data have"], (), 300)
+    run.save_stage(recipe.stages[0], dict(run.objective.state_dict()))
+    again = Run(recipe, sentences, tmp_path, weights=False)
+    assert again.labels.to_str() == run.labels.to_str() != fresh

@@ -24,6 +24,7 @@ from bestow_edge.training.corpora.filters import Report
 from bestow_edge.training.corpora.index import AT_ONCE
 from bestow_edge.training.corpora.lines import LineFile
 from bestow_edge.training.corpora.plan import Plan
+from bestow_edge.training.corpora.words import plain
 from bestow_edge.training.examples import Example, ExampleMaker
 from bestow_edge.training.recipe_data import SourceRecipe
 from bestow_edge.training.tokens import answer_ids, prompt_ids
@@ -99,6 +100,8 @@ class _Task:
     """Column of the prompt's text; empty = plain text."""
     question: str = ""
     """Column of the question about it; its language is in column lang."""
+    as_spoken: bool = False
+    """The prompt's text has the form of a transcript."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -111,12 +114,18 @@ class _Task:
         Raises:
             PromptError: the row names no known language.
         """
+        if not self.source:
+            return None
+        text = cells[self.source]
+        if self.as_spoken:
+            text = plain(text) or ""
         if self.question:
-            return WrittenPassage(cells["lang"], cells[self.question], cells[self.source])
-        return WrittenText(self.source, self.target, cells[self.source]) if self.source else None
+            return WrittenPassage(cells["lang"], cells[self.question], text)
+        return WrittenText(self.source, self.target, text)
 
-
-ANSWER = _Task("answer", "passage", "question")
+    def says_more_than_words(self, cells: dict[str, str]) -> bool:
+        """Say whether nobody knows how a text to be taken as spoken is said."""
+        return self.as_spoken and not plain(cells[self.source])
 
 
 class TextCorpus:
@@ -130,8 +139,10 @@ class TextCorpus:
         """
         self.source = source
         self.files = [TextFile(data_dir / name) for name in source.texts]
-        pairs = [_Task(pair.target, pair.source) for pair in map(parse_pair, source.pairs)]
-        self.tasks = [*map(_Task, source.columns), *pairs, *([ANSWER] if "answer" in source.tasks else [])]
+        heard = source.as_spoken
+        pairs = [_Task(pair.target, pair.source, as_spoken=heard) for pair in map(parse_pair, source.pairs)]
+        answers = [_Task("answer", "passage", "question", as_spoken=heard)] if "answer" in source.tasks else []
+        self.tasks = [*map(_Task, source.columns), *pairs, *answers]
         self.report = Report(source.name)
         self.file_ids = self.offsets = self.numbers = self.task_ids = np.zeros(0, dtype=np.int64)
         self.lengths = np.zeros(0, dtype=np.float32)
@@ -191,6 +202,9 @@ class TextCorpus:
             cells = {column: file.cell(row, column, number) for column in task.columns}
             if not all(cells.values()):
                 report.drop("that are empty")
+                continue
+            if task.says_more_than_words(cells):
+                report.drop("with more than words")
                 continue
             try:
                 asked = task.asked(cells)
