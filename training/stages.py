@@ -76,7 +76,8 @@ class StageRecipe:
     activation_checkpointing: bool = False
     """Keep only the inputs of encoder and LLM layers and compute the rest again: far less memory, a third more time."""
     compile: bool = False
-    """Compile encoder and LLM layers with torch.compile: minutes at the start, faster steps on GPUs."""
+    """Compile encoder and LLM layers with torch.compile: a minute or two at the start, then faster steps. On CPUs it
+    needs a C++ compiler."""
     pieces: tuple[int, ...] = (1, 1)
     """Most recordings that sources with `join` join into one utterance, at the first and at the last step."""
     augment: tuple[float, ...] = (1.0, 1.0)

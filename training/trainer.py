@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from bestow_edge.training.weights import State, add_lora, mean_state
 
 logger = logging.getLogger(__name__)
 SETTINGS_FILE = "settings.json"
+COMPILERS = {"darwin": "clang++", "win32": "cl"}
 
 
 def train(recipe: Recipe, data_dir: Path, out: Path, callbacks: Sequence[TrainerCallback] = ()) -> Path:
@@ -77,6 +79,7 @@ def _train_stage(run: Run, stage: StageRecipe, stop: StopSignal, callbacks: Sequ
     if stage.lora:
         set_seed(run.recipe.seed)
         add_lora(run.objective.model.llm, stage.lora)
+    _check_compiler(stage)
     run.objective.prepare(stage)
     arguments = _arguments(run, stage, directory)
     processes = arguments.world_size
@@ -121,6 +124,20 @@ def _averaged(state: State, stage: StageRecipe, directory: Path) -> State:
     kept = [path for path in found if int(path.stem) <= stage.steps][-stage.average :]
     logger.info("stage %s: mean of the weights at steps %s", stage.name, ", ".join(path.stem for path in kept))
     return mean_state(kept)
+
+
+def _check_compiler(stage: StageRecipe) -> None:
+    """Look for what torch.compile needs on processors, by the name that torch chooses.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    compiler = os.environ.get("CXX") or COMPILERS.get(sys.platform, "g++")
+    if stage.compile and not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise ConfigError(
+            f"stage {stage.name}: compile needs a C++ compiler here, and {compiler} is not on the path; "
+            "install it, or remove compile"
+        )
 
 
 def _check(run: Run, stage: StageRecipe, directory: Path, processes: int) -> None:

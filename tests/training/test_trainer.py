@@ -1,6 +1,8 @@
 """A whole run on a synthetic corpus: two stages, and an interrupted run that ends with the same weights."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from bestow_edge.errors import ManifestError
+from bestow_edge.errors import ConfigError, ManifestError
 from bestow_edge.model.checkpoint import load_checkpoint
 from bestow_edge.training.recipe import Recipe
 from bestow_edge.training.trainer import Run, train
@@ -71,6 +73,32 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 
 def test_a_complete_run_is_not_run_again(whole_run: Path, tiny_recipe: Recipe, corpus: Path) -> None:
     assert train(tiny_recipe, corpus, whole_run, [CutAfter(1)]) == whole_run / "checkpoint"
+
+
+def compiled(recipe: Recipe) -> Recipe:
+    return replace(recipe, stages=tuple(replace(stage, compile=True) for stage in recipe.stages))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor imports what torch itself deprecates
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_learn_the_same(whole_run: Path, tiny_recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
+    train(compiled(tiny_recipe), corpus, tmp_path / "out")
+    logs = [(folder / "log.jsonl").read_text(encoding="utf-8") for folder in (tmp_path / "out", whole_run)]
+    got, want = ([json.loads(line) for line in log.splitlines()] for log in logs)
+    losses = [[record["eval_loss"] for record in records if "eval_loss" in record] for records in (got, want)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_compiling_without_a_compiler(
+    tiny_recipe: Recipe, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(
+        ConfigError, match="offline: compile needs a C\\+\\+ compiler here, and no-such-compiler is not"
+    ):
+        train(compiled(tiny_recipe), corpus, tmp_path / "out")
 
 
 def test_missing_data(tiny_recipe: Recipe, tmp_path: Path) -> None:
