@@ -36,6 +36,7 @@ from rich.table import Table
 from bestow_edge.evaluation.quality import score_texts
 from bestow_edge.prompts import Written, WrittenPassage, WrittenText, prompt_text
 from bestow_edge.training.corpora.texts import TextFile
+from bestow_edge.training.corpora.words import plain
 
 
 class TestSet(NamedTuple):
@@ -180,7 +181,7 @@ def texts(evaluations: Evaluations) -> Iterator[Row]:
     rows = [cells for _, _, cells in TextFile(evaluations.args.data / "text" / "tatoeba_en-de.test.tsv.gz").rows()]
     for source, target in (("en", "de"), ("de", "en")):
         some = rows[:: len(rows) // 300]
-        said = [write(WrittenText(source, target, cells[source])) for cells in some]
+        said = [write(WrittenText(source, target, plain(cells[source]) or cells[source])) for cells in some]
         test = TestSet("Tatoeba", "text/tatoeba_en-de.test.tsv.gz", f"{source}-{target}")
         yield alone(test, "written sentence", [cells[target] for cells in some], said)
 
@@ -201,12 +202,13 @@ def alone(test: TestSet, kind: str, references: Sequence[str], said: Sequence[st
 
 
 def written_passages(data: Path, test: TestSet) -> list[str]:
-    """Return the passages of a spoken set as they were written, in its order."""
+    """Return the passages of a spoken set, in its order, as the LLM learns to read: in the form of transcripts."""
     kind, language = test.manifest.split("/")[1].split("_")[0], test.pair
     name = {"toy": f"toy_qa_{language}", "xquad": f"xquad_short_{language}"}[kind]
     rows = [cells for _, _, cells in TextFile(data / "text" / "qa" / f"{name}.test.tsv.gz").rows()]
     found = {(cells["question"], cells["answer"]): cells["passage"] for cells in rows}
-    return [found[line["question"], line["answer"]] for line in lines(data / test.manifest)]
+    passages = [found[line["question"], line["answer"]] for line in lines(data / test.manifest)]
+    return [plain(passage) or passage for passage in passages]
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:  # Any: as JSON
