@@ -7,7 +7,7 @@ in `training.corpora`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -48,18 +48,6 @@ class Example:
     word_steps: npt.NDArray[np.int64]
     """(tokens, 2) first step and end of the word each position writes next, all steps if its time is unknown;
     `NULL_FRAME` where it writes none yet, `IGNORED` inside the prompt"""
-
-
-def without_answer(example: Example) -> Example:
-    """Return an example of speech about which nothing is asked; adapter and LLM learn nothing of it."""
-    nothing = np.full(1, IGNORED, dtype=np.int64)
-    return replace(
-        example,
-        token_ids=example.token_ids[:1],
-        visible=example.visible[:1],
-        targets=nothing,
-        word_steps=np.stack([nothing, nothing], axis=1),
-    )
 
 
 def num_steps(num_frames: int) -> int:

@@ -231,10 +231,6 @@ class StageNeeds(Protocol):
         """Sources it draws from and their weights; empty = all."""
 
     @property
-    def unasked(self) -> Sequence[str]:
-        """Sources about which nothing is asked."""
-
-    @property
     def best(self) -> str:
         """Metric by which the best weights are kept."""
 
@@ -328,10 +324,6 @@ def _check_names(data: DataRecipe, stage: StageNeeds) -> None:
             raise ConfigError(f"stage {stage.name}: source {name} has weight {weight:g}; expected more than 0")
         if known[name].texts and stage.objective == "ctc":
             raise ConfigError(f"stage {stage.name}: objective ctc has no use for {name}, which is texts; remove it")
-    drawn = drawn_sources(data, stage)
-    for name in stage.unasked:
-        if name not in drawn or known[name].texts:
-            raise ConfigError(f"stage {stage.name}: unasked {name!r} is none of its sources of speech")
 
 
 def teaches_labels(stage: StageNeeds) -> bool:

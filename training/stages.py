@@ -18,7 +18,7 @@ USED: dict[str, tuple[Part, ...]] = {
     "text": ("llm",),
 }
 """Parts of the model that each objective runs."""
-ANSWER_FIELDS = ("streaming", "pauses", "attention_weight", "unasked")  # say something of the answer
+ANSWER_FIELDS = ("streaming", "pauses", "attention_weight")  # say something of the answer and its view of speech
 ENCODER_LOSSES = ("ctc_weight", "alignment_weight", "count_weight")
 
 
@@ -59,9 +59,6 @@ class StageRecipe:
     sources: dict[str, float] = field(default_factory=dict)
     """Names of the `data.sources` it draws from, with their shares of the batches: `{digits: 2, read: 1}`. Empty = all
     by their own weights; `ctc` leaves out texts."""
-    unasked: tuple[str, ...] = ()
-    """Those of its sources of speech about which nothing is asked: they teach the encoder by the losses on its output,
-    so that it does not forget them, and leave adapter and LLM alone."""
     trains: tuple[Part, ...] = ()
     """Parts whose weights move: encoder, adapter, llm; the others are frozen. Empty = all that the objective uses, but
     with `lora` not the llm."""
@@ -151,8 +148,6 @@ class StageRecipe:
         losses = [name for name in ENCODER_LOSSES if getattr(self, name)]
         if losses and "encoder" not in self.trained:
             raise ConfigError(f"{where}: {', '.join(losses)} teach the encoder, which is frozen; see trains")
-        if self.unasked and not losses:
-            raise ConfigError(f"{where}: unasked sources teach by {' or '.join(ENCODER_LOSSES)}; set one of them")
 
     @property
     def trained(self) -> tuple[Part, ...]:

@@ -75,8 +75,6 @@ def test_a_recipe(sentences: Path, capsys: Capture, tmp_path: Path, joined: bool
         {"name": "text", "texts": ["texts.tsv.gz"], "columns": ["de"]},
     ]
     dev = [{"name": "dev", "manifests": ["dev.jsonl"], **timed}]
-    for stage in values["stages"]:
-        del stage["sources"]
     values["data"] = {"sources": sources, "dev_sources": dev, "filter": {"min_words": 4, "max_s": 20}}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")

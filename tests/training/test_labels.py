@@ -6,11 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from bestow_edge.errors import ConfigError
 from bestow_edge.training.examples import IGNORED
-from bestow_edge.training.objective import count_items
 from bestow_edge.training.recipe import Recipe
 from bestow_edge.training.run import Run
 from bestow_edge.training.tokens import train_tokenizer
@@ -54,44 +50,3 @@ def test_labels_stay_those_of_the_heads_whatever_the_data(source_recipe: Make, s
     run.save_stage(recipe.stages[0], dict(run.objective.state_dict()))
     again = Run(recipe, sentences, tmp_path, weights=False)
     assert again.labels.to_str() == run.labels.to_str() != fresh
-
-
-def test_speech_about_which_nothing_is_asked_teaches_the_encoder_alone(
-    source_recipe: Make, sentences: Path, tmp_path: Path
-) -> None:
-    stage = {"alignment_weight": 1.0, "attention_weight": 1.0, "streaming": 0.5, "unasked": ["asr"]}
-    run = Run(source_recipe(sources=[MANIFEST], stage=stage), sentences, tmp_path / "run")
-    batch = run.dataset(run.recipe.stages[0], dev=False)[0]
-    assert batch["token_ids"].shape[1] == 1
-    assert (batch["targets"] == IGNORED).all()
-    assert (batch["step_labels"] >= 0).any()
-    assert (run.dataset(run.recipe.stages[0], dev=True)[0]["targets"] != IGNORED).any()
-    run.objective.prepare(run.recipe.stages[0])
-    run.objective(items=count_items(batch), **batch)["loss"].backward()
-    moved = {"encoder": run.objective.model.encoder, "adapter": run.objective.model.adapter}
-    moved |= {"llm": run.objective.model.llm, "head": run.objective.ctc_head}
-    gradients = {
-        name: any(weight.grad is not None and weight.grad.any() for weight in module.parameters())
-        for name, module in moved.items()
-    }
-    assert gradients == {"encoder": True, "adapter": False, "llm": False, "head": True}
-
-
-@pytest.mark.parametrize(
-    ("sources", "stage", "message"),
-    [
-        (
-            [MANIFEST],
-            {"alignment_weight": 1.0, "unasked": ["other"]},
-            "unasked 'other' is none of its sources of speech",
-        ),
-        ([MANIFEST, TEXT], {"alignment_weight": 1.0, "unasked": ["text"]}, "unasked 'text' is none of its sources of"),
-        ([MANIFEST], {"unasked": ["asr"]}, "unasked sources teach by ctc_weight or alignment_weight or count_weight"),
-        ([MANIFEST], {"objective": "ctc", "ctc_weight": 1.0, "unasked": ["asr"]}, "ctc has no use for unasked"),
-    ],
-)
-def test_unasked_sources_that_teach_nothing(
-    source_recipe: Make, sources: list[Any], stage: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        source_recipe(sources=sources, stage=stage)

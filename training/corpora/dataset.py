@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +27,7 @@ from bestow_edge.training.corpora.recordings import Recordings
 from bestow_edge.training.corpora.speech import SpeechBatches
 from bestow_edge.training.corpora.texts import TextBatches, TextCorpus
 from bestow_edge.training.corpora.timing import Spans
-from bestow_edge.training.examples import Example, ExampleMaker, without_answer
+from bestow_edge.training.examples import Example, ExampleMaker
 from bestow_edge.training.recipe_data import (
     AugmentRecipe,
     DataRecipe,
@@ -57,18 +56,6 @@ class Batches(Protocol):
             seed: decides everything about the batch.
             done: how much of the stage is over, 0 to 1.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Unasked:
-    """Batches of speech about which nothing is asked."""
-
-    batches: Batches
-    """What is heard."""
-
-    def examples(self, group: int, number: int, seed: Sequence[int], done: float) -> list[Example]:
-        """Return the rows of a batch, as `Batches` has it."""
-        return [without_answer(example) for example in self.batches.examples(group, number, seed, done)]
 
 
 class MixedDataset(Dataset[Batch]):
@@ -274,8 +261,7 @@ class Corpora:
         for number, (key, source) in enumerate(self._sources("dev" if dev else "train")):
             if source.name in drawn:
                 augments = AugmentRecipe() if dev else self.data.augment
-                found = self._batches(key, source, maker, [seed, number], augments, noises)
-                batches.append(Unasked(found) if source.name in maker.stage.unasked and not dev else found)
+                batches.append(self._batches(key, source, maker, [seed, number], augments, noises))
                 weights.append(drawn[source.name])
         return MixedDataset(
             batches, weights, maker.stage, num_batches=num_batches, seed=seed, readers=self.data.readers
