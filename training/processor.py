@@ -22,10 +22,10 @@ def use_fast_kernels(model: BestowModel) -> None:
     """
     model.llm.set_attn_implementation("eager")
     for module in model.encoder.modules():
+        keeps: Any = module  # Any: methods are replaced
         if hasattr(module, "_rel_shift"):
-            module._rel_shift = relative_shift
+            keeps._rel_shift = relative_shift
         if isinstance(module, nn.Conv2d) and module.groups > 1:
-            keeps: Any = module  # Any: a method is replaced
             keeps.forward = functools.partial(_as_weights, module, module.forward)
 
 
@@ -42,7 +42,7 @@ def relative_shift(scores: Tensor) -> Tensor:
     if queries == 1:
         return scores
     shifted = scores.flatten(2)[..., queries - 1 : queries * positions - 1]
-    return shifted.unflatten(2, (queries, positions - 1))
+    return shifted.view(*scores.shape[:3], positions - 1)
 
 
 def _as_weights(module: nn.Conv2d, forward: Any, x: Tensor, **options: Any) -> Tensor:  # Any: the module's own
