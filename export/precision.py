@@ -10,7 +10,7 @@ from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW, Target
 
 PARTS = {"encoder": (ENCODER, WINDOW), "adapter": (ADAPTER,), "llm": (LLM,)}
 CHOICES: dict[str, tuple[Precision, ...]] = {
-    "encoder": ("fp32", "fp16", "int8", "int4"),  # int4 weights are unpacked for each chunk: half the size, but slower
+    "encoder": ("fp32", "fp16", "int8"),  # int4 weights are unpacked for each chunk: slower and worse than int8
     "adapter": ("fp32", "fp16", "int8", "int4"),
     "llm": ("fp32", "fp16", "int8", "int4"),
 }

@@ -30,7 +30,8 @@ def export(
         typer.Option(
             "--precision",
             metavar="NAME|PART=NAME,...",
-            help="fp32, fp16, int8 or int4; default: int8, and int4 for LLMs above 0.3 billion; on GPUs fp16.",
+            help="fp32, fp16, int8 or int4 (not the encoder); default: int8, and int4 for LLMs above 0.3 billion; "
+            "on GPUs fp16.",
         ),
     ] = None,
     utterances: Annotated[

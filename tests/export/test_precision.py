@@ -14,7 +14,6 @@ def test_defaults_depend_on_the_size_of_the_llm() -> None:
 
 def test_one_for_all_and_one_for_each() -> None:
     assert set(parse_precisions("fp16", 0).values()) == {"fp16"}
-    assert set(parse_precisions("int4", 0).values()) == {"int4"}
     assert parse_precisions("llm=int4,encoder=fp32", 0) == {"encoder": "fp32", "adapter": "int8", "llm": "int4"}
 
 
@@ -24,6 +23,8 @@ def test_one_for_all_and_one_for_each() -> None:
         ("int3", "precision 'int3': expected one of fp32, fp16, int8, int4, or a list such as encoder=int8"),
         ("decoder=int8", "expected one of"),
         ("encoder=int8,", "expected one of"),
+        ("int4", "the encoder comes in fp32, fp16, int8"),
+        ("encoder=int4", "the encoder comes in fp32, fp16, int8"),
     ],
 )
 def test_what_is_refused(text: str, message: str) -> None:
