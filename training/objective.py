@@ -18,7 +18,7 @@ from bestow_edge.training.examples import COUNTS, IGNORED, NO_LABEL, NULL_FRAME
 from bestow_edge.training.stages import StageRecipe
 
 BLANK_WEIGHT = 0.3  # nine steps in ten hold no label; at equal weight the words are learned late
-PARTS = ("token_loss", "ctc_loss", "alignment_loss", "count_loss", "attention_loss", "right")
+PARTS = ("token_loss", "ctc_loss", "alignment_loss", "count_loss", "attention_loss", "reading_loss", "right")
 """What a batch gives, in the order of `count_items` and of the objective's `sums`; `right` is no loss."""
 
 
@@ -32,6 +32,7 @@ def count_items(batch: dict[str, Tensor]) -> Tensor:
         (labels >= 0).sum() + BLANK_WEIGHT * (labels == NO_LABEL).sum(),
         (batch["step_counts"] != IGNORED).sum(),
         (batch["word_steps"][..., 0] != IGNORED).sum(),
+        answered * (batch["frame_lens"] > 0).any(),
         answered,
     )
     return torch.stack([count.float() for count in counts])
@@ -89,7 +90,8 @@ class Objective(nn.Module):
         """Weights of `PARTS` in the loss."""
         stage = self.prepared
         answer = 0.0 if stage.objective == "ctc" else 1.0
-        return (answer, stage.ctc_weight, stage.alignment_weight, stage.count_weight, stage.attention_weight, 0.0)
+        encoder = (stage.ctc_weight, stage.alignment_weight, stage.count_weight)
+        return (answer, *encoder, stage.attention_weight, stage.reading_weight, 0.0)
 
     def forward(self, *, items: Tensor, **batch: Tensor) -> dict[str, Tensor]:
         """Return `loss` and, for records, the sums of `PARTS` as `sums`, (parts,) float.
@@ -106,10 +108,7 @@ class Objective(nn.Module):
             speech, step_lens = self._encode(batch["mel"], batch["frame_lens"], int(batch["lookahead"]))
             sums[1:4] = self._encoder_sums(speech, step_lens, batch)
         if stage.objective != "ctc":
-            logits, attention = self._logits(batch["token_ids"], speech, batch["visible_steps"])
-            sums[0], sums[5] = self._answer_sums(logits.float(), batch["targets"])
-            if stage.attention_weight and attention is not None:
-                sums[4] = self._attention(attention.float(), batch["word_steps"])
+            sums[0], sums[4:] = self._answer_sums(speech, batch)
         stacked = torch.stack(sums)
         weights = stacked.new_tensor(self.loss_weights)
         return {"loss": (weights * stacked / items.clamp(min=1e-6)).sum(), "sums": stacked.detach()}
@@ -120,7 +119,7 @@ class Objective(nn.Module):
 
     def logits(self, token_ids: Tensor, speech: Tensor, visible_steps: Tensor) -> Tensor:
         """Return next-token logits, (batch, tokens, vocab) float, for decoding."""
-        return self._logits(token_ids, speech, visible_steps)[0]
+        return self.model.align(token_ids, speech, visible_steps)[0]
 
     def _encode(self, mel: Tensor, frame_lens: Tensor, lookahead: int) -> tuple[Tensor, Tensor]:
         """Encode speech; a batch of text gives no steps, by way of a moment of silence.
@@ -137,13 +136,6 @@ class Objective(nn.Module):
             speech, _ = self.model.encode(silence, frame_lens.new_full((1,), silence.shape[1]), lookahead)
             self.model.encoder.train(mode)
             return speech[:, :0].expand(mel.shape[0], -1, -1), frame_lens
-
-    def _logits(self, token_ids: Tensor, speech: Tensor | None, visible_steps: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return next-token logits and the adapter's attention; without speech the LLM's own logits."""
-        if speech is not None:
-            return self.model.align(token_ids, speech, visible_steps)
-        embeddings = self.model.llm.get_input_embeddings()(token_ids)
-        return self.model.llm(inputs_embeds=embeddings, use_cache=False).logits, None
 
     def _encoder_sums(self, speech: Tensor, step_lens: Tensor, batch: dict[str, Tensor]) -> list[Tensor]:
         stage = self.prepared
@@ -162,10 +154,32 @@ class Objective(nn.Module):
             sums[2] = F.cross_entropy(counts, labels, ignore_index=IGNORED, reduction="sum")
         return sums
 
-    def _answer_sums(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _answer_sums(self, speech: Tensor | None, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return the sum of the answer's loss, and those of attention and reading loss and of right next tokens.
+
+        Reading compares what the adapter adds to the embeddings with those of all tokens: what it heard is to be the
+        next token. It teaches the adapter without the LLM, sooner and for less, and keeps it to that beside the LLM.
+        """
+        stage, llm, targets = self.prepared, self.model.llm, batch["targets"]
+        table: Any = llm.get_input_embeddings()  # Any: a Module by its type, an Embedding in every decoder
+        words = read = table(batch["token_ids"])  # (batch, tokens, hidden)
+        attended = said = words.new_zeros((), dtype=torch.float32)
+        if speech is not None:
+            read, attention = self.model.adapter.align(words, speech, batch["visible_steps"])
+            if stage.attention_weight:
+                attended = self._attention(attention.float(), batch["word_steps"])
+        if stage.objective == "reading":
+            answer, right = self._token_sums(F.linear(read - words, table.weight), targets)
+            return answer, [attended, said, right]
+        if stage.reading_weight and batch["mel"].shape[1]:
+            said, _ = self._token_sums(F.linear(read - words, table.weight), targets)
+        answer, right = self._token_sums(llm(inputs_embeds=read, use_cache=False).logits, targets)
+        return answer, [attended, said, right]
+
+    def _token_sums(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the answer's next tokens and how many of them are right."""
         loss = F.cross_entropy(
-            logits.flatten(0, 1),
+            logits.float().flatten(0, 1),
             targets.flatten(),
             ignore_index=IGNORED,
             label_smoothing=self.label_smoothing,

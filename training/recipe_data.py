@@ -14,6 +14,7 @@ from bestow_edge.prompts import parse_pair
 
 SpokenTask = Literal["transcribe", "translate", "answer"]
 WordTimes = Literal["none", "manifest", "estimated", "aligned"]
+SPEECH_OBJECTIVES = frozenset({"ctc", "reading"})  # of stages; they have no use for texts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,13 +267,14 @@ class StageNeeds(Protocol):
 def drawn_sources(data: DataRecipe, stage: StageNeeds, *, dev: bool = False) -> dict[str, float]:
     """Return the names and weights of the sources that a stage draws from.
 
-    Without names of its own a stage draws from all sources, but `ctc` from speech alone. The dev loss is that of all
-    `dev_sources`, likewise.
+    Without names of its own a stage draws from all sources, but `ctc` and `reading` from speech alone. The dev loss is
+    that of all `dev_sources`, likewise.
     """
     if stage.sources and not dev:
         return dict(stage.sources)
     sources = data.dev_sources if dev else data.sources
-    return {source.name: source.weight for source in sources if not (source.texts and stage.objective == "ctc")}
+    no_texts = stage.objective in SPEECH_OBJECTIVES
+    return {source.name: source.weight for source in sources if not (source.texts and no_texts)}
 
 
 def check_pairs(data: DataRecipe, pairs: Sequence[str]) -> None:
@@ -302,9 +304,9 @@ def check_stages(data: DataRecipe, stages: Sequence[StageNeeds]) -> None:
         names = drawn_sources(data, stage)
         spoken = [source for source in data.sources if source.name in names and not source.texts]
         dev_spoken = [source for source in data.dev_sources if not source.texts]
-        if stage.objective == "ctc" and not (spoken and dev_spoken):
+        if stage.objective in SPEECH_OBJECTIVES and not (spoken and dev_spoken):
             empty = "dev_sources" if spoken else "sources"
-            raise ConfigError(f"{where}: objective ctc needs speech; its data.{empty} are all texts")
+            raise ConfigError(f"{where}: objective {stage.objective} needs speech; its data.{empty} are all texts")
         if not dev_spoken and stage.best in {"wer", "bleu"}:
             raise ConfigError(f"{where}: best: {stage.best} needs speech; data.dev_sources are all texts")
         _check_times(stage, spoken, heard=heard)
@@ -322,8 +324,9 @@ def _check_names(data: DataRecipe, stage: StageNeeds) -> None:
             raise ConfigError(f"stage {stage.name}: no source {name!r}; data.sources has {', '.join(known)}")
         if not weight > 0:
             raise ConfigError(f"stage {stage.name}: source {name} has weight {weight:g}; expected more than 0")
-        if known[name].texts and stage.objective == "ctc":
-            raise ConfigError(f"stage {stage.name}: objective ctc has no use for {name}, which is texts; remove it")
+        if known[name].texts and stage.objective in SPEECH_OBJECTIVES:
+            why = f"objective {stage.objective} has no use for {name}, which is texts"
+            raise ConfigError(f"stage {stage.name}: {why}; remove it")
 
 
 def teaches_labels(stage: StageNeeds) -> bool:

@@ -15,6 +15,7 @@ Part = Literal["encoder", "adapter", "llm"]
 USED: dict[str, tuple[Part, ...]] = {
     "bestow": ("encoder", "adapter", "llm"),
     "ctc": ("encoder",),
+    "reading": ("encoder", "adapter"),
     "text": ("llm",),
 }
 """Parts of the model that each objective runs."""
@@ -53,12 +54,14 @@ class StageRecipe:
     """Seconds of audio in a batch."""
     learning_rate: float
     """Peak learning rate; cosine decay to 0 after `warmup_steps`."""
-    objective: Literal["bestow", "ctc", "text"] = "bestow"
+    objective: Literal["bestow", "ctc", "reading", "text"] = "bestow"
     """`bestow`: the answer, given speech. `ctc`: the encoder alone, by the weights of the losses on its output; its
-    heads are no part of a checkpoint. `text`: the LLM alone as a language model of the batches' texts, no speech."""
+    heads are no part of a checkpoint. `reading`: the answer by encoder and adapter without the LLM, whose embeddings of
+    tokens the adapter's output is compared with. `text`: the LLM alone as a language model of the batches' texts, no
+    speech."""
     sources: dict[str, float] = field(default_factory=dict)
     """Names of the `data.sources` it draws from, with their shares of the batches: `{digits: 2, read: 1}`. Empty = all
-    by their own weights; `ctc` leaves out texts."""
+    by their own weights; `ctc` and `reading` leave out texts."""
     trains: tuple[Part, ...] = ()
     """Parts whose weights move: encoder, adapter, llm; the others are frozen. Empty = all that the objective uses, but
     with `lora` not the llm."""
@@ -98,6 +101,8 @@ class StageRecipe:
     """Weight of the cross-entropy of each encoder step with the number of words heard so far; needs word times."""
     attention_weight: float = 0.0
     """Weight of the loss that turns each answer token's cross-attention to its own word; needs word times."""
+    reading_weight: float = 0.0
+    """Weight of the loss of objective `reading` beside that of the LLM's answer, for `bestow`."""
     lookaheads: tuple[int, ...] = (13,)
     """Look-aheads one of which is drawn for each batch."""
     best: Literal["", "loss", "right", "wer", "bleu"] = ""
@@ -127,14 +132,20 @@ class StageRecipe:
 
     def _check_objective(self) -> None:
         where = f"stage {self.name}: objective {self.objective}"
-        weightless = {"bestow": (), "ctc": ANSWER_FIELDS, "text": (*ANSWER_FIELDS, *ENCODER_LOSSES)}[self.objective]
+        weightless = {
+            "bestow": (),
+            "ctc": (*ANSWER_FIELDS, "reading_weight"),
+            "reading": ("reading_weight",),
+            "text": (*ANSWER_FIELDS, *ENCODER_LOSSES, "reading_weight"),
+        }[self.objective]
         if set_ones := [name for name in weightless if getattr(self, name)]:
             raise ConfigError(f"{where} has no use for {', '.join(set_ones)}; remove what contradicts it")
         if self.objective == "ctc" and not (self.ctc_weight or self.alignment_weight):
             raise ConfigError(f"{where} has no loss; set ctc_weight: 1.0 (or alignment_weight where words have times)")
-        known = {"bestow": ("", "loss", "right", "wer", "bleu"), "ctc": ("", "loss"), "text": ("", "loss", "right")}
-        if self.best not in known[self.objective]:
-            raise ConfigError(f"{where} has no {self.best}; best is one of {', '.join(known[self.objective][1:])}")
+        texts = ("wer", "bleu") if self.objective == "bestow" else ()
+        known = ("", "loss") if self.objective == "ctc" else ("", "loss", "right", *texts)
+        if self.best not in known:
+            raise ConfigError(f"{where} has no {self.best}; best is one of {', '.join(known[1:])}")
 
     def _check_parts(self) -> None:
         where = f"stage {self.name}"

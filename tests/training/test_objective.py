@@ -23,6 +23,7 @@ ALL_LOSSES = StageRecipe(
     alignment_weight=0.5,
     count_weight=0.25,
     attention_weight=0.2,
+    reading_weight=0.3,
 )
 
 
@@ -154,6 +155,47 @@ def test_ctc_runs_the_encoder_alone(tiny_run: Run) -> None:
         n for n, w in objective.named_parameters() if w.requires_grad and n.startswith(("model.llm", "model.ad"))
     ]
     assert float(outputs["sums"][0]) == 0
+
+
+READING = StageRecipe(name="r", steps=1, batch_s=1, learning_rate=1, objective="reading", attention_weight=0.2)
+
+
+def test_reading_compares_what_the_adapter_adds_with_the_tokens(tiny_run: Run) -> None:
+    """Its loss is that of the next token by the adapter alone; the LLM does not run and does not move."""
+    objective = objective_of(tiny_run, READING)
+    objective.model.llm.model.forward = None  # as a method it would be called
+    batch = batch_of(tiny_run, 1, 1)
+    objective.eval()
+    outputs = objective(**batch, items=count_items(batch))
+    outputs["loss"].backward()
+    model, targets = objective.model, batch["targets"]
+    words = model.llm.get_input_embeddings()(batch["token_ids"])
+    speech, _ = objective.encode(batch["mel"], batch["frame_lens"], int(batch["lookahead"]))
+    added = model.adapter(words, speech, batch["visible_steps"]) - words
+    heard = (added @ model.llm.get_input_embeddings().weight.T)[targets != IGNORED].log_softmax(-1)
+    plain, smooth = -heard.gather(1, targets[targets != IGNORED][:, None]).mean(), -heard.mean()
+    token_loss = outputs["sums"][0] / count_items(batch)[0]
+    assert float(token_loss) == pytest.approx((0.9 * plain + 0.1 * smooth).item(), rel=1e-4)
+    assert outputs["sums"][PARTS.index("reading_loss")] == 0
+    moved = {name.split(".")[1] for name, weight in objective.named_parameters() if weight.grad is not None}
+    assert moved == {"encoder", "adapter"}
+
+
+def test_reading_begins_from_a_silent_adapter(tiny_run: Run) -> None:
+    objective = objective_of(tiny_run, replace(READING, trains=("adapter",)))
+    objective.model.adapter.start_silent()
+    batch = batch_of(tiny_run, 1, 1)
+    objective(**batch, items=count_items(batch))["loss"].backward()
+    assert objective.model.adapter.text_out.weight.grad.abs().max() > 0
+
+
+def test_texts_without_speech_have_nothing_to_read(tiny_run: Run) -> None:
+    objective = objective_of(tiny_run, replace(ALL_LOSSES, reading_weight=5.0))
+    batch = text_batch(tiny_run)
+    items = count_items(batch)
+    place = PARTS.index("reading_loss")
+    assert items[place] == 0
+    assert objective(**batch, items=items)["sums"][place] == 0
 
 
 @pytest.mark.parametrize(
