@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bestow_edge.config import SUBSAMPLING, ModelConfig
 from bestow_edge.model.bestow import BestowModel
 from bestow_edge.training.batches import FRAMES_PER_S
-from bestow_edge.training.objective import Objective
+from bestow_edge.training.objective import PARTS, Objective
 from bestow_edge.training.recipe import Recipe
 from bestow_edge.training.stages import LoraRecipe, StageRecipe
 from bestow_edge.training.weights import add_lora
@@ -97,7 +97,7 @@ def stage_needs(config: ModelConfig, recipe: Recipe, stage: StageRecipe, vocab_s
         flops = FlopCounterMode(display=False)
         saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with flops, saved, torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            outputs = objective(items=torch.ones(6), **batch)
+            outputs = objective(items=torch.ones(len(PARTS)), **batch)
         own = {weight.untyped_storage()._cdata for weight in objective.parameters()}
         activations = sum(size for storage, size in kept.items() if storage not in own)
         del outputs
