@@ -57,7 +57,7 @@ DECISION = np.dtype(
         ("verdict", "<U6"),
     ]
 )
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, NotImplementedError, RuntimeError, OSError)
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, RuntimeError, OSError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

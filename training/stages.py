@@ -19,7 +19,7 @@ USED: dict[str, tuple[Part, ...]] = {
     "text": ("llm",),
 }
 """Parts of the model that each objective runs."""
-ANSWER_FIELDS = ("streaming", "pauses", "attention_weight")  # say something of the answer and its view of speech
+ANSWER_FIELDS = ("streaming", "pauses", "attention_weight", "reading_weight")  # of the answer and its view of speech
 ENCODER_LOSSES = ("ctc_weight", "alignment_weight", "count_weight")
 
 
@@ -134,9 +134,9 @@ class StageRecipe:
         where = f"stage {self.name}: objective {self.objective}"
         weightless = {
             "bestow": (),
-            "ctc": (*ANSWER_FIELDS, "reading_weight"),
+            "ctc": ANSWER_FIELDS,
             "reading": ("reading_weight",),
-            "text": (*ANSWER_FIELDS, *ENCODER_LOSSES, "reading_weight"),
+            "text": (*ANSWER_FIELDS, *ENCODER_LOSSES),
         }[self.objective]
         if set_ones := [name for name in weightless if getattr(self, name)]:
             raise ConfigError(f"{where} has no use for {', '.join(set_ones)}; remove what contradicts it")
