@@ -1,4 +1,4 @@
-"""First weights of an encoder trained from scratch. Torch only.
+"""First weights of an encoder: random ones that learn, or those of another encoder. Torch only.
 
 transformers fills every matrix with a normal of standard deviation 0.02, which suits 1024 channels. In a small encoder
 the sub-sampling then passes on little but a constant: log-mel features are far from zero mean and ReLUs keep it so.
@@ -12,11 +12,19 @@ layers little of the output changes with time. Branches that start at zero (as i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from bestow_edge.checkpoint import WEIGHTS_FILE
+from bestow_edge.errors import CheckpointError
+from bestow_edge.training.weights import load_state, read_state
+
+ENCODER, LAYERS = "encoder.", "encoder.layers."  # in a checkpoint's names
 
 
 @torch.no_grad()
@@ -62,3 +70,32 @@ def _standardise(stage: Any, subsampling: nn.Module, features: Tensor, *, channe
     scale = std / (channels.std(1) + 1e-5)
     stage.weight.mul_(scale.view(-1, *[1] * (stage.weight.dim() - 1)))
     stage.bias.sub_(channels.mean(1)).mul_(scale)
+
+
+def take_encoder(encoder: PreTrainedModel, checkpoint: Path, layers: Sequence[int]) -> None:
+    """Load the weights of a checkpoint's encoder, or of some of its layers.
+
+    Args:
+        encoder: an encoder of the same sizes, with as many layers as are taken.
+        checkpoint: directory of a whole model.
+        layers: which layers, ascending from 0; empty = all.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or its encoder has other sizes or no such layer.
+    """
+    state = read_state(checkpoint / WEIGHTS_FILE)
+    there = sorted({int(name.removeprefix(LAYERS).partition(".")[0]) for name in state if name.startswith(LAYERS)})
+    if missing := set(layers) - set(there):
+        raise CheckpointError(
+            f"{checkpoint}: its encoder has {len(there)} layers, numbered from 0, and no {min(missing)}"
+        )
+    places = {str(layer): str(place) for place, layer in enumerate(layers or there)}
+    taken = {}
+    for name, weight in state.items():
+        if name.startswith(LAYERS):
+            number, dot, rest = name.removeprefix(LAYERS).partition(".")
+            if number in places:
+                taken[f"{LAYERS}{places[number]}{dot}{rest}".removeprefix(ENCODER)] = weight
+        elif name.startswith(ENCODER):
+            taken[name.removeprefix(ENCODER)] = weight
+    load_state(encoder, taken, str(checkpoint))

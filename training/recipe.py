@@ -54,6 +54,12 @@ class ModelRecipe:
     """When a session begins a new segment."""
     vocab_size: int = 512
     """Size of the byte-level BPE tokenizer trained on the transcripts."""
+    encoder_from: str = ""
+    """Checkpoint directory, relative to the recipe's file, whose encoder's weights are the first ones; `encoder` has to
+    repeat its sizes. Empty = random weights."""
+    encoder_layers: tuple[int, ...] = ()
+    """Which layers of that encoder are taken, ascending from 0; empty = all. An encoder that lost some learns again far
+    sooner than a random one."""
 
     def __post_init__(self) -> None:
         """Check what a tokenizer and the parts' heads need."""
@@ -65,6 +71,18 @@ class ModelRecipe:
             width, heads = config.get("hidden_size"), config.get("num_attention_heads")
             if isinstance(width, int) and isinstance(heads, int) and "head_dim" not in config and width % heads:
                 raise ConfigError(f"model.{part}: hidden_size {width} does not fit {heads} attention heads")
+        self._check_encoder_layers()
+
+    def _check_encoder_layers(self) -> None:
+        taken = self.encoder_layers
+        if not taken:
+            return
+        if not self.encoder_from:
+            raise ConfigError("model: encoder_layers are layers of the encoder that encoder_from names; set both")
+        if min(taken) < 0 or list(taken) != sorted(set(taken)):
+            raise ConfigError(f"model: encoder_layers {list(taken)}; expected numbers from 0, ascending, none twice")
+        if len(taken) != (layers := self.encoder.get("num_hidden_layers", len(taken))):
+            raise ConfigError(f"model: {len(taken)} encoder_layers, but encoder has num_hidden_layers {layers}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +196,7 @@ def pairs_of(recipe: Recipe) -> tuple[str, ...]:
 
 
 def load_recipe(path: Path, *, init: Path | None = None) -> Recipe:
-    """Read a recipe; its `init` comes back relative to the current directory.
+    """Read a recipe; its `init` and `encoder_from` come back relative to the current directory.
 
     Args:
         path: the YAML file.
@@ -196,6 +214,9 @@ def load_recipe(path: Path, *, init: Path | None = None) -> Recipe:
     if init is not None and isinstance(values, dict):
         values = values | {"init": str(init.absolute())}
     recipe = decode(Recipe, values, path.name)
+    if recipe.model is not None and recipe.model.encoder_from:
+        encoder_from = str(path.parent / recipe.model.encoder_from)
+        recipe = replace(recipe, model=replace(recipe.model, encoder_from=encoder_from))
     return replace(recipe, init=str(path.parent / recipe.init)) if recipe.init else recipe
 
 

@@ -25,7 +25,7 @@ from bestow_edge.training.alignment import read_times, save_times
 from bestow_edge.training.batches import read_noises
 from bestow_edge.training.corpora.dataset import Corpora, MixedDataset
 from bestow_edge.training.examples import ExampleMaker
-from bestow_edge.training.initial import init_encoder
+from bestow_edge.training.initial import init_encoder, take_encoder
 from bestow_edge.training.objective import Objective
 from bestow_edge.training.processor import use_fast_kernels
 from bestow_edge.training.recipe import ModelRecipe, Recipe, check_lookaheads, model_config
@@ -84,7 +84,9 @@ class Run:
             return
         if any(stage.objective == "text" for stage in recipe.stages):
             self.objective.model.adapter.start_silent()
-        if self.objective.model.streaming and (speech := self._typical_features()) is not None:
+        if recipe.model is not None and recipe.model.encoder_from:
+            take_encoder(self.objective.model.encoder, Path(recipe.model.encoder_from), recipe.model.encoder_layers)
+        elif self.objective.model.streaming and (speech := self._typical_features()) is not None:
             init_encoder(self.objective.model.encoder, speech)
 
     def new_objective(self) -> Objective:

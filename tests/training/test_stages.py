@@ -77,6 +77,9 @@ def test_contradictions_in_a_recipe(recipe_values: dict[str, Any], changes: dict
         ({"vocab_size": 100}, "vocab_size 100; special tokens and 256 bytes need at least 261"),
         ({"encoder": {"model_type": "nemotron_asr_streaming_encoder", "hidden_size": 30, "num_attention_heads": 4}},
          "model.encoder: hidden_size 30 does not fit 4 attention heads"),
+        ({"encoder_layers": [0]}, "layers of the encoder that encoder_from names; set both"),
+        ({"encoder_from": "start", "encoder_layers": [1, 0]}, r"encoder_layers \[1, 0\]; expected"),
+        ({"encoder_from": "start", "encoder_layers": [0, 2]}, "2 encoder_layers, but encoder has num_hidden_layers 1"),
     ],
 )  # fmt: skip
 def test_a_model_that_does_not_fit(recipe_values: dict[str, Any], changes: dict[str, Any], message: str) -> None:
@@ -89,6 +92,14 @@ def test_init_is_relative_to_the_recipe(tmp_path: Path, recipe_values: dict[str,
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe_values | {"init": "start", "model": None}), encoding="utf-8")
     assert load_recipe(tmp_path / "r.yaml").init == str(tmp_path / "start")
     assert load_recipe(tmp_path / "r.yaml", init=Path("/else")).init == "/else"
+
+
+def test_the_encoder_it_starts_from_is_relative_to_the_recipe(tmp_path: Path, recipe_values: dict[str, Any]) -> None:
+    recipe_values["model"] |= {"encoder_from": "start", "encoder_layers": [1]}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe_values), encoding="utf-8")
+    model = load_recipe(tmp_path / "r.yaml").model
+    assert model is not None
+    assert model.encoder_from == str(tmp_path / "start")
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
