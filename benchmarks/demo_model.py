@@ -54,9 +54,7 @@ SETS = [
     TestSet("synthetic German", "synthetic/de_test/manifest.jsonl", "de-en"),
     TestSet("LibriSpeech", "human/librispeech/test.jsonl", "en-en"),
     TestSet("Common Voice English", "human/common_voice_en/test.jsonl", "en-en"),
-    TestSet("Common Voice English", "human/common_voice_en/test.jsonl", "en-de"),
     TestSet("Common Voice German", "human/common_voice_de/test.jsonl", "de-de"),
-    TestSet("Common Voice German", "human/common_voice_de/test.jsonl", "de-en"),
     TestSet("AN4", "human/an4/test.jsonl", "en-en"),
 ]
 QUESTIONS = [
@@ -88,12 +86,31 @@ class Evaluations:
             part: name of the part, for the directory.
         """
         used = bundle or self.args.bundle
-        command = [sys.executable, "-m", "bestow_edge.cli.main", "eval", str(self.args.data / test.manifest)]
-        command += ["--lang", test.pair, "--out", str(self.directory(test, part)), "--json"]
+        command = [sys.executable, "-m", "bestow_edge.cli.main", "eval", str(self.manifest(test))]
+        command += [
+            "--audio",
+            str((self.args.data / test.manifest).parent),
+            "--lang",
+            test.pair,
+            "--out",
+            str(self.directory(test, part)),
+            "--json",
+        ]
         command += ["--threads", str(self.args.threads), *options, *(["--bundle", str(used)] if used else [])]
         found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         record = json.loads(found.stdout)
         return [row(test, record, setting) for setting in record["settings"]]
+
+    def manifest(self, test: TestSet) -> Path:
+        """Return a test set's manifest, or the beginning of it."""
+        whole = Path(self.args.data / test.manifest)
+        if not self.args.first:
+            return whole
+        begin = Path(self.args.work) / f"first_{self.args.first}" / f"{whole.parent.name}.jsonl"
+        begin.parent.mkdir(parents=True, exist_ok=True)
+        said = whole.read_text(encoding="utf-8").splitlines(keepends=True)
+        begin.write_text("".join(said[: self.args.first]), encoding="utf-8")
+        return begin
 
     def directory(self, test: TestSet, part: str) -> Path:
         """Return where results of a test set are kept."""
@@ -151,10 +168,10 @@ def questions(evaluations: Evaluations) -> Iterator[Row]:
     """Yield answers about speech, and those of the LLM alone about the written passage and about the transcript."""
     write = llm_alone(evaluations.args)
     for test in QUESTIONS:
-        yield from evaluations.run(test, part="questions")
-        asked = list(lines(evaluations.args.data / test.manifest))
+        yield from evaluations.run(test, "--questions", part="questions")
+        asked = list(lines(evaluations.manifest(test)))
         references = [line["answer"] for line in asked]
-        passages = {"written passage": written_passages(evaluations.args.data, test)}
+        passages = {"written passage": written_passages(evaluations.args.data, test, asked)}
         passages["cascade: transcript"] = transcripts(evaluations, test._replace(pair=f"{test.pair}-{test.pair}"))
         for kind, texts in passages.items():
             made = (
@@ -170,7 +187,7 @@ def translations(evaluations: Evaluations) -> Iterator[Row]:
     for test in SETS[2:4]:
         source, target = test.pair.split("-")
         heard = transcripts(evaluations, test._replace(pair=f"{source}-{source}"))
-        references = [line["translations"][target] for line in lines(evaluations.args.data / test.manifest)]
+        references = [line["translations"][target] for line in lines(evaluations.manifest(test))]
         said = [write(WrittenText(source, target, text or "?")) for text in heard]
         yield alone(test, "cascade: transcript", references, said)
 
@@ -201,13 +218,13 @@ def alone(test: TestSet, kind: str, references: Sequence[str], said: Sequence[st
     return {"set": test.name, "asked": test.pair, "setting": f"LLM alone, {kind}", "utterances": len(said), **scores}
 
 
-def written_passages(data: Path, test: TestSet) -> list[str]:
-    """Return the passages of a spoken set, in its order, as the LLM learns to read: in the form of transcripts."""
+def written_passages(data: Path, test: TestSet, asked: Sequence[dict[str, Any]]) -> list[str]:  # Any: as JSON
+    """Return the passages of a spoken set's lines, as the LLM learns to read: in the form of transcripts."""
     kind, language = test.manifest.split("/")[1].split("_")[0], test.pair
     name = {"toy": f"toy_qa_{language}", "xquad": f"xquad_short_{language}"}[kind]
     rows = [cells for _, _, cells in TextFile(data / "text" / "qa" / f"{name}.test.tsv.gz").rows()]
     found = {(cells["question"], cells["answer"]): cells["passage"] for cells in rows}
-    passages = [found[line["question"], line["answer"]] for line in lines(data / test.manifest)]
+    passages = [found[line["question"], line["answer"]] for line in asked]
     return [plain(passage) or passage for passage in passages]
 
 
@@ -275,6 +292,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bundle", type=Path, help="bundle directory; the embedded demo by default")
     parser.add_argument("--reference", type=Path, help="bundle of fp32, for part precision")
     parser.add_argument("--checkpoint", type=Path, help="the bundle's checkpoint, for the LLM alone")
+    parser.add_argument("--first", type=int, default=0, help="so many utterances of each test set; 0 = all")
     parser.add_argument("--parts", default="sets", help=f"some of {','.join(PARTS)}")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

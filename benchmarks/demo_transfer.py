@@ -1,8 +1,9 @@
-"""What the demo's pretrained LLM is worth: its offline stage with that LLM and with one of random weights.
+"""What the demo's pretrained LLM is worth: stage `writing` with that LLM and with one of random weights.
 
-    python benchmarks/demo_transfer.py --data DATA --start runs/demo/hear/model --out DIR [--steps 600]
+    python benchmarks/demo_transfer.py --data DATA --start CKPT --out DIR [--steps 600]
 
-Both runs begin with the same encoder, which has learned to hear, and a fresh adapter; batches and steps are the same.
+Both runs begin with the same encoder and adapter, those of CKPT; batches and steps are the same. With --llm the trained
+LLM is another checkpoint's, such as runs/demo-text/checkpoint: one that has read texts and never heard speech.
 DATA is what examples/demo/speech.yaml wants. A stopped run goes on by the same command. Needs the extra `train`.
 Prints a table and, last, one JSON line: dev loss, right next tokens, WER and BLEU under wait-k of the recipe's K.
 """
@@ -28,17 +29,17 @@ from bestow_edge.training.recipe import Recipe
 from bestow_edge.training.trainer import train
 
 RECIPE = Path(__file__).parents[1] / "examples" / "demo" / "speech.yaml"
-STAGE = "offline"
+STAGE = "writing"
 FIGURES = {"eval_token_loss": "dev loss", "eval_right": "right tokens", "eval_wer": "WER", "eval_bleu": "BLEU"}
 
 
-def without_llm(start: Path, directory: Path) -> Path:
-    """Write a copy of a checkpoint whose LLM has random weights."""
+def with_llm(start: Path, llm: Path | None, directory: Path) -> Path:
+    """Write a copy of a checkpoint with another one's LLM; None = random weights."""
     if not directory.exists():
-        trained = load_checkpoint(start)
+        model = load_checkpoint(start).float()
         torch.manual_seed(0)
-        model = BestowModel.from_config(trained.config)
-        model.encoder.load_state_dict(trained.encoder.state_dict())
+        other = BestowModel.from_config(model.config) if llm is None else load_checkpoint(llm).float()
+        model.llm.load_state_dict(other.llm.state_dict())
         save_checkpoint(model, (start / TOKENIZER_FILE).read_text(encoding="utf-8"), directory)
     return directory
 
@@ -63,10 +64,15 @@ def main() -> None:
     parser.add_argument(
         "--start", type=Path, required=True, help="checkpoint whose encoder hears and whose LLM is trained"
     )
+    parser.add_argument("--llm", type=Path, help="checkpoint whose LLM takes the place of --start's")
     parser.add_argument("--out", type=Path, required=True, help="directory of the runs")
     parser.add_argument("--steps", type=int, default=600, help="optimiser steps of each run")
     args = parser.parse_args()
-    starts = {"pretrained LLM": args.start, "random LLM": without_llm(args.start, args.out / "random_start")}
+    args.out.mkdir(parents=True, exist_ok=True)
+    starts = {
+        "pretrained LLM": with_llm(args.start, args.llm or args.start, args.out / "pretrained_start"),
+        "random LLM": with_llm(args.start, None, args.out / "random_start"),
+    }
     rows = {name: run(start, args.out / name.split()[0], args) for name, start in starts.items()}
     table = Table("", *FIGURES.values(), title=f"{args.steps} steps of stage {STAGE}")
     for name, row in rows.items():

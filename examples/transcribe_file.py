@@ -1,4 +1,4 @@
-"""Transcribe and translate a recording with the embedded digit model; text is printed as the model writes it.
+"""Transcribe and translate a recording with the embedded demo; text is printed as the model writes it.
 
     python examples/transcribe_file.py [FILE [SOURCE [TARGET]]]
 

@@ -266,7 +266,7 @@ def load(
     """Load a bundle.
 
     Args:
-        bundle: its directory; None loads the digit demo that ships with the package.
+        bundle: its directory; None loads the demo that ships with the package.
         device: "cpu", "cuda:0" with the extra `gpu`, or "tensorrt:0" with the extra `tensorrt` too: engines, which
             are built in the background where there are none, while CUDA or the CPU serves.
         threads: threads within one operator, 0 = one for each core.
@@ -280,7 +280,7 @@ def load(
     """
     if bundle is None:
         directory = embedded_bundle()
-        logger.info("no bundle given: using the embedded demo (spoken digits, English and German)")
+        logger.info("no bundle given: using the embedded demo (small; English and German)")
     else:
         directory = Path(bundle)
     manifest = read_manifest(directory)

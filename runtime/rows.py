@@ -78,5 +78,5 @@ class Rows:
         return everywhere and heard - max(ends) >= self._limits.pause_steps
 
     def word_ends(self) -> list[int]:
-        """Return the step behind the last word of each text that has one."""
-        return [track.words[-1].end_step for track in self._texts if track.words]
+        """Return the step behind all words of each text that has one; the last word of a translation may be said early."""
+        return [max(word.end_step for word in track.words) for track in self._texts if track.words]

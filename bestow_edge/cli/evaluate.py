@@ -164,7 +164,7 @@ def _runner(
     from bestow_edge.runtime import embedded_bundle
 
     if bundle is None:
-        say("no bundle given: using the embedded demo (spoken digits, English and German)")
+        say("no bundle given: using the embedded demo (small; English and German)")
     threads = threads or max(1, usable_cores() // jobs)
     used = bundle or embedded_bundle()
     return Runner(bundle=used, pair=pair, questions=questions, device=device, threads=threads, jobs=jobs)

@@ -7,7 +7,6 @@ import pytest
 from commands import run_demo, run_here
 
 pytest.importorskip("soundfile")
-EXAMPLE = Path(__file__).parents[2] / "examples" / "audio" / "digits_en.wav"
 WHO, WHAT = "Who spoke?", "What was found?"
 ASK = ("--ask", WHO, "--ask", WHAT)
 
@@ -88,11 +87,17 @@ def test_inspect_says_who_answers(
     assert "none" in row
 
 
-def test_what_is_refused(capsys: pytest.CaptureFixture[str], wav: Path, asked_bundle: Path) -> None:
-    tiny = ["--bundle", asked_bundle]
+def test_what_is_refused(capsys: pytest.CaptureFixture[str], wav: Path, asked_bundle: Path, tiny_bundle: Path) -> None:
+    tiny, unasked = ["--bundle", asked_bundle], ["--bundle", tiny_bundle]
     for arguments, message in [
-        (["run", EXAMPLE, "--ask", WHO], "error: this model was not trained to answer questions about speech; ask one"),
-        (["run", EXAMPLE, "--lang", "en-en", "--ask", WHO], "error: this model was not trained to answer questions"),
+        (
+            ["run", wav, *unasked, "--ask", WHO],
+            "error: this model was not trained to answer questions about speech; ask one",
+        ),
+        (
+            ["run", wav, *unasked, "--lang", "en-en", "--ask", WHO],
+            "error: this model was not trained to answer questions",
+        ),
         (["run", wav, *tiny, "--lang", "de", "--ask", WHO], "question about speech in de: this model answers"),
         (["run", wav, *tiny, "--ask", "  "], "error: the question is empty; write one"),
         (["run", wav, *tiny, "--ask", WHO, "--ask", f" {WHO}"], f"error: question '{WHO}' is given twice; give each"),
@@ -113,7 +118,7 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str], wav: Path, asked_bu
 
 
 def test_answers_of_a_manifest_are_scored(
-    capsys: pytest.CaptureFixture[str], wav: Path, asked_bundle: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], wav: Path, asked_bundle: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     for module in ("jiwer", "sacrebleu", "matplotlib", "whisper_normalizer"):
         pytest.importorskip(module)
@@ -144,6 +149,7 @@ def test_answers_of_a_manifest_are_scored(
     code, _, err = run_here(capsys, *asked)
     assert code == 2
     assert "no text in en, it has none" in err
-    demo = run_demo(capsys, "eval", manifest, "--lang", "en", "--questions", "--out", tmp_path / "other")
+    other = ["eval", manifest, "--lang", "en", "--bundle", tiny_bundle, "--out", tmp_path / "other"]
+    demo = run_here(capsys, *other, "--questions")
     assert demo[0] == 2
-    assert demo[2].endswith("ask one that was: `bestow-edge inspect` tells")
+    assert demo[2].rstrip().endswith("ask one that was: `bestow-edge inspect` tells")

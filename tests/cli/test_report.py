@@ -61,14 +61,14 @@ def test_a_card_of_the_embedded_bundle(cli: Cli, evaluation: Path, tmp_path: Pat
     assert card.startswith("# Model card: demo\n\nA BESTOW model")
     for text in (
         "transcribes English",
-        "| llm_step | int8 |",
+        "| llm_step | int4 |",
         "| `encoder_chunk.onnx` | encoder_chunk, int8 |",
         "50 utterances, 123 s of audio. Measured 2030-01-02 on a processor, 2 cores, 1 process(es) of 2 thread(s).",
         "![Quality over latency](scores/curve.svg)",
         "12.3 [10.0, 15.0]",
         "| 12.340 |",  # RTF
         "- bleu: sacrebleu `nrefs:1`",
-        "### The embedded digit model: data and licences",
+        "### The embedded demo: data, licences and limits",
         "Free Spoken Digit Dataset",
         "| evaluated with | python 3.11, sacrebleu 2.6 |",
     ):

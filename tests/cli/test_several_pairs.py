@@ -102,4 +102,4 @@ def test_wrong_pairs(capsys: pytest.CaptureFixture[str], command: list[object], 
 def test_an_untrained_pair_among_them(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run_demo(capsys, "run", EXAMPLE, "--lang", "en-en,en-fr")
     assert (code, out) == (2, "")
-    assert err == "error: language pair en-fr: this model was trained for en-en, en-de, de-de, de-en"
+    assert err == "error: language pair en-fr: this model was trained for en-en, de-de, en-de, de-en"
