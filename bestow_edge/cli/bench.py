@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def bench(
-    bundle: Annotated[Path | None, typer.Argument(metavar="[BUNDLE]", help="Bundle; default: the embedded demo.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="Bundle; default: the embedded demo.")
+    ] = None,
     audio: Annotated[
         Path | None, typer.Option("--audio", metavar="FILE", help="Speech; default: spoken digits.")
     ] = None,

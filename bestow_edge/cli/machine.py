@@ -102,7 +102,8 @@ def devices(as_json: options.Json = False) -> None:
 def doctor(
     gpu: Annotated[bool, typer.Option("--gpu", help="Check a GPU instead, and what a bundle does on it.")] = False,
     bundle: Annotated[
-        Path | None, typer.Option("--bundle", metavar="DIR", help="With --gpu: bundle to check; default: embedded demo.")
+        Path | None,
+        typer.Option("--bundle", metavar="DIR", help="With --gpu: bundle to check; default: embedded demo."),
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="With --gpu: which.")] = "cuda:0",
     pack: Annotated[
