@@ -78,5 +78,5 @@ class Rows:
         return everywhere and heard - max(ends) >= self._limits.pause_steps
 
     def word_ends(self) -> list[int]:
-        """Return the step behind all words of each text that has one; a translation may end with what was said first."""
+        """Return the step behind all words of each text that has any; a translation's last word may be said first."""
         return [max(word.end_step for word in track.words) for track in self._texts if track.words]
