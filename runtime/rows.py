@@ -73,10 +73,14 @@ class Rows:
 
     def ended_early(self, heard: int) -> bool:
         """Say whether every text ended longer before the end of the audio, `heard` steps, than a pause lasts."""
-        ends = self.word_ends()
+        ends = self.heard_ends()
         everywhere = bool(ends) and len(ends) == len(self._texts) and bool(self._limits.pause_steps)
         return everywhere and heard - max(ends) >= self._limits.pause_steps
 
     def word_ends(self) -> list[int]:
+        """Return the step behind the last word of each text that has one."""
+        return [track.words[-1].end_step for track in self._texts if track.words]
+
+    def heard_ends(self) -> list[int]:
         """Return the step behind all words of each text that has any; a translation's last word may be said first."""
         return [max(word.end_step for word in track.words) for track in self._texts if track.words]

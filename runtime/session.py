@@ -130,7 +130,7 @@ class Session:
             events += list(self._search() if self.beam_size > 1 else self._write())
             if decoder is self._decoder and self._rows.ended_early(self._decoder.memory.written):
                 self._answered = True
-                events += list(self._next_segment(min(self._rows.word_ends())))
+                events += list(self._next_segment(min(self._rows.heard_ends())))
         self._ended = True
         return events + list(self._end_segment())
 

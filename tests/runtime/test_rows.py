@@ -20,7 +20,7 @@ def rows(*ends: int) -> Rows:
 
 def test_a_translation_whose_last_word_was_said_first_is_not_over_early() -> None:
     translated = rows(5, 58, 8)  # the verb comes last and was said at the beginning
-    assert translated.word_ends() == [58]
+    assert (translated.heard_ends(), translated.word_ends()) == ([58], [8])
     assert not translated.ended_early(60)
 
 

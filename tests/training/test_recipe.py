@@ -23,8 +23,9 @@ def write(tmp_path: Path, values: object) -> Path:
 def test_the_example_is_valid() -> None:
     recipe = load_recipe(Path(__file__).parents[2] / "examples" / "digits.yaml")
     joins = [source.join for source in (*recipe.data.sources, *recipe.data.dev_sources)]
-    assert [len(join.vocabulary) for join in joins if join] == [20, 20]
-    assert "null" in joins[0].vocabulary  # the German zero, not YAML's nothing
+    joined = [join for join in joins if join]
+    assert [len(join.vocabulary) for join in joined] == [20, 20]
+    assert "null" in joined[0].vocabulary  # the German zero, not YAML's nothing
     assert recipe.stages[-1].streaming > 0
 
 
