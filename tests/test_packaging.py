@@ -22,7 +22,7 @@ TOP_LEVEL = {
     "examples", "export", "pyproject.toml", "runtime", "tests", "training",
 }  # fmt: skip
 HEAVY = {"accelerate", "onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "transformers"}
-MAX_WHEEL_BYTES = 10_000_000
+MAX_WHEEL_BYTES = 25_000_000
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
