@@ -87,15 +87,8 @@ class Evaluations:
         """
         used = bundle or self.args.bundle
         command = [sys.executable, "-m", "bestow_edge.cli.main", "eval", str(self.manifest(test))]
-        command += [
-            "--audio",
-            str((self.args.data / test.manifest).parent),
-            "--lang",
-            test.pair,
-            "--out",
-            str(self.directory(test, part)),
-            "--json",
-        ]
+        command += ["--audio", str((self.args.data / test.manifest).parent), "--lang", test.pair]
+        command += ["--out", str(self.directory(test, part)), "--json"]
         command += ["--threads", str(self.args.threads), *options, *(["--bundle", str(used)] if used else [])]
         found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         record = json.loads(found.stdout)

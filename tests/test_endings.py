@@ -1,8 +1,10 @@
-"""The embedded model on a recording that is cut anywhere: the end is exact, however the audio came."""
+"""A digit model on a recording that is cut anywhere: the end is exact, however the audio came.
+
+The embedded demo is worse at digits; what is held here is the session, with a model that hears them well.
+"""
 
 from __future__ import annotations
 
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,16 @@ import numpy.typing as npt
 import pytest
 
 import bestow_edge as be
-from bestow_edge.config import SegmentConfig
 
 RECORDING = Path(__file__).parents[1] / "examples" / "audio" / "digits_en.wav"
+DIGITS = Path(__file__).parent / "fixtures" / "digits"
 CUTS = 200
 POLICIES = [be.WaitK(3, 4), be.WaitK(8, 2), be.AlignAtt(), be.LocalAgreement(), be.Offline()]
 
 
 @pytest.fixture(scope="module")
 def model() -> be.Model:
-    return be.load(threads=1)
+    return be.load(DIGITS, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +51,12 @@ def test_a_cut_file_ends_as_if_it_had_come_at_once(model: be.Model, samples: npt
 
 def test_no_last_word_is_lost(model: be.Model, samples: npt.NDArray[np.float32]) -> None:
     """Cut a little after the end of each word, all words up to it are written."""
-    whole = list(be.stream(model.session(source="en"), iter([samples])))
+    whole = list(be.stream(model.session(source="en", k=3), iter([samples])))
     words = [event for event in whole if isinstance(event, be.TextEvent)]
     assert len(words) == 5
     for number, word in enumerate(words, start=1):
         cut = samples[: round((word.end_s + 0.05) * model.sample_rate_hz)]
-        text = "".join(event.text for event in be.stream(model.session(source="en"), iter([cut])))
+        text = "".join(event.text for event in be.stream(model.session(source="en", k=3), iter([cut])))
         assert text.split() == [item.text.strip() for item in words[:number]]
 
 
@@ -82,19 +84,19 @@ def test_words_lie_where_they_were_said(model: be.Model, samples: npt.NDArray[np
     assert times == sorted(times)
     loudness = np.sqrt(np.convolve(samples**2, np.ones(800) / 800, mode="same"))
     for start_s, end_s in times:
-        assert 0.05 <= end_s - start_s <= 1.0  # a step is 0.08 s
+        assert 0.1 <= end_s - start_s <= 1.0
         span = loudness[max(0, int((start_s - 0.2) * 16000)) : int((end_s + 0.2) * 16000)]
         assert span.max() > 0.2 * loudness.max()
 
 
-@pytest.mark.parametrize("policy", [be.AlignAtt(), be.Offline()], ids=str)
+@pytest.mark.parametrize("policy", [be.WaitK(3, 4), be.AlignAtt(), be.Offline()], ids=str)
 def test_speech_without_a_pause_goes_on_in_new_segments(
     model: be.Model, samples: npt.NDArray[np.float32], policy: be.Policy
 ) -> None:
-    """Five times five digits are more than a segment holds; next to nothing is lost or said twice."""
-    session = model.session(source="en", policy=policy, segments=SegmentConfig(max_tokens=10, max_s=5.0))
+    """Five times five digits are more than a segment holds; of what is said nothing is lost or said twice."""
+    session = model.session(source="en", policy=policy)
     events = list(be.stream(session, iter([np.tile(samples, 5)])))
     words = "".join(event.text for event in events).split()
     assert session.segment >= 2
-    assert abs(len(words) - 25) <= 2
-    assert SequenceMatcher(None, words, 5 * words[:5]).ratio() > 0.9
+    assert abs(len(words) - 25) <= 1
+    assert sum(one == other for one, other in zip(words, 5 * words[:5], strict=False)) >= 20

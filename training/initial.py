@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bestow_edge.checkpoint import WEIGHTS_FILE
 from bestow_edge.errors import CheckpointError
-from bestow_edge.training.weights import load_state, read_state
+from bestow_edge.model.checkpoint import load_checkpoint
+from bestow_edge.training.weights import load_state
 
-ENCODER, LAYERS = "encoder.", "encoder.layers."  # in a checkpoint's names
+LAYERS = "layers."  # how the names of an encoder's layers begin
 
 
 @torch.no_grad()
@@ -83,19 +83,19 @@ def take_encoder(encoder: PreTrainedModel, checkpoint: Path, layers: Sequence[in
     Raises:
         CheckpointError: there is no checkpoint, or its encoder has other sizes or no such layer.
     """
-    state = read_state(checkpoint / WEIGHTS_FILE)
-    there = sorted({int(name.removeprefix(LAYERS).partition(".")[0]) for name in state if name.startswith(LAYERS)})
+    state = load_checkpoint(checkpoint).encoder.state_dict()
+    there = sorted({int(name.split(".")[1]) for name in state if name.startswith(LAYERS)})
     if missing := set(layers) - set(there):
         raise CheckpointError(
             f"{checkpoint}: its encoder has {len(there)} layers, numbered from 0, and no {min(missing)}"
         )
-    places = {str(layer): str(place) for place, layer in enumerate(layers or there)}
+    places = {layer: place for place, layer in enumerate(layers or there)}
     taken = {}
     for name, weight in state.items():
         if name.startswith(LAYERS):
-            number, dot, rest = name.removeprefix(LAYERS).partition(".")
-            if number in places:
-                taken[f"{LAYERS}{places[number]}{dot}{rest}".removeprefix(ENCODER)] = weight
-        elif name.startswith(ENCODER):
-            taken[name.removeprefix(ENCODER)] = weight
+            _, number, rest = name.split(".", 2)
+            if int(number) in places:
+                taken[f"{LAYERS}{places[int(number)]}.{rest}"] = weight
+        else:
+            taken[name] = weight
     load_state(encoder, taken, str(checkpoint))

@@ -117,7 +117,8 @@ class SourceRecipe:
     """What is asked of speech, one drawn each time an utterance is used; `answer` asks the lines' questions. Texts:
     `[answer]` learns column answer after question and passage (language in column lang), the others mean nothing."""
     pairs: tuple[str, ...] = ()
-    """Speech: language pairs asked for, empty = all of the model's. Texts: written texts to translate, empty = none."""
+    """Speech: language pairs asked for, one named twice twice as often; empty = all the model has. Texts: those to
+    translate, empty = none."""
     columns: tuple[str, ...] = ()
     """Texts: columns (or JSON fields, or language codes) that are learned as plain text, next token by next token."""
     as_spoken: bool = False
