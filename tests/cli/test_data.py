@@ -76,6 +76,8 @@ def test_a_recipe(sentences: Path, capsys: Capture, tmp_path: Path, joined: bool
     ]
     dev = [{"name": "dev", "manifests": ["dev.jsonl"], **timed}]
     values["data"] = {"sources": sources, "dev_sources": dev, "filter": {"min_words": 4, "max_s": 20}}
+    for stage in values["stages"]:
+        del stage["sources"]  # the recipe's own
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     code, out, _ = run_here(capsys, "data", "check", path, "--data", sentences, "--json")
