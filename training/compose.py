@@ -19,6 +19,7 @@ Samples = npt.NDArray[np.float32]
 LEVEL = 0.08  # RMS every recording is brought to before it is joined, full scale = 1
 SILENT_S = (0.3, 8.0)  # shortest and longest utterance without speech
 EDGE_S = 0.02  # kept around trimmed speech
+KEPT_S = 7200.0  # of decoded recordings in memory, 0.5 GB at 16 kHz; those beyond are decoded each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,13 @@ class Piece:
     """When its first sound begins, seconds from the start of the utterance."""
     end_s: float
     """When its last sound ends."""
+    word_times: tuple[tuple[float, float], ...] = ()
+    """Start and end of each of its spoken words, seconds as above; empty = it is one word, or they are unknown."""
+
+    def moved(self, later_s: float = 0.0, *, faster: float = 1.0) -> Piece:
+        """Return it as it is heard when the recording is played `faster` and begins `later_s` after that."""
+        times = tuple((start / faster + later_s, end / faster + later_s) for start, end in self.word_times)
+        return Piece(self.texts, self.start_s / faster + later_s, self.end_s / faster + later_s, times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,8 @@ class Composer:
         join: JoinRecipe,
         rate_hz: int,
         read: Callable[[Utterance], Samples],
+        *,
+        timed: bool = False,
     ) -> None:
         """Sort recordings by what is drawn first: language, corpus, then speaker or word.
 
@@ -59,10 +69,13 @@ class Composer:
             join: how they are joined.
             rate_hz: sampling rate.
             read: returns the waveform of a recording, empty if it cannot be read.
+            timed: pieces have the word times of their recordings.
         """
         self.join = join
         self.rate_hz = rate_hz
+        self.timed = timed
         self._read = read
+        self._kept_s = 0.0
         self._decoded: dict[tuple[object, ...], Samples] = {}
         words = set(join.vocabulary)
         self.others: list[Utterance] = []
@@ -95,8 +108,8 @@ class Composer:
             if index == odd_one and self._decode(other := self._pick(rng, self.others)).size:
                 parts += [self._levelled(rng, other, trim)[0], self._gap(rng)]
                 length += parts[-2].size + parts[-1].size
-            samples, start, end = self._levelled(rng, item, trim)
-            pieces.append(Piece(item.texts, (length + start) / self.rate_hz, (length + end) / self.rate_hz))
+            samples, piece = self._levelled(rng, item, trim)
+            pieces.append(piece.moved(length / self.rate_hz))
             parts += [samples, self._gap(rng)]
             length += samples.size + parts[-1].size
         parts[-1] = self._silence(rng, 0.4)
@@ -122,24 +135,30 @@ class Composer:
     def _pick(rng: np.random.Generator, items: Sequence[Utterance]) -> Utterance:
         return items[int(rng.integers(len(items)))]
 
-    def _levelled(self, rng: np.random.Generator, item: Utterance, trim: bool) -> tuple[Samples, int, int]:
-        """Return a recording as it is joined, and first and last sample of its sound."""
+    def _levelled(self, rng: np.random.Generator, item: Utterance, trim: bool) -> tuple[Samples, Piece]:
+        """Return a recording as it is joined, and what is said in it."""
         samples = self._decode(item)
         start, end = active_range(samples, self.rate_hz)
+        times = item.word_times if self.timed else ()
+        piece = Piece(item.texts, start / self.rate_hz, end / self.rate_hz, times)
         if trim:
             edge = int(EDGE_S * self.rate_hz)
             first = max(0, start - edge)
             samples = samples[first : end + edge]
-            start, end = start - first, end - first
+            piece = piece.moved(-first / self.rate_hz)
         rms = np.sqrt(np.mean(samples**2)) + 1e-9
         levelled: Samples = (samples * (LEVEL * 10 ** (rng.uniform(-4, 4) / 20) / rms)).astype(np.float32)
-        return levelled, start, end
+        return levelled, piece
 
     def _decode(self, item: Utterance) -> Samples:
         key = (item.path, item.offset_s, item.audio_bytes)
-        if key not in self._decoded:
-            self._decoded[key] = self._read(item)
-        return self._decoded[key]
+        if key in self._decoded:
+            return self._decoded[key]
+        samples = self._read(item)
+        if self._kept_s < KEPT_S:
+            self._decoded[key] = samples
+            self._kept_s += samples.size / self.rate_hz
+        return samples
 
     def _gap(self, rng: np.random.Generator) -> Samples:
         long = rng.random() < self.join.long_pauses

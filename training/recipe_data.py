@@ -19,9 +19,10 @@ SPEECH_OBJECTIVES = frozenset({"ctc", "reading"})  # of stages; they have no use
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JoinRecipe:
-    """How recordings of one language are joined into longer utterances on the fly.
+    """How recordings of one language, words or sentences, are joined into longer utterances on the fly.
 
-    They are decoded once and kept in the memory of each process that reads. When each is heard is known.
+    Two hours of them are kept decoded in the memory of each process that reads. When each is heard is known; when each
+    word of a sentence is, with `word_times: manifest` of the source.
     """
 
     vocabulary: tuple[str, ...] = ()
@@ -173,8 +174,10 @@ class SourceRecipe:
             raise ConfigError(f"{where}: join is for recordings; texts are not joined")
         if "answer" in self.tasks:
             raise ConfigError(f"{where}: task answer does not go with join; a question is about one recording")
-        if self.word_times != "none" or self.shards_at_once or self.shard_cache:
-            raise ConfigError(f"{where}: word_times, shards_at_once and shard_cache do not go with join; remove them")
+        if self.word_times not in {"none", "manifest"}:
+            raise ConfigError(f"{where}: word_times {self.word_times} does not go with join; choose manifest, or none")
+        if self.shards_at_once or self.shard_cache:
+            raise ConfigError(f"{where}: shards_at_once and shard_cache do not go with join; remove them")
 
     def timed(self, *, heard: bool) -> bool:
         """Say whether word times are known to a stage; `heard`: a stage before has taught the encoder labels."""

@@ -64,6 +64,41 @@ def test_pieces_lie_where_the_sound_is(composer: Composer) -> None:
         assert np.abs(composed.waveform[~sound]).max(initial=0) < 0.02
 
 
+@pytest.mark.parametrize("trim", [0.0, 1.0])
+def test_sentences_keep_the_times_of_their_words(
+    source_recipe: Make, sentences: Path, tmp_path: Path, trim: float
+) -> None:
+    source = {"name": "asr", "manifests": ["train.jsonl"], "word_times": "manifest", "join": {"trim": trim}}
+    run = Run(source_recipe(sources=[source]), sentences, tmp_path / "run", weights=False)
+    batches = joined(run)
+    composed = batches.composer.draw(np.random.default_rng(0), 3)
+    sound = np.zeros(composed.waveform.size, dtype=bool)
+    for piece in composed.pieces:
+        assert len(piece.word_times) == len(piece.texts["en"].split())
+        assert piece.start_s - 0.05 <= piece.word_times[0][0]
+        assert piece.word_times[-1][1] <= piece.end_s + 0.05
+        for start_s, end_s in piece.word_times:
+            sound[max(0, round((start_s - 0.05) * RATE_HZ)) : round((end_s + 0.05) * RATE_HZ)] = True
+    assert np.abs(composed.waveform[~sound]).max(initial=0) < 0.03
+    words = [time for piece in composed.pieces for time in piece.word_times]
+    for pair, timed in (("en-en", len(words)), ("en-de", 0)):
+        mel = np.zeros((composed.waveform.size * 100 // RATE_HZ, 80), np.float32)
+        example = joined_example(batches.maker, composed, [parse_pair(pair)], mel, np.random.default_rng(0))
+        steps = example.word_steps[example.word_steps[:, 0] > 0]
+        assert len({tuple(step) for step in steps}) >= timed - 1  # the first may begin at step 0
+        assert np.all(np.diff(steps[:, 0]) >= 0)
+        assert example.step_counts.max() == len(words)
+
+
+def test_few_recordings_stay_decoded(composer: Composer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bestow_edge.training.compose.KEPT_S", 1.0)
+    items = [item for words in composer.groups.values() for group in words.values() for item in group]
+    fresh = Composer(items, composer.join, RATE_HZ, composer._read)
+    first, again = (fresh.draw(np.random.default_rng(0), 8).waveform for _ in range(2))
+    assert np.array_equal(first, again)
+    assert 1.0 <= sum(samples.size for samples in fresh._decoded.values()) / RATE_HZ < 2.0
+
+
 def test_silence_has_no_pieces_and_lasts(composer: Composer) -> None:
     lengths_s = []
     for seed in range(20):
@@ -192,7 +227,7 @@ def test_no_recording_has_words_of_the_vocabulary(
     [
         ({"sources": [{"name": "text", "join": {}} | TEXT]}, "source text: join is for recordings"),
         ({"join": {}, "tasks": ["answer"]}, "source asr: task answer does not go with join"),
-        ({"join": {}, "word_times": "estimated"}, "source asr: word_times, shards_at_once and shard_cache do not go"),
+        ({"join": {}, "word_times": "estimated"}, "source asr: word_times estimated does not go with join"),
         ({"stage": {"sources": {"asd": 1.0}}}, "stage only: no source 'asd'; data.sources has asr"),
         ({"stage": {"sources": {"asr": 0.0}}}, "stage only: source asr has weight 0; expected more than 0"),
         ({"stage": {"count_weight": 0.1}}, "stage only: count_weight needs word times; give source asr word_times"),

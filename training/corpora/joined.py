@@ -20,12 +20,14 @@ from bestow_edge.training.compose import LEVEL, Composed, Composer, Piece, Sampl
 from bestow_edge.training.corpora.filters import Sieve
 from bestow_edge.training.corpora.index import FRAMES_PER_S, Corpus
 from bestow_edge.training.corpora.recordings import BadRecordings, Recordings
+from bestow_edge.training.corpora.timing import Spans, heard_translation, labels_with_times, tokens_with_times
 from bestow_edge.training.examples import Example, ExampleMaker
 from bestow_edge.training.recipe_data import AugmentRecipe, JoinRecipe, SourceRecipe
 from bestow_edge.training.sounds import sound
 from bestow_edge.training.stages import between
 from bestow_edge.training.tokens import answer_ids
 
+Moments = npt.NDArray[np.float64]
 STREAM = 1  # of random numbers, beside the one that look-aheads are drawn from
 
 
@@ -52,7 +54,7 @@ def make_composer(corpus: Corpus, source: SourceRecipe, join: JoinRecipe, rate_h
     """
     items = [corpus.utterance(row) for row in range(len(corpus))]
     reader = _Reader(Recordings(rate_hz), BadRecordings(source.name, source.max_bad))
-    composer = Composer(items, join, rate_hz, reader)
+    composer = Composer(items, join, rate_hz, reader, timed=source.word_times == "manifest")
     if not composer.groups:
         raise ManifestError(
             f"source {source.name}: each of its {len(items)} recordings has words that are not in join.vocabulary"
@@ -114,7 +116,7 @@ class JoinedBatches:
         if augments.speed:
             factor = 1 + rng.uniform(-augments.speed, augments.speed)
             waveform = change_speed(waveform, factor, rate_hz)
-            pieces = tuple(Piece(piece.texts, piece.start_s / factor, piece.end_s / factor) for piece in pieces)
+            pieces = tuple(piece.moved(faster=factor) for piece in pieces)
         waveform = np.pad(waveform, (0, max(0, rate_hz // 10 - waveform.size)))  # at least ten frames
         if not pieces:
             waveform = self._wordless(waveform, rng)
@@ -149,26 +151,49 @@ def joined_example(
         spoken, asked = composed.source_lang, ", ".join(map(str, pairs))
         raise ManifestError(f"joined recordings in {spoken!r} have no text in common for any of the pairs {asked}")
     pair = served[rng.integers(len(served))]
-    answer, spans_s = _tokens(maker.tokenizer, composed, pair.target)
-    transcript, _ = _tokens(maker.labels, composed, composed.source_lang)
-    words = [
-        (answer_ids(maker.labels, piece.texts[composed.source_lang]), piece.start_s, piece.end_s)
-        for piece in composed.pieces
-    ]
-    prompt = maker.prompts[str(pair)]
-    return maker.build(mel, rng, prompt=prompt, answer=answer, spans_s=spans_s, transcript=transcript, words=words)
+    answer, spans_s, heard_s = _tokens(maker.tokenizer, composed, pair.target)
+    transcript, _, _ = _tokens(maker.labels, composed, composed.source_lang)
+    words = [word for piece in composed.pieces for word in _words(maker.labels, piece, composed.source_lang)]
+    return maker.build(
+        mel,
+        rng,
+        prompt=maker.prompts[str(pair)],
+        answer=answer,
+        spans_s=spans_s,
+        transcript=transcript,
+        words=words,
+        heard_s=heard_s,
+    )
 
 
 def _serves(pair: Pair, composed: Composed) -> bool:
     return pair.source == composed.source_lang and all(pair.target in piece.texts for piece in composed.pieces)
 
 
-def _tokens(tokenizer: Tokenizer, composed: Composed, language: str) -> tuple[list[int], npt.NDArray[np.float64]]:
-    """Return the tokens of an utterance's text, and (tokens, 2) start and end of each one's recording, seconds."""
+def _words(labels: Tokenizer, piece: Piece, spoken: str) -> list[tuple[list[int], float, float]]:
+    """Return labels, start and end of each word; of the whole piece where those of its words are unknown."""
+    if piece.word_times:
+        return labels_with_times(labels, piece.texts[spoken], np.array(piece.word_times))
+    return [(answer_ids(labels, piece.texts[spoken]), piece.start_s, piece.end_s)]
+
+
+def _tokens(tokenizer: Tokenizer, composed: Composed, language: str) -> tuple[list[int], Spans, Moments]:
+    """Return the tokens of an utterance's text, (tokens, 2) when each one's word is said, (tokens,) when it was heard."""
     tokens: list[int] = []
-    spans: list[tuple[float, float]] = []
+    spans, heard = [np.zeros((0, 2))], [np.zeros(0)]
     for piece in composed.pieces:
-        ids = answer_ids(tokenizer, piece.texts[language])
+        text, times_s = piece.texts[language], np.array(piece.word_times)
+        if not piece.word_times:
+            ids = answer_ids(tokenizer, text)
+            spans.append(np.tile([piece.start_s, piece.end_s], (len(ids), 1)))
+            heard.append(spans[-1][:, 1])
+        elif language == composed.source_lang:
+            ids, said_s, _ = tokens_with_times(tokenizer, text, times_s)
+            spans.append(said_s)
+            heard.append(said_s[:, 1])
+        else:
+            ids, ends_s = heard_translation(tokenizer, text, piece.texts[composed.source_lang], times_s)
+            spans.append(np.full((len(ids), 2), np.nan))
+            heard.append(ends_s)
         tokens += ids
-        spans += [(piece.start_s, piece.end_s)] * len(ids)
-    return tokens, np.array(spans, dtype=np.float64).reshape(-1, 2)
+    return tokens, np.concatenate(spans), np.concatenate(heard)

@@ -16,8 +16,14 @@ from bestow_edge.training.corpora.filters import Sieve
 from bestow_edge.training.corpora.index import Corpus
 from bestow_edge.training.corpora.plan import Plan
 from bestow_edge.training.corpora.recordings import BadRecordings, Recordings
-from bestow_edge.training.corpora.timing import Spans, estimated_times, heard_translation, tokens_with_times
-from bestow_edge.training.examples import Example, ExampleMaker, Word
+from bestow_edge.training.corpora.timing import (
+    Spans,
+    estimated_times,
+    heard_translation,
+    labels_with_times,
+    tokens_with_times,
+)
+from bestow_edge.training.examples import Example, ExampleMaker
 from bestow_edge.training.recipe_data import AugmentRecipe
 from bestow_edge.training.stages import between
 from bestow_edge.training.tokens import answer_ids, prompt_ids
@@ -151,15 +157,7 @@ def spoken_example(
         answer=answer,
         spans_s=np.full((len(answer), 2), np.nan) if spans is None else spans,
         transcript=[] if said is None else answer_ids(maker.labels, said),
-        words=None if said is None or timed is None else _labelled(maker, said, timed),
+        words=None if said is None or timed is None else labels_with_times(maker.labels, said, timed),
         heard_s=heard_s,
     )
 
-
-def _labelled(maker: ExampleMaker, said: str, times_s: Spans) -> list[Word]:
-    """Return labels, start and end of each word."""
-    labels, _, numbers = tokens_with_times(maker.labels, said, times_s)
-    groups: list[list[int]] = [[] for _ in times_s]
-    for label, number in zip(labels, numbers, strict=True):
-        groups[number].append(label)
-    return [(ids, float(start), float(end)) for ids, (start, end) in zip(groups, times_s, strict=True)]

@@ -53,6 +53,21 @@ def tokens_with_times(tokenizer: Tokenizer, text: str, times_s: Spans) -> tuple[
     return encoding.ids, times_s[words].reshape(-1, 2), words.tolist()
 
 
+def labels_with_times(labels: Tokenizer, text: str, times_s: Spans) -> list[tuple[list[int], float, float]]:
+    """Return the labels, start and end of each word.
+
+    Args:
+        labels: the encoder's vocabulary.
+        text: what is said.
+        times_s: (words, 2) start and end of each word.
+    """
+    ids, _, numbers = tokens_with_times(labels, text, times_s)
+    groups: list[list[int]] = [[] for _ in times_s]
+    for label, number in zip(ids, numbers, strict=True):
+        groups[number].append(label)
+    return [(group, float(start), float(end)) for group, (start, end) in zip(groups, times_s, strict=True)]
+
+
 def heard_translation(tokenizer: Tokenizer, text: str, spoken: str, times_s: Spans) -> tuple[list[int], Spans]:
     """Encode a translation and say when each token's part of the speech has been heard.
 
