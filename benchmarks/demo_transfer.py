@@ -1,11 +1,12 @@
-"""What the demo's pretrained LLM is worth: stage `writing` with that LLM and with one of random weights.
+"""What the demo's pretrained LLM is worth: stage `writing` with an LLM that has read texts and with a random one.
 
-    python benchmarks/demo_transfer.py --data DATA --start CKPT --out DIR [--steps 600]
+    python benchmarks/demo_transfer.py --data DATA --start CKPT --llm TEXT_CKPT --out DIR [--steps 600] [--only random]
 
-Both runs begin with the same encoder and adapter, those of CKPT; batches and steps are the same. With --llm the trained
-LLM is another checkpoint's, such as runs/demo-text/checkpoint: one that has read texts and never heard speech.
-DATA is what examples/demo/speech.yaml wants. A stopped run goes on by the same command. Needs the extra `train`.
-Prints a table and, last, one JSON line: dev loss, right next tokens, WER and BLEU under wait-k of the recipe's K.
+Both runs have CKPT's encoder, which stays as it is, and an adapter that begins silent, at the same random weights;
+batches and steps are the same. TEXT_CKPT is runs/demo-text/checkpoint: its LLM has read texts and never heard speech.
+DATA is what examples/demo/speech.yaml wants. A stopped run goes on by the same command; with --only the two can run
+side by side, and the command without it prints both. Needs the extra `train`.
+Prints a table and, last, one JSON line: dev loss, right next tokens, WER and BLEU under wait-k with K = 6.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ FIGURES = {"eval_token_loss": "dev loss", "eval_right": "right tokens", "eval_we
 
 
 def with_llm(start: Path, llm: Path | None, directory: Path) -> Path:
-    """Write a copy of a checkpoint with another one's LLM; None = random weights."""
+    """Write a checkpoint of one's encoder, another's LLM (None = random weights) and a silent adapter."""
     if not directory.exists():
-        model = load_checkpoint(start).float()
+        encoder = load_checkpoint(start).float().encoder
         torch.manual_seed(0)
-        other = BestowModel.from_config(model.config) if llm is None else load_checkpoint(llm).float()
-        model.llm.load_state_dict(other.llm.state_dict())
+        model = BestowModel.from_config(load_checkpoint(start).config)
+        model.adapter.start_silent()
+        model.encoder.load_state_dict(encoder.state_dict())
+        if llm is not None:
+            model.llm.load_state_dict(load_checkpoint(llm).float().llm.state_dict())
         save_checkpoint(model, (start / TOKENIZER_FILE).read_text(encoding="utf-8"), directory)
     return directory
 
@@ -48,7 +52,7 @@ def run(start: Path, out: Path, args: argparse.Namespace) -> dict[str, float]:
     """Train the stage from a checkpoint and return the last evaluation's figures."""
     values: dict[str, Any] = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     stage = next(stage for stage in values["stages"] if stage["name"] == STAGE)
-    values |= {"init": str(start.absolute()), "stages": [stage | {"steps": args.steps, "warmup_steps": 50}]}
+    values |= {"init": str(start.absolute()), "stages": [stage | {"steps": args.steps, "batches_per_step": 1}]}
     values["hypotheses"] = {"utterances": 128, "k": 6, "lookahead": 6}
     values["eval_steps"] = args.steps
     train(decode(Recipe, values, str(RECIPE)), args.data, out)
@@ -61,19 +65,18 @@ def main() -> None:
     """Run both and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="directory the recipe's manifests are relative to")
-    parser.add_argument(
-        "--start", type=Path, required=True, help="checkpoint whose encoder hears and whose LLM is trained"
-    )
-    parser.add_argument("--llm", type=Path, help="checkpoint whose LLM takes the place of --start's")
+    parser.add_argument("--start", type=Path, required=True, help="checkpoint whose encoder hears")
+    parser.add_argument("--llm", type=Path, required=True, help="checkpoint whose LLM has read texts")
+    parser.add_argument("--only", choices=["pretrained", "random"], help="make one of the two runs")
     parser.add_argument("--out", type=Path, required=True, help="directory of the runs")
     parser.add_argument("--steps", type=int, default=600, help="optimiser steps of each run")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    starts = {
-        "pretrained LLM": with_llm(args.start, args.llm or args.start, args.out / "pretrained_start"),
-        "random LLM": with_llm(args.start, None, args.out / "random_start"),
-    }
-    rows = {name: run(start, args.out / name.split()[0], args) for name, start in starts.items()}
+    llms = {"pretrained": args.llm, "random": None}
+    rows = {}
+    for name in [args.only] if args.only else llms:
+        start = with_llm(args.start, llms[name], args.out / f"{name}_start")
+        rows[f"{name} LLM"] = run(start, args.out / name, args)
     table = Table("", *FIGURES.values(), title=f"{args.steps} steps of stage {STAGE}")
     for name, row in rows.items():
         table.add_row(name, *(f"{row[figure]:.3f}" if figure in row else "" for figure in FIGURES.values()))

@@ -178,7 +178,7 @@ def _words(labels: Tokenizer, piece: Piece, spoken: str) -> list[tuple[list[int]
 
 
 def _tokens(tokenizer: Tokenizer, composed: Composed, language: str) -> tuple[list[int], Spans, Moments]:
-    """Return the tokens of an utterance's text, (tokens, 2) when each one's word is said, (tokens,) when it was heard."""
+    """Return the tokens of a text, (tokens, 2) when each one's word is said, and (tokens,) when it has been heard."""
     tokens: list[int] = []
     spans, heard = [np.zeros((0, 2))], [np.zeros(0)]
     for piece in composed.pieces:

@@ -160,4 +160,3 @@ def spoken_example(
         words=None if said is None or timed is None else labels_with_times(maker.labels, said, timed),
         heard_s=heard_s,
     )
-
