@@ -163,7 +163,8 @@ class SegmentConfig:
     max_tokens: int = 0
     """Answer tokens that end a segment, 0 = what the LLM's context holds."""
     max_s: float = 0.0
-    """Speech that ends a segment, seconds; as long as the utterances in training. 0 = what the speech memory holds."""
+    """Speech that ends a segment, seconds; as long as the utterances in training. 0 = what the speech memory holds.
+    Questions without a text beside them are about all that was said: the model's own value does not hold for them."""
     context_tokens: int = 0
     """Most tokens of the segment before to repeat between prompt and answer; for models trained on such contexts."""
 

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -217,13 +218,11 @@ class Model:
             lookahead = self.config.right_context
         else:
             self._check_lookahead(lookahead)
-        return Session(
-            self,
-            prompts=asked,
-            lookahead=lookahead,
-            segments=self.config.segments if segments is None else segments,
-            beam_size=beam_size,
-        )
+        if segments is None:
+            segments = self.config.segments
+            if all(isinstance(prompt.asked, Question) for prompt in asked):
+                segments = replace(segments, max_s=0.0)  # an answer is about all that was said
+        return Session(self, prompts=asked, lookahead=lookahead, segments=segments, beam_size=beam_size)
 
     def _warn_of(self, policy: Policy) -> None:
         """Log, once for each, a wait-k unlike those in training."""

@@ -126,6 +126,15 @@ def test_an_answer_may_be_longer_than_speech(remake_model: Callable[..., Model],
     assert num_answered > num_spoken
 
 
+def test_questions_alone_hear_more_than_a_segment(asked_model: Model, remake_model: Callable[..., Model]) -> None:
+    short = replace(asked_model.config, segments=SegmentConfig(pause_s=2.0, max_s=3.0))
+    with_limit = remake_model(model=short)
+    assert with_limit.session(source="en", ask="Who spoke?").segments == SegmentConfig(pause_s=2.0, max_s=0.0)
+    assert with_limit.multi_session([(WHO, Offline()), ("en-en", Offline())]).segments.max_s == 3.0
+    given = SegmentConfig(pause_s=2.0, max_s=5.0)
+    assert with_limit.session(source="en", ask="Who spoke?", segments=given).segments == given
+
+
 def test_a_trace_keeps_questions(asked_model: Model, speech: Floats, tmp_path: Path) -> None:
     path = tmp_path / "asked.trace"
     with Tracer(asked_model.multi_session(MIXED), path) as session:
