@@ -2,8 +2,9 @@
 
     python benchmarks/demo_transfer.py --data DATA --start CKPT --llm TEXT_CKPT --out DIR [--steps 600] [--only random]
 
-Both runs have CKPT's encoder, which stays as it is, and an adapter that begins silent, at the same random weights;
-batches and steps are the same. TEXT_CKPT is runs/demo-text/checkpoint: its LLM has read texts and never heard speech.
+Both runs have CKPT's encoder, which stays as it is, an adapter that begins silent, at the same random weights, and an
+LLM of the sizes of TEXT_CKPT's, which has read texts and never heard speech (runs/demo-text/checkpoint); batches and
+steps are the same.
 DATA is what examples/demo/speech.yaml wants. A stopped run goes on by the same command; with --only the two can run
 side by side, and the command without it prints both. Needs the extra `train`.
 Prints a table and, last, one JSON line: dev loss, right next tokens, WER and BLEU under wait-k with K = 6.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +36,17 @@ STAGE = "writing"
 FIGURES = {"eval_token_loss": "dev loss", "eval_right": "right tokens", "eval_wer": "WER", "eval_bleu": "BLEU"}
 
 
-def with_llm(start: Path, llm: Path | None, directory: Path) -> Path:
-    """Write a checkpoint of one's encoder, another's LLM (None = random weights) and a silent adapter."""
+def with_llm(start: Path, llm: Path, directory: Path, *, pretrained: bool) -> Path:
+    """Write a checkpoint of one's encoder, a silent adapter, and an LLM of another's sizes and perhaps its weights."""
     if not directory.exists():
-        encoder = load_checkpoint(start).float().encoder
+        hears, reads = load_checkpoint(start).float(), load_checkpoint(llm).float()
         torch.manual_seed(0)
-        model = BestowModel.from_config(load_checkpoint(start).config)
+        model = BestowModel.from_config(replace(hears.config, llm=reads.config.llm))
         model.adapter.start_silent()
-        model.encoder.load_state_dict(encoder.state_dict())
-        if llm is not None:
-            model.llm.load_state_dict(load_checkpoint(llm).float().llm.state_dict())
-        save_checkpoint(model, (start / TOKENIZER_FILE).read_text(encoding="utf-8"), directory)
+        model.encoder.load_state_dict(hears.encoder.state_dict())
+        if pretrained:
+            model.llm.load_state_dict(reads.llm.state_dict())
+        save_checkpoint(model, (llm / TOKENIZER_FILE).read_text(encoding="utf-8"), directory)
     return directory
 
 
@@ -72,10 +74,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600, help="optimiser steps of each run")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    llms = {"pretrained": args.llm, "random": None}
     rows = {}
-    for name in [args.only] if args.only else llms:
-        start = with_llm(args.start, llms[name], args.out / f"{name}_start")
+    for name in [args.only] if args.only else ["pretrained", "random"]:
+        start = with_llm(args.start, args.llm, args.out / f"{name}_start", pretrained=name == "pretrained")
         rows[f"{name} LLM"] = run(start, args.out / name, args)
     table = Table("", *FIGURES.values(), title=f"{args.steps} steps of stage {STAGE}")
     for name, row in rows.items():
