@@ -130,6 +130,9 @@ class SourceRecipe:
     between the first and the last sound; or aligned: as the encoder heard them when a stage before had taught it labels
     (`ctc_weight`, `alignment_weight`), until then unknown. Pauses and the alignment, count and attention losses learn
     from utterances whose times are known, as those of joined recordings are."""
+    window_s: tuple[float, ...] = ()
+    """Shortest and longest window, seconds: of each longer utterance whose word times are known a random part is taken,
+    another one each time, as speech is cut where it is streamed. For transcripts alone. Empty = utterances are whole."""
     shards_at_once: int = 0
     """Shards shuffled together; the others wait, so reading is nearly sequential. 0 = all, reads anywhere."""
     shard_cache: str = ""
@@ -150,6 +153,8 @@ class SourceRecipe:
             raise ConfigError(f"{where}: give manifests and shards, or texts; a batch is all speech or all text")
         if self.join is not None:
             self._check_join(where)
+        if self.window_s:
+            self._check_windows(where)
         if self.texts and not (self.pairs or self.columns or "answer" in self.tasks):
             raise ConfigError(
                 f"{where}: texts need pairs to translate (such as en-de), columns to learn as plain text, or "
@@ -178,6 +183,14 @@ class SourceRecipe:
             raise ConfigError(f"{where}: word_times {self.word_times} does not go with join; choose manifest, or none")
         if self.shards_at_once or self.shard_cache:
             raise ConfigError(f"{where}: shards_at_once and shard_cache do not go with join; remove them")
+
+    def _check_windows(self, where: str) -> None:
+        if len(self.window_s) != 2 or not 0 < self.window_s[0] < self.window_s[1]:
+            raise ConfigError(f"{where}: window_s is two numbers, 0 < shortest < longest, got {list(self.window_s)}")
+        if self.texts or self.join is not None or self.word_times not in {"manifest", "aligned"}:
+            raise ConfigError(f"{where}: window_s needs recordings that are not joined, word_times manifest or aligned")
+        if self.tasks != ("transcribe",):
+            raise ConfigError(f"{where}: window_s is for tasks: [transcribe]; no other text is known of a part")
 
     def timed(self, *, heard: bool) -> bool:
         """Say whether word times are known to a stage; `heard`: a stage before has taught the encoder labels."""

@@ -288,8 +288,9 @@ class Corpora:
             if key not in self._composers:
                 self._composers[key] = make_composer(corpus, source, source.join, rate_hz)
             return JoinedBatches(self._composers[key], sieve, maker, augments=augments, noises=noises)
+        longest_s = source.window_s[1] if source.window_s else np.inf
         plan = Plan(
-            corpus.durations_s,
+            np.minimum(corpus.durations_s, np.float32(longest_s)),
             maker.stage.batch_s,
             buckets=buckets,
             seed=seed,

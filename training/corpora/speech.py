@@ -23,6 +23,7 @@ from bestow_edge.training.corpora.timing import (
     labels_with_times,
     tokens_with_times,
 )
+from bestow_edge.training.corpora.windows import cut_window
 from bestow_edge.training.examples import Example, ExampleMaker
 from bestow_edge.training.recipe_data import AugmentRecipe
 from bestow_edge.training.stages import between
@@ -87,14 +88,16 @@ class SpeechBatches:
 
     def _example(self, row: int, rng: np.random.Generator, augments: AugmentRecipe) -> Example | None:
         item = self.corpus.utterance(row)
+        if self.sieve.source.word_times == "aligned" and not item.word_times:
+            found = self.aligned.get(self.corpus.where(row), np.zeros((0, 2)))
+            item = replace(item, word_times=tuple((start, end) for start, end in found.tolist()))
+        if self.sieve.source.window_s:
+            item = cut_window(item, rng, self.sieve.source.window_s)
         try:
             waveform = self.recordings.read(item)
         except AudioError as error:
             self.bad.add(self.corpus.where(row), error)
             return None
-        if self.sieve.source.word_times == "aligned" and not item.word_times:
-            found = self.aligned.get(self.corpus.where(row), np.zeros((0, 2)))
-            item = replace(item, word_times=tuple((start, end) for start, end in found.tolist()))
         if augments.speed:
             factor = 1 + rng.uniform(-augments.speed, augments.speed)
             waveform = change_speed(waveform, factor, self.recordings.rate_hz)
