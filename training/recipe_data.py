@@ -131,8 +131,8 @@ class SourceRecipe:
     (`ctc_weight`, `alignment_weight`), until then unknown. Pauses and the alignment, count and attention losses learn
     from utterances whose times are known, as those of joined recordings are."""
     window_s: tuple[float, ...] = ()
-    """Shortest and longest window, seconds: of each longer utterance whose word times are known a random part is taken,
-    another one each time, as speech is cut where it is streamed. For transcripts alone. Empty = utterances are whole."""
+    """Shortest and longest window, seconds: a random part is taken of each longer utterance whose word times are known,
+    another one each time, as speech is cut where it is streamed. For transcripts alone. Empty = all of them whole."""
     shards_at_once: int = 0
     """Shards shuffled together; the others wait, so reading is nearly sequential. 0 = all, reads anywhere."""
     shard_cache: str = ""
@@ -151,10 +151,8 @@ class SourceRecipe:
         spoken = bool(self.manifests or self.shards)
         if spoken == bool(self.texts):
             raise ConfigError(f"{where}: give manifests and shards, or texts; a batch is all speech or all text")
-        if self.join is not None:
-            self._check_join(where)
-        if self.window_s:
-            self._check_windows(where)
+        self._check_join(where)
+        self._check_windows(where)
         if self.texts and not (self.pairs or self.columns or "answer" in self.tasks):
             raise ConfigError(
                 f"{where}: texts need pairs to translate (such as en-de), columns to learn as plain text, or "
@@ -175,6 +173,8 @@ class SourceRecipe:
                 raise ConfigError(f"{where}: pair {pair} of texts has one language; use columns: [{pair.source}]")
 
     def _check_join(self, where: str) -> None:
+        if self.join is None:
+            return
         if self.texts:
             raise ConfigError(f"{where}: join is for recordings; texts are not joined")
         if "answer" in self.tasks:
@@ -185,6 +185,8 @@ class SourceRecipe:
             raise ConfigError(f"{where}: shards_at_once and shard_cache do not go with join; remove them")
 
     def _check_windows(self, where: str) -> None:
+        if not self.window_s:
+            return
         if len(self.window_s) != 2 or not 0 < self.window_s[0] < self.window_s[1]:
             raise ConfigError(f"{where}: window_s is two numbers, 0 < shortest < longest, got {list(self.window_s)}")
         if self.texts or self.join is not None or self.word_times not in {"manifest", "aligned"}:

@@ -21,10 +21,10 @@ from bestow_edge.training.corpora.voices import (
     BASES,
     TEST,
     TRAIN,
+    Espeak,
     Voice,
     draw_voice,
     espeak_library,
-    say,
     speak,
     variants_of,
 )
@@ -50,14 +50,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A stand-in for espeak-ng that keeps what it is to say and gives each word a tone of a tenth of a second."""
     said: list[str] = []
 
-    def tones(text: str, voice: Voice, library: str) -> tuple[Any, int, list[tuple[int, int, int]]]:
-        assert (library, "+" in voice.name) == ("a library", True)
+    def tones(espeak: Espeak, text: str, voice: Voice) -> tuple[Any, int, list[tuple[int, int, int]]]:
+        assert (espeak.library, "+" in voice.name) == ("a library", True)
         said.append(text)
         places = [match.start() for match in re.finditer(r"\S+", text)]
         tone = (8000 * np.sin(np.arange(2205 * len(places)) / 5)).astype(np.int16)
         return tone, 22_050, [(place, 2205 * index, 2205 * (index + 1)) for index, place in enumerate(places)]
 
-    monkeypatch.setattr(voices, "say", tones)
+    monkeypatch.setattr(Espeak, "say", tones)
     monkeypatch.setattr(module, "espeak_library", lambda: "a library")
     return said
 
@@ -178,30 +178,37 @@ def test_without_the_library(table: Path, tmp_path: Path, monkeypatch: pytest.Mo
         speak_texts(table, tmp_path / "out", ENGLISH)
     (tmp_path / "libespeak-ng.dylib").touch()
     assert espeak_library() == str(tmp_path / "libespeak-ng.dylib")
-    with pytest.raises(AudioError, match=r"espeak-ng, voice de: OSError: .*libespeak-ng\.dylib"):
-        speak("ja", Voice("de", 160, 50, 0), np.random.default_rng(0), espeak_library())
+    with (
+        Espeak(espeak_library()) as espeak,
+        pytest.raises(AudioError, match=r"espeak-ng, voice de: OSError: .*libespeak-ng\.dylib"),
+    ):
+        speak("ja", Voice("de", 160, 50, 0), np.random.default_rng(0), espeak)
 
 
 @installed
 def test_a_voice_that_is_none_and_a_text_without_words() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(AudioError, match="espeak-ng, voice xx: no such voice"):
-        speak("ja", Voice("xx", 160, 50, 0), rng, espeak_library())
-    with pytest.raises(AudioError, match=r"espeak-ng, voice de\+m1: said nothing for ' '"):
-        speak(" ", Voice("de+m1", 160, 50, 0), rng, espeak_library())
+    with Espeak(espeak_library()) as espeak:
+        with pytest.raises(AudioError, match="espeak-ng, voice xx: no such voice"):
+            speak("ja", Voice("xx", 160, 50, 0), rng, espeak)
+        with pytest.raises(AudioError, match=r"espeak-ng, voice de\+m1: said nothing for ' '"):
+            speak(" ", Voice("de+m1", 160, 50, 0), rng, espeak)
+        assert speak("ja", Voice("de+m1", 160, 50, 0), rng, espeak).word_times  # it goes on after both
 
 
 @installed
 @pytest.mark.parametrize("base", sorted({base for bases in BASES.values() for base in bases}))
 def test_every_accent_has_variants(base: str) -> None:
-    first, second = (say("no", Voice(f"{base}+{name}", 160, 50, 0), espeak_library())[0] for name in ("m1", "f2"))
+    with Espeak(espeak_library()) as espeak:
+        first, second = (espeak.say("no", Voice(f"{base}+{name}", 160, 50, 0))[0] for name in ("m1", "f2"))
     assert first.size != second.size or (first != second).any()
 
 
 @installed
 def test_words_are_where_the_times_say() -> None:
     text = "Tom gave it, to all of the men."
-    speech = speak(text, Voice("en-us+m3", 150, 50, 30), np.random.default_rng(0), espeak_library())  # 300 ms gaps
+    with Espeak(espeak_library()) as espeak:
+        speech = speak(text, Voice("en-us+m3", 150, 50, 30), np.random.default_rng(0), espeak)  # 300 ms gaps
     words = (plain(text) or "").split()
     times = dict(zip(words, speech.word_times, strict=True))
     assert times["of"][1] == times["the"][0]  # spoken as one word

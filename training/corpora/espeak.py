@@ -1,17 +1,20 @@
-"""One text spoken by libespeak-ng, with the moments of its words. A program of its own: `python -I -S espeak.py`.
+"""Texts spoken by libespeak-ng, with the moments of their words: a program, `python -I -S espeak.py LIBRARY`.
 
-It runs once for each text: the library takes up noise and pitch where the text before left them, so that the same text
-would sound different by what was spoken earlier. Standard library only, to start quickly. Knows no files, no manifests.
+The library takes up noise and pitch where the text before left them, so that the same text would sound different by
+what was spoken earlier. So it starts once, and each text is spoken by a copy of the process (fork) that ends with it;
+where there are no copies (Windows), the program ends after one text. Standard library only, to start quickly. Knows no
+files, no manifests.
 
-    espeak.py LIBRARY VOICE WORDS_PER_MINUTE PITCH GAP < text (UTF-8)
-
-It writes the sampling rate, a line `place first end` for each word event (place in the text, from 0; samples), an empty
-line and the 16-bit samples. A word begins with its first sound and ends with the pause behind it or the next word.
+For each text it reads a line `VOICE WORDS_PER_MINUTE PITCH GAP BYTES` and the text (UTF-8), and writes a line `rate
+words bytes`, for each word event a line `place first end` (place in the text, from 0; samples), and the 16-bit samples.
+A word begins with its first sound and ends with the pause behind it or the next word. What goes wrong ends it, with a
+reason on standard error.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 TYPE_CHECKING = False  # typing and collections.abc would take a third of the start
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 SYNCHRONOUS, PHONEME_EVENTS, DONT_EXIT, UTF8 = 2, 1, 0x8000, 1  # speak_lib.h; so are all numbers below
 WORD, END, PHONEME = 1, 5, 7
 RATE, PITCH, WORDGAP = 1, 3, 7
+FORKS = hasattr(os, "fork")
 Moment = tuple[int, int, int, bytes]
 """Of an event: type, place in the text from 1, sample, name of the phoneme."""
 
@@ -95,24 +99,49 @@ def word_spans(moments: Iterable[Moment], num_samples: int) -> list[tuple[int, i
     return spans[:-1]
 
 
-def main(path: str, voice: str, *numbers: str) -> None:
-    """Speak standard input.
+def speak(library: Any, rate_hz: int, request: list[str], text: bytes) -> None:  # Any: functions of the library
+    """Speak a text and write it to standard output.
+
+    Args:
+        library: started.
+        rate_hz: of its samples.
+        request: voice, words a minute, pitch and gap.
+        text: UTF-8.
 
     Raises:
-        SystemExit: the library does not start, refuses the voice or fails.
+        SystemExit: the library refuses the voice or fails.
+    """
+    voice, *numbers = request
+    if library.espeak_SetVoiceByName(voice.encode()):
+        sys.exit("no such voice")
+    for parameter, number in zip((RATE, PITCH, WORDGAP), numbers, strict=True):
+        library.espeak_SetParameter(parameter, int(number), 0)
+    sound, moments = say(library, text)
+    spans = word_spans(moments, len(sound) // 2)
+    lines = [f"{rate_hz} {len(spans)} {len(sound)}", *(" ".join(map(str, span)) for span in spans), ""]
+    sys.stdout.buffer.write("\n".join(lines).encode() + sound)
+    sys.stdout.buffer.flush()
+
+
+def main(path: str) -> None:
+    """Speak what standard input asks for until it ends.
+
+    Raises:
+        SystemExit: the library does not start, refuses a voice or fails.
     """
     library = ctypes.CDLL(path)
     rate_hz = library.espeak_Initialize(SYNCHRONOUS, 0, None, PHONEME_EVENTS | DONT_EXIT)
     if rate_hz <= 0:
         sys.exit("does not start: its data are missing")
-    if library.espeak_SetVoiceByName(voice.encode()):
-        sys.exit("no such voice")
-    for parameter, number in zip((RATE, PITCH, WORDGAP), numbers, strict=True):
-        library.espeak_SetParameter(parameter, int(number), 0)
-    sound, moments = say(library, sys.stdin.buffer.read())
-    spans = word_spans(moments, len(sound) // 2)
-    lines = [str(rate_hz), *(" ".join(map(str, span)) for span in spans), "", ""]
-    sys.stdout.buffer.write("\n".join(lines).encode() + sound)
+    while line := sys.stdin.buffer.readline():
+        *request, count = line.decode().split()
+        text = sys.stdin.buffer.read(int(count))
+        copy = os.fork() if FORKS else 0
+        if copy and os.waitpid(copy, 0)[1]:
+            sys.exit(1)  # the copy has said why
+        if not copy:
+            speak(library, rate_hz, request, text)
+            return
 
 
 if __name__ == "__main__":

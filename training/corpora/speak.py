@@ -13,8 +13,10 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +27,7 @@ from bestow_edge.errors import ConfigError, ManifestError
 from bestow_edge.files import sha256, write_atomically
 from bestow_edge.manifest import parse_object, read_manifest
 from bestow_edge.training.corpora.texts import TextFile
-from bestow_edge.training.corpora.voices import BASES, RATE_HZ, draw_voice, espeak_library, speak, variants_of
+from bestow_edge.training.corpora.voices import BASES, RATE_HZ, Espeak, draw_voice, espeak_library, speak, variants_of
 from bestow_edge.training.corpora.words import plain
 
 PLAN_FILE, MANIFEST, PARTIAL, AUDIO = "speak.json", "manifest.jsonl", "manifest.partial.jsonl", "audio"
@@ -114,9 +116,12 @@ def speak_texts(
     done = _complete_lines(out / (MANIFEST if (out / MANIFEST).is_file() else PARTIAL))
     progress(done, len(rows))
     if not (out / MANIFEST).is_file():
-        with (out / PARTIAL).open("a", encoding="utf-8") as partial:
+        with ExitStack() as stack, (out / PARTIAL).open("a", encoding="utf-8") as partial:
+            idle: SimpleQueue[Espeak] = SimpleQueue()
+            for _ in range(workers):
+                idle.put(stack.enter_context(Espeak(library)))
             for number, entry in enumerate(
-                _entries(_Speaker(texts, out, settings, library), rows, done, workers), done + 1
+                _entries(_Speaker(texts, out, settings, idle), rows, done, workers), done + 1
             ):
                 partial.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 partial.flush()
@@ -173,7 +178,7 @@ def _entries(
     speaker: _Speaker, rows: npt.NDArray[np.int64], done: int, workers: int
 ) -> Iterator[dict[str, Any]]:  # Any: values of a manifest's line
     """Yield the lines of the rows from `done` on, in order, while the next ones are being spoken."""
-    pool = ThreadPoolExecutor(workers)  # threads will do: espeak-ng is a process of its own
+    pool = ThreadPoolExecutor(workers)  # threads will do: espeak-ng is another process, and so much of the rest is C
     waiting: deque[Future[dict[str, Any]]] = deque()
     try:
         for index, (offset, number) in enumerate(rows[done:].tolist(), done):
@@ -193,7 +198,8 @@ class _Speaker:
     texts: TextFile
     out: Path
     settings: Speaking
-    library: str
+    idle: SimpleQueue[Espeak]
+    """One for each worker."""
 
     def __call__(self, index: int, offset: int, number: int) -> dict[str, Any]:  # Any: values of a manifest's line
         """Speak a row, write the recording and return its line."""
@@ -202,7 +208,11 @@ class _Speaker:
         written = cell(row, settings.column, number)
         rng = np.random.default_rng([settings.seed, number])
         voice = draw_voice(rng, settings.language, variants_of(settings.voices))
-        speech = speak(written, voice, rng, self.library)
+        espeak = self.idle.get()
+        try:
+            speech = speak(written, voice, rng, espeak)
+        finally:
+            self.idle.put(espeak)
         suffix, container, subtype = FORMATS[settings.format]
         name = f"{AUDIO}/{index // IN_A_FOLDER:03d}/{index:06d}{suffix}"
         recording = io.BytesIO()

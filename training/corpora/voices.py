@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from ctypes.util import find_library
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
 from bestow_edge.errors import AudioError, ConfigError
+from bestow_edge.training.corpora.espeak import FORKS
 from bestow_edge.training.corpora.words import Span, composed, word_times
 
 LIBRARY = "espeak-ng"
@@ -44,6 +48,8 @@ TRAIN = (
 """Variants of a voice that stay intelligible: whispers, croaks and robots are left out."""
 TEST = ("Nguyen", "anika", "iven", "iven2", "klatt4", "sandro", "steph2")
 """Variants that nothing is trained on; examples/accented_digits.py has none of them either."""
+Mark = tuple[int, int, int]
+"""Of a word event: its place in the text, first sample and end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +116,90 @@ def espeak_library() -> str:
     return found
 
 
-def speak(text: str, voice: Voice, rng: np.random.Generator, library: str) -> Speech:
+class Espeak:
+    """Speaks texts one after the other, each as if it were the first: a process that is kept, for one thread."""
+
+    def __init__(self, library: str) -> None:
+        """Remember the library; the process starts with the first text.
+
+        Args:
+            library: of espeak-ng.
+        """
+        self.library = library
+        self._process: subprocess.Popen[bytes] | None = None
+        self._problems = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+
+    def __enter__(self) -> Espeak:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        self._end()
+        self._problems.close()
+
+    def say(self, text: str, voice: Voice) -> tuple[npt.NDArray[np.int16], int, list[Mark]]:
+        """Have espeak-ng say a text.
+
+        Returns:
+            (samples,), their rate in Hz, and of each word event its place in the text, first sample and end.
+
+        Raises:
+            AudioError: it fails.
+        """
+        content = text.encode()
+        request = f"{voice.name} {voice.words_per_minute} {voice.pitch} {voice.gap} {len(content)}\n"
+        asked, answers = self._pipes()
+        with suppress(BrokenPipeError):  # it has ended: there is no answer
+            asked.write(request.encode() + content)
+            asked.flush()
+        head = answers.readline().split()
+        rate_hz, words, size = map(int, head) if len(head) == 3 else (0, 0, 0)
+        marks = [answers.readline().split() for _ in range(words)]
+        sound = answers.read(size)
+        if not FORKS or not head or len(sound) < size:
+            code = self._end()
+        if not head or len(sound) < size:
+            self._problems.seek(0)
+            lines = self._problems.read().decode(errors="replace").strip().splitlines() or [f"exit code {code}"]
+            raise AudioError(f"{LIBRARY}, voice {voice.name}: {lines[-1]}")
+        return np.frombuffer(sound, dtype=np.int16), rate_hz, [(int(a), int(b), int(c)) for a, b, c in marks]
+
+    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        """Return where to ask and where answers come from, of the process that runs or of a new one."""
+        if self._process is None:
+            command = [sys.executable, "-I", "-S", str(SPEAKER), self.library]
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._problems)  # noqa: S603 - a list, no shell
+        return cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
+
+    def _end(self) -> int:
+        """End the process and return its exit code."""
+        if self._process is None:
+            return 0
+        with self._process as process:
+            self._process = None
+            with suppress(BrokenPipeError):
+                process.communicate()
+        return process.returncode
+
+
+def speak(text: str, voice: Voice, rng: np.random.Generator, espeak: Espeak) -> Speech:
     """Speak a text, with silence of random length before and behind.
 
     Args:
         text: what to say; words by `words.plain`.
         voice: how.
         rng: decides the silence.
-        library: of espeak-ng.
+        espeak: says it.
 
     Raises:
         AudioError: espeak-ng fails or says nothing.
     """
     text = composed(text)
-    spoken, rate_hz, marks = say(text, voice, library)
+    spoken, rate_hz, marks = espeak.say(text, voice)
     if not spoken.any() or not marks:
         raise AudioError(f"{LIBRARY}, voice {voice.name}: said nothing for {text!r:.60}")
     resampled = soxr.resample(spoken.astype(np.float32) / 32_768, rate_hz, RATE_HZ)
@@ -135,24 +211,3 @@ def speak(text: str, voice: Voice, rng: np.random.Generator, library: str) -> Sp
         samples,
         word_times(text, [(place, lead_s + first / rate_hz, lead_s + end / rate_hz) for place, first, end in marks]),
     )
-
-
-def say(text: str, voice: Voice, library: str) -> tuple[npt.NDArray[np.int16], int, list[tuple[int, int, int]]]:
-    """Have espeak-ng say a text, in a process of its own.
-
-    Returns:
-        (samples,), their rate in Hz, and of each word event its place in the text, first sample and end.
-
-    Raises:
-        AudioError: it fails.
-    """
-    numbers = map(str, (voice.words_per_minute, voice.pitch, voice.gap))
-    command = [sys.executable, "-I", "-S", str(SPEAKER), library, voice.name, *numbers]
-    done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)  # noqa: S603 - a list, no shell
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
-        raise AudioError(f"{LIBRARY}, voice {voice.name}: {lines[-1]}")
-    head, _, sound = done.stdout.partition(b"\n\n")
-    rate_hz, *lines = head.decode().split("\n")
-    marks = [(int(place), int(first), int(end)) for place, first, end in map(str.split, lines)]
-    return np.frombuffer(sound, dtype=np.int16), int(rate_hz), marks
