@@ -150,16 +150,11 @@ def digits(rows: Rows) -> str:
     )
 
 
-PARTS: dict[str, Callable[[Rows], str]] = {
-    "sets": sets,
-    "curve": curve,
-    "lookaheads": lookaheads,
-    "policies": policies,
-    "precision": precision,
-    "questions": questions,
-    "translations": translations,
-    "digits": digits,
-}
+TABLES: tuple[Callable[[Rows], str], ...] = (
+    sets, curve, lookaheads, policies, precision, questions, translations, digits,
+)  # fmt: skip
+PARTS = {table.__name__: table for table in TABLES}
+"""By the parts of benchmarks/demo_model.py, and `digits`."""
 
 
 def summary(tested: Rows, counted: Rows) -> str:

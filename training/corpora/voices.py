@@ -159,12 +159,10 @@ class Espeak:
         rate_hz, words, size = map(int, head) if len(head) == 3 else (0, 0, 0)
         marks = [answers.readline().split() for _ in range(words)]
         sound = answers.read(size)
-        if not FORKS or not head or len(sound) < size:
-            code = self._end()
         if not head or len(sound) < size:
-            self._problems.seek(0)
-            lines = self._problems.read().decode(errors="replace").strip().splitlines() or [f"exit code {code}"]
-            raise AudioError(f"{LIBRARY}, voice {voice.name}: {lines[-1]}")
+            raise AudioError(f"{LIBRARY}, voice {voice.name}: {self._problem(self._end())}")
+        if not FORKS:
+            self._end()
         return np.frombuffer(sound, dtype=np.int16), rate_hz, [(int(a), int(b), int(c)) for a, b, c in marks]
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
@@ -174,6 +172,14 @@ class Espeak:
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._problems)  # noqa: S603 - a list, no shell
         return cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
+
+    def _problem(self, code: int) -> str:
+        """Return the last that the process said before it ended, and forget it."""
+        self._problems.seek(0)
+        lines = self._problems.read().decode(errors="replace").strip().splitlines()
+        self._problems.seek(0)
+        self._problems.truncate()
+        return lines[-1] if lines else f"exit code {code}"
 
     def _end(self) -> int:
         """End the process and return its exit code."""
