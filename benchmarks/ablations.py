@@ -82,9 +82,9 @@ def values_of(options: argparse.Namespace, stages: Sequence[dict[str, Any]], **m
 
 def warm_up(options: argparse.Namespace, console: Console) -> None:
     """Train the encoder and the LLM that all variants start from."""
-    from bestow_edge.strict import decode
-    from bestow_edge.training.recipe import Recipe
-    from bestow_edge.training.trainer import train
+    from bestow_edge.core.decoding import decode
+    from bestow_edge.training.learning.trainer import train
+    from bestow_edge.training.recipe.recipe import Recipe
 
     common = {"steps": options.steps, "batch_s": options.batch_s, "learning_rate": 0.001, "warmup_steps": 50}
     stages = [
@@ -110,9 +110,9 @@ def run_variant(name: str, options: argparse.Namespace) -> None:
     """Train one variant and write its figures."""
     from transformers import TrainerCallback
 
-    from bestow_edge.strict import decode
-    from bestow_edge.training.recipe import Recipe
-    from bestow_edge.training.trainer import train
+    from bestow_edge.core.decoding import decode
+    from bestow_edge.training.learning.trainer import train
+    from bestow_edge.training.recipe.recipe import Recipe
 
     class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
         """Times steps without what lies between them, and counts what moves."""
@@ -162,9 +162,9 @@ def start_of(adapter: dict[str, Any], options: argparse.Namespace, directory: Pa
     """Write a checkpoint with the warmed-up encoder and LLM and a fresh adapter of the variant's shape."""
     import torch
 
-    from bestow_edge.checkpoint import TOKENIZER_FILE
-    from bestow_edge.config import AdapterConfig
-    from bestow_edge.model.bestow import BestowModel
+    from bestow_edge.core.checkpoint import TOKENIZER_FILE
+    from bestow_edge.core.config import AdapterConfig
+    from bestow_edge.model.base import BestowModel
     from bestow_edge.model.checkpoint import load_checkpoint, save_checkpoint
 
     start = Path(options.out) / "start" / "checkpoint"

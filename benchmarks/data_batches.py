@@ -10,13 +10,13 @@ import platform
 import time
 from pathlib import Path
 
-from bestow_edge.config import AdapterConfig, ModelConfig
-from bestow_edge.training.corpora.dataset import Corpora
-from bestow_edge.training.corpora.shards import write_shards
-from bestow_edge.training.examples import ExampleMaker
-from bestow_edge.training.recipe import StageRecipe
-from bestow_edge.training.recipe_data import AugmentRecipe, DataRecipe, FilterRecipe, SourceRecipe
-from bestow_edge.training.tokens import CHAT, END, train_tokenizer
+from bestow_edge.core.config import AdapterConfig, ModelConfig
+from bestow_edge.training.data.corpora.mixture import Corpora
+from bestow_edge.training.data.corpora.shards import write_shards
+from bestow_edge.training.data.examples import ExampleMaker
+from bestow_edge.training.data.tokens import CHAT, END, train_tokenizer
+from bestow_edge.training.recipe.data import AugmentRecipe, DataRecipe, FilterRecipe, SourceRecipe
+from bestow_edge.training.recipe.recipe import StageRecipe
 
 PAIRS = ("en-en",)
 AUGMENT = AugmentRecipe(speed=0.1, room=0.2, noise=0.3, gain_db=10, mask_bins=27, mask_frames=70)

@@ -33,10 +33,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from bestow_edge.evaluation.quality import score_texts
-from bestow_edge.prompts import Written, WrittenPassage, WrittenText, prompt_text
-from bestow_edge.training.corpora.texts import TextFile
-from bestow_edge.training.corpora.words import plain
+from bestow_edge.core.prompts import Written, WrittenPassage, WrittenText, prompt_text
+from bestow_edge.evaluation.scores.quality import score_texts
+from bestow_edge.training.data.corpora.text_batches import TextFile
+from bestow_edge.training.data.corpora.words import plain
 
 
 class TestSet(NamedTuple):

@@ -24,12 +24,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from bestow_edge.checkpoint import TOKENIZER_FILE
-from bestow_edge.model.bestow import BestowModel
+from bestow_edge.core.checkpoint import TOKENIZER_FILE
+from bestow_edge.core.decoding import decode
+from bestow_edge.model.base import BestowModel
 from bestow_edge.model.checkpoint import load_checkpoint, save_checkpoint
-from bestow_edge.strict import decode
-from bestow_edge.training.recipe import Recipe
-from bestow_edge.training.trainer import train
+from bestow_edge.training.learning.trainer import train
+from bestow_edge.training.recipe.recipe import Recipe
 
 RECIPE = Path(__file__).parents[1] / "examples" / "demo" / "speech.yaml"
 STAGE = "writing"

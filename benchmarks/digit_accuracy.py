@@ -116,10 +116,10 @@ def torch_reference(checkpoint: Path, threads: int) -> Callable[[Item, str], str
     import torch
     from tokenizers import Tokenizer
 
-    from bestow_edge.features import log_mel
+    from bestow_edge.core.features import log_mel
+    from bestow_edge.core.policy import Offline, visible_steps
+    from bestow_edge.core.prompts import parse_pair, prompt_text
     from bestow_edge.model.checkpoint import load_checkpoint
-    from bestow_edge.policy import Offline, visible_steps
-    from bestow_edge.prompts import parse_pair, prompt_text
 
     torch.set_num_threads(threads)
     model = load_checkpoint(checkpoint)

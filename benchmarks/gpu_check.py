@@ -16,9 +16,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bestow_edge.cli.console import say
-from bestow_edge.cli.machine import write_gpu_report
-from bestow_edge.evaluation.gpu import Examination, GpuReport, examine
+from bestow_edge.cli.doctor import write_gpu_report
+from bestow_edge.cli.show.console import say
+from bestow_edge.evaluation.run.gpu import Examination, GpuReport, examine
 
 
 def main() -> int:

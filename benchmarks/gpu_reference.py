@@ -28,13 +28,13 @@ from accelerate import init_empty_weights
 from rivals.random_checkpoint import model_config, random_weights
 from torch import Tensor, nn
 
-from bestow_edge.export.adapter import AdapterStep
-from bestow_edge.export.encoder import EncoderChunk
-from bestow_edge.export.llm import llm_step
+from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM, GraphSpec, graph_specs
+from bestow_edge.export.graphs.chunked import EncoderChunk
+from bestow_edge.export.graphs.cross_adapter import AdapterStep
+from bestow_edge.export.graphs.llm import llm_step
 from bestow_edge.export.parity import cases, torch_reference
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM, GraphSpec, graph_specs
-from bestow_edge.model.bestow import BestowModel
-from bestow_edge.runtime.golden import relative_error
+from bestow_edge.model.base import BestowModel
+from bestow_edge.runtime.records.golden import relative_error
 
 TOLERANCE = 0.2  # bfloat16 over 24 layers of random weights; a wrong part gives more than 1
 WARM_UP = 5

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from bestow_edge.manifest import Utterance, read_manifest
+from bestow_edge.core.utterances import Utterance, read_manifest
 from bestow_edge.runtime import read_audio
 
 RATE_HZ = 16_000

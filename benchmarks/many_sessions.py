@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 import bestow_edge as be
-from bestow_edge.runtime.audio import blocks
+from bestow_edge.runtime.audio.files import blocks
 
 AUDIO = Path(__file__).parents[1] / "examples" / "audio"
 FILES = [AUDIO / "digits_en.wav", AUDIO / "digits_en_48k_stereo.flac"]

@@ -29,16 +29,16 @@ import numpy as np
 from paper_scale_table import LOOKAHEAD, THREE_TEXTS, draw, tables, targets
 from rich.console import Console
 
-from bestow_edge.bundle import MANIFEST_FILE, read_manifest
-from bestow_edge.checkpoint import load_config
-from bestow_edge.config import FeatureConfig
-from bestow_edge.errors import BestowEdgeError
-from bestow_edge.evaluation.machine import describe_machine, usable_cores, versions
-from bestow_edge.graphs import ENCODER, LLM
-from bestow_edge.manifest import read_manifest as read_recordings
-from bestow_edge.policy import WaitK
-from bestow_edge.recordings import sample_manifest
-from bestow_edge.runtime.audio import read_audio
+from bestow_edge.core.bundle import MANIFEST_FILE, read_manifest
+from bestow_edge.core.checkpoint import load_config
+from bestow_edge.core.config import FeatureConfig
+from bestow_edge.core.errors import BestowEdgeError
+from bestow_edge.core.policy import WaitK
+from bestow_edge.core.tensors import ENCODER, LLM
+from bestow_edge.core.utterances import read_manifest as read_recordings
+from bestow_edge.evaluation.report.hardware import describe_machine, usable_cores, versions
+from bestow_edge.runtime.assets.recordings import sample_manifest
+from bestow_edge.runtime.audio.files import read_audio
 
 RIVALS = Path(__file__).parent / "rivals"
 LOOKAHEADS = (13, 6, 1, 0)

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM
+from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM
 
 THREE_TEXTS = "three texts"  # the LLM's products for as many rows
 LOOKAHEAD = 13  # of the comparison with PyTorch and NeMo

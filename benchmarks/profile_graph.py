@@ -22,8 +22,8 @@ import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
-from bestow_edge.bundle import read_manifest
-from bestow_edge.evaluation.machine import describe_machine
+from bestow_edge.core.bundle import read_manifest
+from bestow_edge.evaluation.report.hardware import describe_machine
 
 RUNS = 60
 SHOWN = 16

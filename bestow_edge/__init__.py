@@ -8,12 +8,13 @@
 Names are loaded when they are first used, so that importing the package costs next to nothing.
 """
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bestow_edge.errors import BestowEdgeError
+    from bestow_edge.core.errors import BestowEdgeError
     from bestow_edge.runtime import (
         AlignAtt,
         Event,
@@ -56,8 +57,16 @@ __all__ = [
 ]
 __version__ = version("bestow-edge")
 
+_HERE = os.path.dirname(__file__)  # noqa: PTH120 - pathlib would cost more than the rest of this file
+if not os.path.isdir(os.path.join(_HERE, "runtime")):  # noqa: PTH112, PTH118
+    # In a clone, export, runtime and training lie beside this folder, not in it. Python started in the clone's root
+    # finds this folder before an installed wheel, so the package also looks for its parts beside itself.
+    __path__.append(os.path.dirname(_HERE))  # noqa: PTH120
+
 
 def __getattr__(name: str) -> Any:  # Any: each name has its own type, seen by type checkers above
     if name not in __all__:
         raise AttributeError(f"module 'bestow_edge' has no attribute {name!r}")
-    return getattr(import_module("bestow_edge.errors" if name == "BestowEdgeError" else "bestow_edge.runtime"), name)
+    return getattr(
+        import_module("bestow_edge.core.errors" if name == "BestowEdgeError" else "bestow_edge.runtime"), name
+    )

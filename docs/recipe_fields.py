@@ -46,7 +46,7 @@ def fields_of(node: ast.ClassDef) -> list[tuple[str, str, str]]:
 def tables() -> str:
     """Return the tables in Markdown."""
     nodes = {}
-    for path in sorted((ROOT / "training").glob("*.py")):
+    for path in sorted((ROOT / "training" / "recipe").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and node.name in CLASSES:
                 nodes[node.name] = node

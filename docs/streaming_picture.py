@@ -2,7 +2,7 @@
 
     python docs/streaming_picture.py
 
-What a token sees is asked of `bestow_edge.policy`, as training and the live loop do. SVG is written as text; the
+What a token sees is asked of `bestow_edge.core.policy`, as training and the live loop do. SVG is written as text; the
 picture knows nothing of audio, models or pauses.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bestow_edge.config import FeatureConfig
-from bestow_edge.policy import Offline, Policy, WaitK, visible_steps
+from bestow_edge.core.config import FeatureConfig
+from bestow_edge.core.policy import Offline, Policy, WaitK, visible_steps
 
 STEP_S = FeatureConfig().step_s
 NUM_STEPS = 42  # encoder steps of the utterance: three chunks of look-ahead 13

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 import bestow_edge as be
-from bestow_edge.runtime.audio import blocks
-from bestow_edge.runtime.microphone import Microphone
+from bestow_edge.runtime.audio.files import blocks
+from bestow_edge.runtime.audio.microphone import Microphone
 
 
 def play(file: str, rate_hz: int) -> Iterator[npt.NDArray[np.float32]]:

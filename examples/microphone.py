@@ -14,7 +14,7 @@ import signal
 import sys
 
 import bestow_edge as be
-from bestow_edge.runtime.microphone import Microphone
+from bestow_edge.runtime.audio.microphone import Microphone
 
 
 def main(source: str = "en", target: str = "de") -> None:

@@ -16,7 +16,7 @@ from simuleval.agents.actions import Action, ReadAction, WriteAction
 from simuleval.utils import entrypoint
 
 import bestow_edge as be
-from bestow_edge.evaluation.stream import WordStream
+from bestow_edge.evaluation.run.listening import WordStream
 
 
 @entrypoint

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import bestow_edge as be
-from bestow_edge.runtime.audio import blocks
+from bestow_edge.runtime.audio.files import blocks
 
 RECORDING = Path(__file__).parent / "audio" / "digits_en.wav"
 BLOCK_MS = 80  # any block size gives the same text

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bestow_edge.errors import ExportError
-from bestow_edge.manifest import read_manifest
-from bestow_edge.prompts import Pair, parse_pair
-from bestow_edge.runtime.audio import read_audio
-from bestow_edge.runtime.decoder import TextDecoder, empty_memory
-from bestow_edge.runtime.encoders import encoder_for
-from bestow_edge.runtime.memory import SpeechMemory
+from bestow_edge.core.errors import ExportError
+from bestow_edge.core.prompts import Pair, parse_pair
+from bestow_edge.core.utterances import read_manifest
+from bestow_edge.runtime.audio.files import read_audio
+from bestow_edge.runtime.decoders.cross_adapter import TextDecoder, empty_memory
+from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
+from bestow_edge.runtime.encoders.base import encoder_for
 from bestow_edge.runtime.model import Model
-from bestow_edge.runtime.tokenizer import Detokenizer
-from bestow_edge.runtime.track import Track
+from bestow_edge.runtime.stream.answer import Track
+from bestow_edge.runtime.stream.text import Detokenizer
 
 MOST_TOKENS = 24  # of an answer: a model that never ends one would take minutes
 LEAST_AGREEMENT = 0.95

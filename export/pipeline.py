@@ -21,7 +21,7 @@ import onnx_ir as ir
 from tokenizers import Tokenizer
 from torch import nn
 
-from bestow_edge.bundle import (
+from bestow_edge.core.bundle import (
     GOLDEN_FILE,
     TOKENIZER_FILE,
     BundleManifest,
@@ -33,29 +33,29 @@ from bestow_edge.bundle import (
     list_files,
     write_manifest,
 )
-from bestow_edge.checkpoint import WEIGHTS_FILE, weight_shapes
-from bestow_edge.errors import AgreementError, ExportError
-from bestow_edge.export.adapter import AdapterStep
+from bestow_edge.core.checkpoint import WEIGHTS_FILE, weight_shapes
+from bestow_edge.core.errors import AgreementError, ExportError
+from bestow_edge.core.files import atomic_directory, sha256
+from bestow_edge.core.prompts import parse_pair, prompt_text
+from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM, WINDOW, GraphSpec, Target, graph_specs
 from bestow_edge.export.agreement import LEAST_AGREEMENT, agreement, answer, read_recordings
-from bestow_edge.export.bidirectional import BidirectionalEncoder
-from bestow_edge.export.encoder import EncoderChunk
-from bestow_edge.export.graph import sample_inputs, save_graph, trace_graph
-from bestow_edge.export.half import to_half
-from bestow_edge.export.llm import llm_step
+from bestow_edge.export.graphs.chunked import EncoderChunk
+from bestow_edge.export.graphs.cross_adapter import AdapterStep
+from bestow_edge.export.graphs.llm import llm_step
+from bestow_edge.export.graphs.windowed import BidirectionalEncoder
 from bestow_edge.export.parity import cases, compare, expected_outputs
 from bestow_edge.export.precision import parse_precisions, part_of
-from bestow_edge.export.quantize import quantize
-from bestow_edge.export.rewrite import fuse
-from bestow_edge.export.tensorrt_ready import check_ready
-from bestow_edge.files import atomic_directory, sha256
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW, GraphSpec, Target, graph_specs
-from bestow_edge.model.bestow import BestowModel
+from bestow_edge.export.rewriting.float16 import to_half
+from bestow_edge.export.rewriting.fusion import fuse
+from bestow_edge.export.rewriting.quantization import quantize
+from bestow_edge.export.rewriting.tensorrt_rules import check_ready
+from bestow_edge.export.tracing import sample_inputs, save_graph, trace_graph
+from bestow_edge.model.base import BestowModel
 from bestow_edge.model.checkpoint import load_part, skeleton
-from bestow_edge.prompts import parse_pair, prompt_text
-from bestow_edge.recordings import sample_manifest
-from bestow_edge.runtime.backend import Array
-from bestow_edge.runtime.golden import record_golden
+from bestow_edge.runtime.assets.recordings import sample_manifest
+from bestow_edge.runtime.devices.base import Array
 from bestow_edge.runtime.model import Model
+from bestow_edge.runtime.records.golden import record_golden
 
 TOOLS = ("bestow-edge", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
 PARTS = {  # the weights a graph needs

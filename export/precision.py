@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import get_args
 
-from bestow_edge.bundle import Precision
-from bestow_edge.errors import ConfigError
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW, Target
+from bestow_edge.core.bundle import Precision
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM, WINDOW, Target
 
 PARTS = {"encoder": (ENCODER, WINDOW), "adapter": (ADAPTER,), "llm": (LLM,)}
 CHOICES: dict[str, tuple[Precision, ...]] = {

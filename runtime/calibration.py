@@ -1,7 +1,7 @@
 """How fast this machine runs a model: a session fed with made-up speech for a few seconds, chunk by chunk.
 
 It tells what a choice of K, L and look-ahead costs in computing time, on top of the audio that has to come first. It
-knows sessions and a clock, not how latencies are chosen (`bestow_edge.latency`) nor what is told to the user.
+knows sessions and a clock, not how latencies are chosen (`bestow_edge.core.delay`) nor what is told to the user.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bestow_edge.config import SegmentConfig
-from bestow_edge.latency import Choice
-from bestow_edge.policy import WaitK
-from bestow_edge.prompts import AboutSpeech
+from bestow_edge.core.config import SegmentConfig
+from bestow_edge.core.delay import Choice
+from bestow_edge.core.policy import WaitK
+from bestow_edge.core.prompts import AboutSpeech
 from bestow_edge.runtime.model import Model
 
 ROUND_S = 12.0  # audio of one session: long enough to be representative, too short to fill any LLM's context

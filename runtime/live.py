@@ -18,9 +18,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bestow_edge.errors import AudioError, BacklogError, ConfigError, SessionError
-from bestow_edge.runtime.audio import check_block
-from bestow_edge.runtime.events import Event
+from bestow_edge.core.errors import AudioError, BacklogError, ConfigError, SessionError
+from bestow_edge.runtime.audio.files import check_block
+from bestow_edge.runtime.stream.events import Event
 
 WAIT_S = 0.5  # Windows lets Ctrl-C through between waits only; nobody waits longer than that for news
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bestow_edge.bundle import BundleManifest, check_files, read_manifest
-from bestow_edge.config import ModelConfig, SegmentConfig
-from bestow_edge.errors import ConfigError
-from bestow_edge.latency import TRAINED_K, is_trained, solve
-from bestow_edge.policy import Offline, Policy, WaitK
-from bestow_edge.prompts import (
+from bestow_edge.core.bundle import BundleManifest, check_files, read_manifest
+from bestow_edge.core.config import ModelConfig, SegmentConfig
+from bestow_edge.core.delay import TRAINED_K, is_trained, solve
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.policy import Offline, Policy, WaitK
+from bestow_edge.core.prompts import (
     AboutSpeech,
     Pair,
     Question,
@@ -33,13 +33,13 @@ from bestow_edge.prompts import (
     make_pair,
     parse_pair,
 )
-from bestow_edge.runtime.backend import Device, Graph
-from bestow_edge.runtime.devices import open_graphs
-from bestow_edge.runtime.events import Event
-from bestow_edge.runtime.session import Session
-from bestow_edge.runtime.tensorrt.background import BackgroundBuild
-from bestow_edge.runtime.tokenizer import load_tokenizer, question_ids
-from bestow_edge.runtime.track import Prompt
+from bestow_edge.runtime.devices.base import Device, Graph
+from bestow_edge.runtime.devices.opening import open_graphs
+from bestow_edge.runtime.devices.tensorrt.background import BackgroundBuild
+from bestow_edge.runtime.stream.answer import Prompt
+from bestow_edge.runtime.stream.events import Event
+from bestow_edge.runtime.stream.session import Session
+from bestow_edge.runtime.stream.text import load_tokenizer, question_ids
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Model:
         """Return the token ids of a prompt: of a pair as the bundle has them, of a question made anew.
 
         Raises:
-            PromptError: the question cannot be asked, see `bestow_edge.runtime.tokenizer.question_ids`.
+            PromptError: the question cannot be asked, see `bestow_edge.runtime.stream.text.question_ids`.
         """
         if isinstance(asked, Pair):
             return self.manifest.prompts[str(asked)]
@@ -151,8 +151,8 @@ class Model:
             l: wait-k's L in encoder steps (80 ms), None = the bundle's default.
             policy: another read/write policy, such as `Offline()`; excludes `k` and `l`.
             lookahead: right context of a cache-aware encoder in steps, None = the bundle's default.
-            latency_s: most audio before the first token, seconds, from which `bestow_edge.latency.solve` chooses `k`,
-                `l` and `lookahead`; excludes them and `policy`.
+            latency_s: most audio before the first token, seconds, from which `bestow_edge.core.delay.solve` chooses
+                `k`, `l` and `lookahead`; excludes them and `policy`.
             segments: when a new segment begins, None = the bundle's default, of which
                 `dataclasses.replace(model.config.segments, pause_s=0)` changes one limit.
             beam_size: hypotheses kept by the search at the end of the audio; more than 1 needs `Offline()`.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bestow_edge.config import AdapterConfig, FeatureConfig, ModelConfig, PolicyConfig, StreamingConfig
+from bestow_edge.core.config import AdapterConfig, FeatureConfig, ModelConfig, PolicyConfig, StreamingConfig
 
 pytest_plugins = ["microphones", "fake_portaudio", "fake_cuda", "sentences"]
 AUDIO = Path(__file__).parent / "audio"
@@ -45,7 +45,7 @@ def complete(model_type: str, **values: Any) -> dict[str, Any]:
 
 def tiny_config(vocab_size: int = 300, **adapter: Any) -> ModelConfig:
     """Return a model of some hundred thousand weights, large enough to be quantised."""
-    from bestow_edge.training.tokens import CHAT
+    from bestow_edge.training.data.tokens import CHAT
 
     encoder = complete(
         "nemotron_asr_streaming_encoder",
@@ -96,7 +96,7 @@ def random_model(config: ModelConfig, seed: int = 0) -> Any:
     """Return a model whose random weights are large enough for speech to change what it writes."""
     import torch
 
-    from bestow_edge.model.bestow import BestowModel
+    from bestow_edge.model.base import BestowModel
 
     torch.manual_seed(seed)
     model = BestowModel.from_config(config)
@@ -148,7 +148,7 @@ def save_random_model(config: Callable[[int], ModelConfig], directory: Path) -> 
     """Write the checkpoint of a random model and return its directory."""
     pytest.importorskip("torch")
     from bestow_edge.model.checkpoint import save_checkpoint
-    from bestow_edge.training.tokens import train_tokenizer
+    from bestow_edge.training.data.tokens import train_tokenizer
 
     tokenizer = train_tokenizer(["one two three", "eins zwei drei"], PAIRS, 300)
     save_checkpoint(random_model(config(tokenizer.get_vocab_size())), tokenizer.to_str(), directory)
@@ -160,7 +160,7 @@ def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Stand-in for `trace_graph` that traces each graph of `tiny_checkpoint` once: tracing takes most of an export."""
     import onnx_ir as ir
 
-    from bestow_edge.export.graph import trace_graph
+    from bestow_edge.export.tracing import trace_graph
 
     directory = tmp_path_factory.mktemp("traces")
 

@@ -27,8 +27,8 @@ def save_llm(checkpoint: Path, folder: Path) -> None:
     from safetensors import safe_open
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    from bestow_edge.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE, load_config
-    from bestow_edge.training.tokens import BEGIN, END, PAD
+    from bestow_edge.core.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE, load_config
+    from bestow_edge.training.data.tokens import BEGIN, END, PAD
 
     options = dict(load_config(checkpoint).llm)
     build: Any = AutoModelForCausalLM.from_config  # Any: transformers' auto classes have no types

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import report
 
-from bestow_edge.checkpoint import load_config
+from bestow_edge.core.checkpoint import load_config
 
 PAST_TOKENS = 100
 BLOCK_WEIGHTS, BLOCK_BYTES = 32, 18  # of Q4_0: a float16 scale and 32 nibbles

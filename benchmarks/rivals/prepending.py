@@ -17,12 +17,12 @@ from typing import Any, Protocol
 import numpy as np
 import report
 
-from bestow_edge.bundle import BundleManifest, read_manifest
-from bestow_edge.graphs import ADAPTER, CACHE, LLM
-from bestow_edge.runtime.backend import Graph
-from bestow_edge.runtime.decoder import CachedGraph, TextDecoder, empty_memory
-from bestow_edge.runtime.encoder_stream import SpeechSteps
-from bestow_edge.runtime.graph import OnnxGraph
+from bestow_edge.core.bundle import BundleManifest, read_manifest
+from bestow_edge.core.tensors import ADAPTER, CACHE, LLM
+from bestow_edge.runtime.decoders.cross_adapter import CachedGraph, TextDecoder, empty_memory
+from bestow_edge.runtime.devices.base import Graph
+from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
+from bestow_edge.runtime.encoders.chunked import SpeechSteps
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 FLOAT_BYTES = 4

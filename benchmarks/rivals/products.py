@@ -20,7 +20,7 @@ import onnx
 import onnxruntime as ort
 import report
 
-from bestow_edge.bundle import read_manifest
+from bestow_edge.core.bundle import read_manifest
 
 PRODUCTS = ("MatMulNBits", "DynamicQuantizeMatMul", "MatMul")
 ROWS_AXIS = "rows"

@@ -22,10 +22,10 @@ from accelerate import init_empty_weights
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig
 
-from bestow_edge.config import AdapterConfig, FeatureConfig, ModelConfig, SegmentConfig
-from bestow_edge.model.bestow import BestowModel
+from bestow_edge.core.config import AdapterConfig, FeatureConfig, ModelConfig, SegmentConfig
+from bestow_edge.model.base import BestowModel
 from bestow_edge.model.checkpoint import save_checkpoint
-from bestow_edge.training.tokens import CHAT, SPECIAL_TOKENS
+from bestow_edge.training.data.tokens import CHAT, SPECIAL_TOKENS
 
 PAIRS = ("en-en", "en-de", "de-de", "de-en")
 MEL_BINS = 128

@@ -24,16 +24,16 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
-from bestow_edge.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE
-from bestow_edge.config import SUBSAMPLING
-from bestow_edge.export.adapter import AdapterStep
-from bestow_edge.export.encoder import cross_attentions, project_speech
-from bestow_edge.features import feed_features, finish_features, initial_feature_state
-from bestow_edge.graphs import FIRST_FRAME
-from bestow_edge.model.bestow import BestowModel
+from bestow_edge.core.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE
+from bestow_edge.core.config import SUBSAMPLING
+from bestow_edge.core.features import feed_features, finish_features, initial_feature_state
+from bestow_edge.core.policy import WaitK
+from bestow_edge.core.tensors import FIRST_FRAME
+from bestow_edge.export.graphs.chunked import cross_attentions, project_speech
+from bestow_edge.export.graphs.cross_adapter import AdapterStep
+from bestow_edge.model.base import BestowModel
 from bestow_edge.model.checkpoint import skeleton
-from bestow_edge.policy import WaitK
-from bestow_edge.training.tokens import prompt_ids
+from bestow_edge.training.data.tokens import prompt_ids
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PAST_TOKENS = 100  # in the LLM's cache where its step is timed

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from bestow_edge.cli import options
-from bestow_edge.cli.console import err, new_table, write_json, write_tables
+from bestow_edge.cli.asked import options
+from bestow_edge.cli.show.console import err, new_table, write_json, write_tables
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from bestow_edge.evaluation.speed import Speed
+    from bestow_edge.evaluation.run.speed import Speed
 
 
 def bench(
@@ -48,8 +48,8 @@ def bench(
       bestow-edge bench my-bundle --audio talk.wav --seconds 60 --lookahead 6
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
     started = time.perf_counter()
-    from bestow_edge.evaluation.speed import measure
-    from bestow_edge.prompts import parse_pair
+    from bestow_edge.core.prompts import parse_pair
+    from bestow_edge.evaluation.run.speed import measure
     from bestow_edge.runtime import load
 
     model = load(bundle, device=device, threads=threads)
@@ -69,9 +69,9 @@ def _speech(audio: Path | None, rate_hz: int, seconds: float) -> npt.NDArray[np.
     """Return speech of a length: a file's, or the recordings that ship with the package, one after the other."""
     import numpy as np
 
-    from bestow_edge.manifest import read_manifest
-    from bestow_edge.recordings import sample_manifest
-    from bestow_edge.runtime.audio import read_audio
+    from bestow_edge.core.utterances import read_manifest
+    from bestow_edge.runtime.assets.recordings import sample_manifest
+    from bestow_edge.runtime.audio.files import read_audio
 
     paths = [audio] if audio is not None else [item.path for item in read_manifest(sample_manifest())]
     whole = np.concatenate([read_audio(path, rate_hz) for path in paths])

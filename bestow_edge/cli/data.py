@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bestow_edge.cli.console import err, needs_extra, new_table, say, write, write_json, write_tables
-from bestow_edge.errors import ConfigError, ManifestError
+from bestow_edge.cli.show.console import err, needs_extra, new_table, say, write, write_json, write_tables
+from bestow_edge.core.errors import ConfigError, ManifestError
 
 if TYPE_CHECKING:
-    from bestow_edge.training.corpora.check import Findings, Progress
-    from bestow_edge.training.corpora.filters import Report
-    from bestow_edge.training.corpora.summary import Summary
+    from bestow_edge.training.data.corpora.check import Findings, Progress
+    from bestow_edge.training.data.corpora.filters import Report
+    from bestow_edge.training.data.corpora.summary import Summary
 
 PROBLEMS, INTERRUPTED = 2, 130  # exit codes
 SHOWN = 20  # problems on a terminal; --json has all
@@ -60,7 +60,7 @@ def check(
       bestow-edge data check recipe.yaml --data DATA --json
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
     with needs_extra("train"):
-        from bestow_edge.training.corpora.check import check_manifests, check_texts
+        from bestow_edge.training.data.corpora.check import check_manifests, check_texts
 
         reports = [report for path in inputs if _is_recipe(path) for report in _reports(path, data)]
         manifests, texts = _files(inputs, data)
@@ -87,7 +87,7 @@ def summary(inputs: Inputs, data: DataDir = None, as_json: Json = False) -> None
       bestow-edge data summary train.jsonl shards/
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
     with needs_extra("train"):
-        from bestow_edge.training.corpora.summary import summarise
+        from bestow_edge.training.data.corpora.summary import summarise
 
         counted = summarise(_files(inputs, data)[0])
     if as_json:
@@ -113,7 +113,7 @@ def shard(
       bestow-edge data shard train.jsonl --out shards --size 1GB
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
     with needs_extra("train"):
-        from bestow_edge.training.corpora.shards import write_shards
+        from bestow_edge.training.data.corpora.shards import write_shards
 
         with _bar("packed") as progress:
             written = write_shards(
@@ -153,7 +153,7 @@ def speak(
       bestow-edge data speak qa.tsv --column passage --lang en --out spoken_qa --voices test
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
     with needs_extra("train"):
-        from bestow_edge.training.corpora.speak import Speaking, speak_texts
+        from bestow_edge.training.synthesis.speaking import Speaking, speak_texts
 
         settings = Speaking(
             column=column,
@@ -198,7 +198,7 @@ def _is_recipe(path: Path) -> bool:
 
 def _files(inputs: list[Path], data: Path | None) -> tuple[list[Path], list[Path]]:
     """Return the manifests, indexes of shards among them, and the text files."""
-    from bestow_edge.training.corpora.shards import shard_indexes
+    from bestow_edge.training.data.corpora.shards import shard_indexes
 
     manifests: list[Path] = []
     texts: list[Path] = []
@@ -217,8 +217,8 @@ def _files(inputs: list[Path], data: Path | None) -> tuple[list[Path], list[Path
 
 
 def _recipe_files(path: Path, data: Path | None) -> tuple[list[Path], list[Path]]:
-    from bestow_edge.training.corpora.index import manifest_paths
-    from bestow_edge.training.recipe import load_recipe
+    from bestow_edge.training.data.corpora.index import manifest_paths
+    from bestow_edge.training.recipe.recipe import load_recipe
 
     recipe, folder = load_recipe(path).data, path.parent if data is None else data
     sources = (*recipe.sources, *recipe.dev_sources)
@@ -229,10 +229,10 @@ def _recipe_files(path: Path, data: Path | None) -> tuple[list[Path], list[Path]
 
 def _reports(path: Path, data: Path | None) -> list[Report]:
     """Return what the filters of a recipe drop, as far as it does not depend on the tokenizer."""
-    from bestow_edge.training.corpora.filters import Sieve
-    from bestow_edge.training.corpora.index import manifest_paths, read_corpus
-    from bestow_edge.training.recipe import load_recipe, pairs_of
-    from bestow_edge.training.recipe_data import needs_transcripts
+    from bestow_edge.training.data.corpora.filters import Sieve
+    from bestow_edge.training.data.corpora.index import manifest_paths, read_corpus
+    from bestow_edge.training.recipe.data import needs_transcripts
+    from bestow_edge.training.recipe.recipe import load_recipe, pairs_of
 
     recipe, folder = load_recipe(path), path.parent if data is None else data
     spoken = [source for source in (*recipe.data.sources, *recipe.data.dev_sources) if not source.texts]

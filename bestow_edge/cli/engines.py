@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bestow_edge.cli import options
-from bestow_edge.cli.console import err, megabytes, new_table, say, say_warning, write, write_json, write_tables
-from bestow_edge.errors import BestowEdgeError
+from bestow_edge.cli.asked import options
+from bestow_edge.cli.show.console import err, megabytes, new_table, say, say_warning, write, write_json, write_tables
+from bestow_edge.core.errors import BestowEdgeError
 
 if TYPE_CHECKING:
-    from bestow_edge.runtime.tensorrt.build import Step
-    from bestow_edge.runtime.tensorrt.store import Machine, Stored
+    from bestow_edge.runtime.devices.tensorrt.building import Step
+    from bestow_edge.runtime.devices.tensorrt.engine_store import Machine, Stored
 
 app = typer.Typer(name="engines", no_args_is_help=True, help="Build, list and delete TensorRT engines of bundles.")
 Store = Annotated[
@@ -52,13 +52,13 @@ def build(
       bestow-edge engines build bundle
       bestow-edge engines build bundle --workspace-mb 256 --level 2
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
-    from bestow_edge.bundle import check_files, read_manifest
-    from bestow_edge.runtime.cuda import CudaDevice
-    from bestow_edge.runtime.tensorrt.build import Options
-    from bestow_edge.runtime.tensorrt.engines import BundleEngines, Settings
-    from bestow_edge.runtime.tensorrt.library import import_tensorrt
-    from bestow_edge.runtime.tensorrt.machine import this_machine
-    from bestow_edge.runtime.tensorrt.profiles import Bounds
+    from bestow_edge.core.bundle import check_files, read_manifest
+    from bestow_edge.runtime.devices.cuda import CudaDevice
+    from bestow_edge.runtime.devices.tensorrt.building import Options
+    from bestow_edge.runtime.devices.tensorrt.engines import BundleEngines, Settings
+    from bestow_edge.runtime.devices.tensorrt.host import this_machine
+    from bestow_edge.runtime.devices.tensorrt.library import import_tensorrt
+    from bestow_edge.runtime.devices.tensorrt.profiles import Bounds
 
     manifest = read_manifest(bundle)
     check_files(bundle, manifest, hashes=False)
@@ -108,16 +108,16 @@ def prune(
 
 
 def _store(directory: Path | None) -> Any:  # Any: EngineStore, which is imported late
-    from bestow_edge.runtime.tensorrt.store import EngineStore, default_directory
+    from bestow_edge.runtime.devices.tensorrt.engine_store import EngineStore, default_directory
 
     return EngineStore(default_directory() if directory is None else directory)
 
 
 def _machine(gpu: int) -> Machine | None:
     """Return what this machine is, None and a warning where it has no GPU or no TensorRT."""
-    from bestow_edge.runtime.cuda import CudaDevice
-    from bestow_edge.runtime.tensorrt.library import import_tensorrt
-    from bestow_edge.runtime.tensorrt.machine import this_machine
+    from bestow_edge.runtime.devices.cuda import CudaDevice
+    from bestow_edge.runtime.devices.tensorrt.host import this_machine
+    from bestow_edge.runtime.devices.tensorrt.library import import_tensorrt
 
     try:
         return this_machine(import_tensorrt(), CudaDevice(gpu))

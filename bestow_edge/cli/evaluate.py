@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bestow_edge.cli import options
-from bestow_edge.cli.console import err, needs_extra, new_table, say, say_warning, write_json, write_tables
-from bestow_edge.prompts import parse_pair
+from bestow_edge.cli.asked import options
+from bestow_edge.cli.show.console import err, needs_extra, new_table, say, say_warning, write_json, write_tables
+from bestow_edge.core.prompts import parse_pair
 
 if TYPE_CHECKING:
-    from bestow_edge.evaluation.manifest import Samples
-    from bestow_edge.evaluation.results import SettingResult
-    from bestow_edge.evaluation.runner import Runner
-    from bestow_edge.evaluation.settings import Setting
-    from bestow_edge.prompts import Pair
+    from bestow_edge.core.prompts import Pair
+    from bestow_edge.evaluation.run.runner import Runner
+    from bestow_edge.evaluation.run.samples import Samples
+    from bestow_edge.evaluation.run.settings import Setting
+    from bestow_edge.evaluation.scores.results import SettingResult
 
 INTERRUPTED = 130
 BLEU_WORDS = 4  # BLEU of texts without four words in a row is 0
@@ -112,9 +112,9 @@ def evaluate(
     varied = {"k": numbers("--k", k), "threshold": numbers("--threshold", threshold)}
     steps = numbers("--lookahead", lookahead)
     with needs_extra("eval"):
-        from bestow_edge.evaluation import summary
-        from bestow_edge.evaluation.manifest import read_samples
-        from bestow_edge.evaluation.store import Store
+        from bestow_edge.evaluation.report import summary
+        from bestow_edge.evaluation.run.directory import Store
+        from bestow_edge.evaluation.run.samples import read_samples
     _check_metric(metric)
     runner = _runner(bundle, pair, device, threads, jobs, questions=questions)
     settings = _settings(runner, policy, varied, l, steps)
@@ -150,7 +150,7 @@ def numbers(option: str, text: str) -> list[int]:
 
 
 def _check_metric(metric: str) -> None:
-    from bestow_edge.evaluation.score import METRICS
+    from bestow_edge.evaluation.scores.score import METRICS
 
     if metric not in METRICS:
         raise typer.BadParameter(f"--metric {metric}: expected one of {', '.join(METRICS)}")
@@ -159,8 +159,8 @@ def _check_metric(metric: str) -> None:
 def _runner(
     bundle: Path | None, pair: Pair, device: options.Device, threads: int, jobs: int, *, questions: bool
 ) -> Runner:
-    from bestow_edge.evaluation.machine import usable_cores
-    from bestow_edge.evaluation.runner import Runner
+    from bestow_edge.evaluation.report.hardware import usable_cores
+    from bestow_edge.evaluation.run.runner import Runner
     from bestow_edge.runtime import embedded_bundle
 
     if bundle is None:
@@ -178,10 +178,10 @@ def _settings(
     lookaheads: Sequence[int],
 ) -> list[Setting]:
     """Return all settings; what the bundle cannot do is refused before anything runs."""
-    from bestow_edge.bundle import check_files, read_manifest
-    from bestow_edge.evaluation.settings import all_settings
-    from bestow_edge.latency import is_trained
-    from bestow_edge.prompts import Question, check_answers, check_trained
+    from bestow_edge.core.bundle import check_files, read_manifest
+    from bestow_edge.core.delay import is_trained
+    from bestow_edge.core.prompts import Question, check_answers, check_trained
+    from bestow_edge.evaluation.run.settings import all_settings
 
     manifest = read_manifest(runner.bundle)
     check_files(runner.bundle, manifest, hashes=False)
@@ -226,7 +226,7 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
 
 
 def _show(results: Sequence[SettingResult], qualities: Sequence[str], metric: str) -> None:
-    from bestow_edge.evaluation.page import signatures
+    from bestow_edge.evaluation.report.html_report import signatures
 
     names = list(dict.fromkeys([metric, *qualities, *LATENCIES]))
     table = new_table("Quality in percent, latency in ms; [95 % interval]", "setting", *names, numbers=tuple(names))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bestow_edge.cli import options
-from bestow_edge.cli.console import needs_extra, new_table, say, shown_steps, write_json, write_tables
-from bestow_edge.config import AdapterConfig, PolicyConfig
+from bestow_edge.cli.asked import options
+from bestow_edge.cli.show.console import needs_extra, new_table, say, shown_steps, write_json, write_tables
+from bestow_edge.core.config import AdapterConfig, PolicyConfig
 
 if TYPE_CHECKING:
     from bestow_edge.model.pretrained.assemble import InitResult

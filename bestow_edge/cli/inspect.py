@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from bestow_edge.bundle import FORMAT, FORMAT_VERSION, MANIFEST_FILE, BundleManifest, read_manifest
-from bestow_edge.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_config, weight_shapes
-from bestow_edge.cli import options
-from bestow_edge.cli.console import megabytes, new_table, write_json, write_tables
-from bestow_edge.config import ModelConfig
-from bestow_edge.errors import BundleMissingError
-from bestow_edge.graphs import NEXT, GraphSpec
+from bestow_edge.cli.asked import options
+from bestow_edge.cli.show.console import megabytes, new_table, write_json, write_tables
+from bestow_edge.core.bundle import FORMAT, FORMAT_VERSION, MANIFEST_FILE, BundleManifest, read_manifest
+from bestow_edge.core.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_config, weight_shapes
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.errors import BundleMissingError
+from bestow_edge.core.tensors import NEXT, GraphSpec
 
 
 def inspect(

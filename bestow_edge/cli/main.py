@@ -16,19 +16,19 @@ import typer
 from bestow_edge import __version__
 from bestow_edge.cli import data, engines
 from bestow_edge.cli.bench import bench
-from bestow_edge.cli.console import logs_on_stderr, say, say_error, use_utf8, write
+from bestow_edge.cli.doctor import devices, doctor
 from bestow_edge.cli.evaluate import evaluate
 from bestow_edge.cli.export import export
 from bestow_edge.cli.init import init
 from bestow_edge.cli.inspect import inspect
-from bestow_edge.cli.machine import devices, doctor
 from bestow_edge.cli.mic import mic
 from bestow_edge.cli.replay import replay
 from bestow_edge.cli.report import report
 from bestow_edge.cli.run import run
+from bestow_edge.cli.show.console import logs_on_stderr, say, say_error, use_utf8, write
 from bestow_edge.cli.train import train
 from bestow_edge.cli.verify import verify
-from bestow_edge.errors import BestowEdgeError
+from bestow_edge.core.errors import BestowEdgeError
 
 USAGE, INTERRUPTED = 2, 130
 UsageError = cast(type[Exception], typer.BadParameter.__mro__[2])  # typer's own click or click's; not exported by typer

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bestow_edge.cli import options
-from bestow_edge.cli.asking import read_asked, with_policies
-from bestow_edge.cli.console import say
-from bestow_edge.cli.policies import StreamOptions
+from bestow_edge.cli.asked import options
+from bestow_edge.cli.asked.policies import StreamOptions
+from bestow_edge.cli.asked.prompts import read_asked, with_policies
 from bestow_edge.cli.replay import traced
-from bestow_edge.errors import AudioDeviceError
+from bestow_edge.cli.show.console import say
+from bestow_edge.core.errors import AudioDeviceError
 
 if TYPE_CHECKING:
-    from bestow_edge.cli.captions import Captions
+    from bestow_edge.cli.show.captions import Captions
     from bestow_edge.runtime import Session
-    from bestow_edge.runtime.microphone import Microphone
-    from bestow_edge.runtime.trace import Tracer
+    from bestow_edge.runtime.audio.microphone import Microphone
+    from bestow_edge.runtime.records.trace import Tracer
 
 
 def mic(
@@ -69,9 +69,9 @@ def mic(
     when = StreamOptions(policy=policy, k=k, l=l, threshold=threshold, lookahead=lookahead, latency=latency)
     when.check()
     asked = read_asked(lang, ask)
-    from bestow_edge.cli.captions import Captions
+    from bestow_edge.cli.show.captions import Captions
     from bestow_edge.runtime import load
-    from bestow_edge.runtime.microphone import Microphone
+    from bestow_edge.runtime.audio.microphone import Microphone
 
     model = load(bundle, device=device, threads=threads)
     rate_hz = model.sample_rate_hz
@@ -89,7 +89,7 @@ def mic(
 
 def _listen(microphone: Microphone, session: Session | Tracer, rate_hz: int, captions: Captions) -> None:
     """Show text until the microphone ends, however it ends; nothing that was heard is lost."""
-    from bestow_edge.cli.captions import Status, level_db
+    from bestow_edge.cli.show.captions import Status, level_db
 
     started_s = time.monotonic()
     num_samples = 0

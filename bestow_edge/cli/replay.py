@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bestow_edge.cli import options
-from bestow_edge.cli.asking import asked_record, labels
-from bestow_edge.cli.console import write, write_json
-from bestow_edge.cli.policies import default_policy, given_fields, policy_record, with_fields
-from bestow_edge.cli.texts import texts
+from bestow_edge.cli.asked import options
+from bestow_edge.cli.asked.policies import default_policy, given_fields, policy_record, with_fields
+from bestow_edge.cli.asked.prompts import asked_record, labels
+from bestow_edge.cli.show.console import write, write_json
+from bestow_edge.cli.show.texts import texts
 
 if TYPE_CHECKING:
-    from bestow_edge.policy import Policy
+    from bestow_edge.core.policy import Policy
     from bestow_edge.runtime import Event, Model, Session
-    from bestow_edge.runtime.trace import Trace, TraceHeader, Tracer
+    from bestow_edge.runtime.records.trace import Trace, TraceHeader, Tracer
 
 SAME = "same text as recorded"
 DIFFERENT = 1  # exit code
@@ -53,8 +53,8 @@ def replay(
       bestow-edge replay talk.trace --policy align-att --json
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
     from bestow_edge.runtime import load
-    from bestow_edge.runtime import replay as runtime
-    from bestow_edge.runtime.trace import read_trace
+    from bestow_edge.runtime.records import replay as runtime
+    from bestow_edge.runtime.records.trace import read_trace
 
     trace = read_trace(file)
     model = load(bundle, device=device, threads=threads)
@@ -73,7 +73,7 @@ def replay(
 
 def traced(session: Session, path: Path) -> Tracer:
     """Return a session that leaves a trace."""
-    from bestow_edge.runtime.trace import Tracer
+    from bestow_edge.runtime.records.trace import Tracer
 
     return Tracer(session, path)
 
@@ -82,7 +82,7 @@ def _policies(trace: Trace, model: Model, name: options.PolicyName | None, given
     """Return the policy of each prompt; fields alone are for the texts beside questions that were asked at the end."""
     if name is not None:
         return [with_fields(default_policy(name, model), given)] * len(trace.header.prompts)
-    from bestow_edge.policy import Offline
+    from bestow_edge.core.policy import Offline
 
     recorded = [(one, prompt.question) for one, prompt in zip(trace.policies, trace.header.prompts, strict=True)]
     held = [bool(question) and isinstance(one, Offline) for one, question in recorded]
@@ -94,7 +94,7 @@ def _policies(trace: Trace, model: Model, name: options.PolicyName | None, given
 
 def _replayed(trace: Trace, policies: list[Policy], lookahead: int | None) -> TraceHeader:
     """Return the recorded settings with those of the replay in their place."""
-    from bestow_edge.runtime.trace import describe_prompt
+    from bestow_edge.runtime.records.trace import describe_prompt
 
     asked = [prompt.asked for prompt in trace.header.prompts]
     prompts = tuple(describe_prompt(what, policy) for what, policy in zip(asked, policies, strict=True))

@@ -1,4 +1,4 @@
-"""`bestow-edge report`: a bundle's model card. It knows options and files; `bestow_edge.evaluation.card` writes it."""
+"""`bestow-edge report`: a bundle's model card, written by `bestow_edge.evaluation.report.model_card`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bestow_edge.cli.console import say, write
-from bestow_edge.errors import ConfigError
+from bestow_edge.cli.show.console import say, write
+from bestow_edge.core.errors import ConfigError
 
 
 def report(
@@ -30,8 +30,8 @@ def report(
       bestow-edge report my-bundle
       bestow-edge report my-bundle --eval scores --about data.md --out my-bundle.md
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
-    from bestow_edge.evaluation.card import model_card
-    from bestow_edge.files import write_atomically
+    from bestow_edge.core.files import write_atomically
+    from bestow_edge.evaluation.report.model_card import model_card
 
     text = None if about is None else _read(about)
     card = model_card(bundle, evaluations or [], about=text, relative_to=None if out is None else out.resolve().parent)

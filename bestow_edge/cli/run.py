@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bestow_edge.cli import options
-from bestow_edge.cli.asking import asked_record, labels, languages, read_asked, with_policies
-from bestow_edge.cli.console import err, say_error, write, write_json
-from bestow_edge.cli.policies import StreamOptions, policy_record
+from bestow_edge.cli.asked import options
+from bestow_edge.cli.asked.policies import StreamOptions, policy_record
+from bestow_edge.cli.asked.prompts import asked_record, labels, languages, read_asked, with_policies
 from bestow_edge.cli.replay import traced
-from bestow_edge.cli.texts import StreamedTexts, event_record, texts
-from bestow_edge.errors import AudioError, SessionError
-from bestow_edge.prompts import AboutSpeech, Question
+from bestow_edge.cli.show.console import err, say_error, write, write_json
+from bestow_edge.cli.show.texts import StreamedTexts, event_record, texts
+from bestow_edge.core.errors import AudioError, SessionError
+from bestow_edge.core.prompts import AboutSpeech, Question
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from bestow_edge.policy import Policy
+    from bestow_edge.core.policy import Policy
     from bestow_edge.runtime import Event, Model, Session
-    from bestow_edge.runtime.trace import Tracer
+    from bestow_edge.runtime.records.trace import Tracer
 
 FEED_S = 10.0  # audio between two steps of the progress bar
 STEP_S = 0.08  # block of a stream: one encoder step
@@ -178,7 +178,7 @@ def _write_growing(heard: Iterator[list[Event]], streamed: StreamedTexts) -> Non
 
 def _heard(session: Session | Tracer, waveform: npt.NDArray[np.float32], job: Job) -> Iterator[list[Event]]:
     """Feed a file block by block; how it is cut never changes the text."""
-    from bestow_edge.runtime.audio import blocks
+    from bestow_edge.runtime.audio.files import blocks
 
     block_samples = round((STEP_S if job.streaming else FEED_S) * job.model.sample_rate_hz)
     with _bar(len(waveform), shown=not job.streaming or job.as_json) as advance:
@@ -229,7 +229,7 @@ def _texts_record(said: Sequence[str], job: Job) -> dict[str, object]:
 
 
 def _policy_record(job: Job, row: int) -> dict[str, object]:
-    from bestow_edge.runtime.trace import describe_prompt
+    from bestow_edge.runtime.records.trace import describe_prompt
 
     lookahead = job.model.config.right_context if job.lookahead is None else job.lookahead
     policy = policy_record(describe_prompt(*job.prompts[row]), lookahead)

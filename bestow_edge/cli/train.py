@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bestow_edge.cli.console import needs_extra, say, write, write_json
-from bestow_edge.errors import BestowEdgeError, TrainingStoppedError
+from bestow_edge.cli.show.console import needs_extra, say, write, write_json
+from bestow_edge.core.errors import BestowEdgeError, TrainingStoppedError
 
 if TYPE_CHECKING:
-    from bestow_edge.training.recipe import Recipe
+    from bestow_edge.training.recipe.recipe import Recipe
 
 INTERRUPTED = 128  # and the signal's number: 130 for Ctrl-C, 143 for SIGTERM
 
@@ -48,13 +48,13 @@ def train(
       accelerate launch --multi_gpu --num_processes 8 -m bestow_edge.cli.main train recipe.yaml
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
     with needs_extra("train"):
-        from bestow_edge.training.recipe import load_recipe
+        from bestow_edge.training.recipe.recipe import load_recipe
 
         loaded = load_recipe(recipe, init=init)
         data_dir = recipe.parent if data is None else data
         out_dir = Path("runs") / recipe.stem if out is None else out
         if dry_run:
-            from bestow_edge.cli.train_plan import show_plan
+            from bestow_edge.cli.show.training_plan import show_plan
 
             show_plan(loaded, data_dir, out_dir, as_json=as_json)
             return
@@ -77,8 +77,8 @@ def _train(recipe: Recipe, data_dir: Path, out: Path) -> Path:
     first = is_first_process()
     if first:
         say("loading torch and the data")
-    from bestow_edge.cli.train_progress import StageBars
-    from bestow_edge.training import trainer
+    from bestow_edge.cli.show.training_progress import StageBars
+    from bestow_edge.training.learning import trainer
 
     if first and out.is_dir() and any((out / stage.name).is_dir() for stage in recipe.stages):
         say(f"{out} holds an earlier run: going on where it stopped")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from bestow_edge.cli import options
-from bestow_edge.cli.console import new_table, write_json, write_tables
+from bestow_edge.cli.asked import options
+from bestow_edge.cli.show.console import new_table, write_json, write_tables
 
 
 def verify(
@@ -25,7 +25,7 @@ def verify(
       bestow-edge verify my-bundle
       bestow-edge verify my-bundle --json
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
-    from bestow_edge.runtime import golden
+    from bestow_edge.runtime.records import golden
 
     rows = golden.verify(bundle)
     passed = all(row.passed for row in rows)

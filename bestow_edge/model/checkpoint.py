@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from bestow_edge.checkpoint import (
+from bestow_edge.core.checkpoint import (
     CONFIG_FILE,
     FORMAT,
     FORMAT_VERSION,
@@ -26,9 +26,9 @@ from bestow_edge.checkpoint import (
     load_config,
     weight_shapes,
 )
-from bestow_edge.errors import CheckpointError
-from bestow_edge.files import atomic_directory
-from bestow_edge.model.bestow import BestowModel
+from bestow_edge.core.errors import CheckpointError
+from bestow_edge.core.files import atomic_directory
+from bestow_edge.model.base import BestowModel
 
 
 def save_checkpoint(model: BestowModel, tokenizer_json: str, directory: Path, *, replace: bool = True) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bestow_edge.evaluation.speed import PREFILL, measure, read_bandwidth
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM
-from bestow_edge.recordings import sample_manifest
+from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM
+from bestow_edge.evaluation.run.speed import PREFILL, measure, read_bandwidth
 from bestow_edge.runtime import load
-from bestow_edge.runtime.audio import read_audio
+from bestow_edge.runtime.assets.recordings import sample_manifest
+from bestow_edge.runtime.audio.files import read_audio
 
 
 def test_what_is_measured_adds_up() -> None:

@@ -82,7 +82,7 @@ def test_verify_finds_an_altered_file(capsys: pytest.CaptureFixture[str], tiny_b
 def test_verify(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, err = run_here(capsys, "verify", tiny_bundle)
     assert (code, err, out.count(" ok ")) == (0, "", 3)
-    from bestow_edge.runtime import golden
+    from bestow_edge.runtime.records import golden
 
     monkeypatch.setitem(golden.TOLERANCES, "fp32", -1.0)
     code, out, _ = run_here(capsys, "verify", tiny_bundle, "--json")

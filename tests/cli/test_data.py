@@ -13,9 +13,9 @@ from commands import run_here
 from sentences import write_lines
 
 from bestow_edge.cli.data import parse_size
-from bestow_edge.errors import ConfigError
-from bestow_edge.strict import decode
-from bestow_edge.training.recipe_data import DataRecipe
+from bestow_edge.core.decoding import decode
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.training.recipe.data import DataRecipe
 
 ROOT = Path(__file__).parents[2]
 Capture = pytest.CaptureFixture[str]
@@ -100,8 +100,8 @@ def test_speak(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert re.fullmatch(rf"{out}: 1 utterances, 0\.00 h, 1 voices; 1 rows are no plain words\n", said)
     code, _, err = run_here(capsys, *command)
     assert (code, err) == (0, "1 utterances were there already\n")
-    monkeypatch.setattr("bestow_edge.training.corpora.voices.find_library", lambda _name: None)
-    monkeypatch.setattr("bestow_edge.training.corpora.voices.ELSEWHERE", ())
+    monkeypatch.setattr("bestow_edge.training.synthesis.voices.find_library", lambda _name: None)
+    monkeypatch.setattr("bestow_edge.training.synthesis.voices.ELSEWHERE", ())
     code, _, err = run_here(capsys, *command)
     assert (code, err) == (
         2,
@@ -113,7 +113,7 @@ def test_speak_stops_at_ctrl_c(capsys: Capture, tmp_path: Path, monkeypatch: pyt
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bestow_edge.training.corpora.speak.speak_texts", stop)
+    monkeypatch.setattr("bestow_edge.training.synthesis.speaking.speak_texts", stop)
     code, out, err = run_here(capsys, "data", "speak", "a.tsv", "--column", "en", "--out", tmp_path)
     assert (code, out, err) == (130, "", "stopped; the same command goes on\n")
 

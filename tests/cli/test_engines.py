@@ -10,8 +10,8 @@ from fake_cuda import FakeRuntime
 from fake_tensorrt import VERSIONS, fake_tensorrt
 
 from bestow_edge.cli.main import main
-from bestow_edge.runtime import cuda
-from bestow_edge.runtime.tensorrt import library
+from bestow_edge.runtime.devices import cuda
+from bestow_edge.runtime.devices.tensorrt import library
 
 Printed = pytest.CaptureFixture[str]
 

@@ -21,8 +21,8 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("whisper_normalizer")
 
 from bestow_edge.cli.evaluate import numbers
-from bestow_edge.evaluation.instances import read_log
-from bestow_edge.evaluation.latency import latency_scores, mean_scores
+from bestow_edge.evaluation.scores.instances import read_log
+from bestow_edge.evaluation.scores.lag import latency_scores, mean_scores
 
 AUDIO = Path(__file__).parents[1] / "audio"
 MANIFEST = AUDIO / "hd_digits" / "manifest.jsonl"

@@ -15,10 +15,10 @@ from safetensors import safe_open
 from tiny_llms import make_llm
 from torch.nn import functional as F
 
-from bestow_edge.checkpoint import load_config, weight_shapes
-from bestow_edge.features import log_mel
+from bestow_edge.core.checkpoint import load_config, weight_shapes
+from bestow_edge.core.features import log_mel
+from bestow_edge.core.policy import WaitK, visible_steps
 from bestow_edge.model.checkpoint import load_checkpoint, save_checkpoint
-from bestow_edge.policy import WaitK, visible_steps
 from bestow_edge.runtime import read_audio
 
 pytestmark = pytest.mark.usefixtures("no_line")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from microphones import PulseMicrophone, VirtualMicrophone, rest_of
 
-from bestow_edge.cli.captions import Status, level_db
+from bestow_edge.cli.show.captions import Status, level_db
 
 RUN = [sys.executable, "-c", "from bestow_edge.cli.main import main; main()", "mic"]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "audio" / "digits_en.wav"

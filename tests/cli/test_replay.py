@@ -14,7 +14,7 @@ from commands import run_demo
 from microphones import PulseMicrophone, rest_of
 
 from bestow_edge.runtime import AlignAtt, Event, Session, embedded_bundle
-from bestow_edge.runtime.trace import Tracer, read_trace
+from bestow_edge.runtime.records.trace import Tracer, read_trace
 
 soundfile = pytest.importorskip("soundfile")
 RUN = (sys.executable, "-c", "from bestow_edge.cli.main import main; main()")

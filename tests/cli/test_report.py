@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bestow_edge.bundle import MANIFEST_FILE
-from bestow_edge.errors import ConfigError
-from bestow_edge.evaluation.card import model_card
-from bestow_edge.files import sha256
+from bestow_edge.core.bundle import MANIFEST_FILE
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.files import sha256
+from bestow_edge.evaluation.report.model_card import model_card
 from bestow_edge.runtime import embedded_bundle
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -12,7 +12,7 @@ from commands import run_here
 from typer.testing import CliRunner
 
 from bestow_edge.cli.main import app
-from bestow_edge.policy import AlignAtt, LocalAgreement, Offline, Policy, WaitK
+from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, WaitK
 
 soundfile = pytest.importorskip("soundfile")
 TEXT_FIELDS = ("event", "lang", "text", "start_s", "end_s", "heard_s", "log_prob", "segment")

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from sentences import write_lines
 from tiny_llms import make_llm
 
-from bestow_edge.checkpoint import load_config
+from bestow_edge.core.checkpoint import load_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_line")]
 FSDD = Path(__file__).parents[1] / "audio" / "fsdd"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bestow_edge.bundle import MANIFEST_FILE, check_files, list_files, read_manifest, write_manifest
-from bestow_edge.errors import BundleError, BundleIntegrityError, BundleMissingError, BundleVersionError
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM
+from bestow_edge.core.bundle import MANIFEST_FILE, check_files, list_files, read_manifest, write_manifest
+from bestow_edge.core.errors import BundleError, BundleIntegrityError, BundleMissingError, BundleVersionError
+from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM
 
 Document = dict[str, Any]
 

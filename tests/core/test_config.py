@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bestow_edge.config import (
+from bestow_edge.core.config import (
     AdapterConfig,
     BidirectionalConfig,
     FeatureConfig,
@@ -16,7 +16,7 @@ from bestow_edge.config import (
     StreamingConfig,
     read_json,
 )
-from bestow_edge.errors import BestowEdgeError, ConfigError
+from bestow_edge.core.errors import BestowEdgeError, ConfigError
 
 ENCODER = {"model_type": "nemotron_asr_streaming_encoder", "hidden_size": 64, "num_mel_bins": 80}
 PARAKEET = {"model_type": "parakeet_encoder", "hidden_size": 64, "num_mel_bins": 80}

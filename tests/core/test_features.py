@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bestow_edge.config import FeatureConfig
-from bestow_edge.errors import AudioError
-from bestow_edge.features import (
+from bestow_edge.core.config import FeatureConfig
+from bestow_edge.core.errors import AudioError
+from bestow_edge.core.features import (
     FRAMES_PER_TILE,
     FeatureState,
     feed_features,

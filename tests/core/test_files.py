@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bestow_edge.errors import ConfigError
-from bestow_edge.files import atomic_directory, sha256, write_atomically
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.files import atomic_directory, sha256, write_atomically
 
 
 def write_part(target: Path, *, replace: bool, fail: bool = False) -> None:

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bestow_edge.policy import ALL_STEPS, AlignAtt, LocalAgreement, Offline, View, WaitK, visible_steps, wanted_steps
+from bestow_edge.core.policy import (
+    ALL_STEPS,
+    AlignAtt,
+    LocalAgreement,
+    Offline,
+    View,
+    WaitK,
+    visible_steps,
+    wanted_steps,
+)
 
 
 def test_the_papers_example() -> None:

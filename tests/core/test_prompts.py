@@ -2,9 +2,9 @@
 
 import pytest
 
-from bestow_edge.config import ChatTemplate
-from bestow_edge.errors import PromptError
-from bestow_edge.prompts import (
+from bestow_edge.core.config import ChatTemplate
+from bestow_edge.core.errors import PromptError
+from bestow_edge.core.prompts import (
     Pair,
     Question,
     Task,

@@ -13,14 +13,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bestow_edge.bundle import BundleManifest, read_manifest
-from bestow_edge.config import BidirectionalConfig
-from bestow_edge.errors import AgreementError, CheckpointError, ConfigError, ExportError, ParityError
+from bestow_edge.core.bundle import BundleManifest, read_manifest
+from bestow_edge.core.config import BidirectionalConfig
+from bestow_edge.core.errors import AgreementError, CheckpointError, ConfigError, ExportError, ParityError
+from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM, WINDOW
 from bestow_edge.export import parity, pipeline
 from bestow_edge.export.pipeline import Check, export_bundle
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW
 from bestow_edge.runtime import load
-from bestow_edge.runtime.golden import verify
+from bestow_edge.runtime.records.golden import verify
 
 
 def quiet(_: str) -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from bestow_edge.errors import ConfigError
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM, WINDOW
 from bestow_edge.export.precision import LARGE_LLM, parse_precisions, part_of
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM, WINDOW
 
 
 def test_defaults_depend_on_the_size_of_the_llm() -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bestow_edge.config import ModelConfig
-from bestow_edge.errors import CheckpointError, ConfigError, PromptError
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.errors import CheckpointError, ConfigError, PromptError
 from bestow_edge.model.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_checkpoint, load_config, save_checkpoint
 
 

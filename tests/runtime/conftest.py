@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bestow_edge.bundle import read_manifest
+from bestow_edge.core.bundle import read_manifest
 from bestow_edge.runtime.model import Model, load
 
 if TYPE_CHECKING:
-    from bestow_edge.model.bestow import BestowModel
+    from bestow_edge.model.base import BestowModel
 
 RemakeModel = Callable[..., Model]
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bestow_edge.errors import ConfigError
-from bestow_edge.latency import Choice, solve
-from bestow_edge.policy import WaitK
-from bestow_edge.prompts import parse_pair
+from bestow_edge.core.delay import Choice, solve
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.policy import WaitK
+from bestow_edge.core.prompts import parse_pair
 from bestow_edge.runtime.calibration import Calibration, calibrate
 from bestow_edge.runtime.model import Model, load
-from bestow_edge.runtime.track import Prompt
+from bestow_edge.runtime.stream.answer import Prompt
 
 PAIR = parse_pair("en-de")
 

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bestow_edge.config import SegmentConfig
-from bestow_edge.errors import AudioError, BacklogError, ConfigError, SessionError
+from bestow_edge.core.config import SegmentConfig
+from bestow_edge.core.errors import AudioError, BacklogError, ConfigError, SessionError
 from bestow_edge.runtime import Event, LiveSession, SegmentEvent, stream
 from bestow_edge.runtime.live import AudioSession
 from bestow_edge.runtime.model import Model
-from bestow_edge.runtime.session import Session
-from bestow_edge.runtime.trace import Tracer, read_trace
+from bestow_edge.runtime.records.trace import Tracer, read_trace
+from bestow_edge.runtime.stream.session import Session
 
 Floats = npt.NDArray[np.float32]
 PATIENCE_S = 60  # only a failing test waits for so long

@@ -15,11 +15,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from bestow_edge.bundle import MANIFEST_FILE, list_files, read_manifest, write_manifest
-from bestow_edge.errors import BundleError, BundleIntegrityError, BundleMissingError, ConfigError, SignatureError
-from bestow_edge.graphs import ADAPTER, ENCODER, LLM
+from bestow_edge.core.bundle import MANIFEST_FILE, list_files, read_manifest, write_manifest
+from bestow_edge.core.errors import BundleError, BundleIntegrityError, BundleMissingError, ConfigError, SignatureError
+from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM
 from bestow_edge.runtime import load, model
-from bestow_edge.runtime.golden import verify
+from bestow_edge.runtime.records.golden import verify
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_no_onnxruntime(tiny_bundle: Path, tmp_path: Path) -> None:
 import sys
 sys.modules["onnxruntime"] = None
 import bestow_edge
-from bestow_edge.errors import MissingExtraError
+from bestow_edge.core.errors import MissingExtraError
 try:
     bestow_edge.load(sys.argv[1])
 except MissingExtraError as error:

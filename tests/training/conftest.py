@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from bestow_edge.strict import decode
-from bestow_edge.training.recipe import Recipe
-from bestow_edge.training.trainer import Run
+from bestow_edge.core.decoding import decode
+from bestow_edge.training.learning.trainer import Run
+from bestow_edge.training.recipe.recipe import Recipe
 
 WORDS = {"one": "eins", "two": "zwei", "three": "drei"}
 RATE_HZ = 16000

@@ -15,18 +15,18 @@ from typing import Literal
 import torch
 from torch import nn
 
-from bestow_edge.config import AdapterConfig, BidirectionalConfig, ModelConfig, PolicyConfig
-from bestow_edge.errors import CheckpointError, ConfigError
-from bestow_edge.files import check_free
-from bestow_edge.model.bestow import BestowModel
+from bestow_edge.core.config import AdapterConfig, BidirectionalConfig, ModelConfig, PolicyConfig
+from bestow_edge.core.errors import CheckpointError, ConfigError
+from bestow_edge.core.files import check_free
+from bestow_edge.core.prompts import parse_pair, prompt_text
+from bestow_edge.model.base import BestowModel
 from bestow_edge.model.checkpoint import save_checkpoint
+from bestow_edge.model.pretrained.components import EncoderPart, LlmPart, plain_config
 from bestow_edge.model.pretrained.huggingface import huggingface_encoder
 from bestow_edge.model.pretrained.llm import read_llm
 from bestow_edge.model.pretrained.nemo import nemo_encoder
 from bestow_edge.model.pretrained.nemo_config import BIDIRECTIONAL
-from bestow_edge.model.pretrained.parts import EncoderPart, LlmPart, plain_config
-from bestow_edge.model.pretrained.source import find_source
-from bestow_edge.prompts import parse_pair, prompt_text
+from bestow_edge.model.pretrained.repository import find_source
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Progress = Callable[[str], None]

@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bestow_edge.config import SUBSAMPLING, FeatureConfig, StreamingConfig, read_json
-from bestow_edge.errors import CheckpointError, ConfigError
-from bestow_edge.model.bestow import ENCODERS
+from bestow_edge.core.config import SUBSAMPLING, FeatureConfig, StreamingConfig, read_json
+from bestow_edge.core.errors import CheckpointError, ConfigError
+from bestow_edge.model.base import ENCODERS
+from bestow_edge.model.pretrained.components import EncoderPart, build_encoder
 from bestow_edge.model.pretrained.nemo_config import CACHE_AWARE
-from bestow_edge.model.pretrained.parts import EncoderPart, build_encoder
 from bestow_edge.model.pretrained.weights import fill, load_tensors, part_sizes, read_tensors
 
 Fields = dict[str, Any]  # Any: decoded JSON

@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
-from bestow_edge.errors import CheckpointError, ConfigError
-from bestow_edge.model.pretrained.chat import chat_template, end_ids
-from bestow_edge.model.pretrained.parts import LlmPart
+from bestow_edge.core.errors import CheckpointError, ConfigError
+from bestow_edge.model.pretrained.chat_template import chat_template, end_ids
+from bestow_edge.model.pretrained.components import LlmPart
 from bestow_edge.model.pretrained.weights import check_names, listed
 
 Untyped = Any  # a transformers config or tokenizer: they have no types

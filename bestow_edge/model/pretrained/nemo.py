@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from bestow_edge.config import FeatureConfig, StreamingConfig
-from bestow_edge.errors import CheckpointError, ConfigError
-from bestow_edge.features import hann_window, mel_filters
+from bestow_edge.core.config import FeatureConfig, StreamingConfig
+from bestow_edge.core.errors import CheckpointError, ConfigError
+from bestow_edge.core.features import hann_window, mel_filters
+from bestow_edge.model.pretrained.components import EncoderPart, build_encoder
+from bestow_edge.model.pretrained.nemo_archive import read_nemo
 from bestow_edge.model.pretrained.nemo_config import (
     BIDIRECTIONAL,
     CACHE_AWARE,
@@ -23,8 +25,6 @@ from bestow_edge.model.pretrained.nemo_config import (
     feature_config,
     streaming_config,
 )
-from bestow_edge.model.pretrained.nemo_file import read_nemo
-from bestow_edge.model.pretrained.parts import EncoderPart, build_encoder
 from bestow_edge.model.pretrained.weights import fill, part_sizes
 
 PREFIX = "encoder."

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bestow_edge.config import SUBSAMPLING, FeatureConfig, StreamingConfig
-from bestow_edge.errors import ConfigError
+from bestow_edge.core.config import SUBSAMPLING, FeatureConfig, StreamingConfig
+from bestow_edge.core.errors import ConfigError
 
 Section = Mapping[str, Any]  # Any: decoded YAML
 CACHE_AWARE, BIDIRECTIONAL = "nemotron_asr_streaming_encoder", "parakeet_encoder"

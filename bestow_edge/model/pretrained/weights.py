@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from bestow_edge.config import read_json
-from bestow_edge.errors import CheckpointError
+from bestow_edge.core.config import read_json
+from bestow_edge.core.errors import CheckpointError
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"

@@ -1,0 +1,260 @@
+"""`bestow-edge devices` and `bestow-edge doctor`: what this machine has and what is missing.
+
+`doctor` works whatever is missing: it imports nothing that it does not check.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bestow_edge import __version__
+from bestow_edge.cli.asked import options
+from bestow_edge.cli.show.console import new_table, say, shown_steps, write, write_json, write_tables
+from bestow_edge.core.errors import AudioDeviceError, BestowEdgeError, MissingExtraError
+
+if TYPE_CHECKING:
+    from bestow_edge.evaluation.run.gpu import GpuReport
+
+INSTALL = "pip install 'bestow-edge{}'"
+MODULES = {  # import name: extra that brings it, empty = the package itself
+    "numpy": "",
+    "soundfile": "",
+    "soxr": "",
+    "tokenizers": "",
+    "onnxruntime": "cpu",
+    "sounddevice": "mic",
+    "torch": "export",
+    "transformers": "export",
+    "safetensors": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "accelerate": "train",
+    "yaml": "train",
+    "jiwer": "eval",
+    "sacrebleu": "eval",
+    "whisper_normalizer": "eval",
+    "matplotlib": "eval",
+}
+RUNTIME = ("numpy", "soundfile", "soxr", "tokenizers", "onnxruntime")  # imported for good: a broken one must show
+DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "yaml": ("pyyaml",),
+    "whisper_normalizer": ("whisper-normalizer",),
+}
+
+
+@dataclass(kw_only=True, slots=True)
+class Report:
+    """What `doctor` found."""
+
+    bestow_edge: str = __version__
+    python: str = platform.python_version()
+    platform: str = platform.platform()
+    versions: dict[str, str | None] = field(default_factory=dict)
+    """Version by import name, None = missing."""
+    providers: list[str] = field(default_factory=list)
+    """onnxruntime's, best first."""
+    cpus: int = os.cpu_count() or 1
+    usable_cpus: int = os.cpu_count() or 1
+    """CPUs this process may use; onnxruntime's threads by default."""
+    microphones: list[str] = field(default_factory=list)
+    embedded_bundle: str = ""
+    """Its language pairs, or what is wrong with it."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Command that installs each missing module."""
+    warnings: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    """Why the runtime cannot work."""
+
+
+def devices(as_json: options.Json = False) -> None:
+    """List the microphones.
+
+    \b
+    Examples:
+      bestow-edge devices
+      bestow-edge mic --mic-device 2
+    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    from bestow_edge.runtime.audio.microphone import list_devices
+
+    found = list_devices()
+    if as_json:
+        write_json([asdict(device) for device in found])
+        return
+    if not found:
+        raise AudioDeviceError("no microphone: PortAudio lists no input device; connect one and check permissions")
+    table = new_table("Input devices", "index", "name", "host API", "channels", "rate (Hz)", "default")
+    for device in found:
+        row = (device.index, device.name, device.host_api, device.channels, device.default_rate_hz)
+        table.add_row(*map(str, row), "yes" if device.is_default else "")
+    write_tables(table)
+
+
+def doctor(
+    gpu: Annotated[bool, typer.Option("--gpu", help="Check a GPU instead, and what a bundle does on it.")] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="DIR", help="With --gpu: bundle to check; default: embedded demo."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="With --gpu: which.")] = "cuda:0",
+    pack: Annotated[
+        Path | None,
+        typer.Option("--pack", metavar="FILE", help="With --gpu: write the whole report, for a bug report."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Check this installation and say what is missing and how to get it.
+
+    Exit code 1 means that the runtime cannot work; with --gpu, that a check failed: no GPU is none.
+
+    \b
+    Examples:
+      bestow-edge doctor
+      bestow-edge doctor --json
+      bestow-edge doctor --gpu --bundle my-gpu-bundle --pack gpu.json
+    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    if gpu:
+        _doctor_gpu(bundle, device, pack, as_json=as_json)
+        return
+    report = Report()
+    _check_modules(report)
+    if hasattr(os, "sched_getaffinity"):
+        report.usable_cpus = len(os.sched_getaffinity(0))
+    _check_onnxruntime(report)
+    _check_microphones(report)
+    _check_bundle(report)
+    if as_json:
+        write_json(asdict(report))
+    else:
+        _print(report)
+    if report.errors:
+        raise typer.Exit(1)
+
+
+def _doctor_gpu(bundle: Path | None, device: str, pack: Path | None, *, as_json: bool) -> None:
+    from bestow_edge.evaluation.run.gpu import Examination, examine
+
+    with shown_steps() as step:
+        report = examine(Examination(bundle=bundle, device=device), step)
+    if pack is not None:
+        report.pack(pack)
+        say(f"packed: {pack}")
+    if as_json:
+        write_json(asdict(report))
+    else:
+        write_gpu_report(report)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def write_gpu_report(report: GpuReport) -> None:
+    """Print what was found on a GPU, or why nothing was."""
+    title = f"{report.gpu.get('gpu', 'No GPU')}: {report.bundle}"
+    table = new_table(title, "check", "result", "figures, or why not")
+    for finding in report.findings:
+        table.add_row(finding.what, finding.state, finding.told.replace("[", r"\["))  # rich's mark-up
+    write_tables(table)
+
+
+def _check_modules(report: Report) -> None:
+    for name, extra in MODULES.items():
+        problem = ""
+        if name in RUNTIME:
+            try:
+                importlib.import_module(name)
+            except (ImportError, OSError) as error:  # OSError: its own library is missing
+                problem = " ".join(str(error).split())
+        elif find_spec(name) is None:
+            problem = "missing"
+        report.versions[name] = None if problem else _version(name)
+        if problem:
+            report.missing[name] = INSTALL.format(f"[{extra}]" if extra else "")
+        if problem and name in RUNTIME:
+            report.errors.append(f"{name} cannot be imported ({problem}); run: {report.missing[name]}")
+
+
+def _version(name: str) -> str:
+    for distribution in DISTRIBUTIONS.get(name, (name,)):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return "unknown version"
+
+
+def _check_onnxruntime(report: Report) -> None:
+    if report.versions["onnxruntime"] is None:
+        return
+    report.providers = list(importlib.import_module("onnxruntime").get_available_providers())
+    installed = []
+    for distribution in DISTRIBUTIONS["onnxruntime"]:
+        try:
+            installed.append(f"{distribution} {version(distribution)}")
+        except PackageNotFoundError:
+            continue
+    if len(installed) > 1:
+        report.warnings.append(
+            f"{' and '.join(installed)} overwrite each other's files; keep one: pip uninstall -y onnxruntime "
+            f"onnxruntime-gpu && {INSTALL.format('[gpu]')}, or [cpu] without a GPU"
+        )
+
+
+def _check_microphones(report: Report) -> None:
+    try:
+        from bestow_edge.runtime.audio.microphone import list_devices
+
+        report.microphones = [str(device) for device in list_devices()]
+    except MissingExtraError:
+        return  # among the missing modules already
+    except AudioDeviceError as error:
+        report.warnings.append(str(error))
+        return
+    except ImportError:
+        return  # a module of the runtime is missing, which is an error already
+    if not report.microphones:
+        report.warnings.append("no microphone: PortAudio lists no input device; `bestow-edge run` needs none")
+
+
+def _check_bundle(report: Report) -> None:
+    try:
+        from bestow_edge.core.bundle import check_files, read_manifest
+        from bestow_edge.runtime import embedded_bundle
+
+        manifest = read_manifest(embedded_bundle())
+        check_files(embedded_bundle(), manifest, hashes=True)
+        report.embedded_bundle = ", ".join(manifest.model.pairs)
+    except BestowEdgeError as error:
+        report.embedded_bundle = "unusable"
+        report.warnings.append(f"embedded bundle: {error}; commands need --bundle")
+    except ImportError:
+        report.embedded_bundle = "not checked"
+
+
+def _print(report: Report) -> None:
+    table = new_table("bestow-edge doctor", "what", "found", "to get it")
+    table.add_row("bestow-edge", report.bestow_edge, "")
+    table.add_row("python", report.python, "")
+    table.add_row("platform", report.platform, "")
+    for name, found in report.versions.items():
+        command = report.missing.get(name, "").replace("[", r"\[")  # rich's mark-up
+        table.add_row(name, found or "missing", command)
+    table.add_row("providers", ", ".join(report.providers) or "none", "")
+    table.add_row("CPUs", f"{report.cpus}, usable by this process: {report.usable_cpus}", "")
+    table.add_row("microphones", "\n".join(report.microphones) or "none", "")
+    table.add_row("embedded bundle", report.embedded_bundle, "")
+    write_tables(table)
+    for warning in report.warnings:
+        say(f"warning: {warning}")
+    for error in report.errors:
+        say(f"error: {error}")
+    if not report.errors:
+        write("the runtime works")

@@ -1,0 +1,1 @@
+"""Text, captions and progress on the terminal."""

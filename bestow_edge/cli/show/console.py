@@ -1,0 +1,127 @@
+"""How all commands talk to the terminal: results to stdout, everything else to stderr. Knows no command."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bestow_edge.core.errors import MissingExtraError
+
+PIPE_COLUMNS = 200  # width of tables that go to a file or a pipe, so that nothing is wrapped
+
+err = Console(stderr=True, highlight=False, markup=False)
+"""Status lines, progress bars and messages."""
+
+
+def say(message: str) -> None:
+    """Print one line on stderr, above a progress bar if there is one."""
+    err.print(message, soft_wrap=True)
+
+
+def say_error(error: Exception) -> None:
+    """Print an error as one line on stderr."""
+    say(f"error: {' '.join(str(error).split())}")
+
+
+def say_warning(message: str) -> None:
+    """Print a warning as one line on stderr, yellow on a terminal."""
+    err.print(f"warning: {message}", style="yellow", soft_wrap=True)
+
+
+def write(text: str, end: str = "\n") -> None:
+    """Print a result on stdout at once."""
+    typer.echo(text + end, nl=False)
+
+
+def write_json(value: object) -> None:
+    """Print a result as one line of JSON on stdout."""
+    write(json.dumps(value, ensure_ascii=False))
+
+
+def new_table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table:
+    """Return an empty table; columns named in `numbers` are right-aligned."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return table
+
+
+def write_tables(*tables: Table) -> None:
+    """Print tables on stdout."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_COLUMNS
+    for table in tables:
+        console.print(table)
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{size / 1e6:.2f} MB"
+
+
+def use_utf8() -> None:
+    """Make both streams UTF-8, so that no text of a model and no file name can fail to print."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def logs_on_stderr() -> Iterator[None]:
+    """Show this package's messages and warnings on stderr for the time of a command."""
+    logger = logging.getLogger("bestow_edge")
+    handler, level = _StderrHandler(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Turn a failed import of somebody else's package into an error that names the extra.
+
+    Raises:
+        MissingExtraError: a package of the extra is not installed.
+    """
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except ImportError as error:
+        module = (error.name or "").partition(".")[0]
+        if module in {"", "bestow_edge"}:
+            raise
+        raise MissingExtraError(module, extra) from error
+
+
+@contextmanager
+def shown_steps() -> Iterator[Callable[[str], None]]:
+    """Yield what shows a step: with a clock on a terminal, as lines elsewhere."""
+    if not err.is_terminal:
+        yield say
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda description: progress.update(task, description=description)
+
+
+class _StderrHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        say(prefix + record.getMessage())

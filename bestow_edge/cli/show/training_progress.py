@@ -1,0 +1,81 @@
+"""A progress bar for each stage of training, as a callback of transformers' Trainer. Imports transformers."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+from bestow_edge.cli.show.console import err, say
+
+SHOWN = (
+    "loss",
+    "token_loss",
+    "ctc_loss",
+    "right",
+    "eval_loss",
+    "eval_right",
+    "eval_wer",
+    "eval_bleu",
+)  # of the Trainer's record, in this order
+
+
+class StageBars:
+    """Shows the bars for the time of a `with` block."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[losses]}"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=err, disable=not err.is_terminal)
+        self.callback = _StageCallback(self._progress)
+
+    def __enter__(self) -> StageBars:
+        """Start to draw, and quieten transformers, which would repeat every record."""
+        for name in ("transformers", "accelerate"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+class _StageCallback(TrainerCallback):
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._stage = ""
+        self._losses: dict[str, str] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the protocol's
+        """Add a stage's bar; the run's directory is named after the stage."""
+        self._stage, self._losses = Path(args.output_dir).name, {}
+        going_on = f", going on at step {state.global_step}" if state.global_step else ""
+        say(f"stage {self._stage}: {state.max_steps} steps{going_on}")
+        self._task = self._progress.add_task(self._stage, total=state.max_steps, completed=state.global_step, losses="")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the protocol's
+        """Move the bar."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
+        """Show losses beside the bar, or as a line where there is no terminal."""
+        new = {name: f"{name} {float(logs[name]):.3f}" for name in SHOWN if (logs or {}).get(name)}
+        self._losses |= new
+        if self._task is not None:
+            shown = [self._losses[name] for name in SHOWN if name in self._losses]
+            self._progress.update(self._task, losses=" ".join(shown))
+        if new and self._progress.disable:
+            say(f"stage {self._stage}: step {state.global_step} of {state.max_steps}: {' '.join(new.values())}")

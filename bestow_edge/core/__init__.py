@@ -1,0 +1,1 @@
+"""Formats, policies and contracts that both ends of a bundle agree on. Needs numpy alone."""

@@ -1,0 +1,59 @@
+"""What a checkpoint directory holds, read without torch: its config and the shapes of its weights.
+
+Standard library only. `bestow_edge.model.checkpoint` reads and writes the weights themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bestow_edge.core.config import ModelConfig, read_json
+from bestow_edge.core.errors import CheckpointError
+from bestow_edge.core.prompts import check_languages, parse_pair
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
+FORMAT = "bestow-edge-checkpoint"
+FORMAT_VERSION = 1
+MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+
+
+def load_config(directory: Path) -> ModelConfig:
+    """Read the model config of a checkpoint.
+
+    Raises:
+        CheckpointError: it is not a checkpoint directory of this format version.
+        ConfigError: its config has unknown or wrong fields.
+        PromptError: a language of it is unknown.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
+        if not (directory / name).is_file():
+            raise CheckpointError(f"{directory}: not a checkpoint, {name} is missing; make one with train or init")
+    document = read_json(directory / CONFIG_FILE)
+    if document.get("format") != FORMAT or document.get("format_version") != FORMAT_VERSION:
+        got = f"{document.get('format')} {document.get('format_version')}"
+        raise CheckpointError(f"{directory}: config.json is {got}, expected {FORMAT} {FORMAT_VERSION}")
+    config = ModelConfig.from_dict(document.get("model", {}))
+    for pair in config.pairs:
+        parse_pair(pair)
+    check_languages(*config.questions)
+    return config
+
+
+def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the name and shape of every tensor of a safetensors file.
+
+    The file begins with the length of a JSON header, 8 bytes little-endian, and the header.
+
+    Raises:
+        CheckpointError: it is not such a file.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
+        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error}); copy the checkpoint again") from error

@@ -1,0 +1,1 @@
+"""Curves, pages and model cards made of scores."""

@@ -1,0 +1,92 @@
+"""What an evaluation is about, and every file of its results. Puts the other modules together; knows no terminal.
+
+DIR/SETTING/utterances.jsonl   text and scores of each utterance
+DIR/curve.svg, DIR/curve.png   quality over latency
+DIR/report.html                everything for people
+DIR/results.json               everything for programs; written last
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bestow_edge.core.bundle import MANIFEST_FILE, read_manifest
+from bestow_edge.core.files import sha256
+from bestow_edge.core.prompts import Pair
+from bestow_edge.evaluation.report import curves
+from bestow_edge.evaluation.report import html_report as page
+from bestow_edge.evaluation.report.hardware import describe_machine, versions
+from bestow_edge.evaluation.run.directory import FORMAT, FORMAT_VERSION, RESULTS_FILE, Store, samples_sha256
+from bestow_edge.evaluation.run.listening import BLOCK_MS
+from bestow_edge.evaluation.run.runner import Runner
+from bestow_edge.evaluation.run.samples import Samples
+from bestow_edge.evaluation.run.settings import Setting
+from bestow_edge.evaluation.scores import intervals as bootstrap
+from bestow_edge.evaluation.scores.instances import Instance
+from bestow_edge.evaluation.scores.results import SettingResult, score_setting
+
+
+def describe(manifest: Path, samples: Samples, runner: Runner) -> dict[str, Any]:
+    """Return everything that has to be the same to go on with an earlier run, as JSON."""
+    bundle = read_manifest(runner.bundle)
+    return {
+        "pair": runner.name,
+        "manifest": {
+            "file": manifest.name,
+            "sha256": samples_sha256(samples),
+            "utterances": len(samples.items),
+            "left_out": samples.left_out,
+            "audio_s": round(sum(item.length_s for item in samples.items), 3),
+        },
+        "bundle": {
+            "name": runner.bundle.resolve().name,
+            "sha256": sha256(runner.bundle / MANIFEST_FILE),
+            "checkpoint_sha256": bundle.checkpoint_sha256,
+            "precision": {name: entry.precision for name, entry in bundle.graphs.items()},
+        },
+        "block_ms": BLOCK_MS,
+        "device": runner.device,
+        "threads": runner.threads,
+        "jobs": runner.jobs,
+    }
+
+
+def score(settings: Sequence[Setting], found: Sequence[Sequence[Instance]], pair: Pair) -> list[SettingResult]:
+    """Score the finished instances of each setting."""
+    return [score_setting(setting, instances, pair) for setting, instances in zip(settings, found, strict=True)]
+
+
+def write(store: Store, what: dict[str, Any], results: Sequence[SettingResult], metric: str) -> dict[str, Any]:
+    """Write every file of results and return the content of `results.json`.
+
+    Args:
+        store: the directory.
+        what: what `describe` returned.
+        results: of all settings.
+        metric: quality in the curves, one of `bestow_edge.evaluation.scores.score.METRICS`.
+    """
+    record = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **what,
+        "metric": metric,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": describe_machine(),
+        "versions": versions(),
+        "confidence": {"level": bootstrap.CONFIDENCE, "resamples": bootstrap.RESAMPLES, "seed": bootstrap.SEED},
+        "settings": [result.record() for result in results],
+    }
+    for result in results:
+        lines = (json.dumps(utterance, ensure_ascii=False) + "\n" for utterance in result.utterances)
+        store.write("utterances.jsonl", "".join(lines), result.setting)
+    figure = curves.draw(results, metric, f"{what['manifest']['file']}, {what['pair']}")
+    svg = curves.rendered(figure, "svg")
+    store.write("curve.svg", svg)
+    store.write("curve.png", curves.rendered(figure, "png"))
+    store.write("report.html", page.page(record, results, metric, svg.decode()))
+    store.write(RESULTS_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return record

@@ -1,0 +1,1 @@
+"""Models run over test sets, and their speed."""

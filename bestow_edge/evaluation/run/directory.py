@@ -1,0 +1,123 @@
+"""The directory of an evaluation: what is evaluated, what is finished, and logs that survive a stop at any time.
+
+    DIR/evaluation.json            what is evaluated; another evaluation may not go on in the same directory
+    DIR/SETTING/instances.log      SimulEval's log of a setting; a line is added when an utterance is finished
+
+It knows files and instances; the runner makes them, `bestow_edge.evaluation.scores.results` scores them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bestow_edge.core.errors import ConfigError, ManifestError
+from bestow_edge.core.files import write_atomically
+from bestow_edge.evaluation.run.samples import Samples
+from bestow_edge.evaluation.run.settings import Setting
+from bestow_edge.evaluation.scores.instances import Instance, log_text, parse_line
+
+EVALUATION_FILE = "evaluation.json"
+LOG_FILE = "instances.log"
+RESULTS_FILE = "results.json"
+FORMAT = "bestow-edge-evaluation"
+FORMAT_VERSION = 1
+
+
+class Store:
+    """One directory of results."""
+
+    def __init__(self, directory: Path, what: Mapping[str, Any]) -> None:
+        """Open a directory, or make it.
+
+        Args:
+            directory: where results go.
+            what: everything that has to be the same to go on with an earlier run, as JSON.
+
+        Raises:
+            ConfigError: it holds something else, or another evaluation.
+        """
+        self.directory = directory
+        path = directory / EVALUATION_FILE
+        record = {"format": FORMAT, "format_version": FORMAT_VERSION, **what}
+        if path.is_file():
+            _check_same(path, record)
+            return
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise ConfigError(f"{directory} exists and is no evaluation; choose another --out")
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+    def finished(self, setting: Setting, number: int) -> dict[int, Instance]:
+        """Return the finished utterances of a setting by index.
+
+        Args:
+            setting: the setting.
+            number: utterances there are.
+
+        Raises:
+            ConfigError: the log is damaged, other than in a last line that was cut short.
+        """
+        path = self._log(setting)
+        if not path.is_file():
+            return {}
+        lines = path.read_bytes().split(b"\n")
+        whole = lines[:-1]  # what follows the last line end was being written when the run was stopped
+        if lines[-1]:
+            write_atomically(path, b"".join(line + b"\n" for line in whole))
+        try:
+            found = [parse_line(line, f"{path}:{row}") for row, line in enumerate(whole, 1)]
+        except ManifestError as error:
+            raise ConfigError(f"{error}; delete the file to evaluate its setting again") from error
+        if any(not 0 <= instance.index < number for instance in found):
+            raise ConfigError(f"{path}: holds other utterances; delete it to evaluate its setting again")
+        return {instance.index: instance for instance in found}
+
+    def add(self, setting: Setting, instance: Instance) -> None:
+        """Add a finished utterance to a setting's log."""
+        path = self._log(setting)
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a", encoding="utf-8") as log:
+            log.write(instance.to_line() + "\n")
+
+    def complete(self, setting: Setting, number: int) -> list[Instance]:
+        """Sort the log of a setting whose utterances are all finished, and return it."""
+        found = self.finished(setting, number)
+        if len(found) != number:
+            raise RuntimeError(f"{setting.name}: {len(found)} of {number} utterances are finished")
+        instances = [found[index] for index in range(number)]
+        write_atomically(self._log(setting), log_text(instances))
+        return instances
+
+    def write(self, name: str, content: str | bytes, setting: Setting | None = None) -> Path:
+        """Write a file of results and return its path."""
+        path = (self.directory if setting is None else self._log(setting).parent) / name
+        write_atomically(path, content)
+        return path
+
+    def _log(self, setting: Setting) -> Path:
+        return self.directory / setting.name / LOG_FILE
+
+
+def samples_sha256(samples: Samples) -> str:
+    """Return a hash of recordings and references: their paths' names, places, lengths, texts and questions, if any."""
+    rows = [
+        [item.path.name, item.offset_s, item.duration_s, item.length_s, item.reference, *filter(None, [item.question])]
+        for item in samples.items
+    ]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _check_same(path: Path, new: Mapping[str, Any]) -> None:
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not valid JSON ({error}); choose another --out") from error
+    for name in [*new, *old]:
+        if old.get(name) != new.get(name):
+            was, now = (json.dumps(record.get(name), ensure_ascii=False) for record in (old, new))
+            what = f"{path.parent} holds an evaluation with {name} {was}, not {now}"
+            raise ConfigError(f"{what}; choose another --out")

@@ -1,0 +1,367 @@
+"""What a GPU does with a bundle: parity with the CPU, time of each graph, streams at once, memory. For owners of one.
+
+Every check gives a finding, also one that could not be made, with the reason; a failing check stops no other. The
+report is one file that can be attached to a bug report. Without a GPU it says what was not done. It knows backends as
+routes: functions that load a bundle's graphs on a device.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from difflib import SequenceMatcher
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bestow_edge import __version__
+from bestow_edge.core.bundle import BundleManifest, check_files, read_manifest
+from bestow_edge.core.errors import ConfigError, DeviceError, MissingExtraError
+from bestow_edge.core.utterances import read_manifest as read_speech
+from bestow_edge.evaluation.report.hardware import describe_machine
+from bestow_edge.evaluation.run.listening import listen
+from bestow_edge.runtime.assets.recordings import sample_manifest
+from bestow_edge.runtime.audio.files import read_audio
+from bestow_edge.runtime.devices import onnx_cuda
+from bestow_edge.runtime.devices.base import CPU, Array, Graph
+from bestow_edge.runtime.devices.cuda import CudaDevice
+from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph, import_onnxruntime
+from bestow_edge.runtime.devices.opening import open_device, open_graph
+from bestow_edge.runtime.devices.tensorrt.engines import Settings
+from bestow_edge.runtime.devices.tensorrt.serving import serve_engines
+from bestow_edge.runtime.model import Model, embedded_bundle
+from bestow_edge.runtime.records.golden import TOLERANCES, read_golden, relative_error
+
+State = Literal["ok", "failed", "not done"]
+Load = Callable[[Path, BundleManifest, CudaDevice], Mapping[str, Graph]]
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "cuda-bindings", "numpy", "tensorrt", "tensorrt-cu13", "torch")
+NO_GPU = "no GPU that this installation can use"
+WARM_UP = 5  # runs before time is taken: libraries choose kernels, CUDA graphs are captured
+SPEECH_S = 20.0  # heard by each stream
+SAME_WORDS = 0.9  # share of a text's words: in float16 a close decision may fall otherwise
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """The outcome of one check."""
+
+    what: str
+    state: State
+    told: str
+    """Figures, or why it failed or was not done."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraphFigures:
+    """One graph on one route."""
+
+    route: str
+    graph: str
+    error: float
+    """Largest difference from the CPU's outputs over the largest value."""
+    cpu_ms: float
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(kw_only=True, slots=True)
+class GpuReport:
+    """Everything found, as it is packed."""
+
+    made: str
+    """When, UTC."""
+    bestow_edge: str = __version__
+    python: str = platform.python_version()
+    machine: dict[str, str | int] = field(default_factory=describe_machine)
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of what is installed of `DISTRIBUTIONS`."""
+    gpu: dict[str, str | int] = field(default_factory=dict)
+    """What the CUDA runtime says of the GPU; empty without one."""
+    driver: str = ""
+    """What nvidia-smi says; empty where there is none."""
+    bundle: str = ""
+    findings: list[Finding] = field(default_factory=list)
+    graphs: list[GraphFigures] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        """A check failed."""
+        return any(finding.state == "failed" for finding in self.findings)
+
+    def pack(self, path: Path) -> None:
+        """Write everything to one file."""
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examination:
+    """What is to be checked."""
+
+    bundle: Path | None = None
+    """None = the embedded demo, which is made for CPUs: parts of it run on the CPU."""
+    reference: Path | None = None
+    """fp32 bundle of the same checkpoint that the CPU runs for comparison; None = the bundle itself."""
+    device: str = "cuda:0"
+    runs: int = 50
+    """Timed runs of each graph."""
+    streams: tuple[int, ...] = (1,)
+    """Numbers of streams heard at once."""
+
+
+class SkippedError(Exception):
+    """A check cannot be made here; the message says why."""
+
+
+def load_onnx(directory: Path, manifest: BundleManifest, device: CudaDevice) -> Mapping[str, Graph]:
+    """Load a bundle's graphs in onnxruntime on a GPU.
+
+    Raises:
+        SkippedError: this onnxruntime has no CUDA.
+    """
+    if onnx_cuda.CUDA_PROVIDER not in import_onnxruntime().get_available_providers():
+        raise SkippedError("this onnxruntime has no CUDA; pip uninstall -y onnxruntime, pip install 'bestow-edge[gpu]'")
+    specs = manifest.specs.items()
+    return {name: open_graph(directory / manifest.graphs[name].file, spec, device, threads=0) for name, spec in specs}
+
+
+def load_engines(directory: Path, manifest: BundleManifest, device: CudaDevice) -> Mapping[str, Graph]:
+    """Load a bundle's TensorRT engines, which must be built.
+
+    Raises:
+        SkippedError: there are none, or no TensorRT.
+    """
+    if manifest.target != "tensorrt":
+        raise SkippedError(f"a bundle for {manifest.target}; export its checkpoint with --target tensorrt")
+    try:
+        opened = serve_engines(directory, manifest, device, [("nothing", list)], Settings())
+    except MissingExtraError as error:
+        raise SkippedError(str(error)) from error
+    if opened.later is not None:
+        raise SkippedError("no engines of this bundle for this machine; first: bestow-edge engines build BUNDLE")
+    return dict(zip(manifest.specs, opened.graphs, strict=True))
+
+
+ROUTES: dict[str, Load] = {"onnxruntime CUDA": load_onnx, "TensorRT": load_engines}
+"""Ways to run a bundle on a GPU, by name."""
+
+
+def examine(asked: Examination, progress: Callable[[str], None]) -> GpuReport:
+    """Check a GPU and what a bundle does on it.
+
+    Args:
+        asked: what to check.
+        progress: told what is being done.
+
+    Raises:
+        ConfigError: the device's name is none of a GPU.
+    """
+    directory = embedded_bundle() if asked.bundle is None else asked.bundle
+    report = GpuReport(made=datetime.now(UTC).isoformat(timespec="seconds"), bundle=str(directory))
+    progress("looking for a GPU")
+    report.versions, report.driver = _versions(), _nvidia_smi()
+    device = _open(report, asked)
+    _check_provider(report)
+    for route, load in ROUTES.items():
+        if device is None:
+            for what in ("parity and time of each graph", "texts of a stream", "streams at once", "memory"):
+                report.findings.append(Finding(what=f"{route}: {what}", state="not done", told=NO_GPU))
+            continue
+        _Route(report, asked, directory, device, progress).check(route, load)
+    return report
+
+
+class _Route:
+    """The checks of one way to run a bundle."""
+
+    def __init__(
+        self,
+        report: GpuReport,
+        asked: Examination,
+        directory: Path,
+        device: CudaDevice,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._report, self._asked, self._directory, self._device = report, asked, directory, device
+        self._progress = progress
+
+    def check(self, route: str, load: Load) -> None:
+        """Check graphs, texts, streams and memory."""
+        free, total = self._device.memory()
+        graphs: Mapping[str, Graph] = {}
+        with self._finding(f"{route}: bundle") as told:
+            manifest = read_manifest(self._directory)
+            check_files(self._directory, manifest, hashes=False)
+            graphs = load(self._directory, manifest, self._device)
+            told.append(_placements(graphs))
+        if not graphs:
+            return
+        for name, graph in graphs.items():
+            with self._finding(f"{route}: {name} as on the CPU") as told:
+                told.append(self._compare(route, name, graph, manifest))
+        with self._finding(f"{route}: texts of a stream") as told:
+            told.append(self._texts(graphs, manifest))
+        for count in self._asked.streams:
+            with self._finding(f"{route}: {count} streams at once") as told:
+                told.append(self._streams(graphs, manifest, count))
+        with self._finding(f"{route}: memory") as told:
+            used = free - self._device.memory()[0]
+            told.append(f"{used / 1e9:.2f} GB used by graphs and streams, of {total / 1e9:.1f} GB")
+
+    @contextmanager
+    def _finding(self, what: str) -> Iterator[list[str]]:
+        """Note how a check ends; what the block appends is told."""
+        self._progress(what)
+        told: list[str] = []
+        try:
+            yield told
+        except SkippedError as reason:
+            self._report.findings.append(Finding(what=what, state="not done", told=str(reason)))
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong on a GPU belongs in the report, and the rest too
+            told = [f"{type(error).__name__}: {' '.join(str(error).split()):.500}"]
+            self._report.findings.append(Finding(what=what, state="failed", told=told[0]))
+        else:
+            self._report.findings.append(Finding(what=what, state="ok", told="; ".join(told)))
+
+    def _compare(self, route: str, name: str, graph: Graph, manifest: BundleManifest) -> str:
+        """Run a graph's golden inputs on CPU and GPU."""
+        directory = self._directory if self._asked.reference is None else self._asked.reference
+        known = manifest if self._asked.reference is None else read_manifest(directory)
+        feeds = read_golden(directory, known, name)
+        cpu = OnnxGraph(directory / known.graphs[name].file, known.specs[name], threads=0)
+        expected, cpu_ms = _timed(cpu, feeds, min(self._asked.runs, 10))
+        outputs, times = _timed(graph, feeds, self._asked.runs)
+        error = relative_error(outputs, expected)
+        p50, p95 = (float(np.percentile(times, share)) for share in (50, 95))
+        self._report.graphs.append(
+            GraphFigures(route=route, graph=name, error=error, cpu_ms=float(np.median(cpu_ms)), p50_ms=p50, p95_ms=p95)
+        )
+        allowed = max(TOLERANCES[bundle.graphs[name].precision] for bundle in (manifest, known))
+        if not error <= allowed:
+            raise DeviceError(f"differs from the CPU by {error:.1e}, allowed are {allowed:.0e}")
+        return f"error {error:.1e} of {allowed:.0e}; {p50:.2f} ms (p95 {p95:.2f}), CPU {np.median(cpu_ms):.2f} ms"
+
+    def _texts(self, graphs: Mapping[str, Graph], manifest: BundleManifest) -> str:
+        """Compare what a session writes on CPU and GPU."""
+        gpu = _model(self._directory, manifest, graphs)
+        cpu = Model(self._directory, manifest, device="cpu", threads=0)
+        (got, _), (want, _) = _hear(gpu), _hear(cpu)
+        same = SequenceMatcher(None, got.split(), want.split(), autojunk=False).ratio()
+        if same < SAME_WORDS:
+            raise DeviceError(f"{same:.0%} of the words are the CPU's; it writes {want!r:.200}, the GPU {got!r:.200}")
+        return f"{same:.0%} of {len(got.split())} words are the CPU's"
+
+    def _streams(self, graphs: Mapping[str, Graph], manifest: BundleManifest, count: int) -> str:
+        """Hear the same speech several times at once."""
+        model = _model(self._directory, manifest, graphs)
+        _hear(model)
+        started = time.perf_counter()
+        with ThreadPoolExecutor(count) as pool:
+            audio_s = sum(seconds for _, seconds in pool.map(lambda _: _hear(model), range(count)))
+        spent_s = time.perf_counter() - started
+        return f"{spent_s / (audio_s / count):.3f} of real time for all, {audio_s / spent_s:.1f} streams at most"
+
+
+def _open(report: GpuReport, asked: Examination) -> CudaDevice | None:
+    """Open the GPU; the embedded demo may use the CPU for what has no kernel."""
+    name = f"{asked.device},allow-cpu" if asked.bundle is None and "allow-cpu" not in asked.device else asked.device
+    try:
+        device = open_device(name)
+    except (DeviceError, MissingExtraError) as error:
+        report.findings.append(Finding(what="GPU", state="not done", told=str(error)))
+        return None
+    if not isinstance(device, CudaDevice):
+        raise ConfigError(f"device {name!r}: expected a GPU, such as cuda:0")
+    report.gpu = device.properties()
+    told = f"{report.gpu['gpu']}, compute capability {report.gpu['compute_capability']}"
+    report.findings.append(Finding(what="GPU", state="ok", told=told))
+    return device
+
+
+def _check_provider(report: GpuReport) -> None:
+    try:
+        providers = ", ".join(import_onnxruntime().get_available_providers())
+    except MissingExtraError as error:
+        report.findings.append(Finding(what="onnxruntime", state="not done", told=str(error)))
+    else:
+        report.findings.append(Finding(what="onnxruntime", state="ok", told=f"providers: {providers}"))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _nvidia_smi() -> str:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    query = "--query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm,temperature.gpu"
+    try:
+        done = subprocess.run(  # noqa: S603 - a program of the driver, and no input of anyone
+            [program, query, "--format=csv"], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return done.stdout + done.stderr
+
+
+def _placements(graphs: Mapping[str, Graph]) -> str:
+    """Say which provider runs how many operators of each graph, where the route knows."""
+    told = []
+    for name, graph in graphs.items():
+        found: dict[str, dict[str, int]] = getattr(graph, "placement", {})
+        told += [f"{name}: {sum(operators.values())} operators on {where}" for where, operators in found.items()]
+    return "; ".join(told) or "loaded"
+
+
+def _timed(graph: Graph, feeds: Mapping[str, Array], runs: int) -> tuple[dict[str, Array], list[float]]:
+    """Return a graph's outputs on the host, and how long its runs took, milliseconds."""
+    runner = graph.runner()
+    given = {
+        tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in (*graph.spec.inputs, *graph.spec.states)
+    }
+    runner.bind(given if graph.device is CPU else {name: graph.device.put(array) for name, array in given.items()})
+    times = []
+    for _ in range(WARM_UP + runs):
+        started = time.perf_counter()
+        outputs = runner.run()
+        graph.device.get()
+        times.append((time.perf_counter() - started) * 1000)
+    names = list(outputs)
+    return dict(zip(names, graph.device.get(*(outputs[name] for name in names)), strict=True)), times[WARM_UP:]
+
+
+def _model(directory: Path, manifest: BundleManifest, graphs: Mapping[str, Graph]) -> Model:
+    """Return a model whose graphs are these."""
+    model = Model(directory, manifest, device="cpu", threads=0)
+    model.encoder, model.adapter, model.llm = (graphs[name] for name in manifest.specs)
+    return model
+
+
+def _hear(model: Model) -> tuple[str, float]:
+    """Return what a model writes about speech that ships with the package, and how long that is, seconds."""
+    pair = model.config.pairs[0]
+    source, _, target = pair.partition("-")
+    heard = listen(model.session(source=source, target=target), _speech(model.sample_rate_hz), model.sample_rate_hz)
+    return heard.text, heard.length_ms / 1000
+
+
+def _speech(rate_hz: int) -> npt.NDArray[np.float32]:
+    whole = np.concatenate([read_audio(item.path, rate_hz) for item in read_speech(sample_manifest())])
+    return np.resize(whole, round(SPEECH_S * rate_hz))

@@ -1,0 +1,163 @@
+"""One utterance heard block by block as SimulEval would give it, and every word with the time it was written.
+
+A word counts as written once it is known to be whole: the next one begins, the model has nothing more to write yet, a
+segment ends or the audio does. Agents of SimulEval have to write whole words, so both sides measure the same. It knows
+sessions and blocks of audio, not files or scores.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bestow_edge.evaluation.scores.instances import Instance
+from bestow_edge.runtime.audio.files import StreamResampler, blocks
+from bestow_edge.runtime.stream.events import Decision, SegmentEvent, TextEvent
+from bestow_edge.runtime.stream.session import Session
+
+BLOCK_MS = 80
+"""Audio given at once: one encoder step. SimulEval's --source-segment-size; delays are multiples of it."""
+SILENCE_DB = -30.0
+"""Level below the loudest 10 ms at which an utterance has not begun or is over."""
+
+Samples = npt.NDArray[np.float32]
+
+
+class WordStream:
+    """A session that takes audio at its file's rate and gives whole words."""
+
+    def __init__(self, session: Session, rate_hz: int) -> None:
+        """Listen with a fresh session, of one prompt, to audio of `rate_hz`."""
+        self._session = session
+        self._resampler = StreamResampler(rate_hz, session.model.sample_rate_hz)
+        self._open = ""
+        self._paused = False
+        self.texts: list[str] = []
+        """Text of each event so far; together they are the whole text."""
+        session.on_decision = self._hear
+
+    def feed(self, samples: Samples, *, ended: bool) -> list[str]:
+        """Hear a block and return the words that are known to be whole now.
+
+        Args:
+            samples: (samples,) float32 at the file's rate; may be empty.
+            ended: whether this was the last block.
+        """
+        events = self._session.feed(self._resampler.feed(samples))
+        if ended:
+            events += self._session.feed(self._resampler.finish()) + self._session.finish()
+        words: list[str] = []
+        for event in events:
+            if isinstance(event, TextEvent):
+                self.texts.append(event.text)
+                words += self._push(event.text)
+            elif isinstance(event, SegmentEvent) and event.kind == "end":
+                words += self._close()
+        return words + (self._close() if ended or self._paused else [])
+
+    def _push(self, text: str) -> list[str]:
+        text = self._open + text
+        words = text.split()
+        self._open = "" if not words or text[-1].isspace() else words.pop()
+        return words
+
+    def _close(self) -> list[str]:
+        word, self._open = self._open, ""
+        return [word] if word else []
+
+    def _hear(self, decision: Decision) -> None:
+        self._paused = decision.verdict == "pause"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heard:
+    """What one utterance gave. Times are ms from its start."""
+
+    text: str
+    """All that was written."""
+    delays: tuple[float, ...]
+    """Audio given when each word was known to be whole."""
+    elapsed: tuple[float, ...]
+    """The same plus the computing until then."""
+    pieces: tuple[tuple[str, float, float], ...]
+    """Text of each event, audio given and elapsed time when it came: what a reader sees first."""
+    computing_ms: float
+    """Computing for the whole utterance."""
+    length_ms: float
+    """Length of the audio."""
+    speech_end_ms: float
+    """Where the speech in it ends, by its level."""
+
+    def instance(self, index: int, reference: str, source: str) -> Instance:
+        """Return it as a line of SimulEval's log; what SimulEval does not know goes to `extra`."""
+        return Instance(
+            index=index,
+            prediction=" ".join(self.text.split()),
+            reference=reference,
+            delays=self.delays,
+            elapsed=self.elapsed,
+            source_length=self.length_ms,
+            source=(source,),
+            extra={
+                "pieces": [list(piece) for piece in self.pieces],
+                "computing_ms": self.computing_ms,
+                "speech_end_ms": self.speech_end_ms,
+            },
+        )
+
+
+def listen(
+    session: Session, waveform: Samples, rate_hz: int, *, clock: Callable[[], float] = time.perf_counter
+) -> Heard:
+    """Run a session on an utterance as fast as it can, in blocks of `BLOCK_MS`.
+
+    Args:
+        session: a fresh session of one prompt.
+        waveform: (samples,) float32.
+        rate_hz: of the waveform.
+        clock: seconds.
+    """
+    stream = WordStream(session, rate_hz)
+    delays: list[float] = []
+    elapsed: list[float] = []
+    pieces: list[tuple[str, float, float]] = []
+    given, started_s = 0, clock()
+    for block in blocks(waveform, math.ceil(BLOCK_MS / 1000 * rate_hz)):
+        given += len(block)
+        words = stream.feed(block, ended=given == len(waveform))
+        delay_ms = given * 1000 / rate_hz
+        elapsed_ms = delay_ms + (clock() - started_s) * 1000
+        delays += [delay_ms] * len(words)
+        elapsed += [elapsed_ms] * len(words)
+        pieces += [(text, delay_ms, elapsed_ms) for text in stream.texts[len(pieces) :]]
+    return Heard(
+        text="".join(stream.texts),
+        delays=tuple(delays),
+        elapsed=tuple(elapsed),
+        pieces=tuple(pieces),
+        computing_ms=(clock() - started_s) * 1000,
+        length_ms=len(waveform) * 1000 / rate_hz,
+        speech_end_ms=speech_end_ms(waveform, rate_hz),
+    )
+
+
+def speech_end_ms(waveform: Samples, rate_hz: int) -> float:
+    """Estimate where speech ends: behind the last 10 ms that are less than 30 dB below the loudest ones.
+
+    Noise louder than that makes it the end of the audio.
+
+    Args:
+        waveform: (samples,) float32, at least one.
+        rate_hz: of the waveform.
+    """
+    frame = max(1, rate_hz // 100)
+    padded = np.pad(waveform.astype(np.float64), (0, -len(waveform) % frame))
+    power = np.square(padded).reshape(-1, frame).mean(axis=1)  # (frames of 10 ms,)
+    loud = np.flatnonzero(power >= power.max() * 10 ** (SILENCE_DB / 10))
+    end = min((int(loud[-1]) + 1) * frame, len(waveform))
+    return end * 1000 / rate_hz

@@ -1,0 +1,145 @@
+"""Runs every utterance at every setting, in this process or in several, and keeps what is finished in a `Store`.
+
+It knows models, samples and settings; not scores, nor terminals.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bestow_edge.core.errors import SessionError
+from bestow_edge.core.prompts import Pair, Question
+from bestow_edge.evaluation.run.directory import Store
+from bestow_edge.evaluation.run.listening import listen
+from bestow_edge.evaluation.run.samples import Sample
+from bestow_edge.evaluation.run.settings import Setting
+from bestow_edge.evaluation.scores.instances import Instance
+from bestow_edge.runtime.audio.files import read_waveform
+from bestow_edge.runtime.model import Model, load
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One utterance at one setting."""
+
+    setting: Setting
+    index: int
+    sample: Sample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runner:
+    """How utterances are run. Sent to other processes as it is."""
+
+    bundle: Path
+    pair: Pair
+    """Languages; where samples have questions, of speech and answers."""
+    questions: bool = False
+    """Whether samples have questions, whose answers are scored."""
+    device: str = "cpu"
+    threads: int = 1
+    """Threads of each process."""
+    jobs: int = 1
+    """Processes."""
+
+    @property
+    def name(self) -> str:
+        """What is evaluated, in short."""
+        return f"questions about {self.pair.source}" if self.questions else str(self.pair)
+
+    def run(
+        self,
+        samples: Sequence[Sample],
+        settings: Sequence[Setting],
+        store: Store,
+        progress: Callable[[int, int], None],
+    ) -> list[list[Instance]]:
+        """Run what is not finished yet.
+
+        Args:
+            samples: what is heard.
+            settings: at which settings.
+            store: holds what was finished before and takes what is finished now.
+            progress: told how many utterances are finished, and of how many, counting those of all settings.
+
+        Returns:
+            Instances of each setting, in the samples' order.
+
+        Raises:
+            AudioError, BundleError, ConfigError: a recording or the bundle cannot be used.
+            SessionError: a process died.
+        """
+        before = [store.finished(setting, len(samples)) for setting in settings]
+        tasks = [
+            Task(setting, index, sample)
+            for setting, found in zip(settings, before, strict=True)
+            for index, sample in enumerate(samples)
+            if index not in found
+        ]
+        total = len(settings) * len(samples)
+        progress(total - len(tasks), total)
+        with closing(self._results(tasks)) as results:
+            for done, (task, instance) in enumerate(results, total - len(tasks) + 1):
+                store.add(task.setting, instance)
+                progress(done, total)
+        return [store.complete(setting, len(samples)) for setting in settings]
+
+    def _results(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Instance]]:
+        """Yield finished tasks in any order."""
+        if not tasks:
+            return
+        if self.jobs == 1:
+            model = self.load_model()
+            for task in tasks:
+                yield task, run_task(model, self.pair, task)
+            return
+        context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
+        workers = min(self.jobs, len(tasks))
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(self,)) as pool:
+            try:
+                futures = {pool.submit(_work, task): task for task in tasks}
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BrokenProcessPool as error:
+                lost = "a process ended before its work did, perhaps for want of memory"
+                raise SessionError(f"{lost}; run the same command with fewer --jobs") from error
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def load_model(self) -> Model:
+        """Load the bundle."""
+        return load(self.bundle, device=self.device, threads=self.threads)
+
+
+def run_task(model: Model, pair: Pair, task: Task) -> Instance:
+    """Run one utterance."""
+    sample = task.sample
+    waveform, rate_hz = read_waveform(sample.path, offset_s=sample.offset_s, duration_s=sample.duration_s)
+    lookahead = task.setting.lookahead if model.config.bidirectional is None else None
+    policy = task.setting.make_policy()
+    asked = Question(pair.source, sample.question) if sample.question else pair
+    with model.multi_session([(asked, policy)], lookahead=lookahead) as session:
+        instance = listen(session, waveform, rate_hz).instance(task.index, sample.reference, str(sample.path))
+    return replace(instance, extra={**instance.extra, "question": sample.question}) if sample.question else instance
+
+
+_process: dict[str, tuple[Model, Pair]] = {}  # of a worker: one model for all its tasks
+
+
+def _start(runner: Runner) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process tells the others
+    logging.getLogger("bestow_edge").setLevel(logging.ERROR)  # what there is to say the first process says
+    _process["loaded"] = runner.load_model(), runner.pair
+
+
+def _work(task: Task) -> Instance:
+    model, pair = _process["loaded"]
+    return run_task(model, pair, task)

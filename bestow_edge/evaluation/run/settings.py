@@ -1,0 +1,111 @@
+"""What an evaluation varies: policies with their parameters, and look-aheads. Knows no files and runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bestow_edge.core.config import ModelConfig, PolicyConfig
+from bestow_edge.core.delay import right_contexts
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.policy import POLICIES, AlignAtt, Policy
+
+VARIED = {"wait-k": "k", "align-att": "threshold"}
+"""The parameter that trades latency for quality, by policy; the others have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One point of a latency-quality curve."""
+
+    policy: str
+    """Name in `POLICIES`."""
+    fields: Mapping[str, int]
+    """Its parameters."""
+    lookahead: int
+    """Right context of the encoder, steps of 80 ms."""
+
+    @property
+    def name(self) -> str:
+        """Name of its directory, such as `wait-k_k3_l4_lookahead13`."""
+        parts = [f"{field}{value}" for field, value in self.fields.items()]
+        return "_".join([self.policy, *parts, f"lookahead{self.lookahead}"])
+
+    @property
+    def curve(self) -> str:
+        """Name of the line it is a point of."""
+        return f"{self.policy}, look-ahead {self.lookahead}"
+
+    @property
+    def point(self) -> str:
+        """What tells it from the other points of its line, such as `K=3`; empty if there are none."""
+        varied = VARIED.get(self.policy, "")
+        return f"{varied.upper() if len(varied) == 1 else varied}={self.fields[varied]}" if varied else ""
+
+    def make_policy(self) -> Policy:
+        """Return the policy.
+
+        Raises:
+            ConfigError: a parameter is out of range.
+        """
+        kind: Any = POLICIES[self.policy]  # a dataclass with these fields
+        try:
+            policy: Policy = kind(**self.fields)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return policy
+
+    def record(self) -> dict[str, object]:
+        """Return it as JSON shows it."""
+        return {"name": self.name, "policy": self.policy, **self.fields, "lookahead": self.lookahead}
+
+
+def all_settings(
+    config: ModelConfig,
+    policies: Sequence[str],
+    *,
+    varied: Mapping[str, Sequence[int]],
+    l: int | None = None,  # noqa: E741 - the paper's letter
+    lookaheads: Sequence[int] = (),
+) -> list[Setting]:
+    """Return every policy with every value of its parameter at every look-ahead.
+
+    Args:
+        config: the model.
+        policies: names in `POLICIES`.
+        varied: values of `k` and `threshold`; for those that are missing or empty the model's or the policy's own one.
+        l: steps read at once, None = the model's.
+        lookaheads: right contexts, none = the model's.
+
+    Raises:
+        ConfigError: there is no such policy, parameter or look-ahead, a value is out of range, or one comes twice.
+    """
+    if unknown := [name for name in policies if name not in POLICIES]:
+        raise ConfigError(f"policy {unknown[0]!r}: expected one of {', '.join(POLICIES)}")
+    used = {VARIED.get(name) for name in policies}
+    if idle := [field for field, values in varied.items() if values and field not in used]:
+        raise ConfigError(f"{idle[0]} belongs to another policy than {', '.join(policies)}")
+    contexts = right_contexts(config)
+    if wrong := [steps for steps in lookaheads if steps not in contexts]:
+        raise ConfigError(f"lookahead {wrong[0]}: this model has {', '.join(map(str, contexts))}")
+    found = [
+        Setting(name, fields, lookahead)
+        for lookahead in lookaheads or [config.right_context]
+        for name in policies
+        for fields in _fields(name, varied, config.policy if l is None else replace(config.policy, l=l))
+    ]
+    if len({setting.name for setting in found}) < len(found):
+        raise ConfigError("a policy, a value or a look-ahead is named twice; name each once")
+    for setting in found:
+        setting.make_policy()
+    return found
+
+
+def _fields(name: str, varied: Mapping[str, Sequence[int]], default: PolicyConfig) -> list[dict[str, int]]:
+    """Return the parameters of each setting of a policy."""
+    if name == "offline":
+        return [{}]
+    values = {"k": [default.k], "threshold": [AlignAtt().threshold]} | {key: list(v) for key, v in varied.items() if v}
+    field = VARIED.get(name)
+    return [{field: value, "l": default.l} for value in values[field]] if field else [{"l": default.l}]

@@ -1,0 +1,1 @@
+"""Quality and latency scores of finished utterances."""

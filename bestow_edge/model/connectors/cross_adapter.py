@@ -1,0 +1,156 @@
+"""The BESTOW adapter in PyTorch: text attends to speech before the LLM (paper, section 3.1).
+
+It knows shapes and masks, not policies: `visible_steps` says how many speech steps each token sees. Export traces the
+same modules step by step, see `bestow_edge.export.graphs.cross_adapter`.
+
+Legend of shape comments: batch, tokens (text), steps (speech, 80 ms each), heads, head_dim, width (adapter).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bestow_edge.core.config import AdapterConfig
+from bestow_edge.core.tensors import LSTM_LAYERS
+
+
+class HeadedAttention(nn.Module):
+    """Projections of one multi-head attention, bias on all of them; the caller brings mask and caches."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def split(self, x: Tensor) -> Tensor:
+        """Split (batch, positions, width) into (batch, heads, positions, head_dim)."""
+        batch, positions, width = x.shape
+        return x.view(batch, positions, self.num_heads, width // self.num_heads).transpose(1, 2)
+
+    def join(self, x: Tensor) -> Tensor:
+        """Undo `split` and apply the output projection."""
+        batch, heads, positions, head_dim = x.shape
+        joined: Tensor = self.out(x.transpose(1, 2).reshape(batch, positions, heads * head_dim))
+        return joined
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Project (batch, positions, width) to keys and values, each (batch, heads, positions, head_dim)."""
+        return self.split(self.key(x)), self.split(self.value(x))
+
+
+class AdapterLayer(nn.Module):
+    """Causal self-attention over text (if it is the text mixer), cross-attention to speech, feed-forward."""
+
+    def __init__(self, config: AdapterConfig) -> None:
+        super().__init__()
+        width = config.width
+        if config.text_mixer == "attention":
+            self.norm_self = nn.LayerNorm(width)
+            self.self_attention = HeadedAttention(width, config.num_heads)
+        self.norm_cross = nn.LayerNorm(width)
+        self.cross_attention = HeadedAttention(width, config.num_heads)
+        self.norm_ffn = nn.LayerNorm(width)
+        self.ffn = nn.Sequential(
+            nn.Linear(width, config.ffn_factor * width), nn.ReLU(), nn.Linear(config.ffn_factor * width, width)
+        )
+
+    def null(self) -> tuple[Tensor, Tensor]:
+        """Key and value of the all-zero null frame: the projections' biases, each (1, heads, 1, head_dim)."""
+        attention = self.cross_attention
+        return attention.split(attention.key.bias[None, None]), attention.split(attention.value.bias[None, None])
+
+
+class Adapter(nn.Module):
+    """X layers between the token embeddings and the LLM, with a global residual around all of them.
+
+    No positional encoding anywhere. Speech is projected but not layer-normed; one null frame (zeros) is always visible.
+    Source: paper section 3.1 and Table 4; the null frame and the prompt's mask follow the authors' public code.
+    """
+
+    def __init__(self, config: AdapterConfig, speech_width: int, llm_width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.speech_in = _linear(speech_width, config.width)
+        self.text_in = _linear(llm_width, config.width)
+        if config.text_mixer == "lstm":
+            self.norm_lstm = nn.LayerNorm(config.width)
+            self.lstm = nn.LSTM(config.width, config.width, num_layers=LSTM_LAYERS, batch_first=True)
+        layers = [AdapterLayer(config) for _ in range(config.num_layers)]
+        self.layers: Any = nn.ModuleList(layers)  # Any: ModuleList forgets its items' type
+        self.norm_out = nn.LayerNorm(config.width)
+        self.text_out = nn.Linear(config.width, llm_width)
+
+    def forward(self, embeddings: Tensor, speech: Tensor, visible_steps: Tensor) -> Tensor:
+        """Return the LLM's input embeddings, (batch, tokens, llm_width) float; arguments as for `align`."""
+        return self.align(embeddings, speech, visible_steps)[0]
+
+    def start_silent(self) -> None:
+        """Make its output zero, so that an LLM that was trained before writes as it did."""
+        nn.init.zeros_(self.text_out.weight)
+        nn.init.zeros_(self.text_out.bias)
+
+    def align(self, embeddings: Tensor, speech: Tensor, visible_steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the LLM's input embeddings and where each token looked for them.
+
+        Args:
+            embeddings: (batch, tokens, llm_width) float, token embeddings.
+            speech: (batch, steps, speech_width) float, encoder output.
+            visible_steps: (batch, tokens) int64, speech steps each token sees; padded steps must lie behind them.
+
+        Returns:
+            (batch, tokens, llm_width) float, and (batch, tokens, steps + 1) float cross-attention of the last layer,
+            mean over heads, the null frame last.
+        """
+        bypassed = (visible_steps == 0) & (self.config.prompt_mode == "bypass")  # (batch, tokens)
+        speech = F.pad(self.speech_in(speech), (0, 0, 0, 1))  # (batch, steps + null, width)
+        cross_mask = self._cross_mask(visible_steps, speech.shape[1])
+        x = self.text_in(embeddings)  # (batch, tokens, width)
+        if self.config.text_mixer == "lstm":
+            x = x + self.lstm(self.norm_lstm(x))[0]
+        self_mask = self._self_mask(bypassed)
+        alignment = x
+        for layer in self.layers:
+            x, alignment = self._layer(layer, x, speech, self_mask, cross_mask)
+        change: Tensor = self.text_out(self.norm_out(x)) * ~bypassed[..., None]
+        return embeddings + change, alignment
+
+    def _layer(
+        self, layer: AdapterLayer, x: Tensor, speech: Tensor, self_mask: Tensor, cross_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if self.config.text_mixer == "attention":
+            own = layer.norm_self(x)
+            x = x + self._attend(layer.self_attention, own, own, self_mask)[0]
+        mixed, weights = self._attend(layer.cross_attention, layer.norm_cross(x), speech, cross_mask)
+        x = x + mixed
+        return x + F.dropout(layer.ffn(layer.norm_ffn(x)), self.config.dropout, self.training), weights.mean(1)
+
+    def _attend(self, attention: HeadedAttention, x: Tensor, source: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mix, (batch, tokens, width), and the weights, (batch, heads, tokens, positions of source)."""
+        keys, values = attention.keys_values(source)
+        scores = attention.split(attention.query(x)) @ keys.transpose(2, 3) * keys.shape[-1] ** -0.5
+        weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+        mixed = attention.join(weights.to(values.dtype) @ values)
+        return F.dropout(mixed, self.config.dropout, self.training), weights
+
+    @staticmethod
+    def _cross_mask(visible_steps: Tensor, length: int) -> Tensor:
+        step = torch.arange(length, device=visible_steps.device)
+        return ((step < visible_steps[..., None]) | (step == length - 1))[:, None]  # (batch, 1, tokens, steps + null)
+
+    @staticmethod
+    def _self_mask(bypassed: Tensor) -> Tensor:
+        tokens = bypassed.shape[1]
+        causal = torch.ones(tokens, tokens, dtype=torch.bool, device=bypassed.device).tril()
+        own = torch.eye(tokens, dtype=torch.bool, device=bypassed.device)  # keeps bypassed rows from being empty
+        return (causal & (~bypassed[:, None, :] | own))[:, None]  # (batch, 1, tokens, tokens)
+
+
+def _linear(inputs: int, outputs: int) -> nn.Module:
+    return nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs)

@@ -1,0 +1,67 @@
+"""What reading a pretrained part gives, whatever it was read from, and the empty modules that take its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from bestow_edge.core.config import ChatTemplate, FeatureConfig, StreamingConfig
+from bestow_edge.core.errors import ConfigError
+
+_UNKEPT = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}  # not the model's shape
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderPart:
+    """A speech encoder with what belongs to it."""
+
+    module: PreTrainedModel
+    """Weights in their own dtype; buffers that are computed from the config may be on no device."""
+    features: FeatureConfig
+    """The front-end it was trained with."""
+    streaming: StreamingConfig
+    """Attention contexts of a cache-aware one, else the defaults, which nothing reads."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Weights of the whole model's other parts, which are not taken: how many of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class LlmPart:
+    """A decoder-only LLM with its tokenizer."""
+
+    module: PreTrainedModel
+    """Weights in their own dtype; its config names the end tokens, the one that ends a chat turn first."""
+    tokenizer: Tokenizer
+    """Its tokenizer."""
+    chat: ChatTemplate
+    """What surrounds a user turn."""
+    has_chat_template: bool
+    """The tokenizer brought a chat template; else the prompt is plain text."""
+
+
+def build_encoder(fields: dict[str, Any], where: str) -> PreTrainedModel:
+    """Build an encoder whose weights are on no device yet.
+
+    Raises:
+        ConfigError: transformers refuses the config.
+    """
+    try:
+        config = AutoConfig.for_model(**fields)
+        build: Any = AutoModel.from_config  # Any: transformers' auto classes have no types
+        with torch.device("meta"):
+            encoder: PreTrainedModel = build(config)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise ConfigError(f"{where}: transformers refuses its sizes ({' '.join(str(error).split()):.300})") from error
+    return encoder
+
+
+def plain_config(config: PretrainedConfig) -> dict[str, Any]:
+    """Return a transformers config as a checkpoint keeps it: every field that says something of the model's shape."""
+    return {name: value for name, value in config.to_dict().items() if name not in _UNKEPT} | {
+        "model_type": config.model_type
+    }

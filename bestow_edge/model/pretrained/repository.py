@@ -1,0 +1,98 @@
+"""Where a pretrained part lies: a file or folder here, or a repository of the Hugging Face Hub in its cache.
+
+It knows names and files, not what they hold. What is downloaded is JSON, tokenizers and weights, never code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import huggingface_hub
+from huggingface_hub import errors as hub
+
+from bestow_edge.core.errors import CheckpointError, HubError
+
+Part = Literal["encoder", "llm"]
+NEMO_SUFFIX = ".nemo"
+CONFIG = "config.json"
+TEXTS = ("*.json", "*.jinja", "*.txt", "*.model")  # configs, chat templates, vocabularies, sentencepiece tokenizers
+PICKLES = "pytorch_model*.bin"
+
+_LINE_ERRORS: Any = hub.HfHubHTTPError.__bases__[0]  # Any: the HTTP library's own base error, whichever library it is
+
+
+def find_source(name: str, part: Part, *, offline: bool = False) -> Path:
+    """Return the folder or `.nemo` file that holds a part, downloading it into the Hub's cache if it must.
+
+    Args:
+        name: path of a folder or of a `.nemo` file, or a Hub id `OWNER/NAME`, `OWNER/NAME@REVISION`.
+        part: which part it is for; an encoder may be a `.nemo` file.
+        offline: look at files and the cache alone. `HF_HUB_OFFLINE=1` does the same.
+
+    Raises:
+        CheckpointError: it is a path and nothing usable is there.
+        HubError: it is an id, and the Hub has no such repository, refuses it or cannot be reached.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return _checked(path, part)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or name.endswith(NEMO_SUFFIX):
+        raise CheckpointError(f"{part} {name}: no such file or folder; a Hub id would look like OWNER/NAME")
+    return _checked(_from_hub(name, part, offline=offline), part)
+
+
+def _checked(path: Path, part: Part) -> Path:
+    """Return the path, or the `.nemo` file that a folder without a config holds."""
+    if path.is_file():
+        if part == "encoder" and path.suffix == NEMO_SUFFIX:
+            return path
+        wanted = f"a folder with {CONFIG} and weights" + (f", or a {NEMO_SUFFIX} file" if part == "encoder" else "")
+        raise CheckpointError(f"{part} {path}: a file of an unknown kind; expected {wanted}")
+    if (path / CONFIG).is_file():
+        return path
+    archives = sorted(path.glob(f"*{NEMO_SUFFIX}")) if part == "encoder" else []
+    if len(archives) == 1:
+        return archives[0]
+    if archives:
+        raise CheckpointError(f"{part} {path}: holds {', '.join(file.name for file in archives)}; give one of them")
+    raise CheckpointError(f"{part} {path}: holds no {CONFIG}; expected a model as transformers saves it")
+
+
+def _from_hub(name: str, part: Part, *, offline: bool) -> Path:
+    """Download what is needed of a repository, the small files first: they say which weights."""
+    folder = _snapshot(name, TEXTS, offline=offline)
+    if not (folder / CONFIG).is_file() and part == "encoder":
+        return _snapshot(name, (f"*{NEMO_SUFFIX}",), offline=offline)
+    folder = _snapshot(name, (*TEXTS, "*.safetensors"), offline=offline)
+    if part == "llm" and not any(folder.glob("*.safetensors")):
+        folder = _snapshot(name, (*TEXTS, PICKLES), offline=offline)
+    return folder
+
+
+def _snapshot(name: str, patterns: tuple[str, ...], *, offline: bool) -> Path:
+    repository, _, revision = name.partition("@")
+    offline = offline or huggingface_hub.is_offline_mode()
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repository, revision=revision or None, allow_patterns=list(patterns), local_files_only=offline
+            )
+        )
+    except hub.HFValidationError as error:
+        raise HubError(f"{name}: no such file or folder, and no Hub id either; an id looks like OWNER/NAME") from error
+    except hub.GatedRepoError as error:
+        raise HubError(f"{name}: the Hub wants its terms accepted on its page, and then: hf auth login") from error
+    except hub.RepositoryNotFoundError as error:
+        raise HubError(f"{name}: no such file or folder, and the Hub has no such model, or none for you") from error
+    except hub.RevisionNotFoundError as error:
+        raise HubError(f"{name}: the Hub's repository has no revision {revision}") from error
+    except (hub.EntryNotFoundError, hub.OfflineModeIsEnabled) as error:
+        where = "no such file or folder, and not in the Hub's cache"
+        if offline:
+            hint = "downloads are switched off (--offline or HF_HUB_OFFLINE): allow them, or give a folder"
+        else:
+            hint = "the Hub cannot be reached: check the connection, or give a folder"
+        raise HubError(f"{name}: {where}; {hint}") from error
+    except _LINE_ERRORS as error:
+        raise HubError(f"{name}: the Hub cannot be reached ({str(error).splitlines()[0]:.200})") from error

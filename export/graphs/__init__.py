@@ -1,0 +1,1 @@
+"""The modules that graphs are traced from: one file for each kind."""

@@ -1,0 +1,127 @@
+"""The `adapter_step` graph: tokens and the speech memory -> the LLM's input embeddings.
+
+The modules are the trained ones; only attention is written out, in two parts (cached and new), so that no cache is ever
+joined or copied: the runtime stores the new keys and values in its own buffer. Tests hold it against the whole-sequence
+forward pass.
+
+Legend of shape comments: batch, tokens, memory (ring slots), capacity (text cache slots), heads, head_dim, width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bestow_edge.model.base import BestowModel
+from bestow_edge.model.connectors.cross_adapter import AdapterLayer
+
+
+class AdapterStep(nn.Module):
+    """Token embedding and adapter as one function of new tokens, speech memory and state."""
+
+    def __init__(self, model: BestowModel) -> None:
+        super().__init__()
+        self.embedding: Any = model.llm.get_input_embeddings()  # Any: transformers names no type
+        self.adapter = model.adapter
+        for index, layer in enumerate(model.adapter.layers):
+            for name, tensor in zip(("null_key", "null_value"), layer.null(), strict=True):
+                self.register_buffer(f"{name}_{index}", tensor.detach())
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        visible_steps: Tensor,
+        written_steps: Tensor,
+        *buffers: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Run new tokens; names and shapes of arguments and results are those of `graphs.adapter_spec`."""
+        config = self.adapter.config
+        memory, state = buffers[: 2 * config.num_layers], buffers[2 * config.num_layers :]
+        embeddings = self.embedding(token_ids)  # (batch, tokens, hidden)
+        bypassed = (visible_steps == 0) & (config.prompt_mode == "bypass")  # (batch, tokens)
+        x = self.adapter.text_in(embeddings)
+        x, state_out = self._mix_lstm(x, *state) if config.text_mixer == "lstm" else (x, [])
+        visible = visible_slots(visible_steps, written_steps, memory[0].shape[1])  # (batch, tokens, memory)
+        alignment = []
+        for index, layer in enumerate(self.adapter.layers):
+            if config.text_mixer == "attention":
+                past_tokens, *caches = state
+                mixed, *new = _self_attend(layer, x, bypassed, past_tokens, caches[2 * index], caches[2 * index + 1])
+                x = x + mixed
+                state_out += new
+            null = getattr(self, f"null_key_{index}"), getattr(self, f"null_value_{index}")
+            mixed, weights = _cross_attend(layer, x, visible, memory[2 * index], memory[2 * index + 1], null)
+            alignment.append(weights.mean(1))  # over heads: (batch, tokens, memory + 1)
+            x = x + mixed
+            x = x + layer.ffn(layer.norm_ffn(x))
+        out = self.adapter.text_out(self.adapter.norm_out(x)) * (~bypassed[..., None]).to(x.dtype)
+        return embeddings + out, torch.stack(alignment), *state_out
+
+    def _mix_lstm(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, list[Tensor]]:
+        mixed, (hidden, cell) = self.adapter.lstm(self.adapter.norm_lstm(x), (hidden, cell))
+        return x + mixed, [hidden, cell]
+
+
+def visible_slots(visible_steps: Tensor, written_steps: Tensor, num_slots: int) -> Tensor:
+    """Say which slots of the ring each token sees.
+
+    Slot s holds the latest step a < written with a mod num_slots = s; a negative a was never written.
+
+    Args:
+        visible_steps: (batch, tokens) int64, counted from the first step of the stream.
+        written_steps: (1,) int64, steps ever written.
+        num_slots: slots of the ring.
+
+    Returns:
+        (batch, tokens, num_slots) bool.
+    """
+    last = written_steps - 1  # (1,)
+    slots = torch.arange(num_slots, device=last.device)
+    divisor = torch.ones_like(slots).sum()  # a tensor: the exporter knows no remainder by a symbolic size
+    step = last - torch.remainder(last - slots + divisor, divisor)  # (num_slots,); never of a negative number
+    return (step >= 0) & (step < visible_steps[..., None])
+
+
+def _self_attend(
+    layer: AdapterLayer, x: Tensor, bypassed: Tensor, past_tokens: Tensor, past_keys: Tensor, past_values: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend to the cached tokens and, causally, to the new ones; return the mix and the new keys and values."""
+    attention = layer.self_attention
+    x = layer.norm_self(x)
+    query = attention.split(attention.query(x)) * past_keys.shape[-1] ** -0.5
+    keys, values = attention.keys_values(x)  # (batch, heads, tokens, head_dim)
+    slot = torch.arange(past_keys.shape[2], device=x.device)
+    cached = (slot < past_tokens[:, None])[:, None, None]  # (batch, 1, 1, capacity)
+    position = torch.arange(x.shape[1], device=x.device)
+    own = position[:, None] == position
+    causal = (position[:, None] >= position) & (~bypassed[:, None] | own)  # (batch, tokens, tokens)
+    scores = torch.cat(
+        [_hide(query @ past_keys.transpose(2, 3), cached), _hide(query @ keys.transpose(2, 3), causal[:, None])], dim=-1
+    )
+    weights = scores.softmax(-1)
+    capacity = past_keys.shape[2]
+    mixed = weights[..., :capacity] @ past_values + weights[..., capacity:] @ values
+    return attention.join(mixed), keys, values
+
+
+def _cross_attend(
+    layer: AdapterLayer, x: Tensor, visible: Tensor, keys: Tensor, values: Tensor, null: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Attend to the visible speech and the null frame; return the mix and (batch, heads, tokens, memory + 1).
+
+    `keys` and `values` are (heads, memory, head_dim), the same for every row of the batch.
+    """
+    attention = layer.cross_attention
+    query = attention.split(attention.query(layer.norm_cross(x))) * keys.shape[-1] ** -0.5
+    null_key, null_value = null
+    heard = _hide(query @ keys.transpose(1, 2), visible[:, None])
+    weights = torch.cat([heard, query @ null_key.transpose(2, 3)], dim=-1).softmax(-1)
+    memory = keys.shape[1]
+    mixed = weights[..., :memory] @ values + weights[..., memory:] * null_value
+    return attention.join(mixed), weights
+
+
+def _hide(scores: Tensor, allowed: Tensor) -> Tensor:
+    return scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)

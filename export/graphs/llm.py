@@ -1,0 +1,212 @@
+"""Export of a decoder-only LLM to the `llm_step` graph; between the checkpoint and the bundle.
+
+Drives the unchanged transformers model with its own attention function: queries are scored against the cache buffer
+and against the new tokens' keys separately, so the graph reads the buffer where it lies and returns the new slots only.
+Standard ONNX operators, one graph for prefill, later prefill and decoding, each batch row with its own past.
+Knows no architecture by name: what the attention interface cannot express is found by comparing with the model itself.
+Deliberately does not know the token embedding (it is in the adapter graph), how buffers grow, or quantisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from bestow_edge.core.errors import ExportError, ParityError
+
+PARITY_TOLERANCE = 1e-4  # relative to the largest logit; float32 with another order of summation gives about 1e-6
+_ATTENTION = "bestow_edge_split"
+_SAMPLE_CAPACITY = 8  # slots of the traced buffer, unlike every other traced size
+_SAMPLE_TOKENS = 5
+_SAMPLE_SPLIT = 3  # tokens of the first of the two sample steps
+
+MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@contextmanager
+def llm_step(llm: PreTrainedModel) -> Iterator[LlmStep]:
+    """Yield `llm` without its token embedding as a module with the inputs and outputs of `graphs.llm_spec`.
+
+    The module works, and can be traced, inside the block only. It was compared with the model itself first.
+
+    Args:
+        llm: float32 model with a language-model head that accepts `inputs_embeds`. Left as it was.
+
+    Raises:
+        ExportError: the model is not float32 or keeps other state than keys and values.
+        ParityError: the model's attention is not the plain kind, so that the graph would compute something else.
+    """
+    if llm.dtype != torch.float32:
+        raise ExportError(f"LLM weights are {llm.dtype}, expected torch.float32; call llm.float() before exporting")
+    with torch.no_grad(), _evaluating(llm):
+        token_ids = torch.arange(2 * _SAMPLE_TOKENS).reshape(2, -1) % llm.config.get_text_config().vocab_size
+        embeds = llm.get_input_embeddings()(token_ids)  # (batch, tokens, hidden)
+        expected, caches = _reference(llm, embeds)
+        with _split_attention(llm) as attention:
+            step = LlmStep(llm, attention).train(False)
+            _check_parity(step, embeds, expected, caches)
+            yield step
+
+
+class _SplitAttention:
+    """Attention over a cache buffer and the new tokens without joining them; holds one step's tensors."""
+
+    def __init__(self) -> None:
+        self.past_tokens = torch.zeros(0, dtype=torch.int64)  # (batch,)
+        self.caches: tuple[Tensor, ...] = ()  # per layer keys, values: (batch, kv_heads, capacity, head_dim)
+        self.new: dict[int, tuple[Tensor, Tensor]] = {}  # by layer: (batch, kv_heads, tokens, head_dim)
+
+    def begin(self, past_tokens: Tensor, caches: tuple[Tensor, ...]) -> None:
+        """Start a step: `past_tokens` (batch,) and per layer the key and the value buffer."""
+        self.past_tokens, self.caches, self.new = past_tokens, caches, {}
+
+    def mask(self, *, q_length: int, mask_function: MaskFunction, dtype: torch.dtype, **_: object) -> Tensor:
+        """Additive mask (batch, 1, tokens, capacity + tokens), transformers' `AttentionMaskInterface`.
+
+        `mask_function` brings the layer type's rule (causal, sliding window, chunked) as a function of positions.
+        """
+        past = self.past_tokens[:, None, None, None]  # (batch, 1, 1, 1)
+        batch = torch.arange(self.past_tokens.shape[0])[:, None, None, None]
+        slots = torch.arange(self.caches[0].shape[2])  # (capacity,)
+        tokens = past + torch.arange(q_length)  # (batch, 1, 1, tokens)
+        queries = tokens.transpose(2, 3)  # (batch, 1, tokens, 1)
+        head = torch.zeros(1, dtype=torch.int64)
+        old = mask_function(batch, head, queries, slots) & (slots < past)  # (batch, 1, tokens, capacity)
+        new = mask_function(batch, head, queries, tokens)  # (batch, 1, tokens, tokens)
+        return torch.where(torch.cat([old, new], dim=-1), 0.0, torch.finfo(dtype).min).to(dtype)
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor,
+        *,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        **_: object,
+    ) -> tuple[Tensor, None]:
+        """Attention of one layer, transformers' `AttentionInterface`.
+
+        Args:
+            module: the layer's attention, with its `layer_idx`.
+            query: (batch, heads, tokens, head_dim), rotated.
+            key: (batch, kv_heads, tokens, head_dim), rotated.
+            value: (batch, kv_heads, tokens, head_dim).
+            attention_mask: from `mask`.
+            scaling: factor on the scores; head_dim ** -0.5 when None.
+            softcap: bound that the scores approach, as Gemma 2 has; None for none.
+
+        Returns:
+            (batch, tokens, heads, head_dim), and no weights.
+        """
+        layer = int(module.layer_idx)  # type: ignore[arg-type]  # nn.Module types attributes as tensors
+        past_key, past_value = self.caches[2 * layer], self.caches[2 * layer + 1]
+        self.new[layer] = (key, value)
+        batch, heads, tokens, head_dim = query.shape
+        kv_heads, capacity = past_key.shape[1], past_key.shape[2]
+        scale = head_dim**-0.5 if scaling is None else scaling
+        # The heads that share keys become rows of one product: the buffer is never repeated.
+        rows = (query * scale).reshape(batch, kv_heads, -1, head_dim)  # (batch, kv_heads, group * tokens, head_dim)
+        scores = torch.cat([rows @ past_key.transpose(2, 3), rows @ key.transpose(2, 3)], dim=-1)
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        mask = torch.cat([attention_mask] * (heads // kv_heads), dim=2)  # (batch, 1, group * tokens, capacity + tokens)
+        weights = torch.softmax(scores + mask, dim=-1)
+        mixed = weights[..., :capacity] @ past_value + weights[..., capacity:] @ value
+        return mixed.reshape(batch, heads, tokens, head_dim).transpose(1, 2), None
+
+
+class LlmStep(nn.Module):
+    """The exported function."""
+
+    def __init__(self, llm: PreTrainedModel, attention: _SplitAttention) -> None:
+        super().__init__()
+        self.llm = llm
+        self.attention = attention
+
+    def forward(self, inputs_embeds: Tensor, past_tokens: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
+        """Return logits (batch, vocab), the best token and its log-probability (batch,), new keys and values."""
+        self.attention.begin(past_tokens, caches)
+        batch, tokens, _ = inputs_embeds.shape
+        output = self.llm(
+            inputs_embeds=inputs_embeds,
+            # All ones: without it transformers looks for packed sequences in the positions.
+            attention_mask=torch.ones(batch, tokens, dtype=torch.int64),
+            position_ids=past_tokens[:, None] + torch.arange(tokens),  # (batch, tokens)
+            use_cache=False,
+            logits_to_keep=1,
+        )
+        new = self.attention.new
+        if sorted(new) != list(range(len(caches) // 2)):
+            raise ExportError(
+                f"{type(self.llm).__name__}: {len(new)} of {len(caches) // 2} layers went through transformers' "
+                "AttentionInterface; choose an LLM whose layers all do (Llama, Qwen, Mistral, Gemma 3 and the like)"
+            )
+        logits = output.logits[:, -1].float()  # (batch, vocab)
+        best = logits.argmax(-1), torch.log_softmax(logits, -1).amax(-1)
+        return (logits, *best, *(tensor for layer in sorted(new) for tensor in new[layer]))
+
+
+@contextmanager
+def _evaluating(llm: PreTrainedModel) -> Iterator[None]:
+    """Switch dropout off for a while."""
+    was_training = llm.training
+    llm.train(False)
+    try:
+        yield
+    finally:
+        llm.train(was_training)
+
+
+@contextmanager
+def _split_attention(llm: PreTrainedModel) -> Iterator[_SplitAttention]:
+    """Let `llm` compute attention with a `_SplitAttention` for a while."""
+    attention = _SplitAttention()
+    AttentionInterface.register(_ATTENTION, attention.attend)
+    AttentionMaskInterface.register(_ATTENTION, attention.mask)
+    before = llm.config._attn_implementation
+    llm.set_attn_implementation(_ATTENTION)
+    try:
+        yield attention
+    finally:
+        llm.set_attn_implementation(before)
+        attention.begin(torch.zeros(0, dtype=torch.int64), ())  # the registries keep the object: drop its tensors
+
+
+def _reference(llm: PreTrainedModel, embeds: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Logits (batch, vocab) of the model itself, and empty buffers in the shapes of its keys and values."""
+    cache = DynamicCache(config=llm.config)
+    output = llm(inputs_embeds=embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    buffers = []
+    for index, layer in enumerate(cache.layers):
+        if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
+            kind = type(layer).__name__
+            raise ExportError(
+                f"{type(llm).__name__}: layer {index} keeps {kind}, expected keys and values; choose another LLM"
+            )
+        for states in (layer.keys, layer.values):
+            batch, kv_heads, _, head_dim = states.shape
+            buffers.append(torch.zeros(batch, kv_heads, _SAMPLE_CAPACITY, head_dim))
+    return output.logits[:, -1], tuple(buffers)
+
+
+def _check_parity(step: LlmStep, embeds: Tensor, expected: Tensor, caches: tuple[Tensor, ...]) -> None:
+    """Compare two steps through the buffers with the model's own forward pass over all of `embeds`."""
+    past = torch.zeros(embeds.shape[0], dtype=torch.int64)
+    _, _, _, *new = step(embeds[:, :_SAMPLE_SPLIT], past, *caches)
+    filled = [torch.cat([slots, cache[:, :, _SAMPLE_SPLIT:]], dim=2) for slots, cache in zip(new, caches, strict=True)]
+    logits, *_ = step(embeds[:, _SAMPLE_SPLIT:], past + _SAMPLE_SPLIT, *filled)
+    difference = float((logits - expected).abs().max() / expected.abs().max())
+    if not difference <= PARITY_TOLERANCE:
+        raise ParityError(
+            f"{type(step.llm).__name__}: logits differ by {difference:.1e} of the largest from the model's own, "
+            f"expected at most {PARITY_TOLERANCE:.0e}; its attention has a part (sinks, biases and the like) that this "
+            "export lacks: choose another LLM"
+        )

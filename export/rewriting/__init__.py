@@ -1,0 +1,1 @@
+"""Traced graphs made faster, smaller or fit for a target."""

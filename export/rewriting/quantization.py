@@ -1,0 +1,252 @@
+"""Weight quantisation of a traced graph; between the float32 graph and the bundle.
+
+Matrix products with constant weights become int8 or int4 in one of two ways. Dynamic: activations are scaled when the
+graph runs, one scale for the whole tensor, int8 weights per output channel; the fastest for many rows, as in the
+encoder. Weight-only: blocks of weights have a scale each, and so has each row of activations, so that a row's result
+does not depend on the rows beside it; for graphs that decode several texts as one batch. Embedding tables: int8, one
+scale per row. Everything else stays float32: convolutions, recurrent layers, norms, products of two activations such as
+attention, and constants too small to matter. Weights are read, quantised and written one tensor at a time. Deliberately
+does not know which graph it is given; needs no calibration data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from bestow_edge.core.bundle import Precision
+from bestow_edge.core.errors import ExportError
+from bestow_edge.export.rewriting.float16 import to_half
+from bestow_edge.export.rewriting.fusion import Constant, Product, Weights, constant, lazy, products, replace
+
+MIN_WEIGHTS = 4096  # elements: a smaller constant saves under 12 kB and stays float32
+INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: products of int8 with int8; 0 (float32) took six times as long
+MICROSOFT = "com.microsoft"  # domain of onnxruntime's own operators
+BLOCK_SIZES = (128, 64, 32)  # weights with one scale; the largest that divides a matrix's rows is taken
+LARGEST_INT8 = 127  # symmetric: -128 is not used
+
+
+def quantize(model: ir.Model, precision: Precision, *, rows_apart: bool) -> ir.Model:
+    """Return a float32 graph in another precision; the given one may be changed. Inputs and outputs stay as they are.
+
+    Args:
+        model: the graph.
+        precision: of its weights; fp16 is that of its arithmetic too.
+        rows_apart: no row of a batch may depend on the rows beside it.
+
+    Raises:
+        ExportError: the graph holds no weights to quantise.
+    """
+    if precision == "fp16":
+        to_half(model)
+        return model
+    if precision == "int8" and not rows_apart:
+        quantize_dynamic(model)
+    elif precision != "fp32":
+        quantize_weights(model, bits=int(precision.removeprefix("int")))
+    return model
+
+
+def quantize_dynamic(model: ir.Model) -> None:
+    """Give a graph int8 products whose activations are scaled as it runs, and int8 tables, in place.
+
+    Raises:
+        ExportError: the graph holds no weights to quantise.
+    """
+    split_gemms(model)
+    done = _quantize_tables(model)
+    for product in _large_products(model):
+        _dynamic_product(model, product)
+        done += 1
+    _finish(model, done)
+
+
+def quantize_weights(model: ir.Model, *, bits: int) -> None:
+    """Give a graph int8 or int4 weights, int8 activations with a scale for each row, and int8 tables, in place.
+
+    Args:
+        model: the float32 graph.
+        bits: 8 or 4.
+
+    Raises:
+        ExportError: the graph holds no weights to quantise.
+    """
+    split_gemms(model)
+    done = _quantize_tables(model)
+    for product in _large_products(model):
+        _blockwise_product(model, product, bits)
+        done += 1
+    _finish(model, done)
+
+
+def split_gemms(model: ir.Model) -> None:
+    """Make MatMul and Add of each Gemm with a constant matrix: there is no quantised Gemm."""
+    for node in list(model.graph):
+        options = {name: attribute.value for name, attribute in node.attributes.items()}
+        plain = not options.get("transA", 0) and options.get("alpha", 1.0) == 1.0 and options.get("beta", 1.0) == 1.0
+        weight = constant(node.inputs[1], rank=2) if node.op_type == "Gemm" and plain else None
+        if weight is None:
+            continue
+        name, matrix = f"{node.outputs[0].name}_product", node.inputs[1]
+        if options.get("transB", 0):
+            matrix = lazy(model, f"{name}_matrix", np.float32, weight.shape[::-1], _transposed(weight))
+        new = [ir.node("MatMul", [node.inputs[0], matrix], name=name)]
+        if len(node.inputs) > 2:
+            new.append(ir.node("Add", [new[0].outputs[0], node.inputs[2]], name=f"{name}_add"))
+        replace(model, [node], new, node.outputs, new[-1].outputs)
+
+
+def _transposed(weight: Constant) -> Callable[[], Weights]:
+    return lambda: weight.read().T
+
+
+def _large_products(model: ir.Model) -> list[Product]:
+    return [product for product in products(model) if product.matrix.size >= MIN_WEIGHTS]
+
+
+def _finish(model: ir.Model, done: int) -> None:
+    if not done:
+        name = model.graph.name
+        raise ExportError(f"{name}: no matrix or table of {MIN_WEIGHTS} or more weights; keep this graph in float32")
+    model.opset_imports[MICROSOFT] = 1
+    common.RemoveUnusedNodesPass()(model)
+
+
+def _dynamic_product(model: ir.Model, product: Product) -> None:
+    """int8 weights with a scale per column; a bias that follows becomes part of the product."""
+    matrix = product.matrix
+    weights, scales = _pair(
+        model, matrix.name, np.int8, matrix.shape, matrix.shape[1:], lambda: _int8(matrix.read(), axis=0)
+    )
+    inputs: list[ir.Value | None] = [product.input, weights, scales]
+    old = [product.node]
+    if product.add is not None:
+        inputs += [None, next(value for value in product.add.inputs if value is not product.output)]
+        old.append(product.add)
+    new = ir.node("DynamicQuantizeMatMul", inputs, domain=MICROSOFT, name=f"{product.output.name}_int8")
+    replace(model, old, [new], old[-1].outputs, new.outputs)
+
+
+def _blockwise_product(model: ir.Model, product: Product, bits: int) -> None:
+    """int4 or int8 weights with a scale per column and block of rows."""
+    matrix = product.matrix
+    rows, columns = matrix.shape
+    block = next((size for size in BLOCK_SIZES if rows % size == 0), BLOCK_SIZES[-1])
+    blocks = -(-rows // block)
+    weights, scales = _pair(
+        model,
+        matrix.name,
+        np.uint8,
+        (columns, blocks, block * bits // 8),
+        (columns, blocks),
+        lambda: quantize_blocks(matrix.read(), bits=bits, block=block),
+    )
+    new = ir.node(
+        "MatMulNBits",
+        [product.input, weights, scales],
+        {"K": rows, "N": columns, "bits": bits, "block_size": block, "accuracy_level": INT8_ACTIVATIONS},
+        domain=MICROSOFT,
+        name=f"{product.output.name}_int{bits}",
+    )
+    replace(model, [product.node], [new], product.node.outputs, new.outputs)
+
+
+def quantize_blocks(weights: Weights, *, bits: int, block: int) -> tuple[npt.NDArray[np.uint8], Weights]:
+    """Quantise a matrix in blocks of rows, as MatMulNBits wants it.
+
+    Args:
+        weights: (rows, columns) float32.
+        bits: 8 or 4.
+        block: rows with one scale.
+
+    Returns:
+        (columns, blocks, block * bits / 8) packed values, the first of a byte in its low bits, and (columns, blocks)
+        scales. A value v means (v - 2 ** (bits - 1)) * scale.
+    """
+    rows, columns = weights.shape
+    blocks = -(-rows // block)
+    padded = np.zeros((columns, blocks * block), dtype=np.float32)
+    padded[:, :rows] = weights.T
+    values = padded.reshape(columns, blocks, block)
+    middle = 2 ** (bits - 1)
+    low, high = values.min(axis=-1), values.max(axis=-1)  # (columns, blocks)
+    extreme = np.where(-low > high, low, high)
+    scale = np.where(extreme == 0, 1, extreme / -middle).astype(np.float32)
+    values *= (1 / scale)[..., None]
+    np.rint(values, out=values)
+    np.clip(values, -middle, middle - 1, out=values)
+    whole = (values + middle).astype(np.uint8)
+    return (whole if bits == 8 else whole[..., ::2] | (whole[..., 1::2] << 4)), scale
+
+
+def _pair(
+    model: ir.Model,
+    name: str,
+    dtype: type[np.generic],
+    shape: Sequence[int],
+    scales_shape: Sequence[int],
+    make: Callable[[], tuple[npt.NDArray[Any], Weights]],
+) -> tuple[ir.Value, ir.Value]:
+    """Add initializers for quantised weights and their scales, made together when the first of them is saved."""
+    made: list[Weights] = []
+
+    def values() -> npt.NDArray[Any]:  # Any: of `dtype`
+        quantized, scales = make()
+        made[:] = [scales]
+        return quantized
+
+    def scales() -> Weights:
+        return made[0] if made else make()[1]
+
+    return (
+        lazy(model, f"{name}_values", dtype, shape, values),
+        lazy(model, f"{name}_scales", np.float32, scales_shape, scales),
+    )
+
+
+def _int8(weights: Weights, axis: int) -> tuple[npt.NDArray[np.int8], Weights]:
+    """Return int8 weights and float32 scales along an axis, whose product is the weights, nearly."""
+    largest = np.maximum(weights.max(axis=axis), -weights.min(axis=axis))
+    scales = np.where(largest > 0, largest / LARGEST_INT8, 1).astype(np.float32)
+    scaled = weights * np.expand_dims(1 / scales, axis)
+    return np.rint(scaled, out=scaled).astype(np.int8), scales
+
+
+def _quantize_tables(model: ir.Model) -> int:
+    """Store tables that are only looked up by row as int8 with a scale per row; returns how many lookups changed.
+
+    onnxruntime's own int8 Gather has one scale for the whole table, which one outlying row makes coarse for all.
+    """
+    made: dict[str, tuple[ir.Value, ir.Value]] = {}
+    lookups = 0
+    for node in list(model.graph):
+        by_row = node.op_type == "Gather" and ("axis" not in node.attributes or node.attributes["axis"].value == 0)
+        table = constant(node.inputs[0], rank=2) if by_row else None
+        if table is None or table.size < MIN_WEIGHTS:
+            continue
+        if table.name not in made:
+            made[table.name] = _int8_rows(model, table)
+        rows, scales = made[table.name]
+        ids, output = node.inputs[1], node.outputs[0].name
+        looked_up = ir.node("Gather", [rows, ids], {"axis": 0}, name=f"{output}_rows")
+        scale = ir.node("Gather", [scales, ids], {"axis": 0}, name=f"{output}_scales")
+        cast = ir.node("Cast", looked_up.outputs, {"to": ir.DataType.FLOAT}, name=f"{output}_cast")
+        product = ir.node("Mul", [cast.outputs[0], scale.outputs[0]], name=f"{output}_mul")
+        replace(model, [node], [looked_up, scale, cast, product], node.outputs, product.outputs)
+        lookups += 1
+    return lookups
+
+
+def _int8_rows(model: ir.Model, table: Constant) -> tuple[ir.Value, ir.Value]:
+    """Add int8 rows (rows, width) and float32 scales (rows, 1) whose product is the table, nearly."""
+
+    def make() -> tuple[npt.NDArray[np.int8], Weights]:
+        rows, scales = _int8(table.read(), axis=1)
+        return rows, scales[:, None]
+
+    return _pair(model, table.name, np.int8, table.shape, (table.shape[0], 1), make)

@@ -1,0 +1,1 @@
+"""Where graphs run: one file for each device."""

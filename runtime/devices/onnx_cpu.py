@@ -1,0 +1,143 @@
+"""One ONNX graph in onnxruntime, checked against its GraphSpec: sessions for every provider, and the CPU's graph.
+
+Arrays are bound by pointer, never copied on the way in. It knows names, dtypes and axes, not what a graph computes. The
+only file that imports onnxruntime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bestow_edge.core.errors import BundleError, MissingExtraError, SignatureError
+from bestow_edge.core.tensors import GraphSpec, TensorSpec
+from bestow_edge.runtime.devices.base import CPU, Array, Buffer
+
+ONNX_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "int64": "tensor(int64)"}
+CPU_PROVIDER = "CPUExecutionProvider"
+Provider = tuple[str, dict[str, str]]  # name and options
+
+
+def import_onnxruntime() -> Any:  # Any: onnxruntime has no types
+    """Import onnxruntime.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "cpu") from error
+    return onnxruntime
+
+
+def open_session(
+    path: Path,
+    spec: GraphSpec,
+    providers: Sequence[Provider],
+    *,
+    threads: int,
+    mapped: bool = False,
+    record_placement: bool = False,
+) -> Any:  # Any: onnxruntime has no types
+    """Load a graph and check it.
+
+    Args:
+        path: the `.onnx` file.
+        spec: its contract.
+        providers: execution providers, the first one the most wanted.
+        threads: threads within one operator, 0 = one for each core.
+        mapped: leave weights in their file rather than in an order that is faster to read; for graphs larger than
+            memory that run a few times.
+        record_placement: remember which provider runs which operators.
+
+    Raises:
+        BundleError: onnxruntime cannot load the file, or lacks a provider or could not start it.
+        SignatureError: its tensors differ from the contract.
+    """
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors: warnings about shapes help nobody at run time
+    # Threads wait for the next operator by spinning, which saves up to a fifth of a step, and sleep between runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.enable_mem_pattern = False  # a plan of memory for each shape seen: 12 MB for nothing
+    if record_placement:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if mapped:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    names = [name for name, _ in providers]
+    if missing := [name for name in names if name not in ort.get_available_providers()]:
+        raise BundleError(f"this onnxruntime has no {', '.join(missing)}; see bestow-edge doctor")
+    try:
+        session = ort.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
+    except Exception as error:  # onnxruntime's errors share no other base
+        raise BundleError(f"{path}: onnxruntime cannot load it: {str(error).splitlines()[0]:.200}") from error
+    if missing := [name for name in names if name not in session.get_providers()]:
+        raise BundleError(f"{', '.join(missing)} did not start; see bestow-edge doctor")
+    _check(session, path, spec)
+    return session
+
+
+class OnnxGraph:
+    """A graph on the CPU, shared by all sessions; running it changes nothing in it."""
+
+    device = CPU
+
+    def __init__(self, path: Path, spec: GraphSpec, *, threads: int, mapped: bool = False) -> None:
+        """Load and check a graph; arguments and errors are those of `open_session`."""
+        self.spec = spec
+        self.session = open_session(path, spec, [(CPU_PROVIDER, {})], threads=threads, mapped=mapped)
+
+    def runner(self) -> OnnxRunner:
+        """Return a runner with bindings of its own."""
+        return OnnxRunner(self)
+
+
+class OnnxRunner:
+    """One stream's bindings to a graph on the CPU."""
+
+    def __init__(self, graph: OnnxGraph) -> None:
+        self._graph = graph
+        self._binding = graph.session.io_binding()
+        self._bound: dict[str, Buffer] = {}  # keeps bound memory alive
+
+    def bind(self, tensors: Mapping[str, Buffer]) -> None:
+        """Bind inputs by pointer; they stay bound until they are bound anew."""
+        for name, array in tensors.items():
+            self._binding.bind_cpu_input(name, array)
+            self._bound[name] = array
+
+    def run(self) -> dict[str, Array]:
+        """Run the graph on what is bound and return new arrays by name."""
+        for name in self._graph.spec.output_names:
+            self._binding.bind_output(name, "cpu")
+        self._graph.session.run_with_iobinding(self._binding)
+        values = self._binding.get_outputs()
+        return {name: value.numpy() for name, value in zip(self._graph.spec.output_names, values, strict=True)}
+
+
+def _check(session: Any, path: Path, spec: GraphSpec) -> None:  # Any: onnxruntime has no types
+    expected_in = (*spec.inputs, *spec.states)
+    got_in = {item.name: item for item in session.get_inputs()}
+    got_out = [item.name for item in session.get_outputs()]
+    if list(got_in) != spec.input_names or got_out != spec.output_names:
+        odd = set(got_in) ^ set(spec.input_names) | set(got_out) ^ set(spec.output_names)
+        names = ", ".join(sorted(odd)) or "their order"
+        raise SignatureError(f"{path.name}: tensors differ from the manifest's model: {names}; export again")
+    for tensor in expected_in:
+        item = got_in[tensor.name]
+        if item.type != ONNX_TYPES[tensor.dtype] or not _fits(tensor, item.shape):
+            got = f"{item.type} {item.shape}"
+            raise SignatureError(f"{path.name}: got {got} where the manifest's model says {tensor}; export again")
+
+
+def _fits(tensor: TensorSpec, shape: list[Any]) -> bool:  # Any: int or the name of a dynamic axis
+    if len(shape) != len(tensor.axes):
+        return False
+    return all(
+        isinstance(axis, str) or not isinstance(size, int) or size == axis
+        for axis, size in zip(tensor.axes, shape, strict=True)
+    )

@@ -1,0 +1,189 @@
+"""One ONNX graph in onnxruntime on a GPU: bound to the device's buffers, on the device's stream, checked for its place.
+
+onnxruntime gives operators that a provider lacks to the CPU without a word, and copies back and forth. Here that is an
+error unless it is allowed; only arithmetic on shapes, which onnxruntime prefers to do on the CPU, may be there.
+Not yet run on hardware: tests run it on the CPU provider, with the CUDA runtime replaced.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from bestow_edge.core.errors import DeviceError
+from bestow_edge.core.tensors import GraphSpec
+from bestow_edge.runtime.devices.base import Buffer
+from bestow_edge.runtime.devices.bindings import Bindings, OutputBlock, Prepared
+from bestow_edge.runtime.devices.cuda import CudaArray, CudaDevice
+from bestow_edge.runtime.devices.onnx_cpu import Provider, import_onnxruntime, open_session
+
+logger = logging.getLogger(__name__)
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+DEVICE_TYPE = "cuda"  # as onnxruntime names it
+SHAPE_OPERATORS = frozenset(
+    (
+        *("Shape", "Size", "Gather", "GatherElements", "Concat", "Slice", "Split", "Squeeze", "Unsqueeze", "Reshape"),
+        *("Identity", "Constant", "ConstantOfShape", "Range", "Expand", "Tile", "Cast", "Add", "Sub", "Mul", "Div"),
+        *("Mod", "Neg", "Abs", "Floor", "Ceil", "Min", "Max", "Equal", "Greater", "GreaterOrEqual", "Less"),
+        *("LessOrEqual", "Not", "And", "Or", "Where", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceSum"),
+        *("MemcpyFromHost", "MemcpyToHost"),
+    )
+)
+MOST_CUDA_GRAPHS = 32  # captured for one graph; more shapes and addresses run without
+MOST_PLACES = 1000  # of which runs are counted
+RUNS_BEFORE_CAPTURE = 2  # of the same shapes and addresses: prefills and ends of streams come once
+NO_CAPTURE = "-1"
+Place = tuple[tuple[str, int, tuple[int, ...]], ...]  # name, address and shape of every tensor
+
+
+class CudaOnnxGraph:
+    """A graph on a GPU, shared by all sessions."""
+
+    def __init__(
+        self, path: Path, spec: GraphSpec, device: CudaDevice, *, threads: int, before: Sequence[Provider] = ()
+    ) -> None:
+        """Load a graph and check where its operators run.
+
+        Args:
+            path: the `.onnx` file.
+            spec: its contract.
+            device: the GPU.
+            threads: CPU threads within one operator, for arithmetic on shapes.
+            before: other providers on the same GPU and stream that take what they can before CUDA does.
+
+        Raises:
+            BundleError: onnxruntime cannot load the file, or has no CUDA provider or could not start it.
+            SignatureError: its tensors differ from the contract.
+            DeviceError: operators would run on the CPU, and that is not allowed.
+        """
+        self.spec, self.device = spec, device
+        _preload()
+        providers = [*before, (CUDA_PROVIDER, provider_options(device))]
+        self.session = open_session(path, spec, providers, threads=threads, record_placement=True)
+        self.placement = placement(self.session)
+        """Operators by provider."""
+        self._check_placement(path, {name for name, _ in providers})
+        self._captured: dict[Place, int] = {}
+        self._runs: Counter[Place] = Counter()
+
+    def runner(self) -> CudaOnnxRunner:
+        """Return a runner with bindings of its own."""
+        return CudaOnnxRunner(self)
+
+    def capture_of(self, place: Place) -> str:
+        """Return under which number a run is captured and replayed, -1 for one that is not."""
+        if not self.device.options.cuda_graphs or (
+            place not in self._captured and len(self._captured) >= MOST_CUDA_GRAPHS
+        ):
+            return NO_CAPTURE
+        if place not in self._captured:
+            if len(self._runs) >= MOST_PLACES:
+                self._runs.clear()
+            self._runs[place] += 1
+            if self._runs[place] <= RUNS_BEFORE_CAPTURE:
+                return NO_CAPTURE
+            self._captured[place] = len(self._captured) + 1
+        return str(self._captured[place])
+
+    def _check_placement(self, path: Path, wanted: Collection[str]) -> None:
+        elsewhere = sum((found for provider, found in self.placement.items() if provider not in wanted), Counter())
+        fallen = [f"{count} {name}" for name, count in elsewhere.most_common() if name not in SHAPE_OPERATORS]
+        if not fallen:
+            return
+        told = ", ".join(fallen[:5])
+        if not self.device.options.allow_cpu:
+            raise DeviceError(
+                f"{path.name}: {told} would run on the CPU, for {CUDA_PROVIDER} has no kernel; export with "
+                f"--target cuda, or allow it: --device {self.device.name},allow-cpu"
+            )
+        logger.warning("%s: %s run on the CPU", path.name, told)
+
+
+class CudaOnnxRunner:
+    """One stream's bindings to a graph on a GPU."""
+
+    def __init__(self, graph: CudaOnnxGraph) -> None:
+        self._graph, self._device = graph, graph.device
+        self._bindings = Bindings(graph.spec, graph.device)
+        self._of_block: WeakKeyDictionary[OutputBlock, _Bound] = WeakKeyDictionary()
+
+    def bind(self, tensors: Mapping[str, Buffer]) -> None:
+        """See `Runner`."""
+        self._bindings.bind(tensors)
+
+    def run(self) -> Mapping[str, Buffer]:
+        """See `Runner`."""
+        prepared = self._bindings.prepare()
+        bound = self._of_block.get(prepared.block)
+        if bound is None:
+            bound = self._of_block[prepared.block] = _Bound(self._graph, prepared.block)
+        bound.run(prepared)
+        return prepared.outputs
+
+
+class _Bound:
+    """onnxruntime's binding to one block of outputs."""
+
+    def __init__(self, graph: CudaOnnxGraph, block: OutputBlock) -> None:
+        self._graph = graph
+        self._binding = graph.session.io_binding()
+        self._inputs: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self._outputs = tuple((name, array.pointer, array.shape) for name, array in block.arrays.items())
+        for name, array in block.arrays.items():
+            self._binding.bind_output(name, *_described(array, graph.device))
+
+    def run(self, prepared: Prepared) -> None:
+        for name, array in prepared.inputs.items():
+            place = array.pointer, array.shape  # not the array: that would keep the block it lies in from being reused
+            if self._inputs.get(name) != place:
+                self._binding.bind_input(name, *_described(array, self._graph.device))
+                self._inputs[name] = place
+        options = import_onnxruntime().RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # the stream keeps the order
+        if self._graph.device.options.cuda_graphs:
+            places = *((name, *place) for name, place in self._inputs.items()), *self._outputs
+            options.add_run_config_entry("gpu_graph_id", self._graph.capture_of(places))
+        with self._graph.device.lock:
+            self._graph.session.run_with_iobinding(self._binding, options)
+
+
+def provider_options(device: CudaDevice) -> dict[str, str]:
+    """Return the CUDA provider's options."""
+    values = {
+        "device_id": str(device.index),
+        "user_compute_stream": str(device.stream),
+        "arena_extend_strategy": "kSameAsRequested",  # the other doubles: a large model would take twice its memory
+        "cudnn_conv_algo_search": "HEURISTIC",  # trying all takes seconds for every new shape
+        "enable_cuda_graph": str(int(device.options.cuda_graphs)),
+    }
+    if device.options.arena_gb is not None:
+        values["gpu_mem_limit"] = str(round(device.options.arena_gb * 1e9))
+    return values
+
+
+def placement(session: Any) -> dict[str, Counter[str]]:  # Any: onnxruntime has no types
+    """Return how many of which operators each provider runs."""
+    found: dict[str, Counter[str]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        found.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
+    return found
+
+
+def _described(array: CudaArray, device: CudaDevice) -> tuple[str, int, Any, tuple[int, ...], int]:  # Any: numpy's type
+    return DEVICE_TYPE, device.index, array.dtype.type, array.shape, array.pointer
+
+
+def _preload() -> None:
+    """Load the CUDA libraries that pip installed, where there are any; onnxruntime prints what it does not find."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        getattr(import_onnxruntime(), "preload_dlls", lambda: None)()
+    for line in said.getvalue().splitlines():
+        logger.debug("onnxruntime: %s", line)

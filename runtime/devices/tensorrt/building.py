@@ -1,0 +1,130 @@
+"""One ONNX file in, one serialized engine out. Knows TensorRT's builder, not where engines are kept.
+
+Types are those of the graph: the network is strongly typed, which TensorRT 10 must be asked for and 11 always does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bestow_edge.core.errors import EngineError
+from bestow_edge.core.tensors import GraphSpec
+from bestow_edge.runtime.devices.tensorrt.library import TensorRt, trt_logger
+from bestow_edge.runtime.devices.tensorrt.profiles import Profile, dynamic_inputs
+
+MEGABYTE = 1 << 20
+Step = Callable[[str, int, int], bool]
+"""Told the phase, the steps of it that are done and how many there are; returns whether to go on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How to build."""
+
+    workspace_mb: int = 1024
+    """Most scratch memory a kernel may take, MiB; a Jetson shares it with everything else."""
+    level: int = 3
+    """TensorRT's optimisation level, 0 to 5: how long it searches. 3 is its default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a build gives."""
+
+    plan: memoryview
+    """The engine, in memory of TensorRT's: it may be gigabytes."""
+    timings: bytes
+    """The timing cache, with what it was given and what is new."""
+
+
+class BuildCancelledError(EngineError):
+    """A build was asked to stop."""
+
+
+def build_engine(
+    trt: TensorRt,
+    path: Path,
+    spec: GraphSpec,
+    known: Sequence[Profile],
+    options: Options,
+    *,
+    timings: bytes = b"",
+    step: Step,
+) -> Built:
+    """Build the engine of a graph.
+
+    Args:
+        trt: the module.
+        path: the `.onnx` file; external data lies beside it.
+        spec: its contract.
+        known: the profiles, in the order in which a runner counts them.
+        options: how to build.
+        timings: the timing cache of builds before, empty for none.
+        step: told what is going on.
+
+    Raises:
+        EngineError: TensorRT cannot read the graph or build the engine.
+        BuildCancelledError: `step` said so.
+    """
+    logger = trt_logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(path)):
+        problems = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise EngineError(
+            f"{path}: TensorRT {trt.__version__} cannot read it: {'; '.join(problems) or 'no reason given'}"
+        )
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * MEGABYTE)
+    config.builder_optimization_level = options.level
+    config.set_timing_cache(config.create_timing_cache(timings), False)
+    for item in known:
+        _add_profile(builder, config, spec, item)
+    monitor = _monitor(trt, step)
+    config.progress_monitor = monitor
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        if monitor.stopped:
+            raise BuildCancelledError(f"{spec.name}: the build was stopped")
+        raise EngineError(f"{spec.name}: TensorRT {trt.__version__} built no engine; its messages say why")
+    cache = config.get_timing_cache()
+    return Built(memoryview(plan), b"" if cache is None else bytes(cache.serialize()))
+
+
+def _add_profile(builder: Any, config: Any, spec: GraphSpec, item: Profile) -> None:  # Any: the module has no types
+    profile = builder.create_optimization_profile()
+    for tensor in dynamic_inputs(spec):
+        profile.set_shape(tensor.name, *item.shapes(tensor))
+    if config.add_optimization_profile(profile) < 0:
+        raise EngineError(f"{spec.name}: TensorRT refuses the profile {item.name}; its messages say why")
+
+
+def _monitor(trt: TensorRt, step: Step) -> Any:  # Any: a class of the module
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # a class made where the module is known
+        """Passes the progress on; TensorRT calls it from threads of its own."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.stopped = False
+            self._sizes: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
+            self._sizes[phase_name] = num_steps
+            self._tell(phase_name, 0)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return self._tell(phase_name, step + 1)
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._sizes.pop(phase_name, None)
+
+        def _tell(self, phase: str, done: int) -> bool:
+            if not self.stopped:
+                self.stopped = not step(phase, done, self._sizes.get(phase, done))
+            return not self.stopped
+
+    return Monitor()

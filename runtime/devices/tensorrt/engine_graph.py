@@ -1,0 +1,210 @@
+"""A TensorRT engine as a graph of the runtime: bound to the GPU's buffers, run on its stream.
+
+Contexts get no memory of their own: all of one device share one scratch buffer, which is safe because everything goes
+to one stream, one run at a time. A runner has a context for each profile it has met; shapes and addresses are told only
+when they change. It knows engines that fit the contract, not where they come from.
+Not yet run on hardware.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bestow_edge.core.errors import EngineError
+from bestow_edge.core.tensors import NEXT, GraphSpec
+from bestow_edge.runtime.devices.base import Buffer
+from bestow_edge.runtime.devices.bindings import Bindings
+from bestow_edge.runtime.devices.cuda import CudaArray, CudaDevice
+from bestow_edge.runtime.devices.tensorrt.library import TensorRt, trt_logger
+from bestow_edge.runtime.devices.tensorrt.profiles import Profile, choose, sizes_of
+
+Shape = tuple[int, ...]
+
+
+class Scratch:
+    """Memory that the contexts of one device share, and the lock of whoever uses it."""
+
+    def __init__(self, device: CudaDevice, num_bytes: int) -> None:
+        """Allocate it."""
+        self.num_bytes = num_bytes
+        self.lock = threading.Lock()
+        self._array = device.block({"scratch": ((num_bytes,), np.dtype(np.uint8))})["scratch"] if num_bytes else None
+
+    @property
+    def pointer(self) -> int:
+        """Its address."""
+        return 0 if self._array is None else self._array.pointer
+
+
+class EngineGraph:
+    """An engine on a GPU, shared by all sessions."""
+
+    def __init__(
+        self,
+        engine: Any,
+        spec: GraphSpec,
+        known: Sequence[Profile],
+        device: CudaDevice,
+        *,
+        trt: TensorRt,
+        scratch: Scratch,
+    ) -> None:  # Any above: a class of the module
+        """Take an engine that `open_engines` has checked.
+
+        Args:
+            engine: TensorRT's.
+            spec: the graph's contract.
+            known: the profiles it was built with, in that order.
+            device: where it runs.
+            trt: the module.
+            scratch: at least as large as the engine asks.
+        """
+        self.spec, self.device = spec, device
+        self.profiles = tuple(known)
+        """Sizes it runs with."""
+        self.scratch = scratch
+        self._engine, self._trt = engine, trt
+
+    def runner(self) -> EngineRunner:
+        """Return a runner with contexts of its own."""
+        return EngineRunner(self)
+
+    def context(self, index: int) -> Any:  # Any: a class of the module
+        """Return a new context for a profile.
+
+        Raises:
+            EngineError: TensorRT gives none.
+        """
+        context = self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None:
+            raise EngineError(f"{self.spec.name}: TensorRT gives no context; the GPU may be out of memory")
+        if self.scratch.num_bytes:
+            context.set_device_memory(self.scratch.pointer, self.scratch.num_bytes)
+        if not context.set_optimization_profile_async(index, self.device.stream):
+            raise EngineError(f"{self.spec.name}: TensorRT refuses the profile {self.profiles[index].name}")
+        return context
+
+
+class EngineRunner:
+    """One stream's bindings to an engine."""
+
+    def __init__(self, graph: EngineGraph) -> None:
+        self._graph = graph
+        self._bindings = Bindings(graph.spec, graph.device)
+        self._contexts: dict[int, _Bound] = {}
+        self._known: dict[tuple[Shape, ...], int] = {}  # profile by the shapes of all inputs
+
+    def bind(self, tensors: Mapping[str, Buffer]) -> None:
+        """See `Runner`."""
+        self._bindings.bind(tensors)
+
+    def run(self) -> Mapping[str, Buffer]:
+        """See `Runner`.
+
+        Raises:
+            EngineError: the engine was not built for these sizes, or TensorRT refuses to run.
+        """
+        prepared = self._bindings.prepare()
+        index = self._profile(prepared.inputs)
+        if index not in self._contexts:
+            self._contexts[index] = _Bound(self._graph, index)
+        self._contexts[index].run(prepared.inputs, prepared.outputs)
+        return prepared.outputs
+
+    def _profile(self, inputs: Mapping[str, CudaArray]) -> int:
+        spec = self._graph.spec
+        shapes = tuple(inputs[name].shape for name in spec.input_names)
+        if shapes not in self._known:
+            sizes = sizes_of(spec, dict(zip(spec.input_names, shapes, strict=True)))
+            self._known[shapes] = choose(self._graph.profiles, sizes, spec.name)
+        return self._known[shapes]
+
+
+class _Bound:
+    """A context and what it was told last."""
+
+    def __init__(self, graph: EngineGraph, index: int) -> None:
+        self._graph = graph
+        self._context = graph.context(index)
+        self._shapes: dict[str, Shape] = {}
+        self._addresses: dict[str, int] = {}
+
+    def run(self, inputs: Mapping[str, CudaArray], outputs: Mapping[str, CudaArray]) -> None:
+        context, name = self._context, self._graph.spec.name
+        shapes = {key: array.shape for key, array in inputs.items()}
+        if shapes != self._shapes:
+            self._shapes = {}
+            for key, shape in shapes.items():
+                if not context.set_input_shape(key, shape):
+                    raise EngineError(f"{name}: TensorRT refuses {key} of shape {shape}")
+            if missing := context.infer_shapes():
+                raise EngineError(f"{name}: TensorRT misses shapes of {', '.join(missing)}")
+            self._shapes = shapes
+        for key, array in (*inputs.items(), *outputs.items()):
+            if self._addresses.get(key) != array.pointer:
+                if not context.set_tensor_address(key, array.pointer):
+                    raise EngineError(f"{name}: TensorRT refuses the address of {key}")
+                self._addresses[key] = array.pointer
+        with self._graph.scratch.lock:
+            if not context.execute_async_v3(self._graph.device.stream):
+                raise EngineError(f"{name}: TensorRT could not run the engine; its messages say why")
+
+
+def open_engines(
+    trt: TensorRt,
+    plans: Mapping[str, bytes],
+    specs: Mapping[str, GraphSpec],
+    known: Mapping[str, Sequence[Profile]],
+    device: CudaDevice,
+) -> dict[str, EngineGraph]:
+    """Load engines that share one scratch buffer.
+
+    Args:
+        trt: the module.
+        plans: serialized engines by graph.
+        specs: contracts by graph.
+        known: the profiles each was built with.
+        device: where they run.
+
+    Raises:
+        EngineError: TensorRT cannot load one, or it does not fit its contract; the message begins with the graph.
+    """
+    runtime = trt.Runtime(trt_logger(trt))
+    engines = {}
+    for name, plan in plans.items():
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EngineError(f"{name}: TensorRT {trt.__version__} cannot load the engine; build it again")
+        _check(trt, engine, specs[name], known[name])
+        engines[name] = engine
+    scratch = Scratch(device, max(engine.device_memory_size_v2 for engine in engines.values()))
+    return {
+        name: EngineGraph(engine, specs[name], known[name], device, trt=trt, scratch=scratch)
+        for name, engine in engines.items()
+    }
+
+
+def _check(trt: TensorRt, engine: Any, spec: GraphSpec, known: Sequence[Profile]) -> None:  # Any: the module's class
+    """Hold an engine's tensors and profiles against the contract."""
+    inputs = {tensor.name: tensor.dtype for tensor in (*spec.inputs, *spec.states)}
+    outputs = {tensor.name: tensor.dtype for tensor in spec.outputs}
+    outputs |= {NEXT + tensor.name: tensor.dtype for tensor in spec.states}
+    expected = {name: (trt.TensorIOMode.INPUT, _type(trt, dtype)) for name, dtype in inputs.items()}
+    expected |= {name: (trt.TensorIOMode.OUTPUT, _type(trt, dtype)) for name, dtype in outputs.items()}
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    got = {name: (engine.get_tensor_mode(name), engine.get_tensor_dtype(name)) for name in names}
+    if odd := [name for name in got.keys() | expected.keys() if got.get(name) != expected.get(name)]:
+        raise EngineError(f"{spec.name}: the engine's {min(odd)} is not the graph's; build it again")
+    if engine.num_optimization_profiles != len(known):
+        got_profiles = f"{engine.num_optimization_profiles} profiles, expected {len(known)}"
+        raise EngineError(f"{spec.name}: the engine has {got_profiles}; build it again")
+    if on_host := [name for name in inputs if engine.is_shape_inference_io(name)]:
+        raise EngineError(f"{spec.name}: shapes depend on what {on_host[0]} holds; export the checkpoint again")
+
+
+def _type(trt: TensorRt, dtype: str) -> Any:  # Any: an enum of the module
+    return {"float32": trt.DataType.FLOAT, "float16": trt.DataType.HALF, "int64": trt.DataType.INT64}[dtype]

@@ -1,0 +1,1 @@
+"""The speech side of one stream: one file for each kind of encoder."""

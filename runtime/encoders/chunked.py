@@ -1,0 +1,207 @@
+"""Waveform in, cross-attention keys and values out: front-end and cache-aware encoder of one stream.
+
+State is one frozen dataclass; a step returns a new one. The attention caches alone are rings that all states of a
+stream share and that are written in place: a state counts the steps that lie in them, so a state that was put aside
+may be gone on from as long as less than two chunks were encoded since, as drafts do. It knows chunks and look-aheads,
+not tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from bestow_edge.core.config import SUBSAMPLING, ModelConfig
+from bestow_edge.core.features import FeatureState, feed_features, finish_features, initial_feature_state, level
+from bestow_edge.core.tensors import CACHE, FIRST_FRAME, NEW, NEXT
+from bestow_edge.runtime.devices.base import Buffer, Graph
+
+RECENT_FRAMES = 4096 * SUBSAMPLING  # 5.5 minutes, as much as the speech memory holds: what may be heard again
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderState:
+    """Everything an audio stream carries from block to block."""
+
+    features: FeatureState
+    """Samples that wait for their frame."""
+    frames: Floats
+    """(frames, mel_bins) that wait for their chunk; the first chunk begins with frames that don't exist."""
+    frame_start: int
+    """First real frame among `frames`: 7 at the start of a stream, else 0."""
+    rings: dict[str, Buffer] = field(repr=False)
+    """The graph's attention caches by name, shared and written in place."""
+    caches: dict[str, Buffer] = field(repr=False)
+    """What its convolutions need of the past, by name."""
+    recent: Floats
+    """(frames, mel_bins) encoded last, at most `RECENT_FRAMES`."""
+    num_frames: int = 0
+    """Frames encoded since the first of the segment."""
+    ended: bool = False
+    """The audio has ended: what waits is encoded whether it fills a chunk or not."""
+    steps: int = 0
+    """Steps encoded since the first of the segment."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechSteps:
+    """Cross-attention keys and values of consecutive encoder steps."""
+
+    keys: Buffer
+    """(adapter_layers, 1, heads, steps, head_dim)"""
+    values: Buffer
+    """Same shape as `keys`."""
+    start: int
+    """Index of the first of them within the segment."""
+
+    @property
+    def end(self) -> int:
+        """Index after the last of them."""
+        return self.start + int(self.keys.shape[3])
+
+
+class EncoderStream:
+    """Runs the `encoder_chunk` graph over a growing waveform."""
+
+    def __init__(self, graph: Graph, config: ModelConfig, lookahead: int) -> None:
+        """Choose the chunk size.
+
+        Args:
+            graph: the encoder.
+            config: the model's configuration.
+            lookahead: right context in steps, one of `config.streaming.lookaheads`.
+        """
+        self.config = config
+        self.lookahead = lookahead
+        self.chunk_frames = (lookahead + 1) * SUBSAMPLING
+        self._states = graph.spec.states
+        self._rings = [tensor for tensor in graph.spec.inputs if tensor.name.startswith(CACHE)]
+        self._device, self._runner = graph.device, graph.runner()
+        self._made: dict[str, Buffer] = {}  # rings of its own, as opposed to those of another device
+
+    def initial_state(self) -> EncoderState:
+        """Return the state before the first sample."""
+        self._made = self._device.zeros(self._rings)
+        return self._first_state(self._made)
+
+    def _first_state(self, rings: dict[str, Buffer]) -> EncoderState:
+        return EncoderState(
+            features=initial_feature_state(self.config.features),
+            frames=np.zeros((FIRST_FRAME, self.config.features.num_mel_bins), dtype=np.float32),
+            frame_start=FIRST_FRAME,
+            rings=rings,
+            caches=self._device.zeros(self._states),
+            recent=np.zeros((0, self.config.features.num_mel_bins), dtype=np.float32),
+        )
+
+    def restart(self, state: EncoderState, first_frame: int) -> tuple[EncoderState, int]:
+        """Begin anew at an earlier frame, as if the stream began there.
+
+        Args:
+            state: state now, which may be another graph's: nothing on its device is taken over then.
+            first_frame: the frame to begin with, counted from the first of the segment.
+
+        Returns:
+            The new state, and the frame it begins with: a later one if `first_frame` is not kept any more.
+        """
+        fresh = self._first_state(state.rings) if state.rings is self._made else self.initial_state()
+        oldest = state.num_frames - state.recent.shape[0]
+        first_frame = min(max(first_frame, oldest), state.num_frames)
+        waiting = state.frames[state.frame_start :]
+        frames = np.concatenate([fresh.frames, state.recent[first_frame - oldest :], waiting])
+        return replace(fresh, features=state.features, frames=frames, ended=state.ended), first_frame
+
+    def level(self, state: EncoderState, first_step: int, end_step: int) -> float:
+        """Return how loud some steps of the segment are: the median of their frames' mean log-mel, nats."""
+        oldest = state.num_frames - state.recent.shape[0]
+        return level(state.recent[max(0, first_step * SUBSAMPLING - oldest) : max(0, end_step * SUBSAMPLING - oldest)])
+
+    def feed(self, samples: Floats, state: EncoderState) -> tuple[list[SpeechSteps], EncoderState]:
+        """Encode every chunk that `samples` complete.
+
+        Args:
+            samples: (samples,) float32 at the model's rate.
+            state: state after the samples before.
+        """
+        state = self.add(samples, state)
+        chunks = []
+        while self.has_chunk(state):
+            speech, state = self.next_chunk(state)
+            chunks.append(speech)
+        return chunks, state
+
+    def add(self, samples: Floats, state: EncoderState) -> EncoderState:
+        """Take samples in without encoding: their frames wait for `next_chunk`."""
+        frames, features = feed_features(samples, state.features, self.config.features)
+        return replace(state, features=features, frames=np.concatenate([state.frames, frames]))
+
+    def has_chunk(self, state: EncoderState) -> bool:
+        """Say whether enough frames wait for a chunk."""
+        num_frames = state.frames.shape[0]
+        return bool(num_frames > state.frame_start if state.ended else num_frames >= self.chunk_frames)
+
+    def next_chunk(self, state: EncoderState) -> tuple[SpeechSteps, EncoderState]:
+        """Encode the next chunk, which must be there; a part of one at the end of the audio."""
+        return self._chunk(state, min(state.frames.shape[0], self.chunk_frames))
+
+    def end(self, state: EncoderState) -> EncoderState:
+        """End the audio: exactly the frames there are wait for `next_chunk`, whatever their number."""
+        frames = finish_features(state.features, self.config.features)
+        return replace(state, frames=np.concatenate([state.frames, frames]), ended=True)
+
+    def finish(self, state: EncoderState) -> list[SpeechSteps]:
+        """Encode what is left."""
+        state = self.end(state)
+        chunks = []
+        while self.has_chunk(state):
+            speech, state = self.next_chunk(state)
+            chunks.append(speech)
+        return chunks
+
+    def _chunk(self, state: EncoderState, num_frames: int) -> tuple[SpeechSteps, EncoderState]:
+        """Run one chunk of `num_frames` frames, filled up to whole steps."""
+        steps = -(-num_frames // SUBSAMPLING)
+        mel = np.zeros((1, steps * SUBSAMPLING, state.frames.shape[1]), dtype=np.float32)
+        mel[0, :num_frames] = state.frames[:num_frames]
+        self._runner.bind(state.rings)
+        self._runner.bind(state.caches)
+        self._runner.bind(
+            {
+                "mel": mel,
+                "frame_start": np.array([state.frame_start]),
+                "frame_end": np.array([num_frames]),
+                "past_steps": np.array([state.steps]),
+            }
+        )
+        out = self._runner.run()
+        new = ((ring, out[NEW + name.removeprefix(CACHE)]) for name, ring in state.rings.items())
+        self._device.copy(pair for ring, steps in new for pair in to_slots(ring, steps, state.steps))
+        speech = SpeechSteps(out["cross_keys"], out["cross_values"], state.steps)
+        state = replace(
+            state,
+            frames=state.frames[num_frames:],
+            frame_start=0,
+            caches={tensor.name: out[NEXT + tensor.name] for tensor in self._states},
+            recent=np.concatenate([state.recent, state.frames[state.frame_start : num_frames]])[-RECENT_FRAMES:],
+            num_frames=state.num_frames + num_frames - state.frame_start,
+            steps=state.steps + steps,
+        )
+        return speech, state
+
+
+def to_slots(ring: Buffer, new: Buffer, first_step: int) -> Iterator[tuple[Buffer, Buffer]]:
+    """Yield which slots of a ring, (..., slots, head_dim), take which of some new steps, (..., steps, head_dim).
+
+    Step a lies in slot a mod slots; of more steps than there are slots the last ones stay.
+    """
+    slots, end = ring.shape[-2], first_step + new.shape[-2]
+    step = max(first_step, end - slots)
+    while step < end:
+        slot = step % slots
+        count = min(end - step, slots - slot)
+        yield ring[..., slot : slot + count, :], new[..., step - first_step : step - first_step + count, :]
+        step += count

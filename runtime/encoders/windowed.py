@@ -1,0 +1,147 @@
+"""Waveform in, cross-attention keys and values out: front-end and bidirectional encoder of one stream.
+
+A bidirectional encoder has no caches: for each new block of steps all audio so far, bounded by a window, is encoded
+again with some right context, whose steps are dropped until the audio has ended. Encodings happen at fixed steps of the
+stream, so what they give depends on the audio alone. State is one frozen dataclass. It knows steps, not tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bestow_edge.core.config import SUBSAMPLING, BidirectionalConfig, FeatureConfig
+from bestow_edge.core.features import (
+    FeatureState,
+    feed_features,
+    finish_features,
+    initial_feature_state,
+    level,
+    normalize_frames,
+)
+from bestow_edge.runtime.devices.base import Graph
+from bestow_edge.runtime.encoders.chunked import Floats, SpeechSteps
+
+
+@dataclass(frozen=True, slots=True)
+class WindowState:
+    """Everything an audio stream carries from block to block. Frames and steps count from the segment's first."""
+
+    features: FeatureState
+    """Samples that wait for their frame."""
+    frames: Floats
+    """(frames, mel_bins) from the start of the last window on, those that wait for the next block included."""
+    first_frame: int = 0
+    """Index of the first of `frames`."""
+    steps: int = 0
+    """Steps given out so far."""
+
+    ended: bool = False
+    """The audio has ended: the next window goes to its end and drops nothing."""
+    done: bool = False
+    """The end has been encoded."""
+
+
+class EncoderWindow:
+    """Runs the `encoder_window` graph over a growing waveform."""
+
+    def __init__(self, graph: Graph, config: BidirectionalConfig, features: FeatureConfig) -> None:
+        """Take the sizes.
+
+        Args:
+            graph: the encoder.
+            config: block, right context and window.
+            features: the front-end.
+        """
+        self.config = config
+        self._features = features
+        self._runner = graph.runner()
+
+    def initial_state(self) -> WindowState:
+        """Return the state before the first sample."""
+        frames = np.zeros((0, self._features.num_mel_bins), dtype=np.float32)
+        return WindowState(features=initial_feature_state(self._features), frames=frames)
+
+    def restart(self, state: WindowState, first_frame: int) -> tuple[WindowState, int]:
+        """Begin anew at an earlier frame, as if the stream began there.
+
+        Args:
+            state: state now.
+            first_frame: the frame to begin with, counted from the first of the segment.
+
+        Returns:
+            The new state, and the frame it begins with: a later one if `first_frame` is not kept any more.
+        """
+        first_frame = min(max(first_frame, state.first_frame), state.steps * SUBSAMPLING)
+        frames = state.frames[first_frame - state.first_frame :]
+        return replace(self.initial_state(), features=state.features, frames=frames, ended=state.ended), first_frame
+
+    def level(self, state: WindowState, first_step: int, end_step: int) -> float:
+        """Return how loud some steps of the segment are: the median of their frames' mean log-mel, nats."""
+        first, end = (max(0, step * SUBSAMPLING - state.first_frame) for step in (first_step, end_step))
+        return level(state.frames[first:end])
+
+    def add(self, samples: Floats, state: WindowState) -> WindowState:
+        """Take samples in without encoding: their frames wait for `next_chunk`.
+
+        Args:
+            samples: (samples,) float32 at the model's rate.
+            state: state after the samples before.
+        """
+        frames, features = feed_features(samples, state.features, self._features)
+        return replace(state, features=features, frames=np.concatenate([state.frames, frames]))
+
+    def has_chunk(self, state: WindowState) -> bool:
+        """Say whether the next block and its right context are there, or the end of the audio."""
+        return self._has_block(state) or (state.ended and not state.done and self._end(state) > 0)
+
+    def next_chunk(self, state: WindowState) -> tuple[SpeechSteps, WindowState]:
+        """Encode all up to the next block, which must be there: its steps are new, those before it overwrite."""
+        if not self._has_block(state):
+            speech, state = self._encode(self._end(state), state)
+            return speech, replace(state, steps=speech.end, done=True)
+        speech, state = self._encode(self._next_end(state) * SUBSAMPLING, state)
+        steps = state.steps + self.config.block
+        kept = steps - speech.start
+        speech = SpeechSteps(speech.keys[:, :, :, :kept], speech.values[:, :, :, :kept], speech.start)
+        return speech, replace(state, steps=steps)
+
+    def end(self, state: WindowState) -> WindowState:
+        """End the audio: exactly the frames there are wait for `next_chunk`, whatever their number."""
+        frames = finish_features(state.features, self._features)
+        return replace(state, frames=np.concatenate([state.frames, frames]), ended=True)
+
+    def finish(self, state: WindowState) -> list[SpeechSteps]:
+        """Encode to the end, dropping nothing."""
+        state = self.end(state)
+        speech = []
+        while self.has_chunk(state):
+            steps, state = self.next_chunk(state)
+            speech.append(steps)
+        return speech
+
+    def _has_block(self, state: WindowState) -> bool:
+        return self._end(state) >= self._next_end(state) * SUBSAMPLING
+
+    @staticmethod
+    def _end(state: WindowState) -> int:
+        """Return the frame behind the last one there is."""
+        return state.first_frame + len(state.frames)
+
+    def _next_end(self, state: WindowState) -> int:
+        """Return the step behind the next window."""
+        return state.steps + self.config.block + self.config.right_context
+
+    def _encode(self, end_frame: int, state: WindowState) -> tuple[SpeechSteps, WindowState]:
+        """Encode the window that ends before `end_frame` and forget the frames before it."""
+        end = -(-end_frame // SUBSAMPLING)
+        start = max(0, end - self.config.window)
+        frames = state.frames[start * SUBSAMPLING - state.first_frame :]
+        state = replace(state, frames=frames, first_frame=start * SUBSAMPLING)
+        heard = normalize_frames(frames[: end_frame - state.first_frame], self._features)
+        mel = np.zeros((1, (end - start) * SUBSAMPLING, frames.shape[1]), dtype=np.float32)
+        mel[0, : len(heard)] = heard
+        self._runner.bind({"mel": mel, "frame_end": np.array([len(heard)])})
+        out = self._runner.run()
+        return SpeechSteps(out["cross_keys"], out["cross_values"], start), state

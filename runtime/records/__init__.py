@@ -1,0 +1,1 @@
+"""Golden outputs, traces of streams and their replay."""

@@ -1,0 +1,1 @@
+"""One stream of audio and its texts."""

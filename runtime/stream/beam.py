@@ -1,0 +1,84 @@
+"""Beam search over the answer to speech that has been heard whole. Knows the decoder, not sessions or text.
+
+All hypotheses are rows of one batch; keeping the best ones reorders the caches in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bestow_edge.runtime.decoders.cross_adapter import Attempt, TextDecoder
+
+LENGTH_PENALTY = 1.0  # exponent: log-probability per token
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """An answer, finished or not."""
+
+    attempts: tuple[Attempt, ...] = ()
+    log_prob: float = 0.0
+    """Of all its tokens, the end included where it has ended."""
+
+    def score(self) -> float:
+        """Return the log-probability for each token, the end counted as one."""
+        return float(self.log_prob / (len(self.attempts) + 1) ** LENGTH_PENALTY)
+
+
+def beam_search(
+    decoder: TextDecoder, visible_steps: int, end_ids: Collection[int], most_tokens: int
+) -> tuple[Attempt, ...]:
+    """Return the tokens of the best answer.
+
+    Args:
+        decoder: fresh, its rows the same prompt; as many hypotheses are kept as it has rows.
+        visible_steps: steps every token sees.
+        end_ids: tokens that end an answer.
+        most_tokens: longest answer.
+
+    Source: the paper's offline decoding, beam 5 (section 4.1). A step keeps the best `rows` continuations of all
+    hypotheses; those that end leave the beam. It stops when as many have ended and none left is better.
+    """
+    size = decoder.rows
+    alive: list[Hypothesis] = [Hypothesis()]
+    ended: list[Hypothesis] = []
+    while alive and len(alive[0].attempts) < most_tokens and not _decided(alive, ended, size):
+        attempts = decoder.attempt([visible_steps] * size)
+        kept: list[tuple[int, Hypothesis]] = []
+        for rank, (row, token_id, log_prob) in enumerate(_best(alive, attempts, 2 * size)):
+            attempt = attempts[row]
+            if token_id in end_ids and rank < size:
+                ended.append(Hypothesis(alive[row].attempts, log_prob))
+            elif token_id not in end_ids and len(kept) < size:
+                chosen = replace(attempt, token_id=token_id, log_prob=float(attempt.log_probs[token_id]))
+                kept.append((row, Hypothesis((*alive[row].attempts, chosen), log_prob)))
+        alive = _continue(decoder, kept)
+    return max(ended or alive, key=Hypothesis.score, default=Hypothesis()).attempts
+
+
+def _decided(alive: list[Hypothesis], ended: list[Hypothesis], size: int) -> bool:
+    return len(ended) >= size and max(map(Hypothesis.score, ended)) >= max(map(Hypothesis.score, alive))
+
+
+def _best(alive: list[Hypothesis], attempts: list[Attempt], count: int) -> list[tuple[int, int, float]]:
+    """Return the best continuations as (row, token, log-probability), best first."""
+    scores = np.stack([item.log_prob + attempts[row].log_probs for row, item in enumerate(alive)])  # (alive, vocab)
+    order = np.argsort(-scores, axis=None, kind="stable")[:count]
+    rows, tokens = np.unravel_index(order, scores.shape)
+    return [(int(row), int(token), float(scores[row, token])) for row, token in zip(rows, tokens, strict=True)]
+
+
+def _continue(decoder: TextDecoder, kept: list[tuple[int, Hypothesis]]) -> list[Hypothesis]:
+    """Make the decoder's rows those that are kept, and commit their tokens."""
+    if not kept:
+        return []
+    parents = [row for row, _ in kept]
+    decoder.take_rows(parents + [parents[-1]] * (decoder.rows - len(parents)))
+    for row, (_, item) in enumerate(kept):
+        decoder.commit(row, item.attempts[-1].token_id)
+    for row in range(len(kept), decoder.rows):
+        decoder.commit(row, kept[-1][1].attempts[-1].token_id)
+    return [item for _, item in kept]

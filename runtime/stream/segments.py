@@ -1,0 +1,108 @@
+"""Where segments end: their limits in steps and tokens, and what of an answer surely lies before a cut in speech.
+
+It knows tokens and steps, not graphs, audio or sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from bestow_edge.core.config import SegmentConfig
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.runtime.decoders.cross_adapter import Attempt
+from bestow_edge.runtime.stream.answer import span
+
+BORDER_STEPS = 8  # 0.64 s: a word heard up to here may be cut, or unlike what it is with the speech behind it
+SHORTEST_PAUSE_S = 1.2  # must be longer than what a new segment hears again, or it would roll over for ever
+SHORTEST_SEGMENT_S = 3.0  # must hold a word, what may be cut behind it and what a new segment hears again
+MOST_STEPS = 4000  # 5 minutes, a chunk less than the speech memory holds
+SURE = -0.105  # natural logarithm of 0.9: words of at least this probability are never doubted
+LONE_TOKENS = 4  # a longer answer is more than a word, in languages that write no spaces too
+LOUDER = 2.3  # nats of log-mel, 10 dB: speech that stands out so far of what went before is not doubted
+WORD_MARKS = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write the space before a word
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a session's segments end."""
+
+    pause_steps: int
+    """Steps without text; 0 = never."""
+    most_steps: int
+    """Steps of speech."""
+    most_tokens: int
+    """Tokens of an answer."""
+
+
+def limits(segments: SegmentConfig, *, step_s: float, prompt_tokens: int, max_text_tokens: int) -> Limits:
+    """Return the limits of a session's segments.
+
+    Args:
+        segments: what was asked for.
+        step_s: encoder step, seconds.
+        prompt_tokens: of the longest prompt.
+        max_text_tokens: the LLM's context.
+
+    Raises:
+        ConfigError: a limit is too short to go on, or the context is full before the answer begins.
+    """
+    for name, seconds, least_s in (
+        ("pause_s", segments.pause_s, SHORTEST_PAUSE_S),
+        ("max_s", segments.max_s, SHORTEST_SEGMENT_S),
+    ):
+        if seconds and not seconds >= least_s:
+            raise ConfigError(f"segments: {name} {seconds}, expected 0 or at least {least_s} s")
+    room = max_text_tokens - prompt_tokens - 1 - segments.context_tokens
+    if room < 1:
+        asked = f"segments: context_tokens {segments.context_tokens} and the prompt of {prompt_tokens}"
+        raise ConfigError(f"{asked} leave no room in the LLM's context of {max_text_tokens} tokens")
+    return Limits(
+        pause_steps=round(segments.pause_s / step_s),
+        most_steps=min(round(segments.max_s / step_s) or MOST_STEPS, MOST_STEPS),
+        most_tokens=min(segments.max_tokens or room, room),
+    )
+
+
+def whole_words(attempts: Sequence[Attempt], visible: int, tokenizer: Tokenizer) -> list[Attempt]:
+    """Return the first tokens of an answer, up to the last word that ends before the border.
+
+    Args:
+        attempts: the answer to the speech up to the cut.
+        visible: steps of that speech.
+        tokenizer: knows which tokens begin a word; where none does, the answer is cut at the border.
+    """
+    count = 0
+    while count < len(attempts) and span(attempts[count].alignment[-1], visible)[1] <= visible - BORDER_STEPS:
+        count += 1
+    if count == len(attempts):
+        return list(attempts)
+    starts = [n for n in range(1, count + 1) if _begins_word(attempts[n], tokenizer)]
+    return list(attempts[: max(starts, default=count)])
+
+
+def lone_word(answer: Iterable[Attempt], visible: int, tokenizer: Tokenizer) -> tuple[int, int] | None:
+    """Return first and end step of an answer that is one improbable word; None if it is anything else.
+
+    Music and clatter are taken for single words of little probability; speech has more words, or surer ones.
+
+    Args:
+        answer: its tokens; no more of them are taken than needed.
+        visible: steps of speech they see.
+        tokenizer: knows which tokens begin a word.
+    """
+    word: list[Attempt] = []
+    for attempt in answer:
+        if len(word) == LONE_TOKENS or (word and _begins_word(attempt, tokenizer)):
+            return None
+        word.append(attempt)
+    if not word or sum(attempt.log_prob for attempt in word) >= SURE:
+        return None
+    spans = [span(attempt.alignment[-1], visible) for attempt in word]
+    return min(first for first, _ in spans), max(end for _, end in spans)
+
+
+def _begins_word(attempt: Attempt, tokenizer: Tokenizer) -> bool:
+    return str(tokenizer.id_to_token(attempt.token_id)).startswith(WORD_MARKS)

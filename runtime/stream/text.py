@@ -1,0 +1,69 @@
+"""Questions to token ids, and token ids to text that only ever grows. Knows the `tokenizers` library, no models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from bestow_edge.core.config import ChatTemplate
+from bestow_edge.core.errors import BundleError, PromptError
+from bestow_edge.core.prompts import Question, prompt_text
+
+LEAST_ANSWER = 16
+"""Tokens that a question's prompt must leave of the LLM's context; fewer hold no sentence."""
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a `tokenizer.json`.
+
+    Raises:
+        BundleError: it is not one.
+    """
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise BundleError(f"{path}: not a tokenizer file ({error}); export the checkpoint again") from error
+
+
+def question_ids(tokenizer: Tokenizer, question: Question, chat: ChatTemplate, max_text_tokens: int) -> tuple[int, ...]:
+    """Return the token ids of a question's whole prompt, as in training.
+
+    Args:
+        tokenizer: the LLM's.
+        question: what is asked.
+        chat: the LLM's chat format.
+        max_text_tokens: the LLM's context.
+
+    Raises:
+        PromptError: the question holds one of the LLM's special tokens, or leaves no room for an answer.
+    """
+    special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    if found := [token for token in special if token in question.text]:
+        raise PromptError(f"question {question.text!r:.60} holds {found[0]}, which the LLM's prompts use; leave it out")
+    ids: list[int] = tokenizer.encode(prompt_text(question, chat), add_special_tokens=False).ids
+    if (most := max_text_tokens - LEAST_ANSWER) < len(ids):
+        has = f"its prompt has {len(ids)} tokens, of the LLM's context of {max_text_tokens} it may take {most}"
+        raise PromptError(f"question {question.text!r:.60} is too long: {has}; ask a shorter one")
+    return tuple(ids)
+
+
+class Detokenizer:
+    """Turns one answer's tokens into text, holding back bytes of an unfinished character."""
+
+    def __init__(self, tokenizer: Tokenizer, prefix: str) -> None:
+        """Start an answer; `prefix` is put before its first text."""
+        self._prefix = prefix
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._started = False
+
+    def push(self, token_id: int) -> str:
+        """Add a token and return the text it completes, empty if it completes none."""
+        text: str = self._stream.step(self._tokenizer, token_id) or ""
+        if not self._started:
+            text = text.lstrip()  # the prompt's end is no word's end, so an answer begins with a space
+            self._started = bool(text)
+            text = self._prefix + text if text else ""
+        return text

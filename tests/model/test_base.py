@@ -1,0 +1,94 @@
+"""The whole torch model: both encoders, lengths and padding, configs transformers refuses."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.model.base import BestowModel
+from bestow_edge.training.data.examples import num_steps
+
+Configs = Callable[..., ModelConfig]
+
+
+@pytest.fixture(scope="module")
+def parakeet_config(model_config: Configs) -> ModelConfig:
+    """The bidirectional encoder in place of the streaming one."""
+    encoder = {
+        "model_type": "parakeet_encoder",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "subsampling_conv_channels": 8,
+        "num_mel_bins": 80,
+    }
+    return replace(model_config(), encoder=encoder)
+
+
+def test_streaming_encoder(model_config: Configs, make_model: Callable[..., Any]) -> None:
+    model = make_model(model_config())
+    mel = torch.randn(2, 100, 80)
+    lens = torch.tensor([100, 57])
+    mel[1, 57:] = 0
+    with torch.no_grad():
+        speech, steps = model.encode(mel, lens, 6)
+        alone, _ = model.encode(mel[1:, :57], lens[1:], 6)
+    assert model.streaming
+    assert steps.tolist() == [num_steps(100), num_steps(57)]
+    torch.testing.assert_close(speech[1, : steps[1]], alone[0], atol=1e-4, rtol=1e-3)
+
+
+def test_lookahead_decides_what_is_heard(model_config: Configs, make_model: Callable[..., Any]) -> None:
+    model = make_model(model_config())
+    mel = torch.randn(1, 200, 80)
+    with torch.no_grad():
+        outs = {look: model.encode(mel, torch.tensor([200]), look)[0] for look in (None, 13, 6, 1, 0)}
+    assert torch.equal(outs[None], outs[13])  # the config's default
+    for one, other in ((13, 6), (6, 1), (1, 0)):
+        assert not torch.allclose(outs[one], outs[other], atol=1e-3)
+
+
+def test_forward_depends_on_text_and_visible_speech(model_config: Configs, make_model: Callable[..., Any]) -> None:
+    model = make_model(model_config())
+    tokens = torch.tensor([[5, 6, 7, 8]])
+    speech = torch.randn(1, 12, 64)
+    visible = torch.tensor([[0, 0, 4, 8]])
+    with torch.no_grad():
+        logits = model(tokens, speech, visible)
+        speech[:, 4:] += 1
+        later_speech = model(tokens, speech, visible)
+        later_text = model(torch.tensor([[5, 6, 7, 9]]), speech, visible)
+    assert logits.shape == (1, 4, 300)
+    torch.testing.assert_close(later_speech[:, :3], logits[:, :3], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(later_speech[:, 3], logits[:, 3], atol=1e-3)
+    torch.testing.assert_close(later_text[:, :3], later_speech[:, :3], atol=1e-5, rtol=1e-4)
+
+
+def test_bidirectional_encoder(parakeet_config: ModelConfig, make_model: Callable[..., Any]) -> None:
+    model = make_model(parakeet_config)
+    assert not model.streaming
+    mel = torch.randn(2, 80, 80)
+    with torch.no_grad():
+        speech, steps = model.encode(mel, torch.tensor([80, 40]))
+        logits = model(torch.tensor([[1, 4], [1, 5]]), speech, torch.tensor([[0, 10], [0, 5]]))
+    assert speech.shape[::2] == (2, 64)
+    assert steps.tolist() == [10, 5]
+    assert logits.shape == (2, 2, 300)
+    assert torch.isfinite(logits).all()
+
+
+def test_unknown_encoder(model_config: Configs) -> None:
+    config = model_config()
+    with pytest.raises(ConfigError, match="encoder: model_type 'whisper' is not one of nemotron_asr_streaming_encoder"):
+        BestowModel.from_config(replace(config, encoder=config.encoder | {"model_type": "whisper"}))
+
+
+def test_unknown_llm(model_config: Configs) -> None:
+    config = model_config()
+    with pytest.raises(ConfigError, match="llm: transformers refuses this config"):
+        BestowModel.from_config(replace(config, llm=config.llm | {"model_type": "no_such_llm"}))

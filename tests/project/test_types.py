@@ -1,0 +1,31 @@
+"""mypy --strict has nothing to say about any file, read under its import name as an installed wheel has it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_mypy_finds_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    tree = tmp_path / "tree"
+    subprocess.run([sys.executable, ROOT / "tests" / "support" / "link_tree.py", tree], check=True)
+    command = [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml"]
+    done = subprocess.run(
+        [*command, "--cache-dir", tmp_path / "cache"],
+        cwd=tmp_path,  # there the settings' own `mypy_path`, which is relative, finds nothing
+        env=dict(os.environ, MYPYPATH=str(tree)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    num_files = sum(
+        1 for folder in ("bestow_edge", "export", "runtime", "training") for _ in (ROOT / folder).rglob("*.py")
+    )
+    assert f"in {num_files} source files" in done.stdout

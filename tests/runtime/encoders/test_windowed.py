@@ -1,0 +1,207 @@
+"""The bidirectional encoder's stream: each encoding = PyTorch on the same frames, however the samples were cut."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bestow_edge.core.config import BidirectionalConfig, FeatureConfig
+from bestow_edge.core.features import log_mel, normalize_frames
+from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
+from bestow_edge.runtime.devices.onnx_cpu import OnnxRunner
+from bestow_edge.runtime.encoders.chunked import SpeechSteps
+from bestow_edge.runtime.encoders.windowed import EncoderWindow, WindowState
+from bestow_edge.runtime.model import Model
+
+Floats = npt.NDArray[np.float32]
+TOLERANCE = 1e-4  # float32 sums in another order, values near 10
+DEFAULT = BidirectionalConfig()
+SMALL = BidirectionalConfig(block=3, right_context=5, window=12)
+FEATURES = FeatureConfig(normalize="per_feature")
+EVERY_EXAMPLE = settings(max_examples=12, deadline=None)
+
+
+def make_stream(model: Model, config: BidirectionalConfig = DEFAULT) -> EncoderWindow:
+    return EncoderWindow(model.encoder, config, FEATURES)
+
+
+def listen(
+    stream: EncoderWindow, samples: Floats, cuts: list[int], state: WindowState | None = None
+) -> tuple[list[SpeechSteps], WindowState]:
+    """Return all chunks and the state before the end of the audio."""
+    state = state or stream.initial_state()
+    chunks = []
+    for block in np.split(samples, sorted(cuts)):
+        state = stream.add(block, state)
+        while stream.has_chunk(state):
+            chunk, state = stream.next_chunk(state)
+            chunks.append(chunk)
+    return chunks, state
+
+
+def encoded(torch_model: Any, frames: Floats) -> tuple[Floats, Floats]:
+    """Return keys and values of frames that are not normalised yet, by transformers' own forward pass."""
+    mel = normalize_frames(frames, FEATURES)
+    with torch.no_grad():
+        speech, _ = torch_model.encode(torch.from_numpy(mel)[None], torch.tensor([len(mel)]))
+        adapter = torch_model.adapter
+        pairs = [layer.cross_attention.keys_values(adapter.speech_in(speech)) for layer in adapter.layers]
+    keys, values = (torch.stack(part).numpy() for part in zip(*pairs, strict=True))
+    return keys, values
+
+
+def check(speech: SpeechSteps, torch_model: Any, frames: Floats, dropped: int) -> None:
+    for got, want in zip((speech.keys, speech.values), encoded(torch_model, frames), strict=True):
+        kept = want.shape[3] - dropped
+        np.testing.assert_allclose(got, want[:, :, :, :kept], atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("config", [DEFAULT, SMALL], ids=["default", "small"])
+def test_each_block_is_the_window_so_far_without_its_last_steps(
+    bidirectional_model: Model, bidirectional_torch_model: Any, speech: Floats, config: BidirectionalConfig
+) -> None:
+    chunks, _ = listen(make_stream(bidirectional_model, config), speech, list(range(1000, speech.size, 1000)))
+    frames = log_mel(speech, FeatureConfig())
+    num_blocks = (len(frames) // 8 - config.right_context) // config.block
+    assert len(chunks) == num_blocks > 10
+    for index, chunk in enumerate(chunks):
+        end = (index + 1) * config.block + config.right_context
+        assert chunk.start == max(0, end - config.window)
+        window = frames[8 * chunk.start : 8 * end]
+        check(chunk, bidirectional_torch_model, window, config.right_context)
+
+
+@pytest.mark.parametrize("num_samples", [160, 200, 1599, 16000, 16161, 21_600, 60_001, 96_000])
+def test_the_end_drops_nothing_and_equals_the_offline_pass(
+    bidirectional_model: Model, bidirectional_torch_model: Any, speech: Floats, num_samples: int
+) -> None:
+    samples = speech[:num_samples]
+    stream = make_stream(bidirectional_model)
+    chunks, state = listen(stream, samples, [])
+    last = stream.finish(state)[-1]
+    assert last.start == 0
+    check(last, bidirectional_torch_model, log_mel(samples, FeatureConfig()), 0)
+    want = encoded_offline(bidirectional_torch_model, samples)
+    np.testing.assert_allclose(last.keys, want, atol=TOLERANCE, rtol=TOLERANCE)
+    heard = chunks[-1].start + chunks[-1].keys.shape[3] if chunks else 0
+    assert heard <= last.keys.shape[3] == -(-(num_samples // 160) // 8)
+
+
+@torch.no_grad()
+def encoded_offline(torch_model: Any, samples: Floats) -> Floats:
+    """Return all keys as training and offline decoding see them."""
+    mel = torch.from_numpy(log_mel(samples, FEATURES))
+    speech, _ = torch_model.encode(mel[None], torch.tensor([len(mel)]))
+    layers = torch_model.adapter.layers
+    keys: Floats = torch.stack(
+        [layer.cross_attention.keys_values(torch_model.adapter.speech_in(speech))[0] for layer in layers]
+    ).numpy()
+    return keys
+
+
+@pytest.mark.parametrize("config", [DEFAULT, SMALL], ids=["default", "small"])
+def test_blocks_do_not_matter(bidirectional_model: Model, speech: Floats, config: BidirectionalConfig) -> None:
+    stream = make_stream(bidirectional_model, config)
+
+    @EVERY_EXAMPLE
+    @given(num_samples=st.integers(0, 40000), cuts=st.lists(st.integers(0, 40000), max_size=8))
+    def check_cuts(num_samples: int, cuts: list[int]) -> None:
+        samples = speech[:num_samples]
+        cuts = [min(cut, num_samples) for cut in cuts]
+        # an empty block and blocks of one sample among them
+        chunks, state = listen(stream, samples, [*cuts, *cuts, *(min(cut + 1, num_samples) for cut in cuts)])
+        whole, whole_state = listen(stream, samples, [])
+        pairs = zip([*chunks, *stream.finish(state)], [*whole, *stream.finish(whole_state)], strict=True)
+        for one, other in pairs:
+            assert one.start == other.start
+            assert np.array_equal(one.keys, other.keys)
+            assert np.array_equal(one.values, other.values)
+
+    check_cuts()
+
+
+@pytest.mark.parametrize("config", [SMALL, BidirectionalConfig(block=3, right_context=5, window=8)], ids=["12", "8"])
+def test_the_window_bounds_the_cost_and_keeps_older_steps(
+    bidirectional_model: Model, speech: Floats, monkeypatch: pytest.MonkeyPatch, config: BidirectionalConfig
+) -> None:
+    bind, sizes = OnnxRunner.bind, []
+
+    def note(self: OnnxRunner, arrays: Mapping[str, Any]) -> None:
+        sizes.append(arrays["mel"].shape[1])
+        bind(self, arrays)
+
+    monkeypatch.setattr(OnnxRunner, "bind", note)
+    stream = make_stream(bidirectional_model, config)
+    memory = SpeechMemory(bidirectional_model.config.adapter, first_slots=128)
+    state = stream.initial_state()
+    chunks = []
+    for block in np.split(speech, range(1000, speech.size, 1000)):
+        new, state = listen(stream, block, [], state)
+        chunks += new
+        assert len(state.frames) < 8 * (config.window + config.block + 1) + 8
+    for chunk in [*chunks, *stream.finish(state)]:
+        before = memory.keys.copy()
+        assert chunk.start <= memory.written  # no step is ever left out
+        memory.write(chunk)
+        assert np.array_equal(memory.keys[:, :, : chunk.start], before[:, :, : chunk.start])
+        assert np.array_equal(memory.keys[:, :, chunk.start : memory.written], chunk.keys[:, 0])
+    assert memory.written == 75
+    assert max(sizes) == 8 * config.window
+    assert sum(size == 8 * config.window for size in sizes) > 10
+
+
+def test_a_state_is_not_changed_by_a_step(bidirectional_model: Model, speech: Floats) -> None:
+    stream = make_stream(bidirectional_model)
+    _, state = listen(stream, speech[:32000], [])
+    once, _ = listen(stream, speech[32000:64000], [], state)
+    other, _ = listen(stream, speech[:32000], [], state)
+    again, _ = listen(stream, speech[32000:64000], [], state)
+    assert np.array_equal(once[-1].keys, again[-1].keys)
+    assert not np.allclose(once[-1].keys, other[-1].keys, atol=1e-2)
+
+
+def test_no_audio_gives_no_steps(bidirectional_model: Model) -> None:
+    stream = make_stream(bidirectional_model)
+    assert stream.finish(stream.initial_state()) == []
+    chunks, state = listen(stream, np.zeros(159, dtype=np.float32), [0, 0, 1])
+    assert (chunks, stream.finish(state)) == ([], [])
+
+
+@pytest.mark.parametrize("num_samples", [0, 20_000, 48_000])
+def test_restart_hears_the_last_second_again_and_all_that_was_dropped(
+    bidirectional_model: Model, bidirectional_torch_model: Any, speech: Floats, num_samples: int
+) -> None:
+    stream = make_stream(bidirectional_model)
+    chunks, state = listen(stream, speech[:num_samples], [])
+    given_out = 8 * (chunks[-1].start + chunks[-1].keys.shape[3]) if chunks else 0
+    state, first = stream.restart(state, given_out - 96)
+    assert first == max(0, given_out - 96)
+    assert (state.steps, state.first_frame) == (0, 0)
+    _, state = listen(stream, speech[num_samples:], [], state)
+    frames = log_mel(speech, FeatureConfig())[first:]
+    check(stream.finish(state)[-1], bidirectional_torch_model, frames, 0)
+
+
+def test_finish_after_a_large_block_leaves_no_gap(bidirectional_model: Model, speech: Floats) -> None:
+    stream = make_stream(bidirectional_model, SMALL)
+    chunks = stream.finish(stream.add(speech, stream.initial_state()))
+    written = 0
+    for chunk in chunks:
+        assert chunk.start <= written
+        written = chunk.start + chunk.keys.shape[3]
+    assert written == 75
+
+
+def test_features_without_normalisation(remake_bidirectional: Callable[..., Model], speech: Floats) -> None:
+    model = remake_bidirectional({"features": FeatureConfig()})
+    stream = EncoderWindow(model.encoder, DEFAULT, model.config.features)
+    scaled = make_stream(model)
+    plain_steps, normal_steps = (
+        one.finish(one.add(speech[:16000], one.initial_state()))[0] for one in (stream, scaled)
+    )
+    assert not np.allclose(plain_steps.keys, normal_steps.keys, atol=1e-1)

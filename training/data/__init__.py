@@ -1,0 +1,1 @@
+"""Utterances made into training batches."""

@@ -1,0 +1,154 @@
+"""Which utterances make up which batch: shuffled, sorted into classes of length and cut by total length.
+
+Everything follows from the seed and the batch's number: an epoch is planned from lengths alone, without reading one
+recording, and a run that goes on plans the same epoch again. An epoch of millions takes seconds and a few
+bytes for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bestow_edge.core.errors import ConfigError
+
+Rows = npt.NDArray[np.int64]
+EPOCHS_KEPT = 2  # the current one, and the one before or after it at its border
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """The batches of one epoch, in order."""
+
+    order: npt.NDArray[np.int32]
+    """(rows,) all rows, batch after batch"""
+    starts: Rows
+    """(batches,) where in `order` each batch begins"""
+    ends: Rows
+    """(batches,) where it ends"""
+
+
+class Plan:
+    """An endless order of batches."""
+
+    def __init__(
+        self,
+        lengths: npt.NDArray[np.float32],
+        limit: float,
+        *,
+        buckets: int,
+        seed: Sequence[int],
+        files: npt.NDArray[np.int32] | None = None,
+        files_at_once: int = 0,
+        groups: int = 1,
+    ) -> None:
+        """Find the length classes, each with the same sum of lengths, and plan the first epoch.
+
+        Args:
+            lengths: (rows,) seconds or tokens.
+            limit: most of a batch: number of rows times the longest one. A longer row is a batch by itself.
+            buckets: length classes.
+            seed: with the epoch's number, decides the order.
+            files: (rows,) which shard a row is in, ascending; needed for `files_at_once`.
+            files_at_once: rows of this many shards are shuffled together, while the others wait; 0 = all rows.
+            groups: readers that each have shards of their own. Without `files_at_once` they share one order.
+
+        Raises:
+            ConfigError: there are fewer shards than readers.
+        """
+        self.lengths, self.limit, self.seed = lengths, limit, seed
+        self.files_at_once, self.groups = files_at_once, groups
+        by_length = np.sort(lengths)
+        sums = np.cumsum(by_length, dtype=np.float64)
+        self._edges = by_length[np.searchsorted(sums, np.linspace(0, sums[-1], buckets + 1)[1:-1])]
+        self._bounds = np.array([0, lengths.size])  # of the files' rows
+        if files_at_once and files is not None:
+            self._bounds = np.searchsorted(files, np.arange(int(files[-1]) + 2))
+            if len(self._bounds) - 1 < groups:
+                raise ConfigError(f"{len(self._bounds) - 1} shards for {groups} readers; make more, smaller ones")
+        self._epochs: dict[tuple[int, int], Epoch] = {}
+        self._sizes: dict[int, int] = {}
+
+    def batch(self, group: int, number: int) -> Rows:
+        """Return the rows of a group's batch `number`, from 0 and without end.
+
+        Every epoch has as many batches as the first one. One that comes out larger loses its last batches, in random
+        order as they are; one that comes out smaller repeats some.
+        """
+        group, number = self._turn(group, number)
+        if group not in self._sizes:
+            self._sizes[group] = self._epoch(group, 0).starts.size
+        epoch, within = divmod(number, self._sizes[group])
+        planned = self._epoch(group, epoch)
+        within %= planned.starts.size
+        rows: Rows = planned.order[planned.starts[within] : planned.ends[within]].astype(np.int64)
+        return rows
+
+    def num_batches(self) -> int:
+        """Return the batches of an epoch, those of all groups."""
+        return sum(self._epoch(group, 0).starts.size for group in range(self.groups if self.files_at_once else 1))
+
+    def padding(self) -> float:
+        """Return the share of the first epoch's batches that is padding."""
+        padded = total = 0.0
+        for group in range(self.groups if self.files_at_once else 1):
+            epoch = self._epoch(group, 0)
+            lengths, starts = self.lengths[epoch.order], np.sort(epoch.starts)
+            longest = np.maximum.reduceat(lengths, starts)
+            padded += float(longest @ np.diff(np.append(starts, lengths.size)))
+            total += float(lengths.sum(dtype=np.float64))
+        return 1 - total / padded
+
+    def _turn(self, group: int, number: int) -> tuple[int, int]:
+        return (group, number) if self.files_at_once else (0, number * self.groups + group)
+
+    def _epoch(self, group: int, epoch: int) -> Epoch:
+        if (group, epoch) not in self._epochs:
+            while len(self._epochs) >= EPOCHS_KEPT:
+                del self._epochs[next(iter(self._epochs))]
+            self._epochs[group, epoch] = self._planned(group, epoch)
+        return self._epochs[group, epoch]
+
+    def _planned(self, group: int, epoch: int) -> Epoch:
+        files = np.random.default_rng([*self.seed, epoch]).permutation(len(self._bounds) - 1)
+        rng = np.random.default_rng([*self.seed, epoch, group])
+        mine = files[group :: self.groups] if self.files_at_once else files
+        at_once = self.files_at_once or len(mine)
+        orders, starts, ends, before = [], [], [], 0
+        for first in range(0, len(mine), at_once):
+            chosen = mine[first : first + at_once]
+            order = np.concatenate([np.arange(*self._bounds[file : file + 2], dtype=np.int32) for file in chosen])
+            if not order.size:
+                continue
+            rng.shuffle(order)
+            classes = np.searchsorted(self._edges, self.lengths[order]).astype(np.int16)
+            order = order[np.argsort(classes, kind="stable")]
+            cuts = cut(self.lengths[order], self.limit)
+            shuffled = rng.permutation(cuts.size)
+            orders.append(order)
+            starts.append(cuts[shuffled] + before)
+            ends.append(np.append(cuts[1:], order.size)[shuffled] + before)
+            before += order.size
+        return Epoch(np.concatenate(orders), np.concatenate(starts), np.concatenate(ends))
+
+
+def cut(lengths: npt.NDArray[np.float32], limit: float) -> Rows:
+    """Return where each batch begins when rows are taken in order as long as number times longest stays in the limit.
+
+    Args:
+        lengths: (rows,), at least one.
+        limit: the most.
+    """
+    starts, start = [], 0
+    while start < lengths.size:
+        starts.append(start)
+        most = max(
+            1, int(limit / max(float(lengths[start]), 1e-3))
+        )  # no more rows can fit than of the first one's length
+        longest = np.maximum.accumulate(lengths[start : start + most])
+        costs = longest * np.arange(1, longest.size + 1)
+        start += max(1, int(np.searchsorted(costs, limit, side="right")))
+    return np.array(starts, dtype=np.int64)

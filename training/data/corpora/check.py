@@ -1,0 +1,235 @@
+"""What is wrong with manifests, shards and text files: every line looked at, every recording decoded, in threads.
+
+It reads on after a problem and gathers them all, where training stops at the first. Knows files, not models.
+"""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from bestow_edge.core.errors import AudioError, ManifestError
+from bestow_edge.core.prompts import LANGUAGES
+from bestow_edge.core.utterances import LINES, Utterance, parse_utterance
+from bestow_edge.training.data.corpora.recordings import Samples, decode
+from bestow_edge.training.data.corpora.text_files import LineFile
+
+AT_ONCE = 256  # lines given to the threads at once
+LENGTH_S = 0.1  # a duration may be this far from the recording's
+SILENT_DB = -60.0  # a recording whose RMS is below, full scale = 0, is silent
+Progress = Callable[[int, int], None]
+"""Called with lines done and all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong."""
+
+    where: str
+    """File and line."""
+    kind: str
+    """One word: line, missing, unreadable, duration, silent, text, duplicate."""
+    message: str
+    """What was got and what was expected."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a check found."""
+
+    lines: int = 0
+    """Lines looked at."""
+    seconds: float = 0.0
+    """Audio decoded."""
+    problems: list[Problem] = field(default_factory=list)
+    """What is wrong, in the order of the lines, duplicates last."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """What may be meant so: other rates, empty texts, languages without a prompt; with the number of lines."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the findings as JSON holds them."""
+        problems = [{"where": item.where, "kind": item.kind, "message": item.message} for item in self.problems]
+        totals = {"lines": self.lines, "hours": round(self.seconds / 3600, 4)}
+        return {**totals, "problems": problems, "notes": dict(self.notes)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What a thread says about one line."""
+
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    seconds: float
+    fingerprint: int | None
+    """Of the samples; None = there are none, or nothing is to be compared."""
+
+
+def check_manifests(
+    paths: Sequence[Path], *, rate_hz: int, jobs: int, progress: Progress = lambda _done, _all: None
+) -> Findings:
+    """Check manifests, or indexes of shards.
+
+    Args:
+        paths: the files.
+        rate_hz: the rate the model wants; another one of a recording is a note.
+        jobs: threads that decode.
+        progress: called now and then.
+
+    Raises:
+        ManifestError: a manifest is missing.
+    """
+    findings = Findings()
+    files = [LineFile(path, LINES) for path in paths]
+    total = sum(1 for file in files for _ in _lines(file, Findings()))
+    prints, file_ids, numbers = array("Q"), array("q"), array("q")
+    with ThreadPoolExecutor(jobs) as pool:
+        for file_id, file in enumerate(files):
+            lines = _lines(file, findings)
+            while chunk := list(islice(lines, AT_ONCE)):
+                looked = pool.map(lambda line, path=file.path: _look(line, path, rate_hz), chunk)
+                for (number, _), seen in zip(chunk, looked, strict=True):
+                    _add(findings, seen)
+                    if seen.fingerprint is not None:
+                        prints.append(seen.fingerprint)
+                        file_ids.append(file_id)
+                        numbers.append(number)
+                progress(findings.lines, total)
+    where = [file.where for file in files]
+    findings.problems += [
+        Problem(
+            where[file_ids[row]](numbers[row]), "duplicate", f"same samples as {where[file_ids[one]](numbers[one])}"
+        )
+        for row, one in _repeated(prints)
+    ]
+    return findings
+
+
+def check_texts(path: Path) -> Findings:
+    """Check a table (.tsv) or JSON lines of texts.
+
+    Raises:
+        ManifestError: the file is missing or is no text file.
+    """
+    from bestow_edge.training.data.corpora.text_batches import TextFile
+
+    findings, texts = Findings(), TextFile(path)
+    for number, _, line in islice(texts.file.lines(), 0 if texts.header is None else 1, None):
+        findings.lines += 1
+        where = texts.file.where(number)
+        try:
+            row = texts.parse(line, number)
+        except ManifestError as error:
+            findings.problems.append(_of_line(error, where))
+            continue
+        findings.problems += [
+            Problem(where, "text", f"{column}: {found}") for column, text in row.items() for found in odd_letters(text)
+        ]
+    return findings
+
+
+def odd_letters(text: str) -> Iterator[str]:
+    """Yield what is wrong with the characters of a text: control characters, the mark of lost ones, odd composition."""
+    if "\ufffd" in text:
+        yield "has U+FFFD, the mark of characters that were lost; decode the source again"
+    if control := {letter for letter in text if unicodedata.category(letter) in {"Cc", "Co", "Cn", "Cs"}} - {
+        "\t",
+        "\n",
+    }:
+        codes = ", ".join(f"U+{ord(letter):04X}" for letter in sorted(control))
+        yield f"has {codes}, control or unassigned characters; remove them"
+    if not unicodedata.is_normalized("NFC", text):
+        yield "is not in Unicode's normal form NFC: equal words would not be equal; normalise it"
+
+
+def _lines(file: LineFile, findings: Findings) -> Iterator[tuple[int, str]]:
+    """Yield numbered lines; one that is not UTF-8 ends the file, because the lines behind it cannot be trusted."""
+    try:
+        for number, _, line in file.lines():
+            yield number, line
+    except ManifestError as error:
+        if not file.path.is_file():
+            raise
+        findings.problems.append(Problem(str(file.path), "line", str(error)))
+
+
+def _add(findings: Findings, seen: _Looked) -> None:
+    findings.lines += 1
+    findings.seconds += seen.seconds
+    findings.problems += seen.problems
+    findings.notes.update(seen.notes)
+
+
+def _look(line: tuple[int, str], manifest: Path, rate_hz: int) -> _Looked:
+    """Look at one line and its recording."""
+    number, text = line
+    where = f"{manifest}:{number}"
+    try:
+        item = parse_utterance(text, manifest, number)
+    except ManifestError as error:
+        return _Looked((_of_line(error, where),), (), 0.0, None)
+    problems = [
+        Problem(where, "text", f"{name} {found}")
+        for name, said in [*item.texts.items(), ("question", item.question), ("answer", item.answer)]
+        for found in odd_letters(said)
+    ]
+    notes = [] if item.source_lang in LANGUAGES else [f"speech in {item.source_lang!r}, for which there is no prompt"]
+    if item.transcript is not None and not item.transcript.strip():
+        notes.append("empty text: nothing is said")
+    try:
+        samples, file_rate_hz, length_s = _recording(item)
+    except AudioError as error:
+        kind = "unreadable" if item.path.is_file() else "missing"
+        return _Looked((*problems, Problem(where, kind, str(error))), tuple(notes), 0.0, None)
+    if file_rate_hz != rate_hz:
+        notes.append(f"recorded at {file_rate_hz} Hz, resampled to {rate_hz} Hz")
+    problems += _of_sound(where, item, samples, length_s, windowed='"offset"' in text)
+    digest = int.from_bytes(blake2b(samples.tobytes(), digest_size=8).digest(), "little")
+    return _Looked(tuple(problems), tuple(notes), item.duration_s, digest)
+
+
+def _recording(item: Utterance) -> tuple[Samples, int, float]:
+    """Decode an utterance, however short its file is; also return rate and length of the file behind the offset."""
+    file: Path | io.BytesIO = item.path
+    if item.audio_bytes is not None and item.path.is_file():
+        with item.path.open("rb") as shard:
+            shard.seek(item.audio_bytes[0])
+            file = io.BytesIO(shard.read(item.audio_bytes[1]))
+    return decode(file, item, lacking_s=np.inf)
+
+
+def _of_sound(
+    where: str,
+    item: Utterance,
+    samples: Samples,
+    length_s: float,
+    *,
+    windowed: bool,
+) -> Iterator[Problem]:
+    said_s = item.duration_s
+    if said_s > length_s + LENGTH_S or (not windowed and said_s < length_s - LENGTH_S):
+        yield Problem(where, "duration", f"manifest says {said_s:g} s, {item.path.name} has {length_s:.3f} s")
+    level_db = 20 * np.log10(np.sqrt(np.mean(samples**2, dtype=np.float64)) + 1e-10)
+    if level_db < SILENT_DB and (item.transcript or item.answer):
+        yield Problem(where, "silent", f"{item.path.name} is silent ({level_db:.0f} dB) but has a text")
+
+
+def _of_line(error: ManifestError, where: str) -> Problem:
+    return Problem(where, "line", str(error).removeprefix(f"{where}: "))
+
+
+def _repeated(prints: array[int]) -> Iterator[tuple[int, int]]:
+    """Yield each row whose fingerprint occurred before, and the row where it first did."""
+    values = np.frombuffer(prints, dtype=np.uint64)
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    for row in np.flatnonzero(first[inverse] != np.arange(values.size)).tolist():
+        yield row, int(first[inverse[row]])

@@ -1,0 +1,143 @@
+"""Which utterances are left out, why, and how much that was. Knows texts and durations, not audio.
+
+Reasons are phrases that make a sentence of the report: "12 longer than 40 s".
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bestow_edge.core.prompts import parse_pair
+from bestow_edge.core.utterances import Utterance
+from bestow_edge.training.recipe.data import FilterRecipe, SourceRecipe
+
+REPEATED = {"recording": "with a recording that occurred before", "text": "with a text that occurred before"}
+TOO_SHORT_FOR_CTC = "too short for their transcript, for CTC"
+
+
+@dataclass(slots=True)
+class Report:
+    """What a source holds and what was dropped of it."""
+
+    name: str
+    """The source."""
+    lines: int = 0
+    """Lines read."""
+    seconds: float = 0.0
+    """Audio in them."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Lines dropped, by reason."""
+    dropped_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Seconds dropped, by reason."""
+
+    @property
+    def kept(self) -> int:
+        """Lines kept."""
+        return self.lines - sum(self.dropped.values())
+
+    @property
+    def kept_s(self) -> float:
+        """Seconds kept."""
+        return self.seconds - sum(self.dropped_s.values())
+
+    def drop(self, reason: str, seconds: float = 0.0, lines: int = 1) -> None:
+        """Count what is dropped."""
+        self.dropped[reason] += lines
+        self.dropped_s[reason] += seconds
+
+    def sentence(self) -> str:
+        """Return the report for a log."""
+        hours = f" ({self.kept_s / 3600:.2f} of {self.seconds / 3600:.2f} h)" if self.seconds else ""
+        what = "lines" if not self.seconds else "utterances"
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
+        return f"source {self.name}: {self.kept} of {self.lines} {what} kept{hours}; dropped: {reasons or 'none'}"
+
+    def to_state(self) -> dict[str, Any]:
+        """Return everything, for `from_state`."""
+        return {
+            "name": self.name,
+            "lines": self.lines,
+            "seconds": self.seconds,
+            "dropped": [[reason, count, self.dropped_s[reason]] for reason, count in self.dropped.items()],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Report:
+        """Return the report that gave this state."""
+        report = cls(state["name"], state["lines"], state["seconds"])
+        for reason, count, seconds in state["dropped"]:
+            report.drop(reason, seconds, count)
+        return report
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the report as JSON holds it."""
+        reasons = {
+            reason: {"lines": count, "hours": round(self.dropped_s[reason] / 3600, 4)}
+            for reason, count in self.dropped.most_common()
+        }
+        hours = {"hours": round(self.seconds / 3600, 4), "hours_kept": round(self.kept_s / 3600, 4)}
+        return {"source": self.name, "lines": self.lines, "kept": self.kept, **hours, "dropped": reasons}
+
+
+class Sieve:
+    """Decides what is kept of a source, line by line."""
+
+    def __init__(
+        self, source: SourceRecipe, limits: FilterRecipe, pairs: Sequence[str], *, needs_transcript: bool
+    ) -> None:
+        """Keep what the decision needs.
+
+        Args:
+            source: the source; its tasks and pairs say which utterances can be used at all.
+            limits: the recipe's filter.
+            pairs: the model's language pairs.
+            needs_transcript: whether a loss on the transcript is trained.
+        """
+        self.source, self.limits, self.needs_transcript = source, limits, needs_transcript
+        wanted = source.pairs or tuple(pairs)
+        self.pairs = tuple(pair for pair in map(parse_pair, wanted) if pair.task in source.tasks)
+
+    def reason(self, item: Utterance) -> str | None:
+        """Return why an utterance is dropped, None if it is kept."""
+        limits = self.limits
+        if limits.languages and item.source_lang not in limits.languages:
+            return "in other languages"
+        if item.duration_s < limits.min_s:
+            return f"shorter than {limits.min_s:g} s"
+        if item.duration_s > limits.max_s:
+            return f"longer than {limits.max_s:g} s"
+        return self._task_reason(item) or self._text_reason(item)
+
+    def _task_reason(self, item: Utterance) -> str | None:
+        if not self.served(item):
+            return "without a text for any task"
+        if self.needs_transcript and item.transcript is None:
+            return "without a transcript, which a loss of a stage needs"
+        if self.source.word_times == "manifest" and not item.word_times and item.transcript:
+            return "without word times"
+        return None
+
+    def served(self, item: Utterance) -> bool:
+        """Say whether the source's tasks find their texts in an utterance."""
+        if "answer" in self.source.tasks and item.question:
+            return True
+        return any(pair.source == item.source_lang and pair.target in item.texts for pair in self.pairs)
+
+    def _text_reason(self, item: Utterance) -> str | None:
+        limits, text = self.limits, main_text(item)
+        per_s = len(text) / item.duration_s
+        if len(text.split()) < limits.min_words:
+            return f"with fewer than {limits.min_words} words"
+        if text and per_s < limits.min_chars_per_s:
+            return f"with fewer than {limits.min_chars_per_s:g} characters a second"
+        if limits.max_chars_per_s and per_s > limits.max_chars_per_s:
+            return f"with more than {limits.max_chars_per_s:g} characters a second"
+        return None
+
+
+def main_text(item: Utterance) -> str:
+    """Return the text that filters look at: the transcript, else a translation, else the answer."""
+    return item.transcript if item.transcript is not None else next(iter(item.texts.values()), item.answer)

@@ -1,0 +1,199 @@
+"""Batches of recordings that are joined on the fly: drawn, augmented, asked for one of the tasks. numpy only.
+
+There is no order of utterances here: each is drawn anew from the seed and the batch's number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from bestow_edge.core.errors import AudioError, ManifestError
+from bestow_edge.core.prompts import Pair
+from bestow_edge.core.utterances import Utterance
+from bestow_edge.training.data.augmentation import change_speed, scaled, spoken_features
+from bestow_edge.training.data.composition import LEVEL, Composed, Composer, Piece, Samples
+from bestow_edge.training.data.corpora.filters import Sieve
+from bestow_edge.training.data.corpora.index import FRAMES_PER_S, Corpus
+from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings
+from bestow_edge.training.data.corpora.word_times import Spans, heard_translation, labels_with_times, tokens_with_times
+from bestow_edge.training.data.examples import Example, ExampleMaker
+from bestow_edge.training.data.noises import sound
+from bestow_edge.training.data.tokens import answer_ids
+from bestow_edge.training.recipe.data import AugmentRecipe, JoinRecipe, SourceRecipe
+from bestow_edge.training.recipe.stages import between
+
+Moments = npt.NDArray[np.float64]
+STREAM = 1  # of random numbers, beside the one that look-aheads are drawn from
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads recordings; one that cannot be read is counted and has no samples."""
+
+    recordings: Recordings
+    bad: BadRecordings
+
+    def __call__(self, item: Utterance) -> Samples:
+        try:
+            return self.recordings.read(item)
+        except AudioError as error:
+            self.bad.add(str(item.path), error)
+            return np.zeros(0, dtype=np.float32)
+
+
+def make_composer(corpus: Corpus, source: SourceRecipe, join: JoinRecipe, rate_hz: int) -> Composer:
+    """Read all lines of a source and make what joins its recordings.
+
+    Raises:
+        ManifestError: none of them has just words of the vocabulary.
+    """
+    items = [corpus.utterance(row) for row in range(len(corpus))]
+    reader = _Reader(Recordings(rate_hz), BadRecordings(source.name, source.max_bad))
+    composer = Composer(items, join, rate_hz, reader, timed=source.word_times == "manifest")
+    if not composer.groups:
+        raise ManifestError(
+            f"source {source.name}: each of its {len(items)} recordings has words that are not in join.vocabulary"
+        )
+    return composer
+
+
+class JoinedBatches:
+    """The batches of one source of recordings to join in one stage."""
+
+    def __init__(
+        self,
+        composer: Composer,
+        sieve: Sieve,
+        maker: ExampleMaker,
+        *,
+        augments: AugmentRecipe,
+        noises: Sequence[Samples],
+    ) -> None:
+        """Keep what batches are made from.
+
+        Args:
+            composer: draws utterances.
+            sieve: its pairs.
+            maker: makes examples for the model and the stage.
+            augments: changes made at full strength.
+            noises: recorded noises.
+        """
+        self.composer, self.sieve, self.maker = composer, sieve, maker
+        self.augments, self.noises = augments, noises
+
+    def examples(self, group: int, number: int, seed: Sequence[int], done: float) -> list[Example]:  # noqa: ARG002
+        """Return the rows of a batch, as many as fill the stage's `batch_s`.
+
+        Args:
+            group: which reader asks; all draw from all recordings.
+            number: its batch of this source.
+            seed: decides everything about the batch.
+            done: how much of the stage is over, 0 to 1; says how many recordings are joined and how strongly they are
+                augmented.
+        """
+        rng, stage = np.random.default_rng([*seed, STREAM]), self.maker.stage
+        most = round(between(stage.pieces, done))
+        augments = scaled(self.augments, between(stage.augment, done))
+        around = int(rng.integers(1, most + 1))  # utterances of a batch are of like length
+        examples: list[Example] = []
+        longest_s = 0.0
+        while longest_s * (len(examples) + 1) < stage.batch_s:
+            empty = rng.random() < self.composer.join.noise_only
+            pieces = 0 if empty else int(np.clip(around + rng.integers(-1, 2), 1, most))
+            examples.append(self._example(pieces, augments, rng))
+            longest_s = max(longest_s, examples[-1].mel.shape[0] / FRAMES_PER_S)
+        return examples
+
+    def _example(self, num_pieces: int, augments: AugmentRecipe, rng: np.random.Generator) -> Example:
+        rate_hz = self.composer.rate_hz
+        composed = self.composer.draw(rng, num_pieces)
+        waveform, pieces = composed.waveform, composed.pieces
+        if augments.speed:
+            factor = 1 + rng.uniform(-augments.speed, augments.speed)
+            waveform = change_speed(waveform, factor, rate_hz)
+            pieces = tuple(piece.moved(faster=factor) for piece in pieces)
+        waveform = np.pad(waveform, (0, max(0, rate_hz // 10 - waveform.size)))  # at least ten frames
+        if not pieces:
+            waveform = self._wordless(waveform, rng)
+        mel = spoken_features(waveform, rng, augments, self.noises, self.maker.config.features)
+        return joined_example(self.maker, Composed(waveform, composed.source_lang, pieces), self.sieve.pairs, mel, rng)
+
+    def _wordless(self, silence: Samples, rng: np.random.Generator) -> Samples:
+        """Fill four fifths of the utterances without speech with a sound as loud as speech or up to 30 dB below."""
+        if rng.random() < 0.2:
+            return silence
+        level = LEVEL * 10 ** (-rng.uniform(0, 30) / 20)
+        return sound(silence.size, rng, self.noises, self.composer.rate_hz) * np.float32(level)
+
+
+def joined_example(
+    maker: ExampleMaker, composed: Composed, pairs: Sequence[Pair], mel: Samples, rng: np.random.Generator
+) -> Example:
+    """Draw a language pair and build the example of an utterance.
+
+    Args:
+        maker: makes examples for the model and the stage.
+        composed: the utterance.
+        pairs: what may be asked for.
+        mel: (frames, mel_bins) its features.
+        rng: decides pair, policy and pauses.
+
+    Raises:
+        ManifestError: the recordings have no text in common for any of the pairs.
+    """
+    served = [pair for pair in pairs if _serves(pair, composed)]
+    if not served:
+        spoken, asked = composed.source_lang, ", ".join(map(str, pairs))
+        raise ManifestError(f"joined recordings in {spoken!r} have no text in common for any of the pairs {asked}")
+    pair = served[rng.integers(len(served))]
+    answer, spans_s, heard_s = _tokens(maker.tokenizer, composed, pair.target)
+    transcript, _, _ = _tokens(maker.labels, composed, composed.source_lang)
+    words = [word for piece in composed.pieces for word in _words(maker.labels, piece, composed.source_lang)]
+    return maker.build(
+        mel,
+        rng,
+        prompt=maker.prompts[str(pair)],
+        answer=answer,
+        spans_s=spans_s,
+        transcript=transcript,
+        words=words,
+        heard_s=heard_s,
+    )
+
+
+def _serves(pair: Pair, composed: Composed) -> bool:
+    return pair.source == composed.source_lang and all(pair.target in piece.texts for piece in composed.pieces)
+
+
+def _words(labels: Tokenizer, piece: Piece, spoken: str) -> list[tuple[list[int], float, float]]:
+    """Return labels, start and end of each word; of the whole piece where those of its words are unknown."""
+    if piece.word_times:
+        return labels_with_times(labels, piece.texts[spoken], np.array(piece.word_times))
+    return [(answer_ids(labels, piece.texts[spoken]), piece.start_s, piece.end_s)]
+
+
+def _tokens(tokenizer: Tokenizer, composed: Composed, language: str) -> tuple[list[int], Spans, Moments]:
+    """Return the tokens of a text, (tokens, 2) when each one's word is said, and (tokens,) when it has been heard."""
+    tokens: list[int] = []
+    spans, heard = [np.zeros((0, 2))], [np.zeros(0)]
+    for piece in composed.pieces:
+        text, times_s = piece.texts[language], np.array(piece.word_times)
+        if not piece.word_times:
+            ids = answer_ids(tokenizer, text)
+            spans.append(np.tile([piece.start_s, piece.end_s], (len(ids), 1)))
+            heard.append(spans[-1][:, 1])
+        elif language == composed.source_lang:
+            ids, said_s, _ = tokens_with_times(tokenizer, text, times_s)
+            spans.append(said_s)
+            heard.append(said_s[:, 1])
+        else:
+            ids, ends_s = heard_translation(tokenizer, text, piece.texts[composed.source_lang], times_s)
+            spans.append(np.full((len(ids), 2), np.nan))
+            heard.append(ends_s)
+        tokens += ids
+    return tokens, np.concatenate(spans), np.concatenate(heard)

@@ -1,0 +1,181 @@
+"""Recordings as waveforms at the model's rate: whole files, windows of files, byte ranges of shards.
+
+Knows audio and where it lies, not what is said. What cannot be used is an `AudioError`.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import shutil
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from bestow_edge.core.errors import AudioError, ManifestError
+from bestow_edge.core.utterances import Utterance
+from bestow_edge.training.data.corpora.index_cache import locked
+
+logger = logging.getLogger(__name__)
+Samples = npt.NDArray[np.float32]
+OPEN_SHARDS = 32
+SPARE_SAMPLES = 16  # durations are rounded to 1 ms
+LACKING_S = 0.5  # a recording that ends this much before its duration is damaged
+
+
+class Recordings:
+    """Reads the recordings of utterances."""
+
+    def __init__(self, rate_hz: int, *, cache: Path | None = None, kept: int = 0) -> None:
+        """Remember where to.
+
+        Args:
+            rate_hz: rate of the waveforms.
+            cache: local directory that shards are copied to before they are read.
+            kept: shards that stay in `cache` at most; 0 = all.
+        """
+        self.rate_hz = rate_hz
+        self.cache, self.kept = cache, kept
+        self._shards: OrderedDict[Path, int] = OrderedDict()  # open files, the least recently used first
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files behind."""
+        return self.__dict__ | {"_shards": OrderedDict()}
+
+    def __del__(self) -> None:
+        for descriptor in self._shards.values():
+            os.close(descriptor)
+
+    def read(self, item: Utterance) -> Samples:
+        """Return the waveform of an utterance, shape (samples,).
+
+        Raises:
+            AudioError: the file is missing, no audio, shorter than the utterance, or has NaN or infinite samples.
+        """
+        file = self._bytes(item) if item.audio_bytes else item.path
+        samples, rate_hz, _ = decode(file, item)
+        if rate_hz != self.rate_hz:
+            samples = np.asarray(soxr.resample(samples, rate_hz, self.rate_hz, quality="HQ"), dtype=np.float32)
+        return samples
+
+    def _bytes(self, item: Utterance) -> io.BytesIO:
+        first, count = item.audio_bytes or (0, 0)
+        try:
+            content = os.pread(self._open(item.path), count, first)
+        except OSError as error:
+            raise AudioError(f"{item.path}: cannot be read ({error.strerror})") from error
+        if len(content) != count:
+            raise AudioError(f"{item.path}: ends within a recording; copy the shard again")
+        return io.BytesIO(content)
+
+    def _open(self, shard: Path) -> int:
+        if shard in self._shards:
+            self._shards.move_to_end(shard)
+            return self._shards[shard]
+        while len(self._shards) >= OPEN_SHARDS:
+            os.close(self._shards.popitem(last=False)[1])
+        opened = os.open(shard, os.O_RDONLY) if self.cache is None else open_copy(shard, self.cache, self.kept)
+        self._shards[shard] = opened
+        return self._shards[shard]
+
+
+class BadRecordings:
+    """Counts the recordings of a source that turn out unreadable."""
+
+    def __init__(self, source: str, most: int) -> None:
+        """Count from 0.
+
+        Args:
+            source: its name.
+            most: recordings that may be bad.
+        """
+        self.source, self.most = source, most
+        self._found: set[str] = set()
+
+    def add(self, where: str, error: AudioError) -> None:
+        """Log a recording that cannot be read; each counts once.
+
+        Args:
+            where: its file and line.
+            error: what is wrong with it.
+
+        Raises:
+            ManifestError: there are too many.
+        """
+        if where in self._found:
+            return
+        self._found.add(where)
+        if len(self._found) > self.most:
+            hint = f"more than max_bad = {self.most} recordings of source {self.source} cannot be read"
+            raise ManifestError(f"{where}: {error}; {hint}; `bestow-edge data check` lists them") from error
+        logger.warning("%s: %s; skipped, %d of at most %d", where, error, len(self._found), self.most)
+
+
+def decode(file: Path | io.BytesIO, item: Utterance, *, lacking_s: float = LACKING_S) -> tuple[Samples, int, float]:
+    """Decode an utterance at its file's own rate, channels averaged.
+
+    Args:
+        file: what to decode.
+        item: the utterance; its offset and duration say which part of a file it is.
+        lacking_s: the file may end this much before the utterance does.
+
+    Returns:
+        Shape (samples,), the rate in Hz, and the seconds of the file behind the offset.
+
+    Raises:
+        AudioError: the file is missing, no audio, shorter than the utterance, or has NaN or infinite samples.
+    """
+    if isinstance(file, Path) and not file.is_file():
+        raise AudioError(f"{item.path}: no such file; expected an audio file")
+    try:
+        with soundfile.SoundFile(file) as opened:
+            rate_hz: int = opened.samplerate
+            length_s = opened.frames / rate_hz - item.offset_s
+            if item.offset_s:
+                opened.seek(min(round(item.offset_s * rate_hz), opened.frames))
+            channels = opened.read(round(item.duration_s * rate_hz) + SPARE_SAMPLES, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: soundfile refuses the suffix .raw
+        raise AudioError(f"{item.path}: cannot be read as audio ({error})") from error
+    if len(channels) < (item.duration_s - lacking_s) * rate_hz or not len(channels):
+        has = f"{len(channels) / rate_hz:.2f} s from {item.offset_s:g} s on"
+        raise AudioError(f"{item.path}: has {has}, the manifest says {item.duration_s:g} s")
+    samples: Samples = channels.mean(axis=1, dtype=np.float32)  # (samples, channels) to (samples,)
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{item.path}: has samples that are NaN or infinite")
+    return samples, rate_hz, length_s
+
+
+def open_copy(shard: Path, cache: Path, kept: int) -> int:
+    """Open the local copy of a shard, made now if there is none; processes wait for each other's copies.
+
+    Args:
+        shard: the shard.
+        cache: where copies lie.
+        kept: the newest so many stay (0 = all); one that goes stays readable for those who have it open.
+
+    Returns:
+        The file's descriptor.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    local = cache / f"{shard.parent.name}-{shard.name}"
+    with locked(local):
+        if not local.exists() or local.stat().st_size != shard.stat().st_size:
+            partial = local.with_suffix(".partial")
+            shutil.copyfile(shard, partial)
+            partial.replace(local)
+        descriptor = os.open(local, os.O_RDONLY)
+    for old in sorted(cache.glob("*.tar"), key=_modified_ns)[:-kept] if kept else []:
+        with suppress(BlockingIOError), locked(old, wait=False):  # busy: another process is about to open it
+            old.unlink(missing_ok=True)
+    return descriptor
+
+
+def _modified_ns(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0

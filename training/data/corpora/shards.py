@@ -1,0 +1,240 @@
+"""Shards: tars of recordings with an index each, written from manifests, for storage where small reads are slow.
+
+A shard `shard-000000.tar` holds `KEY.json` and the recording `KEY.flac` (or what it was) of each utterance: the
+WebDataset format, whose library reads these tars too. `shard-000000.jsonl` beside it is the index: a manifest whose
+lines say where in the tar a recording begins. With it a batch is a function of seed and number as with loose files.
+The WebDataset library and lhotse Shar don't offer that: both read from one end to the other, and a run that goes on in
+mid-epoch skips through all it has seen. tarfile of the standard library writes the tars; no dependency is needed.
+
+A shard appears complete or not at all, its index last. A run that was stopped goes on behind the last complete shard.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import tarfile
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from bestow_edge.core.errors import AudioError, ConfigError, ManifestError
+from bestow_edge.core.files import sha256, write_atomically
+from bestow_edge.core.utterances import LINES, Utterance, numbered_lines, parse_object, parse_utterance
+from bestow_edge.training.data.corpora.recordings import decode
+from bestow_edge.training.data.corpora.text_files import LineFile
+
+logger = logging.getLogger(__name__)
+PLAN_FILE = "shards.json"
+WHOLE_S = 0.05
+"""A window this near to both ends of its file is the file: its bytes are kept as they are."""
+Progress = Callable[[int, int], None]
+"""Called with utterances done and all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What `write_shards` did."""
+
+    shards: int
+    """Shards there are now."""
+    utterances: int
+    """Utterances in them."""
+    made_before: int
+    """Shards that an earlier run had made."""
+    bad: int
+    """Recordings left out now, because they could not be read."""
+
+
+def shard_indexes(directory: Path) -> list[Path]:
+    """Return the indexes of a directory's shards, in order.
+
+    Raises:
+        ManifestError: there is no complete set of shards.
+    """
+    plan_path = directory / PLAN_FILE
+    if not plan_path.is_file():
+        raise ManifestError(f"{directory}: no {PLAN_FILE}; expected a directory that `bestow-edge data shard` wrote")
+    plan = _read_plan(plan_path)
+    if "shards" not in plan:
+        raise ManifestError(f"{directory}: its shards are not complete; run the same `bestow-edge data shard` again")
+    indexes = [directory / f"{shard_name(number)}.jsonl" for number in range(plan["shards"])]
+    for path in indexes:
+        if not path.is_file() or not path.with_suffix(".tar").is_file():
+            raise ManifestError(
+                f"{path}: no such shard, but {PLAN_FILE} counts {plan['shards']}; make the shards again"
+            )
+    return indexes
+
+
+def shard_name(number: int) -> str:
+    """Return the name of a shard without its suffix."""
+    return f"shard-{number:06d}"
+
+
+def write_shards(
+    manifests: Sequence[Path],
+    out: Path,
+    *,
+    size_bytes: int,
+    seed: int,
+    max_bad: int = 0,
+    progress: Progress = lambda _done, _all: None,
+) -> Written:
+    """Write the recordings of manifests as shards, in random order, going on where an earlier run was stopped.
+
+    Args:
+        manifests: the manifests.
+        out: directory of the shards.
+        size_bytes: a shard is full when it holds this much.
+        seed: decides the order.
+        max_bad: recordings that may be unreadable, each left out and logged.
+        progress: called after each utterance.
+
+    Raises:
+        ManifestError: a manifest is missing or has a bad line, or more than `max_bad` recordings cannot be read.
+        ConfigError: `out` holds shards of other manifests or settings.
+    """
+    files = [LineFile(path, LINES) for path in manifests]
+    found = array("q")
+    for file_id, file in enumerate(files):
+        for number, offset, _ in file.lines():
+            found.extend((file_id, offset, number))
+    if not found:
+        raise ManifestError(f"{', '.join(map(str, manifests))}: no lines; nothing to make shards of")
+    lines = np.frombuffer(found, dtype=np.int64).reshape(-1, 3)
+    lines = lines[np.random.default_rng(seed).permutation(len(lines))]
+    plan = {
+        "format": "bestow-edge shards 1",
+        "manifests": [[path.name, sha256(path)] for path in manifests],
+        "size_bytes": size_bytes,
+        "seed": seed,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    _agree(out, plan)
+    number, utterances, done = _complete(out)
+    packer = _Packer(out, files, lines, size_bytes, max_bad, progress)
+    made_before = number
+    progress(done, len(lines))
+    while done < len(lines):
+        done, packed = packer.pack(number, done)
+        utterances += packed
+        number += bool(packed)
+    write_atomically(out / PLAN_FILE, json.dumps(plan | {"shards": number, "utterances": utterances}, indent=1))
+    return Written(number, utterances, made_before, packer.bad)
+
+
+def _agree(out: Path, plan: dict[str, Any]) -> None:
+    path = out / PLAN_FILE
+    if not path.exists():
+        write_atomically(path, json.dumps(plan, indent=1))
+        return
+    there = _read_plan(path)
+    if changed := [key for key, value in plan.items() if there.get(key) != value]:
+        raise ConfigError(
+            f"{out}: holds shards with another {', '.join(changed)}; choose another directory or delete it"
+        )
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    return parse_object(path.read_text(encoding="utf-8").replace("\n", " "), str(path))
+
+
+def _complete(out: Path) -> tuple[int, int, int]:
+    """Return how many shards are complete, the utterances in them, and the line to go on with."""
+    number = utterances = done = 0
+    while (index := out / f"{shard_name(number)}.jsonl").exists():
+        last = ""
+        for _, line in numbered_lines(index, LINES):
+            utterances, last = utterances + 1, line
+        done = int(Path(parse_object(last, str(index))["member"]).stem) + 1
+        number += 1
+    return number, utterances, done
+
+
+@dataclass(slots=True)
+class _Packer:
+    """Writes shard after shard."""
+
+    out: Path
+    files: Sequence[LineFile]
+    lines: npt.NDArray[np.int64]
+    """(lines, 3) file, first byte and number of each line, in the order of the shards."""
+    size_bytes: int
+    max_bad: int
+    progress: Progress
+    bad: int = 0
+
+    def pack(self, number: int, done: int) -> tuple[int, int]:
+        """Write one shard from line `done` on; return the line behind its last, and how many utterances it holds."""
+        name = shard_name(number)
+        partial = self.out / f".{name}.tar.partial"
+        index: list[str] = []
+        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
+            while done < len(self.lines) and (tar.offset < self.size_bytes or not index):
+                index += self._add(tar, done, name)
+                done += 1
+                self.progress(done, len(self.lines))
+        if index:
+            partial.replace(self.out / f"{name}.tar")
+            write_atomically(self.out / f"{name}.jsonl", "".join(index))
+        else:
+            partial.unlink()
+        return done, len(index)
+
+    def _add(self, tar: tarfile.TarFile, done: int, name: str) -> list[str]:
+        """Add an utterance; return its line in the index, or nothing if its recording is bad."""
+        file_id, offset, number = self.lines[done].tolist()
+        file = self.files[file_id]
+        line, where = file.read(offset, number), file.where(number)
+        try:
+            return [_add(tar, f"{done:09d}", line, parse_utterance(line, file.path, number), name, where)]
+        except AudioError as error:
+            self.bad += 1
+            if self.bad > self.max_bad:
+                hint = "`bestow-edge data check` lists all such lines, --max-bad leaves so many out"
+                raise ManifestError(f"{where}: {error}; {hint}") from error
+            logger.warning("%s: %s; left out, %d of at most %d", where, error, self.bad, self.max_bad)
+            return []
+
+
+def _add(tar: tarfile.TarFile, key: str, line: str, item: Utterance, shard: str, where: str) -> str:
+    """Add an utterance to a tar and return its line in the index."""
+    content, suffix = recording_bytes(item)
+    entry = parse_object(line, where) | {"audio_filepath": f"{key}{suffix}", "offset": 0}
+    _add_file(tar, f"{key}.json", json.dumps(entry, ensure_ascii=False).encode())
+    begins = tar.offset + tarfile.BLOCKSIZE  # behind the header of the file that comes next
+    _add_file(tar, f"{key}{suffix}", content)
+    entry |= {"audio_filepath": f"{shard}.tar", "audio_bytes": [begins, len(content)], "member": f"{key}{suffix}"}
+    return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+def _add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    header = tarfile.TarInfo(name)  # no time and no owner: the same input gives the same bytes
+    header.size = len(content)
+    tar.addfile(header, io.BytesIO(content))
+
+
+def recording_bytes(item: Utterance) -> tuple[bytes, str]:
+    """Return the file of an utterance and its suffix: as it is if it is all of it, else the window as 16-bit FLAC.
+
+    Raises:
+        AudioError: it is missing or no audio.
+    """
+    try:
+        header = soundfile.info(item.path)
+    except (soundfile.LibsndfileError, TypeError) as error:
+        raise AudioError(f"{item.path}: missing or no audio ({error})") from error
+    if not item.offset_s and header.frames / header.samplerate - item.duration_s < WHOLE_S:
+        return item.path.read_bytes(), item.path.suffix.lower()
+    samples, rate_hz, _ = decode(item.path, item)
+    packed = io.BytesIO()
+    soundfile.write(packed, samples, rate_hz, format="FLAC", subtype="PCM_16")
+    return packed.getvalue(), ".flac"

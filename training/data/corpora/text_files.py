@@ -1,0 +1,97 @@
+"""Text files of millions of lines, read at any line without being held in memory. Knows bytes and lines only.
+
+A line is found by its first byte. Gzipped files cannot be read from the middle, so they are decompressed once, into a
+temporary file that goes when the process ends.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bestow_edge.core.errors import ManifestError
+from bestow_edge.core.utterances import decode_line, open_plain, raw_lines
+
+BLOCK_BYTES = 4096
+
+
+class LineFile:
+    """A file of lines."""
+
+    def __init__(self, path: Path, expected: str) -> None:
+        """Decompress the file if need be.
+
+        Args:
+            path: the file, UTF-8; `.gz` is decompressed.
+            expected: what it should be, for messages.
+
+        Raises:
+            ManifestError: it is missing or not gzip.
+        """
+        self.path, self.expected = path, expected
+        self._plain = path
+        self._descriptor: int | None = None
+        if path.suffix == ".gz":
+            for _ in raw_lines(path, expected):  # says what is wrong with the file before it is copied
+                break
+            self._plain = _decompressed(path)
+            weakref.finalize(self, _remove, self._plain, os.getpid())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open file behind: another process opens its own."""
+        return self.__dict__ | {"_descriptor": None}
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            os.close(self._descriptor)  # type: ignore[arg-type]  # just asked
+
+    def lines(self) -> Iterator[tuple[int, int, str]]:
+        """Yield number (from 1), first byte and text of each line that is not blank.
+
+        Raises:
+            ManifestError: the file is missing or a line is not UTF-8.
+        """
+        for number, offset, line in raw_lines(self._plain, self.expected):
+            yield number, offset, decode_line(line, self.where(number))
+
+    def read(self, offset: int, number: int) -> str:
+        """Return the line that begins at a byte; its number is for messages.
+
+        Raises:
+            ManifestError: the file is no longer there or no longer what it was.
+        """
+        try:
+            if self._descriptor is None:
+                self._descriptor = os.open(self._plain, os.O_RDONLY)
+            line = b""
+            while (end := line.find(b"\n")) < 0 and (block := os.pread(self._descriptor, BLOCK_BYTES, offset)):
+                line, offset = line + block, offset + len(block)
+        except OSError as error:
+            raise ManifestError(f"{self.where(number)}: cannot be read any more ({error.strerror})") from error
+        if not line:
+            raise ManifestError(f"{self.where(number)}: the line is gone; the file changed while it was in use")
+        return decode_line(line[:end] if end >= 0 else line, self.where(number))
+
+    def where(self, number: int) -> str:
+        """Return file and line for messages."""
+        return f"{self.path}:{number}"
+
+
+def _decompressed(path: Path) -> Path:
+    with open_plain(path) as packed, tempfile.NamedTemporaryFile(prefix=f"{path.stem}.", delete=False) as plain:
+        try:
+            shutil.copyfileobj(packed, plain)
+        except BaseException:
+            Path(plain.name).unlink()
+            raise
+    return Path(plain.name)
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a data loader's process was forked with the object, not with the file
+        path.unlink(missing_ok=True)

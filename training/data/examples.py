@@ -1,0 +1,192 @@
+"""One training example: features, token ids, speech visibility and targets. numpy only.
+
+Puts together what the other modules make: features, a prompt, an answer and a schedule. Which ones those are is decided
+in `training.corpora`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from bestow_edge.core.config import SUBSAMPLING, ModelConfig
+from bestow_edge.core.policy import Offline, Policy, WaitK
+from bestow_edge.training.data.tokens import prompt_ids
+from bestow_edge.training.data.visibility import heard_steps, make_schedule
+from bestow_edge.training.recipe.stages import StageRecipe
+
+COUNTS = 16  # the encoder learns to count heard pieces modulo this
+NO_LABEL = -1  # step at which no token is heard
+IGNORED = -100  # target of positions without loss, PyTorch's default
+NULL_FRAME = -1  # word steps of a position that has nothing to write
+Word = tuple[Sequence[int], float, float]  # token ids, start and end in seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a batch."""
+
+    mel: npt.NDArray[np.float32]
+    """(frames, mel_bins)"""
+    token_ids: npt.NDArray[np.int64]
+    """(tokens,) prompt and answer"""
+    visible: npt.NDArray[np.int64]
+    """(tokens,) speech steps each position sees"""
+    targets: npt.NDArray[np.int64]
+    """(tokens,) next token, `IGNORED` inside the prompt"""
+    transcript_ids: npt.NDArray[np.int64]
+    """(labels,) tokens of the transcript, for the CTC loss"""
+    step_labels: npt.NDArray[np.int64]
+    """(steps,) transcript token heard at each encoder step, -1 = none; a path through CTC's trellis; `IGNORED` where
+    word times are unknown"""
+    step_counts: npt.NDArray[np.int64]
+    """(steps,) pieces heard so far at each encoder step, modulo `COUNTS`; `IGNORED` where word times are unknown"""
+    word_steps: npt.NDArray[np.int64]
+    """(tokens, 2) first step and end of the word each position writes next, all steps if its time is unknown;
+    `NULL_FRAME` where it writes none yet, `IGNORED` inside the prompt"""
+
+
+def num_steps(num_frames: int) -> int:
+    """Return the encoder steps of an utterance: step s hears mel frames up to 8 s (causal sub-sampling)."""
+    return -(-(num_frames - 1) // SUBSAMPLING) + 1 if num_frames else 0
+
+
+class ExampleMaker:
+    """Turns utterances into examples for one model and one stage."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        stage: StageRecipe,
+        end_id: int,
+        labels: Tokenizer | None = None,
+    ) -> None:
+        """Encode the prompts once.
+
+        Args:
+            config: of the model.
+            tokenizer: of prompts and answers.
+            stage: what is made for it.
+            end_id: token that ends an answer.
+            labels: tokenizer of what the encoder's output is compared with; None = `tokenizer`.
+        """
+        self.config = config
+        self.tokenizer = tokenizer
+        self.labels = tokenizer if labels is None else labels
+        self.stage = stage
+        self.end_id = end_id
+        self.prompts = {pair: prompt_ids(tokenizer, pair, config.chat) for pair in config.pairs}
+
+    def build(
+        self,
+        mel: npt.NDArray[np.float32],
+        rng: np.random.Generator,
+        *,
+        prompt: Sequence[int],
+        answer: Sequence[int],
+        spans_s: npt.NDArray[np.float64],
+        transcript: Sequence[int],
+        words: Sequence[Word] | None,
+        heard_s: npt.NDArray[np.float64] | None = None,
+    ) -> Example:
+        """Draw a policy and build an example of speech.
+
+        Args:
+            mel: (frames, mel_bins) features.
+            rng: decides policy and pauses.
+            prompt: token ids of the prompt.
+            answer: token ids of the answer, without the end token.
+            spans_s: (answer, 2) start and end of the word of each answer token, seconds; NaN = unknown.
+            transcript: labels of what is said, for CTC.
+            words: labels, start and end of each word that is said; None = the times are unknown.
+            heard_s: (answer,) when the word of each answer token has been heard, NaN = unknown, if it is not the end of
+                its span.
+        """
+        source_steps = num_steps(mel.shape[0])
+        heard = heard_steps(spans_s[:, 1] if heard_s is None else heard_s, self.config.features.step_s, source_steps)
+        schedule = make_schedule(
+            self._policy(rng),
+            prompt_tokens=len(prompt),
+            heard=heard,
+            source_steps=source_steps,
+            pauses=self.stage.pauses,
+            rng=rng,
+        )
+        next_tokens = np.array([*answer, self.end_id], dtype=np.int64)
+        targets = np.full(len(prompt) + len(answer), IGNORED, dtype=np.int64)
+        targets[len(prompt) - 1 :] = np.where(schedule.paused, self.end_id, next_tokens)
+        written = np.full((targets.size, 2), IGNORED, dtype=np.int64)
+        written[len(prompt) - 1 :] = NULL_FRAME
+        written[len(prompt) - 1 : targets.size - 1] = self._word_steps(spans_s, source_steps)
+        written[len(prompt) - 1 :][schedule.paused] = NULL_FRAME
+        unknown = np.full(source_steps, IGNORED, dtype=np.int64)
+        return Example(
+            mel=mel,
+            token_ids=np.array([*prompt, *answer], dtype=np.int64),
+            visible=schedule.visible,
+            targets=targets,
+            transcript_ids=np.array(transcript, dtype=np.int64),
+            step_labels=unknown if words is None else self._step_labels(words, source_steps),
+            step_counts=unknown if words is None else self._step_counts(words, source_steps),
+            word_steps=written,
+        )
+
+    def build_text(self, prompt: Sequence[int], answer: Sequence[int]) -> Example:
+        """Build an example without speech, whose positions see the null frame alone.
+
+        Args:
+            prompt: token ids without loss, at least one.
+            answer: token ids to learn, without the end token.
+        """
+        targets = np.full(len(prompt) + len(answer), IGNORED, dtype=np.int64)
+        targets[len(prompt) - 1 :] = [*answer, self.end_id]
+        written = np.full((targets.size, 2), IGNORED, dtype=np.int64)
+        written[len(prompt) - 1 :] = NULL_FRAME
+        nothing = np.zeros(0, dtype=np.int64)
+        return Example(
+            mel=np.zeros((0, self.config.features.num_mel_bins), dtype=np.float32),
+            token_ids=np.array([*prompt, *answer], dtype=np.int64),
+            visible=np.zeros(targets.size, dtype=np.int64),
+            targets=targets,
+            transcript_ids=nothing,
+            step_labels=nothing,
+            step_counts=nothing,
+            word_steps=written,
+        )
+
+    def _word_steps(self, spans_s: npt.NDArray[np.float64], source_steps: int) -> npt.NDArray[np.int64]:
+        """Return (words, 2) steps a word may be found in: from its onset to one step after its end, or all of them."""
+        known = ~np.isnan(spans_s[:, 1])
+        first, last = (np.nan_to_num(spans_s) / self.config.features.step_s).T
+        ends = np.minimum(np.ceil(last).astype(np.int64) + 2, source_steps)
+        begins = np.minimum(np.floor(first).astype(np.int64), ends - 1)
+        return np.stack([np.where(known, begins, 0), np.where(known, ends, source_steps)], axis=1)
+
+    def _step_labels(self, words: Sequence[Word], source_steps: int) -> npt.NDArray[np.int64]:
+        """Label the steps of each word with its labels, in equal shares.
+
+        A streaming encoder cannot know a piece by its onset, hence all of them come half a piece late.
+        """
+        labels = np.full(source_steps, NO_LABEL, dtype=np.int64)
+        step_s = self.config.features.step_s
+        for ids, start_s, end_s in words:
+            late_s = (end_s - start_s) / (2 * max(1, len(ids)))
+            edges = np.linspace((start_s + late_s) / step_s, end_s / step_s + 1, len(ids) + 1)
+            for token_id, first, last in zip(ids, edges[:-1], edges[1:], strict=True):
+                labels[round(first) : max(round(first) + 1, round(last))] = token_id
+        return labels
+
+    def _step_counts(self, words: Sequence[Word], source_steps: int) -> npt.NDArray[np.int64]:
+        middles_s = np.array([(start_s + end_s) / 2 for _, start_s, end_s in words])
+        steps_s = (np.arange(source_steps) + 0.5) * self.config.features.step_s
+        return np.searchsorted(middles_s, steps_s).astype(np.int64) % COUNTS
+
+    def _policy(self, rng: np.random.Generator) -> Policy:
+        if rng.random() >= self.stage.streaming:
+            return Offline()
+        return WaitK(int(rng.integers(self.stage.k_min, self.stage.k_max + 1)), self.config.policy.l)

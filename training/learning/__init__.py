@@ -1,0 +1,1 @@
+"""Losses, optimisation, validation and saves."""

@@ -1,0 +1,119 @@
+"""What stops a run from outside, as typed errors: signals, full disks, too little memory, killed processes.
+
+Knows exceptions and signals, not training.
+"""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+
+import torch
+from safetensors import SafetensorError
+
+from bestow_edge.core.errors import BestowEdgeError, TrainingError
+
+GOES_ON = "the same command goes on from the last save"
+NO_SPACE = ("no space left on device", "os error 28", "disk quota exceeded", "failed writing file", "unexpected pos")
+NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+NO_WORKER = ("dataloader worker", "dataloader timed out")
+
+
+@contextmanager
+def typed_failures(doing: str) -> Iterator[None]:
+    """Turn what the system does to a run into errors that say what to change.
+
+    Args:
+        doing: where the run was, for the message, such as "stage words".
+
+    Raises:
+        TrainingError: the disk or the memory is full, or a data loader's process has died.
+    """
+    try:
+        yield
+    except BestowEdgeError:
+        raise
+    except (RuntimeError, OSError, MemoryError, EOFError, SafetensorError) as error:
+        if reason := _reason(error):
+            raise TrainingError(f"{doing}: {reason}") from error
+        raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Say whether a file could not be written for lack of space; torch and safetensors have no error of their own."""
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return True
+    below = error.__cause__ or error.__context__
+    return any(words in str(error).lower() for words in NO_SPACE) or (below is not None and is_disk_full(below))
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).lower()
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in NO_MEMORY):
+        return (
+            "out of memory; lower batch_s and raise batches_per_step as much, set activation_checkpointing: true, "
+            f"train less (lora, trains), or share the weights among more devices (FSDP); {GOES_ON}"
+        )
+    if isinstance(error, (EOFError, ConnectionError)) or any(words in text for words in NO_WORKER):
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return (
+            f"a process that makes batches has died ({first_line}); if the system killed it for its memory, lower "
+            f"workers or batch_s; {GOES_ON}"
+        )
+    if is_disk_full(error):
+        return f"no space left on the disk ({error}); free some; {GOES_ON}, which is complete"
+    return ""
+
+
+@contextmanager
+def no_orphans() -> Iterator[None]:
+    """Kill the processes begun in a block that fails: they ignore SIGTERM, and Python would wait for them."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    except BaseException:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise an error of its own
+        for child in set(multiprocessing.active_children()) - before:
+            child.kill()
+            child.join()
+        raise
+
+
+class StopSignal:
+    """Notes SIGINT and SIGTERM for the time of a `with` block, once; a second signal does what it always does."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+
+    def __enter__(self) -> StopSignal:
+        """Listen; in another thread than the main one, where Python cannot, do nothing."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._before[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the protocol's
+        self.signum = signum
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+
+def ignore_signals(_worker: int) -> None:
+    """Leave signals to the training process: Ctrl-C and schedulers send them to data loader processes too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,220 @@
+"""The training losses, each as a sum over what it counts, so that any split of the batches adds up to the same.
+
+Knows tensors, not data. A step's loss is the sum of each loss over all its batches divided by its count over all of
+them (answer tokens, encoder steps, ...), however they are spread over processes and accumulation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bestow_edge.core.config import SUBSAMPLING
+from bestow_edge.model.base import BestowModel
+from bestow_edge.training.data.examples import COUNTS, IGNORED, NO_LABEL, NULL_FRAME
+from bestow_edge.training.recipe.stages import StageRecipe
+
+BLANK_WEIGHT = 0.3  # nine steps in ten hold no label; at equal weight the words are learned late
+PARTS = ("token_loss", "ctc_loss", "alignment_loss", "count_loss", "attention_loss", "reading_loss", "right")
+"""What a batch gives, in the order of `count_items` and of the objective's `sums`; `right` is no loss."""
+
+
+def count_items(batch: dict[str, Tensor]) -> Tensor:
+    """Return (parts,) float32: what the sum of each of `PARTS` over this batch is to be divided by."""
+    answered = (batch["targets"] != IGNORED).sum()
+    labels = batch["step_labels"]
+    counts = (
+        answered,
+        (batch["frame_lens"] > 0).sum(),
+        (labels >= 0).sum() + BLANK_WEIGHT * (labels == NO_LABEL).sum(),
+        (batch["step_counts"] != IGNORED).sum(),
+        (batch["word_steps"][..., 0] != IGNORED).sum(),
+        answered * (batch["frame_lens"] > 0).any(),
+        answered,
+    )
+    return torch.stack([count.float() for count in counts])
+
+
+class Objective(nn.Module):
+    """The model with its losses, in the form transformers' Trainer drives."""
+
+    def __init__(self, model: BestowModel, *, vocab_size: int, label_smoothing: float) -> None:
+        super().__init__()
+        self.model = model
+        width = model.config.encoder["hidden_size"]
+        self.ctc_head = nn.Linear(width, vocab_size + 1)  # the last label is the blank
+        self.count_head = nn.Linear(width, COUNTS)
+        self.label_smoothing = label_smoothing
+        self.stage: StageRecipe | None = None
+        layers: Any = (model.encoder._no_split_modules, model.llm._no_split_modules)  # Any: lists, sets or None
+        self._no_split_modules = sorted(
+            {name for names in layers for name in names or ()}
+        )  # FSDP's and compile's units
+
+    def prepare(self, stage: StageRecipe) -> None:
+        """Set weights of losses and what moves for one stage; LoRA's own weights are left as they are."""
+        self.stage = stage
+        modules: dict[str, Any] = {"encoder": self.model.encoder, "adapter": self.model.adapter, "llm": self.model.llm}
+        for name, module in modules.items():
+            for key, weight in module.named_parameters():
+                weight.requires_grad_(name in stage.trained or "lora_" in key)
+        self.ctc_head.requires_grad_(bool(stage.ctc_weight or stage.alignment_weight))
+        self.count_head.requires_grad_(bool(stage.count_weight))
+        if stage.activation_checkpointing:
+            for part in (self.model.encoder, self.model.llm):
+                part.activation_checkpointing_enable()
+        if stage.compile:
+            for module in self.modules():
+                if type(module).__name__ in self._no_split_modules:
+                    module.compile(dynamic=True)
+
+    def train(self, mode: bool = True) -> Objective:
+        """Switch to training; a frozen encoder stays as in evaluation, so that its batch norms don't move."""
+        super().train(mode)
+        if self.stage is not None and "encoder" not in self.stage.trained:
+            self.model.encoder.train(False)
+        return self
+
+    @property
+    def prepared(self) -> StageRecipe:
+        """The stage it is prepared for."""
+        if self.stage is None:
+            raise RuntimeError("prepare the objective for a stage first")
+        return self.stage
+
+    @property
+    def loss_weights(self) -> tuple[float, ...]:
+        """Weights of `PARTS` in the loss."""
+        stage = self.prepared
+        answer = 0.0 if stage.objective == "ctc" else 1.0
+        encoder = (stage.ctc_weight, stage.alignment_weight, stage.count_weight)
+        return (answer, *encoder, stage.attention_weight, stage.reading_weight, 0.0)
+
+    def forward(self, *, items: Tensor, **batch: Tensor) -> dict[str, Tensor]:
+        """Return `loss` and, for records, the sums of `PARTS` as `sums`, (parts,) float.
+
+        Args:
+            items: (parts,) float, what the sums are divided by in the loss: `count_items` over all batches of the step.
+            **batch: as `bestow_edge.training.data.batches.collate` returns it; all of it speech or all of it text.
+        """
+        stage = self.prepared
+        zero = items.new_zeros(())
+        sums = [zero] * len(PARTS)
+        speech = step_lens = None
+        if stage.objective != "text":
+            speech, step_lens = self._encode(batch["mel"], batch["frame_lens"], int(batch["lookahead"]))
+            sums[1:4] = self._encoder_sums(speech, step_lens, batch)
+        if stage.objective != "ctc":
+            sums[0], sums[4:] = self._answer_sums(speech, batch)
+        stacked = torch.stack(sums)
+        weights = stacked.new_tensor(self.loss_weights)
+        return {"loss": (weights * stacked / items.clamp(min=1e-6)).sum(), "sums": stacked.detach()}
+
+    def encode(self, mel: Tensor, frame_lens: Tensor, lookahead: int) -> tuple[Tensor, Tensor]:
+        """Encode speech as `BestowModel.encode` does, for decoding."""
+        return self._encode(mel, frame_lens, lookahead)
+
+    def logits(self, token_ids: Tensor, speech: Tensor, visible_steps: Tensor) -> Tensor:
+        """Return next-token logits, (batch, tokens, vocab) float, for decoding."""
+        return self.model.align(token_ids, speech, visible_steps)[0]
+
+    def _encode(self, mel: Tensor, frame_lens: Tensor, lookahead: int) -> tuple[Tensor, Tensor]:
+        """Encode speech; a batch of text gives no steps, by way of a moment of silence.
+
+        The silence touches every weight of the encoder, as processes that work together need it: they wait for each
+        other's gradients and shards.
+        """
+        trained = self.stage is not None and "encoder" in self.stage.trained
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+            if mel.shape[1]:
+                return self.model.encode(mel, frame_lens, lookahead)
+            silence, mode = mel.new_zeros(1, 2 * SUBSAMPLING, mel.shape[2]), self.model.encoder.training
+            self.model.encoder.train(False)
+            speech, _ = self.model.encode(silence, frame_lens.new_full((1,), silence.shape[1]), lookahead)
+            self.model.encoder.train(mode)
+            return speech[:, :0].expand(mel.shape[0], -1, -1), frame_lens
+
+    def _encoder_sums(self, speech: Tensor, step_lens: Tensor, batch: dict[str, Tensor]) -> list[Tensor]:
+        stage = self.prepared
+        sums = [speech.new_zeros((), dtype=torch.float32)] * 3
+        if stage.ctc_weight or stage.alignment_weight:
+            heard = self.ctc_head(speech).float().log_softmax(-1)  # (batch, steps, vocab + blank)
+            if not speech.shape[1]:
+                sums[0] = heard.sum()  # of nothing: 0, but the head is part of the loss as for speech
+            elif stage.ctc_weight:
+                sums[0] = self._ctc(heard, step_lens, batch["transcript_ids"])
+            if stage.alignment_weight:
+                sums[1] = self._alignment(heard, batch["step_labels"])
+        if stage.count_weight:
+            counts = self.count_head(speech).float().flatten(0, 1)
+            labels = batch["step_counts"].flatten()
+            sums[2] = F.cross_entropy(counts, labels, ignore_index=IGNORED, reduction="sum")
+        return sums
+
+    def _answer_sums(self, speech: Tensor | None, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return the sum of the answer's loss, and those of attention and reading loss and of right next tokens.
+
+        Reading compares what the adapter adds to the embeddings with those of all tokens: what it heard is to be the
+        next token. It teaches the adapter without the LLM, sooner and for less, and keeps it to that beside the LLM.
+        """
+        stage, llm, targets = self.prepared, self.model.llm, batch["targets"]
+        table: Any = llm.get_input_embeddings()  # Any: a Module by its type, an Embedding in every decoder
+        words = read = table(batch["token_ids"])  # (batch, tokens, hidden)
+        attended = said = words.new_zeros((), dtype=torch.float32)
+        if speech is not None:
+            read, attention = self.model.adapter.align(words, speech, batch["visible_steps"])
+            if stage.attention_weight:
+                attended = self._attention(attention.float(), batch["word_steps"])
+        if stage.objective == "reading":
+            answer, right = self._token_sums(F.linear(read - words, table.weight), targets)
+            return answer, [attended, said, right]
+        if stage.reading_weight and batch["mel"].shape[1]:
+            said, _ = self._token_sums(F.linear(read - words, table.weight), targets)
+        answer, right = self._token_sums(llm(inputs_embeds=read, use_cache=False).logits, targets)
+        return answer, [attended, said, right]
+
+    def _token_sums(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropy of the answer's next tokens and how many of them are right."""
+        loss = F.cross_entropy(
+            logits.float().flatten(0, 1),
+            targets.flatten(),
+            ignore_index=IGNORED,
+            label_smoothing=self.label_smoothing,
+            reduction="sum",
+        )
+        right = (logits.argmax(-1) == targets) & (targets != IGNORED)
+        return loss, right.sum().float()
+
+    def _alignment(self, log_probs: Tensor, step_labels: Tensor) -> Tensor:
+        """Cross-entropy along one path of CTC's trellis, known where words have times; needs no search for it."""
+        blank = self.ctc_head.out_features - 1
+        labels = step_labels.masked_fill(step_labels == NO_LABEL, blank)
+        weight = log_probs.new_ones(blank + 1)
+        weight[blank] = BLANK_WEIGHT
+        return F.nll_loss(log_probs.flatten(0, 1), labels.flatten(), weight, ignore_index=IGNORED, reduction="sum")
+
+    @staticmethod
+    def _attention(attention: Tensor, word_steps: Tensor) -> Tensor:
+        """Negative log of the attention that each answer position pays to the steps of its own word.
+
+        A position with nothing to write belongs to the null frame. It teaches the order of words, which next-token loss
+        alone leaves to chance, and makes the attention of the exported graph fit for alignment.
+        """
+        null = attention.shape[-1] - 1
+        ranges = torch.where(word_steps == NULL_FRAME, word_steps.new_tensor([null, null + 1]), word_steps)
+        step = torch.arange(null + 1, device=attention.device)
+        own = (step >= ranges[..., :1]) & (step < ranges[..., 1:])  # (batch, tokens, steps + 1)
+        paid = (attention * own).sum(-1).clamp(min=1e-6)
+        return -(paid.log() * (word_steps[..., 0] != IGNORED)).sum()
+
+    def _ctc(self, log_probs: Tensor, step_lens: Tensor, transcript_ids: Tensor) -> Tensor:
+        """Sum over utterances of CTC's loss for each label."""
+        log_probs = log_probs.transpose(0, 1)  # (steps, batch, vocab + blank)
+        label_lens = (transcript_ids >= 0).sum(-1)
+        labels = transcript_ids.clamp(min=0)
+        blank = self.ctc_head.out_features - 1
+        losses = F.ctc_loss(log_probs, labels, step_lens, label_lens, blank=blank, reduction="none", zero_infinity=True)
+        return (losses / label_lens.clamp(min=1)).sum()

@@ -1,0 +1,277 @@
+"""A recipe made real: its data, tokenizer and model, from random weights or from a checkpoint. Torch side only.
+
+It knows where a run's files are, not how weights are trained.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoConfig, set_seed
+
+from bestow_edge.core.checkpoint import TOKENIZER_FILE, load_config
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.errors import CheckpointError, ConfigError
+from bestow_edge.core.files import write_atomically
+from bestow_edge.model.base import BestowModel
+from bestow_edge.model.checkpoint import load_weights, save_checkpoint
+from bestow_edge.training.data.alignment import read_times, save_times
+from bestow_edge.training.data.batches import read_noises
+from bestow_edge.training.data.corpora.mixture import Corpora, MixedDataset
+from bestow_edge.training.data.examples import ExampleMaker
+from bestow_edge.training.data.tokens import BEGIN, CHAT, END, PAD, train_tokenizer
+from bestow_edge.training.learning.cpu_kernels import use_fast_kernels
+from bestow_edge.training.learning.first_weights import init_encoder, take_encoder
+from bestow_edge.training.learning.objective import Objective
+from bestow_edge.training.learning.weights import State, load_state, read_state, save_state, split
+from bestow_edge.training.recipe.data import teaches_labels
+from bestow_edge.training.recipe.recipe import ModelRecipe, Recipe, check_lookaheads, model_config
+from bestow_edge.training.recipe.stages import StageRecipe
+
+DEV_BATCHES = 8
+T = TypeVar("T")
+HEADS_FILE = "heads.safetensors"
+LABELS_FILE = "labels.json"
+UNKEPT = {"architectures", "dtype", "transformers_version"}  # fields that say nothing of the model's shape
+
+
+class Run:
+    """A recipe with its data read: what every stage shares."""
+
+    def __init__(self, recipe: Recipe, data_dir: Path, out: Path, *, weights: bool = True) -> None:
+        """Read manifests, take or train the tokenizer and build the model.
+
+        Args:
+            recipe: what to do.
+            data_dir: directory the recipe's manifests are relative to.
+            out: directory of the run.
+            weights: make the model too; without them there is no `objective`.
+
+        Raises:
+            ManifestError: a manifest or a noise directory is missing or wrong.
+            ConfigError: the model's parts don't fit each other, the recipe or the tokenizer.
+            CheckpointError: what `init` names is no checkpoint.
+        """
+        self.recipe, self.out = recipe, out
+        set_seed(recipe.seed)
+        config, tokenizer = given(recipe)
+        features = recipe.model.features if config is None and recipe.model else _known(config).features
+        pairs = config.pairs if config is not None else _known(recipe.model).pairs
+        self.corpora = Corpora(recipe.data, recipe.stages, pairs, data_dir)
+        self.noises = read_noises(recipe.data, data_dir, features.sample_rate_hz)
+        if config is None or tokenizer is None:
+            model = _known(recipe.model)
+            texts, words = self.corpora.texts(), self.corpora.words
+            tokenizer = train_tokenizer(texts, model.pairs, model.vocab_size, words)
+            config = fresh_config(model, tokenizer.get_vocab_size(), _special_ids(tokenizer))
+        asked = () if self.corpora is None else self.corpora.questions()
+        self.config = replace(config, questions=tuple(sorted({*config.questions, *asked})))
+        self.tokenizer = self.labels = tokenizer
+        if recipe.labels:
+            self.labels = self._kept_labels() or train_tokenizer(self.corpora.transcripts(), (), recipe.labels)
+        self.end_id = check_vocabulary(config, tokenizer)
+        if not weights:
+            return
+        self.objective = self.new_objective()
+        if recipe.init:
+            load_weights(self.objective.model, Path(recipe.init))
+            return
+        if any(stage.objective == "text" for stage in recipe.stages):
+            self.objective.model.adapter.start_silent()
+        if recipe.model is not None and recipe.model.encoder_from:
+            take_encoder(self.objective.model.encoder, Path(recipe.model.encoder_from), recipe.model.encoder_layers)
+        elif self.objective.model.streaming and (speech := self._typical_features()) is not None:
+            init_encoder(self.objective.model.encoder, speech)
+
+    def new_objective(self) -> Objective:
+        """Return the model and its losses with random weights."""
+        model = BestowModel.from_config(self.config)
+        if not torch.cuda.is_available():
+            use_fast_kernels(model)
+        return Objective(
+            model,
+            vocab_size=self.labels.get_vocab_size(),
+            label_smoothing=self.recipe.label_smoothing,
+        )
+
+    def _typical_features(self) -> Tensor | None:
+        """Return (1, frames, mel_bins): a batch of speech in one row, None = no source has any."""
+        spoken = {source.name: source.weight for source in self.recipe.data.sources if not source.texts}
+        if not spoken:
+            return None
+        stage = replace(self.recipe.stages[0], sources=spoken)
+        seed = self.recipe.seed * 1000
+        batch = self.corpora.dataset(self.maker(stage), dev=False, num_batches=1, seed=seed, noises=self.noises)[0]
+        rows = zip(batch["mel"], batch["frame_lens"].tolist(), strict=True)
+        return torch.cat([mel[:length] for mel, length in rows])[None]
+
+    def maker(self, stage: StageRecipe) -> ExampleMaker:
+        """Return what makes a stage's examples."""
+        return ExampleMaker(self.config, self.tokenizer, stage, self.end_id, self.labels)
+
+    def align(self, stage: StageRecipe, *, process: int, processes: int) -> Path | None:
+        """Align this process's share of the recordings with `word_times: aligned`; None = there is nothing to align.
+
+        Returns:
+            The directory in which every process writes its share, to be read with `read_aligned`.
+        """
+        before = self.recipe.stages[: self.recipe.stages.index(stage)]
+        maker = self.maker(stage)
+        self.corpora.measure(maker)
+        wanted = self.corpora.to_align(stage)
+        if not wanted or not any(teaches_labels(earlier) for earlier in before):
+            return None
+        directory = self.out / stage.name / "word_times"
+        file, share = directory / f"{process}_of_{processes}.jsonl", slice(process, None, processes)
+        if torch.cuda.is_available():
+            self.objective.to("cuda")
+        save_times(self.objective, wanted, maker, file, share, bf16=self.recipe.precision == "bf16")
+        return directory
+
+    def read_aligned(self, directory: Path, processes: int) -> None:
+        """Take the word times that all processes have written."""
+        files = [directory / f"{process}_of_{processes}.jsonl" for process in range(processes)]
+        self.corpora.aligned = read_times(files)
+
+    def dataset(self, stage: StageRecipe, *, dev: bool, processes: int = 1) -> MixedDataset:
+        """Return a stage's batches, for training or for the dev loss; the same for any number of processes."""
+        seed = self.recipe.seed * 1000 + self.recipe.stages.index(stage) * 2 + dev
+        num_batches = DEV_BATCHES if dev else stage.steps * batches_per_step(stage, processes)
+        noises = [] if dev else self.noises
+        return self.corpora.dataset(self.maker(stage), dev=dev, num_batches=num_batches, seed=seed, noises=noises)
+
+    def save(self, state: State, directory: Path) -> None:
+        """Write the weights of an `Objective`, LoRA merged, as a checkpoint; the heads are left out."""
+        model = BestowModel.from_config(self.config)
+        load_state(model, split(state)[0], str(directory))
+        save_checkpoint(model, self.tokenizer.to_str(), directory)
+
+    def _kept_labels(self) -> Tokenizer | None:
+        """Return the vocabulary that the heads of an earlier stage were trained with, whatever the data are now."""
+        path = self.out / LABELS_FILE
+        return Tokenizer.from_file(str(path)) if path.is_file() else None
+
+    def save_stage(self, stage: StageRecipe, state: State) -> None:
+        """Write the result of a stage: heads first, because the checkpoint says that it is complete."""
+        if self.recipe.labels:
+            write_atomically(self.out / LABELS_FILE, self.labels.to_str())
+        save_state(split(state)[1], self.out / stage.name / HEADS_FILE)
+        self.save(state, self.out / stage.name / "model")
+
+    def load_stage(self, stage: StageRecipe) -> None:
+        """Make the model anew with the result of a stage."""
+        self.objective = self.new_objective()
+        directory = self.out / stage.name
+        load_weights(self.objective.model, directory / "model")
+        if (directory / HEADS_FILE).is_file():  # runs of version 0.1.0 did not keep them
+            heads = read_state(directory / HEADS_FILE)
+            self.objective.load_state_dict(heads, strict=False)
+
+
+def batches_per_step(stage: StageRecipe, processes: int) -> int:
+    """Return the batches of one optimiser step over all processes.
+
+    Raises:
+        ConfigError: the processes cannot share them evenly.
+    """
+    wanted = stage.batches_per_step or processes
+    if wanted % processes:
+        raise ConfigError(
+            f"stage {stage.name}: {processes} processes cannot share batches_per_step {wanted} evenly; "
+            "take a multiple of the number of processes"
+        )
+    return wanted
+
+
+def fresh_config(model: ModelRecipe, vocab_size: int, special_ids: dict[str, int]) -> ModelConfig:
+    """Return the complete config of a model with random weights.
+
+    Raises:
+        ConfigError: transformers knows no such encoder or LLM, or the parts don't fit.
+    """
+    window = model.streaming.left_context + 1  # transformers counts the step itself
+    encoder = {**model.encoder, "num_mel_bins": model.features.num_mel_bins, "sliding_window": window}
+    llm = {**model.llm, "vocab_size": vocab_size, **special_ids}
+    return model_config(model, encoder=_complete(encoder, "encoder"), llm=_complete(llm, "llm"), chat=CHAT)
+
+
+def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> int:
+    """Return the token that ends an answer.
+
+    Raises:
+        ConfigError: the vocabulary lacks a token that training needs.
+    """
+    rows, size = config.llm.get("vocab_size", 0), tokenizer.get_vocab_size()
+    if size > rows:
+        raise ConfigError(f"tokenizer: {size} tokens, but the LLM has {rows}; take the tokenizer that belongs to it")
+    end = config.llm.get("eos_token_id")
+    end = end[0] if isinstance(end, list) and end else end
+    if not isinstance(end, int) or not 0 <= end < rows or tokenizer.id_to_token(end) is None:
+        raise ConfigError(f"llm: eos_token_id {end!r} is no token of the vocabulary; without it an answer never ends")
+    return end
+
+
+def given(recipe: Recipe) -> tuple[ModelConfig | None, Tokenizer | None]:
+    """Return config and tokenizer of the checkpoint that a recipe starts from."""
+    if not recipe.init:
+        return None, None
+    directory = Path(recipe.init)
+    config = load_config(directory)
+    if recipe.pairs:
+        config = ModelConfig.from_dict(config.to_dict() | {"pairs": list(recipe.pairs)})
+    if not config.pairs:
+        raise ConfigError(f"{directory}: the checkpoint names no language pairs; set pairs in the recipe")
+    check_lookaheads(recipe, config.streaming)
+    if recipe.model is not None:
+        _compare(recipe.model, config, directory)
+    tokenizer_file = directory / TOKENIZER_FILE
+    try:
+        return config, Tokenizer.from_file(str(tokenizer_file))
+    except Exception as error:  # tokenizers raises no other
+        raise CheckpointError(f"{tokenizer_file}: not a tokenizer ({error}); make the checkpoint again") from error
+
+
+def _compare(model: ModelRecipe, config: ModelConfig, directory: Path) -> None:
+    """Check that a recipe's model is the checkpoint's."""
+    given, found = model_config(model, encoder=model.encoder, llm=model.llm).to_dict(), config.to_dict()
+    pairs = [("pairs", given["pairs"], found["pairs"])]
+    for part in ("encoder", "llm", "adapter", "features", "streaming", "policy"):
+        pairs += [(f"{part}.{name}", value, found[part].get(name)) for name, value in given[part].items()]
+    for name, value, held in pairs:
+        if value != (tuple(held) if isinstance(value, tuple) and isinstance(held, list) else held):
+            raise ConfigError(
+                f"model.{name} is {value!r} in the recipe and {held!r} in {directory}; "
+                "remove one of model and init, or correct it"
+            )
+
+
+def _known(value: T | None) -> T:
+    """Return what the recipe's checks have made sure of."""
+    if value is None:
+        raise ConfigError("recipe: give model or init")
+    return value
+
+
+def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    ids: dict[str, Any] = {}  # Any: token_to_id has no id for what is not there
+    for name, token in (("bos", BEGIN), ("eos", END), ("pad", PAD)):
+        ids[f"{name}_token_id"] = tokenizer.token_to_id(token)
+    return ids
+
+
+def _complete(values: dict[str, Any], part: str) -> dict[str, Any]:
+    """Return a transformers config with every field it has, as JSON holds it."""
+    options = dict(values)
+    model_type = options.pop("model_type", None)
+    try:
+        full = json.loads(AutoConfig.for_model(model_type, **options).to_json_string(use_diff=False))
+    except ValueError as error:
+        raise ConfigError(f"model.{part}: transformers refuses this config: {error}") from error
+    kept = {key: value for key, value in full.items() if key not in UNKEPT and not key.startswith("_")}
+    return kept | {"model_type": model_type}

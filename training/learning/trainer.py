@@ -1,0 +1,229 @@
+"""Runs a recipe's stages one after the other and writes the checkpoint. Torch side only.
+
+Each stage has a directory of its own under the output with its training checkpoint, from which an interrupted run goes
+on; a stage that is complete is not run again. How one stage trains is `bestow_edge.training.learning.stage_trainer`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations.integration_utils import TensorBoardCallback
+
+from bestow_edge.core.errors import ConfigError, TrainingStoppedError
+from bestow_edge.core.files import write_atomically
+from bestow_edge.training.learning.interruptions import StopSignal, no_orphans, typed_failures
+from bestow_edge.training.learning.log import JsonLog
+from bestow_edge.training.learning.run import Run, batches_per_step
+from bestow_edge.training.learning.stage_trainer import PARTIAL, Resume, StageTrainer
+from bestow_edge.training.learning.validation import Evaluation
+from bestow_edge.training.learning.weights import State, add_lora, mean_state
+from bestow_edge.training.recipe.recipe import Recipe
+from bestow_edge.training.recipe.stages import StageRecipe
+
+logger = logging.getLogger(__name__)
+SETTINGS_FILE = "settings.json"
+COMPILERS = {"darwin": "clang++", "win32": "cl"}
+
+
+def train(recipe: Recipe, data_dir: Path, out: Path, callbacks: Sequence[TrainerCallback] = ()) -> Path:
+    """Train all stages, going on where an earlier run stopped.
+
+    In a process started by `accelerate launch` or `torchrun` it is one of several; `out` is a directory that all see.
+
+    Args:
+        recipe: what to do.
+        data_dir: directory the recipe's manifests are relative to.
+        out: directory for the stages, the log and, at last, `checkpoint/`.
+        callbacks: more Trainer callbacks, such as a progress display.
+
+    Returns:
+        The checkpoint's directory.
+
+    Raises:
+        ConfigError: recipe, model or number of processes don't fit each other.
+        ManifestError: data are missing or wrong.
+        TrainingStoppedError: SIGINT or SIGTERM came; the state is saved.
+        TrainingError: memory, disk or a process is gone; the last save is complete.
+    """
+    torch.set_num_threads(_threads(recipe.workers))
+    with typed_failures("preparing the run"):
+        run = Run(recipe, data_dir, out)
+        out.mkdir(parents=True, exist_ok=True)
+    with StopSignal() as stop:
+        for stage in recipe.stages:
+            if (out / stage.name / "model").is_dir():
+                logger.info("stage %s is complete, its weights are loaded", stage.name)
+            else:
+                with typed_failures(f"stage {stage.name}"), no_orphans():
+                    _train_stage(run, stage, stop, callbacks)
+            run.load_stage(stage)
+    final = out / "checkpoint"
+    if _is_first():
+        with typed_failures("writing the checkpoint"):
+            run.save(run.objective.state_dict(), final)
+    _wait()
+    return final
+
+
+def _train_stage(run: Run, stage: StageRecipe, stop: StopSignal, callbacks: Sequence[TrainerCallback]) -> None:
+    directory = run.out / stage.name
+    if stage.lora:
+        set_seed(run.recipe.seed)
+        add_lora(run.objective.model.llm, stage.lora)
+    _check_compiler(stage)
+    run.objective.prepare(stage)
+    arguments = _arguments(run, stage, directory)
+    processes = arguments.world_size
+    _check(run, stage, directory, processes)
+    if aligned := run.align(stage, process=arguments.process_index, processes=processes):
+        _wait()
+        run.read_aligned(aligned, processes)
+    last = _last_complete(directory)
+    trainer = StageTrainer(
+        stop=stop,
+        evaluation=Evaluation(run, stage),
+        snapshots=directory / "snapshots" if stage.average > 1 else None,
+        model=run.objective,
+        args=arguments,
+        train_dataset=run.dataset(stage, dev=False, processes=processes),
+        eval_dataset=run.dataset(stage, dev=True),
+        callbacks=[JsonLog(run.out / "log.jsonl", stage.name), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints; records go to the log and to the callbacks
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            callback.logging_dir = str(run.out / "tensorboard" / stage.name)
+    if last is not None:
+        trainer.add_callback(Resume(trainer, last))
+    torch.manual_seed(run.recipe.seed + arguments.process_index)  # processes drop out other units
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if trainer.stopping and trainer.state.global_step < stage.steps:
+        raise TrainingStoppedError(stop.signum, stage.name, trainer.state.global_step)
+    state = trainer.full_state()
+    if trainer.is_world_process_zero():
+        run.save_stage(stage, _averaged(state, stage, directory))
+    _wait()
+    if stage is not run.recipe.stages[-1] and trainer.any_process(stop.signum != 0):
+        raise TrainingStoppedError(stop.signum, stage.name, stage.steps)
+
+
+def _averaged(state: State, stage: StageRecipe, directory: Path) -> State:
+    """Return the mean over the last saves where the stage wants it; tied weights come once from the files."""
+    if stage.average == 1:
+        return state
+    found = sorted(directory.glob("snapshots/*.safetensors"), key=lambda path: int(path.stem))
+    kept = [path for path in found if int(path.stem) <= stage.steps][-stage.average :]
+    logger.info("stage %s: mean of the weights at steps %s", stage.name, ", ".join(path.stem for path in kept))
+    return mean_state(kept)
+
+
+def _check_compiler(stage: StageRecipe) -> None:
+    """Look for what torch.compile needs on processors, by the name that torch chooses.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    compiler = os.environ.get("CXX") or COMPILERS.get(sys.platform, "g++")
+    if stage.compile and not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise ConfigError(
+            f"stage {stage.name}: compile needs a C++ compiler here, and {compiler} is not on the path; "
+            "install it, or remove compile"
+        )
+
+
+def _check(run: Run, stage: StageRecipe, directory: Path, processes: int) -> None:
+    """Check what several processes and an earlier start have to do with each other, and tidy up behind the latter.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    batches = batches_per_step(stage, processes)
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if fsdp and "encoder" in stage.trained and run.config.encoder.get("layerdrop"):
+        raise ConfigError(
+            f"stage {stage.name}: under FSDP all processes run all layers; set layerdrop: 0 in the encoder"
+        )
+    settings = directory / SETTINGS_FILE
+    if settings.is_file():
+        before = json.loads(settings.read_text(encoding="utf-8"))["batches_per_step"]
+        if before != batches:
+            raise ConfigError(
+                f"stage {stage.name} began with {before} batches a step, now there would be {batches}; "
+                f"set batches_per_step: {before} or start as many processes as before"
+            )
+    _wait()
+    if _is_first():
+        shutil.rmtree(directory / PARTIAL, ignore_errors=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(settings, json.dumps({"batches_per_step": batches}) + "\n")
+    _wait()
+
+
+def _last_complete(directory: Path) -> Path | None:
+    """Return the newest checkpoint of the stage; one without its state was interrupted by version 0.1.0."""
+    complete = [path.parent for path in directory.glob("checkpoint-*/trainer_state.json")]
+    return max(complete, key=lambda path: int(path.name.partition("-")[2])) if complete else None
+
+
+def _arguments(run: Run, stage: StageRecipe, directory: Path) -> TrainingArguments:
+    recipe = run.recipe
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    return TrainingArguments(
+        output_dir=str(directory),
+        max_steps=stage.steps,
+        per_device_train_batch_size=1,  # one item of the dataset is a whole batch
+        gradient_accumulation_steps=batches_per_step(stage, processes) // processes,
+        optim="adamw_torch_fused",
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=stage.warmup_steps,
+        weight_decay=stage.weight_decay,
+        max_grad_norm=stage.max_grad_norm,
+        adam_beta2=0.98,
+        bf16=recipe.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=bool(run.config.encoder.get("layerdrop")),
+        save_steps=recipe.save_steps,
+        logging_steps=recipe.log_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps",
+        eval_steps=recipe.eval_steps or recipe.save_steps,
+        dataloader_num_workers=recipe.workers,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        report_to=list(recipe.report_to),
+        seed=recipe.seed,
+        disable_tqdm=True,
+        label_names=["targets"],
+    )
+
+
+def _threads(workers: int) -> int:
+    """Return the threads of one process; more of all processes than cores slowed it tenfold.
+
+    OMP_NUM_THREADS decides for a single one: workers that only read texts leave their cores idle. Launchers of several
+    set it to 1 unasked.
+    """
+    on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    chosen = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if on_machine == 1 and chosen.isdecimal() and int(chosen):
+        return int(chosen)
+    return max(1, ((os.cpu_count() or 1) - workers * on_machine) // on_machine)
+
+
+def _is_first() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _wait() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()

@@ -1,0 +1,1 @@
+"""The fields of a recipe and their checks."""

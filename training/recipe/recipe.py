@@ -1,0 +1,236 @@
+"""Recipes: one YAML file that says how a model is trained. Knows fields and their checks, not torch.
+
+`load_recipe` reads a file strictly into the dataclasses below: an unknown or misspelt key is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from bestow_edge.core.checkpoint import load_config
+from bestow_edge.core.config import (
+    AdapterConfig,
+    BidirectionalConfig,
+    FeatureConfig,
+    ModelConfig,
+    PolicyConfig,
+    SegmentConfig,
+    StreamingConfig,
+)
+from bestow_edge.core.decoding import decode
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.prompts import parse_pair
+from bestow_edge.training.recipe.data import DataRecipe, check_pairs, check_stages
+from bestow_edge.training.recipe.stages import StageRecipe
+
+SMALLEST_VOCAB = 261  # five special tokens and every byte
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelRecipe:
+    """The model to train from scratch; vocabulary and chat format come from the tokenizer."""
+
+    encoder: dict[str, Any]
+    """transformers config of the encoder; fields left out take its defaults."""
+    llm: dict[str, Any]
+    """transformers config of the LLM; fields left out take its defaults."""
+    adapter: AdapterConfig
+    """The adapter."""
+    pairs: tuple[str, ...]
+    """Language pairs; `en-en` is transcription."""
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    """The front-end."""
+    streaming: StreamingConfig = field(default_factory=StreamingConfig)
+    """Attention contexts of a cache-aware encoder."""
+    bidirectional: BidirectionalConfig | None = None
+    """How a bidirectional encoder streams; None means the defaults."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """Default policy; its `l` is the one trained with."""
+    segments: SegmentConfig = field(default_factory=SegmentConfig)
+    """When a session begins a new segment."""
+    vocab_size: int = 512
+    """Size of the byte-level BPE tokenizer trained on the transcripts."""
+    encoder_from: str = ""
+    """Checkpoint directory, relative to the recipe's file, whose encoder's weights are the first ones; `encoder` has to
+    repeat its sizes. Empty = random weights."""
+    encoder_layers: tuple[int, ...] = ()
+    """Which layers of that encoder are taken, ascending from 0; empty = all. An encoder that lost some learns again far
+    sooner than a random one."""
+
+    def __post_init__(self) -> None:
+        """Check what a tokenizer and the parts' heads need."""
+        if self.vocab_size < SMALLEST_VOCAB:
+            raise ConfigError(
+                f"model: vocab_size {self.vocab_size}; special tokens and 256 bytes need at least {SMALLEST_VOCAB}"
+            )
+        for part, config in (("encoder", self.encoder), ("llm", self.llm)):
+            width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+            if isinstance(width, int) and isinstance(heads, int) and "head_dim" not in config and width % heads:
+                raise ConfigError(f"model.{part}: hidden_size {width} does not fit {heads} attention heads")
+        self._check_encoder_layers()
+
+    def _check_encoder_layers(self) -> None:
+        taken = self.encoder_layers
+        if not taken:
+            return
+        if not self.encoder_from:
+            raise ConfigError("model: encoder_layers are layers of the encoder that encoder_from names; set both")
+        if min(taken) < 0 or list(taken) != sorted(set(taken)):
+            raise ConfigError(f"model: encoder_layers {list(taken)}; expected numbers from 0, ascending, none twice")
+        if len(taken) != (layers := self.encoder.get("num_hidden_layers", len(taken))):
+            raise ConfigError(f"model: {len(taken)} encoder_layers, but encoder has num_hidden_layers {layers}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HypothesesRecipe:
+    """What is written for some dev utterances at each evaluation, under wait-k at one K; in `samples.jsonl`."""
+
+    utterances: int = 8
+    """Utterances of the dev set; 0 = none."""
+    k: int = 0
+    """K; 0 = the model's default policy's. L is always the model's."""
+    lookahead: int | None = None
+    """Look-ahead of the encoder, steps; left out = the model's default."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.utterances < 0 or self.k < 0:
+            raise ConfigError(f"hypotheses: utterances and k must be at least 0, got {self.utterances} and {self.k}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A whole training run."""
+
+    model: ModelRecipe | None = None
+    """What is trained, from random weights. Beside `init` it may repeat the checkpoint's values, which are compared;
+    with it `--dry-run` works where the checkpoint is not."""
+    data: DataRecipe
+    """On what."""
+    stages: tuple[StageRecipe, ...]
+    """In which order."""
+    init: str = ""
+    """Checkpoint directory to start from, relative to the recipe's file, such as `bestow-edge init` makes."""
+    pairs: tuple[str, ...] = ()
+    """Language pairs to train in place of the checkpoint's; with `init` alone."""
+    seed: int = 0
+    """Seed of weights, data and masks."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Arithmetic of matrix products; weights stay fp32."""
+    labels: int = 0
+    """Size of a vocabulary of its own for the losses on the encoder's output, trained on the transcripts; 0 = the LLM's
+    tokens. A few hundred pieces of words are learned far sooner than thousands of words."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the next-token loss."""
+    save_steps: int = 250
+    """Steps between training checkpoints, from which a run resumes."""
+    eval_steps: int = 0
+    """Steps between evaluations on the dev set; 0 = `save_steps`."""
+    log_steps: int = 25
+    """Steps between records of the training loss."""
+    hypotheses: HypothesesRecipe = field(default_factory=HypothesesRecipe)
+    """Texts written and scored at each evaluation."""
+    report_to: tuple[Literal["tensorboard"], ...] = ()
+    """Where transformers' Trainer reports besides `log.jsonl`; `tensorboard` writes to `tensorboard/` in the output."""
+    workers: int = 1
+    """Data loader processes for each training process."""
+
+    def __post_init__(self) -> None:
+        """Check what the parts need of each other."""
+        if not self.stages:
+            raise ConfigError("recipe: stages is empty; give at least one")
+        if self.model is None and not self.init:
+            raise ConfigError("recipe: model is missing; give model (random weights) or init (a checkpoint directory)")
+        if self.pairs and (self.model is not None or not self.init):
+            raise ConfigError("recipe: pairs goes with init alone; model has its own pairs")
+        for pair in (*self.pairs, *(self.model.pairs if self.model else ())):
+            parse_pair(pair)
+        names = [stage.name for stage in self.stages]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ConfigError(f"recipe: stages named alike: {', '.join(sorted(twice))}; each has its own directory")
+        if self.save_steps < 1 or self.log_steps < 1 or self.eval_steps < 0 or self.workers < 1:
+            raise ConfigError("recipe: save_steps, log_steps and workers must be at least 1, eval_steps at least 0")
+        if self.labels and self.labels < SMALLEST_VOCAB:
+            raise ConfigError(f"recipe: labels {self.labels}; 256 bytes and special tokens need {SMALLEST_VOCAB}, or 0")
+        self._check_stages()
+        if self.model is not None:
+            check_lookaheads(self, self.model.streaming)
+            check_pairs(self.data, self.model.pairs)
+        check_stages(self.data, self.stages)
+
+    def _check_stages(self) -> None:
+        for stage in self.stages:
+            where, saves = f"stage {stage.name}", -(-stage.steps // self.save_steps)
+            if stage.average > 1 and saves < stage.average:
+                raise ConfigError(f"{where}: average {stage.average} needs as many saves; lower save_steps")
+            if stage.best in {"wer", "bleu"} and not self.hypotheses.utterances:
+                raise ConfigError(f"{where}: best: {stage.best} needs hypotheses.utterances above 0")
+
+
+def check_lookaheads(recipe: Recipe, streaming: StreamingConfig) -> None:
+    """Check that every look-ahead trained with is one of the model's.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    wanted = {stage.name: set(stage.lookaheads) for stage in recipe.stages}
+    if recipe.hypotheses.lookahead is not None:
+        wanted["hypotheses"] = {recipe.hypotheses.lookahead}
+    for name, lookaheads in wanted.items():
+        if unknown := lookaheads - set(streaming.lookaheads):
+            raise ConfigError(f"stage {name}: look-aheads {unknown} are not in model.streaming.lookaheads")
+
+
+def pairs_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return the language pairs that a recipe trains: its own, or those of the checkpoint it starts from.
+
+    Raises:
+        CheckpointError: the recipe names none and `init` is no checkpoint.
+    """
+    own = recipe.pairs or (recipe.model.pairs if recipe.model else ())
+    return own or load_config(Path(recipe.init)).pairs
+
+
+def load_recipe(path: Path, *, init: Path | None = None) -> Recipe:
+    """Read a recipe; its `init` and `encoder_from` come back relative to the current directory.
+
+    Args:
+        path: the YAML file.
+        init: checkpoint directory that takes the place of the recipe's.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or has unknown, missing or wrong fields.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such recipe; examples/digits.yaml is one")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    if init is not None and isinstance(values, dict):
+        values = values | {"init": str(init.absolute())}
+    recipe = decode(Recipe, values, path.name)
+    if recipe.model is not None and recipe.model.encoder_from:
+        encoder_from = str(path.parent / recipe.model.encoder_from)
+        recipe = replace(recipe, model=replace(recipe.model, encoder_from=encoder_from))
+    return replace(recipe, init=str(path.parent / recipe.init)) if recipe.init else recipe
+
+
+def model_config(recipe: ModelRecipe, *, encoder: dict[str, Any], llm: dict[str, Any], **chat: Any) -> ModelConfig:
+    """Put a complete `ModelConfig` together from the recipe and the complete transformers configs."""
+    return ModelConfig(
+        encoder=encoder,
+        llm=llm,
+        adapter=recipe.adapter,
+        features=recipe.features,
+        streaming=recipe.streaming,
+        bidirectional=recipe.bidirectional,
+        policy=recipe.policy,
+        segments=recipe.segments,
+        pairs=recipe.pairs,
+        **chat,
+    )

@@ -1,0 +1,1 @@
+"""Speech spoken by espeak-ng."""
