@@ -163,15 +163,15 @@ def start_of(adapter: dict[str, Any], options: argparse.Namespace, directory: Pa
     import torch
 
     from bestow_edge.core.checkpoint import TOKENIZER_FILE
-    from bestow_edge.core.config import AdapterConfig
-    from bestow_edge.model.base import BestowModel
+    from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
+    from bestow_edge.model.base import SpeechModel
     from bestow_edge.model.checkpoint import load_checkpoint, save_checkpoint
 
     start = Path(options.out) / "start" / "checkpoint"
     trained = load_checkpoint(start)
-    width = {"width": trained.config.adapter.width, "num_heads": trained.config.adapter.num_heads}
+    width = {"width": trained.config.connector.width, "num_heads": trained.config.connector.num_heads}
     torch.manual_seed(0)
-    model = BestowModel.from_config(replace(trained.config, adapter=AdapterConfig(**(width | adapter))))
+    model = SpeechModel.from_config(replace(trained.config, adapter=CrossAdapterConfig(**(width | adapter))))
     model.encoder.load_state_dict(trained.encoder.state_dict())
     model.llm.load_state_dict(trained.llm.state_dict())
     save_checkpoint(model, (start / TOKENIZER_FILE).read_text(encoding="utf-8"), directory)

@@ -10,7 +10,8 @@ import platform
 import time
 from pathlib import Path
 
-from bestow_edge.core.config import AdapterConfig, ModelConfig
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 from bestow_edge.training.data.corpora.mixture import Corpora
 from bestow_edge.training.data.corpora.shards import write_shards
 from bestow_edge.training.data.examples import ExampleMaker
@@ -57,7 +58,7 @@ def row(source: SourceRecipe, buckets: int, augment: AugmentRecipe, args: argpar
     corpora = Corpora(data, [stage], PAIRS, args.manifest.parent)
     tokenizer = train_tokenizer(corpora.texts(), PAIRS, 1024)
     sizes = {"model_type": "any", "hidden_size": 8}
-    config = ModelConfig(encoder=sizes, llm=sizes, adapter=AdapterConfig(), pairs=PAIRS, chat=CHAT)
+    config = ModelConfig(encoder=sizes, llm=sizes, adapter=CrossAdapterConfig(), pairs=PAIRS, chat=CHAT)
     maker = ExampleMaker(config, tokenizer, stage, tokenizer.token_to_id(END))
     dataset = corpora.dataset(maker, dev=False, num_batches=args.batches, seed=1)
     plan = dataset.batches[0].plan

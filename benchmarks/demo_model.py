@@ -239,7 +239,7 @@ def llm_alone(args: argparse.Namespace) -> Callable[[Written], str]:
     torch.set_num_threads(args.threads)
     model = load_checkpoint(args.checkpoint)
     tokenizer = Tokenizer.from_file(str(args.checkpoint / "tokenizer.json"))
-    silence = torch.zeros(1, 0, model.config.encoder["hidden_size"])
+    silence = torch.zeros(1, 0, model.config.encoder.network["hidden_size"])
 
     @torch.no_grad()
     def write(asked: Written) -> str:

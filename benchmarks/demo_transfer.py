@@ -26,7 +26,7 @@ from rich.table import Table
 
 from bestow_edge.core.checkpoint import TOKENIZER_FILE
 from bestow_edge.core.decoding import decode
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from bestow_edge.training.learning.trainer import train
 from bestow_edge.training.recipe.recipe import Recipe
@@ -41,8 +41,8 @@ def with_llm(start: Path, llm: Path, directory: Path, *, pretrained: bool) -> Pa
     if not directory.exists():
         hears, reads = load_checkpoint(start).float(), load_checkpoint(llm).float()
         torch.manual_seed(0)
-        model = BestowModel.from_config(replace(hears.config, llm=reads.config.llm))
-        model.adapter.start_silent()
+        model = SpeechModel.from_config(replace(hears.config, llm=reads.config.llm))
+        model.connector.start_silent()
         model.encoder.load_state_dict(hears.encoder.state_dict())
         if pretrained:
             model.llm.load_state_dict(reads.llm.state_dict())

@@ -28,12 +28,16 @@ from accelerate import init_empty_weights
 from rivals.random_checkpoint import model_config, random_weights
 from torch import Tensor, nn
 
-from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM, GraphSpec, graph_specs
+from bestow_edge.core.graphs import graph_specs
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.llm import GRAPH as LLM
+from bestow_edge.core.tensors import GraphSpec
 from bestow_edge.export.graphs.chunked import EncoderChunk
 from bestow_edge.export.graphs.cross_adapter import AdapterStep
 from bestow_edge.export.graphs.llm import llm_step
 from bestow_edge.export.parity import cases, torch_reference
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.runtime.records.golden import relative_error
 
 TOLERANCE = 0.2  # bfloat16 over 24 layers of random weights; a wrong part gives more than 1
@@ -45,20 +49,20 @@ SIZES = {
 Row = dict[str, Any]
 
 
-def load(*, tiny: bool) -> BestowModel:
+def load(*, tiny: bool) -> SpeechModel:
     """Return a model of random weights, bfloat16 on the CPU."""
     with init_empty_weights(include_buffers=False):
-        model = BestowModel.from_config(model_config(most_tokens=0, tiny=tiny))
+        model = SpeechModel.from_config(model_config(most_tokens=0, tiny=tiny))
     model.load_state_dict(random_weights(model), assign=True)
     model.llm.tie_weights()
     return model.requires_grad_(False).eval()
 
 
 @contextmanager
-def part(model: BestowModel, spec: GraphSpec) -> Iterator[nn.Module]:
+def part(model: SpeechModel, spec: GraphSpec) -> Iterator[nn.Module]:
     """Yield what a graph is traced from, float32 on the CPU."""
     embedding = model.llm.get_input_embeddings()
-    owners = {ENCODER: (model.encoder, model.adapter), ADAPTER: (model.adapter, embedding), LLM: (model.llm,)}
+    owners = {ENCODER: (model.encoder, model.connector), ADAPTER: (model.connector, embedding), LLM: (model.llm,)}
     for owner in owners[spec.name]:
         owner.to("cpu", torch.float32)
     if spec.name == LLM:
@@ -111,7 +115,7 @@ def captured(run: Callable[[], object], device: torch.device) -> Callable[[], ob
     return graph.replay
 
 
-def measure(module: nn.Module, spec: GraphSpec, model: BestowModel, device: torch.device, runs: int) -> Iterator[Row]:
+def measure(module: nn.Module, spec: GraphSpec, model: SpeechModel, device: torch.device, runs: int) -> Iterator[Row]:
     """Compare a part with itself in float32 and time it."""
     wanted = [(case, feeds) for case, feeds in cases(spec, model.config) if chosen(case, spec)]
     reference = torch_reference(module, spec)

@@ -34,7 +34,8 @@ from bestow_edge.core.checkpoint import load_config
 from bestow_edge.core.config import FeatureConfig
 from bestow_edge.core.errors import BestowEdgeError
 from bestow_edge.core.policy import WaitK
-from bestow_edge.core.tensors import ENCODER, LLM
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.core.utterances import read_manifest as read_recordings
 from bestow_edge.evaluation.report.hardware import describe_machine, usable_cores, versions
 from bestow_edge.runtime.assets.recordings import sample_manifest

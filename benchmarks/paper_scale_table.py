@@ -13,7 +13,9 @@ from typing import Any
 
 from rich.table import Table
 
-from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.llm import GRAPH as LLM
 
 THREE_TEXTS = "three texts"  # the LLM's products for as many rows
 LOOKAHEAD = 13  # of the comparison with PyTorch and NeMo

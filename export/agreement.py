@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +18,11 @@ from bestow_edge.core.errors import ExportError
 from bestow_edge.core.prompts import Pair, parse_pair
 from bestow_edge.core.utterances import read_manifest
 from bestow_edge.runtime.audio.files import read_audio
-from bestow_edge.runtime.decoders.cross_adapter import TextDecoder, empty_memory
-from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
-from bestow_edge.runtime.encoders.base import encoder_for
+from bestow_edge.runtime.decoders.base import Decoder, hear_all
 from bestow_edge.runtime.model import Model
-from bestow_edge.runtime.stream.answer import Track
-from bestow_edge.runtime.stream.text import Detokenizer
+from bestow_edge.runtime.stream.answer import Answer
+from bestow_edge.runtime.stream.listener import Listener
+from bestow_edge.runtime.stream.loop import decode
 
 MOST_TOKENS = 24  # of an answer: a model that never ends one would take minutes
 LEAST_AGREEMENT = 0.95
@@ -73,23 +71,14 @@ def read_recordings(manifest: Path, model: Model) -> list[Recording]:
 
 def answer(model: Model, recording: Recording) -> list[Choice]:
     """Return what a model decides about a recording under its default policy."""
-    memory, decoder, track = _begin(model, recording)
-    choices: list[Choice] = []
-    while (visible := track.wants(memory.written, ended=True)) is not None:
-        attempt = decoder.attempt([visible])[0]
-        choices.append(Choice(visible, attempt.token_id))
-        if attempt.token_id not in model.manifest.end_ids:
-            decoder.commit(0, attempt.token_id)
-            track.write(attempt, visible)
-        else:
-            track.pause(visible)
-            track.done = visible == memory.written
-    return choices
+    decoder = _heard(model, recording)
+    attempts = decode(decoder, Answer(model.default_policy, MOST_TOKENS), model.manifest.end_ids)
+    return [Choice(attempt.visible_steps, attempt.token_id) for attempt in attempts]
 
 
 def follow(model: Model, recording: Recording, choices: Sequence[Choice]) -> list[int]:
     """Return what a model would have decided at each point of another one's answer."""
-    _, decoder, _ = _begin(model, recording)
+    decoder = _heard(model, recording)
     tokens = []
     for choice in choices:
         tokens.append(decoder.attempt([choice.visible])[0].token_id)
@@ -108,12 +97,12 @@ def agreement(model: Model, recordings: Sequence[Recording], answers: Sequence[S
     return same / total
 
 
-def _begin(model: Model, recording: Recording) -> tuple[SpeechMemory, TextDecoder, Track]:
-    policy = model.default_policy
-    encoder: Any = encoder_for(model, [policy], model.config.right_context)  # Any: each kind has its own state
-    memory = empty_memory(model.adapter, model.manifest)
-    for speech in encoder.finish(encoder.add(recording.waveform, encoder.initial_state())):
-        memory.write(speech)
-    prompt = model.prompt_ids(recording.pair)
-    decoder = TextDecoder(model.adapter, model.llm, model.manifest, [prompt], memory)
-    return memory, decoder, Track(policy, Detokenizer(model.tokenizer, prefix=""), MOST_TOKENS)
+def _heard(model: Model, recording: Recording) -> Decoder:
+    """Return a decoder that has heard a recording whole."""
+    graphs, policies = model.graphs(), [model.default_policy]
+    encoder = model.open_encoder(graphs, policies, model.config.encoder.default_right_context)
+    listener = Listener(encoder, None)
+    listener.add(recording.waveform)
+    decoder = model.open_decoder(graphs, [model.prompt_ids(recording.pair)])
+    hear_all(decoder, listener.rest())
+    return decoder

@@ -7,8 +7,7 @@ any point leaves nothing behind.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from math import prod
@@ -37,20 +36,17 @@ from bestow_edge.core.checkpoint import WEIGHTS_FILE, weight_shapes
 from bestow_edge.core.errors import AgreementError, ExportError
 from bestow_edge.core.files import atomic_directory, sha256
 from bestow_edge.core.prompts import parse_pair, prompt_text
-from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM, WINDOW, GraphSpec, Target, graph_specs
+from bestow_edge.core.tensors import GraphSpec, Target
 from bestow_edge.export.agreement import LEAST_AGREEMENT, agreement, answer, read_recordings
-from bestow_edge.export.graphs.chunked import EncoderChunk
-from bestow_edge.export.graphs.cross_adapter import AdapterStep
-from bestow_edge.export.graphs.llm import llm_step
-from bestow_edge.export.graphs.windowed import BidirectionalEncoder
-from bestow_edge.export.parity import cases, compare, expected_outputs
-from bestow_edge.export.precision import parse_precisions, part_of
+from bestow_edge.export.graphs.base import GraphSource, graph_sources
+from bestow_edge.export.parity import compare, expected_outputs
+from bestow_edge.export.precision import parse_precisions
 from bestow_edge.export.rewriting.float16 import to_half
 from bestow_edge.export.rewriting.fusion import fuse
 from bestow_edge.export.rewriting.quantization import quantize
 from bestow_edge.export.rewriting.tensorrt_rules import check_ready
 from bestow_edge.export.tracing import sample_inputs, save_graph, trace_graph
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import load_part, skeleton
 from bestow_edge.runtime.assets.recordings import sample_manifest
 from bestow_edge.runtime.devices.base import Array
@@ -58,12 +54,6 @@ from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.records.golden import record_golden
 
 TOOLS = ("bestow-edge", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
-PARTS = {  # the weights a graph needs
-    ENCODER: ("encoder.", "adapter."),
-    WINDOW: ("encoder.", "adapter."),
-    ADAPTER: ("adapter.", "llm."),
-    LLM: ("llm.",),
-}
 Progress = Callable[[str], None]
 
 
@@ -118,6 +108,7 @@ def export_bundle(
     """
     progress("reading the checkpoint")
     model = skeleton(checkpoint)
+    sources = graph_sources(model.config)
     tokenizer = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
     chosen = parse_precisions(precision, _weights(checkpoint, ("llm.",)), target)
     with atomic_directory(out, replace=force) as partial:
@@ -126,18 +117,18 @@ def export_bundle(
         parity: list[ParityRow] = []
         graphs, sizes = {}, {}
         with TemporaryDirectory(dir=partial) as full:
-            for spec in graph_specs(model.config).values():
-                wanted = chosen[part_of(spec.name)]
-                with load_part(model, checkpoint, PARTS[spec.name]), _module(model, spec) as module:
-                    sizes[spec.name] = sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
-                    parity += _export_graph(module, spec, manifest, (Path(full), partial), wanted, progress)
-                graphs[spec.name] = GraphEntry(file=f"{spec.name}.onnx", precision=wanted)
+            for name, source in sources.items():
+                wanted = chosen[source.spec.part]
+                with load_part(model, checkpoint, source.weights), source.build(model) as module:
+                    sizes[name] = sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
+                    parity += _export_graph(module, source, manifest, (Path(full), partial), wanted, progress)
+                graphs[name] = GraphEntry(file=f"{name}.onnx", precision=wanted)
             manifest = replace(manifest, graphs=graphs, parity=tuple(parity))
             if set(chosen.values()) != {"fp32"}:
                 report = _report(manifest, (Path(full), partial), sizes, check, progress)
                 manifest = replace(manifest, quantization=report)
         progress("recording golden outputs")
-        golden: dict[str, Any] = _golden(partial, manifest)  # Any: savez's own keywords share the signature
+        golden: dict[str, Any] = _golden(partial, manifest, sources)  # Any: savez's own keywords share the signature
         np.savez_compressed(partial / GOLDEN_FILE, **golden)
         manifest = replace(manifest, files=list_files(partial))
         write_manifest(manifest, partial)
@@ -149,36 +140,25 @@ def _weights(checkpoint: Path, prefixes: tuple[str, ...]) -> int:
     return sum(prod(shape) for name, shape in shapes.items() if name.startswith(prefixes))
 
 
-@contextmanager
-def _module(model: BestowModel, spec: GraphSpec) -> Iterator[nn.Module]:
-    """Yield what a graph is traced from."""
-    if spec.name == LLM:
-        with llm_step(model.llm) as step:
-            yield step
-    else:
-        modules = {ENCODER: EncoderChunk, WINDOW: BidirectionalEncoder, ADAPTER: AdapterStep}
-        yield modules[spec.name](model).eval()
-
-
 def _export_graph(
     module: nn.Module,
-    spec: GraphSpec,
+    source: GraphSource,
     manifest: BundleManifest,
     directories: tuple[Path, Path],
     precision: Precision,
     progress: Progress,
 ) -> list[ParityRow]:
     """Write a graph to the first directory in fp32, and to the second as it goes into the bundle."""
+    spec = source.spec
     full, path = (directory / f"{spec.name}.onnx" for directory in directories)
-    config = manifest.model
-    expected = expected_outputs(module, spec, config)
+    expected = expected_outputs(module, source)
     progress(f"{spec.name}: tracing")
     graph = trace_graph(module, spec, sample_inputs(spec))
     fuse(graph, manifest.target)
     progress(f"{spec.name}: writing float32")
     save_graph(graph, full)
     progress(f"{spec.name}: comparing with PyTorch")
-    rows = compare(full, spec, config, expected, "fp32")
+    rows = compare(full, spec, source, expected, "fp32")
     if precision == "fp32":
         for file in full.parent.glob(f"{full.name}*"):
             shutil.copyfile(file, path.parent / file.name)
@@ -186,13 +166,13 @@ def _export_graph(
     progress(f"{spec.name}: {precision}")
     final = manifest.specs[spec.name]
     save_graph(_lower(graph, final, precision, manifest.target), path)
-    return rows + compare(path, final, config, expected, precision)
+    return rows + compare(path, final, source, expected, precision)
 
 
 def _lower(graph: ir.Model, spec: GraphSpec, precision: Precision, target: Target) -> ir.Model:
     """Return a float32 graph as it goes into the bundle; the given one may be changed."""
     if target == "cpu" or precision != "fp16":
-        graph = quantize(graph, precision, rows_apart=spec.name in (ADAPTER, LLM))  # several texts are one batch
+        graph = quantize(graph, precision, rows_apart=spec.part != "encoder")  # several texts are one batch
     if target != "cpu":
         to_half(graph, spec)
     if target == "tensorrt":
@@ -264,15 +244,15 @@ def _row(
     )
 
 
-def _golden(directory: Path, manifest: BundleManifest) -> dict[str, Array]:
+def _golden(directory: Path, manifest: BundleManifest, sources: Mapping[str, GraphSource]) -> dict[str, Array]:
     inputs = {}
-    for spec in manifest.specs.values():
-        sizes = [feeds for _, feeds in cases(spec, manifest.model)]
-        inputs[spec.name] = min(sizes, key=lambda feeds: sum(array.size for array in feeds.values()))
+    for name, source in sources.items():
+        cases = [feeds for _, feeds in source.cases()]
+        inputs[name] = min(cases, key=lambda feeds: sum(array.size for array in feeds.values()))
     return record_golden(directory, manifest, inputs)
 
 
-def _manifest(model: BestowModel, tokenizer: Tokenizer, checkpoint_sha256: str, target: Target) -> BundleManifest:
+def _manifest(model: SpeechModel, tokenizer: Tokenizer, checkpoint_sha256: str, target: Target) -> BundleManifest:
     """Return the manifest without what is known last: graphs, files and parity."""
     config = model.config
     prompts = {

@@ -6,29 +6,29 @@ from typing import get_args
 
 from bestow_edge.core.bundle import Precision
 from bestow_edge.core.errors import ConfigError
-from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM, WINDOW, Target
+from bestow_edge.core.tensors import Part, Target
 
-PARTS = {"encoder": (ENCODER, WINDOW), "adapter": (ADAPTER,), "llm": (LLM,)}
-CHOICES: dict[str, tuple[Precision, ...]] = {
+PARTS: tuple[Part, ...] = get_args(Part)
+CHOICES: dict[Part, tuple[Precision, ...]] = {
     "encoder": ("fp32", "fp16", "int8"),  # int4 weights are unpacked for each chunk: slower and worse than int8
-    "adapter": ("fp32", "fp16", "int8", "int4"),
+    "connector": ("fp32", "fp16", "int8", "int4"),
     "llm": ("fp32", "fp16", "int8", "int4"),
 }
-ON_GPU: dict[Target, dict[str, tuple[Precision, ...]]] = {  # the default first; caches are float16 in any case
-    "cuda": {"encoder": ("fp16",), "adapter": ("fp16",), "llm": ("fp16", "int4")},
-    "tensorrt": {"encoder": ("fp16",), "adapter": ("fp16",), "llm": ("fp16",)},
+ON_GPU: dict[Target, dict[Part, tuple[Precision, ...]]] = {  # the default first; caches are float16 in any case
+    "cuda": {"encoder": ("fp16",), "connector": ("fp16",), "llm": ("fp16", "int4")},
+    "tensorrt": {"encoder": ("fp16",), "connector": ("fp16",), "llm": ("fp16",)},
 }
 LARGE_LLM = 300_000_000  # weights from which int4 is the default: its bytes are then what a token costs
 
 
-def default_precisions(llm_weights: int, target: Target = "cpu") -> dict[str, Precision]:
+def default_precisions(llm_weights: int, target: Target = "cpu") -> dict[Part, Precision]:
     """Return the precision of each part: for CPUs int8, and int4 for the weights of a large LLM; for GPUs fp16."""
     if target != "cpu":
         return {part: choices[0] for part, choices in ON_GPU[target].items()}
-    return {"encoder": "int8", "adapter": "int8", "llm": "int4" if llm_weights >= LARGE_LLM else "int8"}
+    return {"encoder": "int8", "connector": "int8", "llm": "int4" if llm_weights >= LARGE_LLM else "int8"}
 
 
-def parse_precisions(text: str | None, llm_weights: int, target: Target = "cpu") -> dict[str, Precision]:
+def parse_precisions(text: str | None, llm_weights: int, target: Target = "cpu") -> dict[Part, Precision]:
     """Read what a user asks for.
 
     Args:
@@ -50,17 +50,15 @@ def parse_precisions(text: str | None, llm_weights: int, target: Target = "cpu")
     pairs = [item.partition("=") for item in text.split(",")]
     if len(pairs) == 1 and not pairs[0][1]:
         pairs = [(part, "=", text) for part in PARTS]
-    for part, _, name in pairs:
-        if part not in PARTS or name not in get_args(Precision):
-            expected = f"one of {', '.join(get_args(Precision))}, or a list such as encoder=int8,adapter=int8,llm=int4"
+    for key, _, name in pairs:
+        part = next((part for part in PARTS if part == key), None)
+        if part is None or name not in get_args(Precision):
+            expected = (
+                f"one of {', '.join(get_args(Precision))}, or a list such as encoder=int8,connector=int8,llm=int4"
+            )
             raise ConfigError(f"precision {text!r}: expected {expected}")
         if name not in choices[part]:
             where = "" if target == "cpu" else f" for {target}"
             raise ConfigError(f"precision {text!r}: the {part} comes in {', '.join(choices[part])}{where}")
         chosen[part] = next(choice for choice in choices[part] if choice == name)
     return chosen
-
-
-def part_of(graph: str) -> str:
-    """Return the part of the model a graph computes."""
-    return next(part for part, graphs in PARTS.items() if graph in graphs)

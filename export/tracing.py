@@ -10,14 +10,13 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from bestow_edge.core.config import SUBSAMPLING
 from bestow_edge.core.errors import ExportError
-from bestow_edge.core.tensors import GraphSpec, TensorSpec
+from bestow_edge.core.tensors import BATCH, CAPACITY, FRAMES, SLOTS, TOKENS, GraphSpec
 from bestow_edge.export.rewriting.fusion import simplify
 
 OPSET = 20
 EXTERNAL_DATA_BYTES = 100_000_000  # a protobuf file is read whole and copied, and ends at 2 GB
-SAMPLE_SIZES = {"batch": 2, "frames": 3 * SUBSAMPLING, "tokens": 5, "memory": 24, "capacity": 13}  # all different
+SAMPLE_SIZES = {BATCH: 2, FRAMES: 24, TOKENS: 5, SLOTS: 24, CAPACITY: 13}  # all different; whole steps
 DTYPES = {"float32": torch.float32, "int64": torch.int64}
 
 
@@ -41,7 +40,7 @@ def trace_graph(module: nn.Module, spec: GraphSpec, inputs: Sequence[Tensor]) ->
     Raises:
         ExportError: the module cannot be traced.
     """
-    shapes = _dynamic_shapes((*spec.inputs, *spec.states))
+    shapes = _dynamic_shapes(spec)
     named = type(module).forward.__code__.co_argcount - 1  # the arguments before `*states`
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -75,11 +74,12 @@ def save_graph(model: ir.Model, path: Path) -> None:
     ir.save(model, path, external_data=f"{path.name}.data" if weights > EXTERNAL_DATA_BYTES else None)
 
 
-def _dynamic_shapes(tensors: Sequence[TensorSpec]) -> list[dict[int, object]]:
-    dims: dict[str, object] = {
-        name: torch.export.Dim(name, min=1, max=2**20) for name in ("batch", "tokens", "memory", "capacity")
-    }
-    dims["frames"] = SUBSAMPLING * torch.export.Dim("steps", min=1, max=2**13)
+def _dynamic_shapes(spec: GraphSpec) -> list[dict[int, object]]:
+    dims: dict[str, object] = {axis: torch.export.Dim(axis, min=1, max=2**20) for axis in SAMPLE_SIZES}
+    for derived, (axis, divisor, _) in spec.derived.items():
+        if divisor > 1:  # inputs come in whole steps
+            dims[axis] = divisor * torch.export.Dim(derived, min=1, max=2**13)
     return [
-        {index: dims[axis] for index, axis in enumerate(tensor.axes) if isinstance(axis, str)} for tensor in tensors
+        {index: dims[axis] for index, axis in enumerate(tensor.axes) if isinstance(axis, str)}
+        for tensor in (*spec.inputs, *spec.states)
     ]

@@ -78,7 +78,7 @@ def calibrate(
         seconds: time to measure for; at least one chunk is measured however long it takes.
         clock: returns seconds; it may start anywhere.
     """
-    chunk_samples = round((choice.lookahead + 1) * model.config.features.step_s * model.sample_rate_hz)
+    chunk_samples = round((choice.lookahead + 1) * model.config.step_s * model.sample_rate_hz)
     silent = -(-choice.k * choice.l // (choice.lookahead + 1))  # chunks before K blocks are heard
     chunks = _babble(model.sample_rate_hz, chunk_samples, least=silent + 1)
     walls_s: list[float] = []
@@ -87,7 +87,7 @@ def calibrate(
     while not walls_s or now_s < end_s:
         with model.multi_session(
             [(asked, WaitK(choice.k, choice.l)) for asked in prompts],
-            lookahead=choice.lookahead if model.config.bidirectional is None else None,
+            lookahead=choice.lookahead,
             segments=SegmentConfig(pause_s=0),  # babble brings pauses that speech would not
         ) as session:
             for chunk in chunks[:silent]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from bestow_edge.core.bundle import BundleManifest, check_files, read_manifest
 from bestow_edge.core.config import ModelConfig, SegmentConfig
 from bestow_edge.core.delay import TRAINED_K, is_trained, solve
 from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.graphs import part_spec
 from bestow_edge.core.policy import Offline, Policy, WaitK
 from bestow_edge.core.prompts import (
     AboutSpeech,
@@ -33,9 +35,11 @@ from bestow_edge.core.prompts import (
     make_pair,
     parse_pair,
 )
+from bestow_edge.runtime.decoders.base import Decoder, open_decoder
 from bestow_edge.runtime.devices.base import Device, Graph
 from bestow_edge.runtime.devices.opening import open_graphs
 from bestow_edge.runtime.devices.tensorrt.background import BackgroundBuild
+from bestow_edge.runtime.encoders.base import SpeechEncoder, open_encoder
 from bestow_edge.runtime.stream.answer import Prompt
 from bestow_edge.runtime.stream.events import Event
 from bestow_edge.runtime.stream.session import Session
@@ -73,8 +77,14 @@ class Model:
         self.manifest = manifest
         self._lock = threading.Lock()
         opened = open_graphs(directory, manifest, device, threads=threads, mapped=mapped)
-        self.encoder, self.adapter, self.llm = opened.graphs
-        self.engines = None if opened.later is None else BackgroundBuild(opened.later, self.take_graphs)
+        self._graphs = dict(zip(manifest.specs, opened.graphs, strict=True))
+        self.engines = (
+            None
+            if opened.later is None
+            else BackgroundBuild(
+                opened.later, lambda *graphs: self.take_graphs(dict(zip(manifest.specs, graphs, strict=True)))
+            )
+        )
         """TensorRT engines that are being built while others serve; None where there is nothing to build."""
         self.tokenizer = load_tokenizer(directory / "tokenizer.json")
         self.executor = ThreadPoolExecutor(1, "bestow-edge-encoder") if ahead else None
@@ -84,17 +94,28 @@ class Model:
     @property
     def device(self) -> Device:
         """Where the graphs run."""
-        return self.encoder.device
+        return next(iter(self.graphs().values())).device
 
-    def graphs(self) -> tuple[Graph, Graph, Graph]:
-        """Return encoder, adapter and LLM, all of one device."""
+    def graphs(self) -> dict[str, Graph]:
+        """Return the graphs by name, all of one device."""
         with self._lock:
-            return self.encoder, self.adapter, self.llm
+            return self._graphs
 
-    def take_graphs(self, encoder: Graph, adapter: Graph, llm: Graph) -> None:
+    def take_graphs(self, graphs: dict[str, Graph]) -> None:
         """Let others compute from now on: new sessions at once, those there are from their next segment on."""
         with self._lock:
-            self.encoder, self.adapter, self.llm = encoder, adapter, llm
+            self._graphs = graphs
+
+    def open_encoder(
+        self, graphs: Mapping[str, Graph], policies: Sequence[Policy], right_context: int
+    ) -> SpeechEncoder[Any]:  # Any: each kind of encoder has a state of its own
+        """Return an encoder for one stream; arguments are those of `bestow_edge.runtime.encoders.base.open_encoder`."""
+        graph = graphs[part_spec(self.manifest.specs, "encoder").name]
+        return open_encoder(graph, self.config, policies, right_context)
+
+    def open_decoder(self, graphs: Mapping[str, Graph], prompts: Sequence[Sequence[int]]) -> Decoder:
+        """Return a decoder for one segment; arguments are those of `bestow_edge.runtime.decoders.base.open_decoder`."""
+        return open_decoder(graphs, self.manifest, prompts)
 
     @property
     def config(self) -> ModelConfig:
@@ -150,7 +171,7 @@ class Model:
             k: wait-k's K, None = the bundle's default.
             l: wait-k's L in encoder steps (80 ms), None = the bundle's default.
             policy: another read/write policy, such as `Offline()`; excludes `k` and `l`.
-            lookahead: right context of a cache-aware encoder in steps, None = the bundle's default.
+            lookahead: right context of the encoder in steps, None = the bundle's default.
             latency_s: most audio before the first token, seconds, from which `bestow_edge.core.delay.solve` chooses
                 `k`, `l` and `lookahead`; excludes them and `policy`.
             segments: when a new segment begins, None = the bundle's default, of which
@@ -168,7 +189,7 @@ class Model:
                 raise ConfigError("give either latency_s or k, l, policy and lookahead, not both")
             choice = solve(latency_s, self.config)
             k, l = choice.k, choice.l  # noqa: E741 - the paper's letter
-            lookahead = choice.lookahead if self.config.bidirectional is None else None
+            lookahead = choice.lookahead
         if policy is None:
             at_the_end = isinstance(asked, Question) and (k, l) == (None, None)
             policy = Offline() if at_the_end else self._wait_k(k, l)
@@ -215,9 +236,9 @@ class Model:
                 check_trained(prompt.asked, self.config.pairs)
             self._warn_of(prompt.policy)
         if lookahead is None:
-            lookahead = self.config.right_context
-        else:
-            self._check_lookahead(lookahead)
+            lookahead = self.config.encoder.default_right_context
+        elif lookahead not in (known := self.config.encoder.right_contexts):
+            raise ConfigError(f"lookahead {lookahead}: this model has {', '.join(map(str, known))}")
         if segments is None:
             segments = self.config.segments
             if all(isinstance(prompt.asked, Question) for prompt in asked):
@@ -231,13 +252,6 @@ class Model:
         self._warned.add(policy)
         trained = f"L={self.config.policy.l} and K from {TRAINED_K.start} to {TRAINED_K.stop - 1}"
         logger.warning("K=%d, L=%d: models are trained with %s; expect more mistakes", policy.k, policy.l, trained)
-
-    def _check_lookahead(self, lookahead: int) -> None:
-        if (window := self.config.bidirectional) is not None:
-            always = f"this model's encoder is bidirectional and always hears {window.right_context} steps ahead"
-            raise ConfigError(f"lookahead {lookahead}: {always}; leave the look-ahead out")
-        if lookahead not in (known := self.config.streaming.lookaheads):
-            raise ConfigError(f"lookahead {lookahead}: this model has {', '.join(map(str, known))}")
 
     def _wait_k(self, k: int | None, l: int | None) -> WaitK:  # noqa: E741 - the paper's letter
         default = self.config.policy

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bestow_edge.core.config import AdapterConfig, FeatureConfig, ModelConfig, PolicyConfig, StreamingConfig
+from bestow_edge.core.config import FeatureConfig, ModelConfig, PolicyConfig
+from bestow_edge.core.specs.chunked import ChunkedConfig
+from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
+from bestow_edge.core.specs.windowed import WindowedConfig
 
 pytest_plugins = ["microphones", "fake_portaudio", "fake_cuda", "sentences"]
 AUDIO = Path(__file__).parent / "audio"
@@ -69,10 +72,9 @@ def tiny_config(vocab_size: int = 300, **adapter: Any) -> ModelConfig:
         pad_token_id=0,
     )
     return ModelConfig(
-        encoder=encoder,
+        encoder=ChunkedConfig(network=encoder),
+        connector=CrossAdapterConfig(**({"num_layers": 2, "width": 64, "num_heads": 2} | adapter)),
         llm=llm,
-        adapter=AdapterConfig(**({"num_layers": 2, "width": 64, "num_heads": 2} | adapter)),
-        streaming=StreamingConfig(),
         policy=PolicyConfig(k=3, l=4),
         chat=CHAT,
         pairs=PAIRS,
@@ -89,17 +91,18 @@ def tiny_bidirectional_config(vocab_size: int = 300) -> ModelConfig:
         intermediate_size=128,
         subsampling_conv_channels=8,
     )
-    return replace(tiny_config(vocab_size), encoder=encoder, features=FeatureConfig(normalize="per_feature"))
+    features = FeatureConfig(normalize="per_feature")
+    return replace(tiny_config(vocab_size), encoder=WindowedConfig(network=encoder), features=features)
 
 
 def random_model(config: ModelConfig, seed: int = 0) -> Any:
     """Return a model whose random weights are large enough for speech to change what it writes."""
     import torch
 
-    from bestow_edge.model.base import BestowModel
+    from bestow_edge.model.base import SpeechModel
 
     torch.manual_seed(seed)
-    model = BestowModel.from_config(config)
+    model = SpeechModel.from_config(config)
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(torch.randn_like(weight) * (0.3 if weight.dim() > 1 else 0.1) + (weight.dim() == 1) * weight)

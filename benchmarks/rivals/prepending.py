@@ -18,7 +18,9 @@ import numpy as np
 import report
 
 from bestow_edge.core.bundle import BundleManifest, read_manifest
-from bestow_edge.core.tensors import ADAPTER, CACHE, LLM
+from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.llm import GRAPH as LLM
+from bestow_edge.core.tensors import CACHE
 from bestow_edge.runtime.decoders.cross_adapter import CachedGraph, TextDecoder, empty_memory
 from bestow_edge.runtime.devices.base import Graph
 from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
@@ -74,7 +76,7 @@ class CrossAttended:
 
     def __init__(self, manifest: BundleManifest, graphs: dict[str, Graph], steps: int) -> None:
         """Hear that many steps of speech, and run the prompt."""
-        adapter = manifest.model.adapter
+        adapter = manifest.model.connector
         memory = empty_memory(graphs[ADAPTER], manifest)
         shape = (adapter.num_layers, 1, adapter.num_heads, steps, adapter.head_dim)
         keys, values = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
@@ -130,7 +132,7 @@ def main() -> None:
     }
     warm_up = WAYS[args.way](manifest, graphs, report.WARM_UP)
     report.times_ms(warm_up.next, 1)
-    steps = round(args.seconds / manifest.model.features.step_s)
+    steps = round(args.seconds / manifest.model.step_s)
     way: Way = WAYS[args.way](manifest, graphs, steps)
     before = forget_peak()
     started = time.perf_counter()

@@ -22,8 +22,9 @@ from accelerate import init_empty_weights
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig
 
-from bestow_edge.core.config import AdapterConfig, FeatureConfig, ModelConfig, SegmentConfig
-from bestow_edge.model.base import BestowModel
+from bestow_edge.core.config import FeatureConfig, ModelConfig, SegmentConfig
+from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import save_checkpoint
 from bestow_edge.training.data.tokens import CHAT, SPECIAL_TOKENS
 
@@ -39,7 +40,10 @@ LLM = {
     False: {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32},
     True: {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
 }
-ADAPTER = {False: AdapterConfig(num_layers=2, width=1024, num_heads=8), True: AdapterConfig(width=64, num_heads=2)}
+ADAPTER = {
+    False: CrossAdapterConfig(num_layers=2, width=1024, num_heads=8),
+    True: CrossAdapterConfig(width=64, num_heads=2),
+}
 
 
 def whole_config(model_type: str, **values: Any) -> dict[str, Any]:  # Any: fields of many types
@@ -73,7 +77,7 @@ def model_config(*, most_tokens: int, tiny: bool) -> ModelConfig:
     )
 
 
-def random_weights(model: BestowModel) -> dict[str, torch.Tensor]:
+def random_weights(model: SpeechModel) -> dict[str, torch.Tensor]:
     """Return weights for a model that has none."""
     generator = torch.Generator().manual_seed(0)
     return {name: random_weight(name, tensor, generator) for name, tensor in model.state_dict().items()}
@@ -112,7 +116,7 @@ def main() -> None:
     args = parser.parse_args()
     config = model_config(most_tokens=args.most_tokens, tiny=args.tiny)
     with init_empty_weights(include_buffers=True):
-        model = BestowModel.from_config(config)
+        model = SpeechModel.from_config(config)
     model.load_state_dict(random_weights(model), assign=True)
     save_checkpoint(model, made_up_tokenizer(VOCAB[args.tiny]).to_str(), args.out)
     parts = {

@@ -25,13 +25,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
 from bestow_edge.core.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE
-from bestow_edge.core.config import SUBSAMPLING
 from bestow_edge.core.features import feed_features, finish_features, initial_feature_state
 from bestow_edge.core.policy import WaitK
-from bestow_edge.core.tensors import FIRST_FRAME
+from bestow_edge.core.specs.chunked import FIRST_FRAME
 from bestow_edge.export.graphs.chunked import cross_attentions, project_speech
 from bestow_edge.export.graphs.cross_adapter import AdapterStep
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import skeleton
 from bestow_edge.training.data.tokens import prompt_ids
 
@@ -41,7 +40,7 @@ TRIAL_CHUNKS, TRIAL_STEPS = 5, 10
 BLOCK = 1280  # samples heard at once, 80 ms
 
 
-def load(checkpoint: Path) -> BestowModel:
+def load(checkpoint: Path) -> SpeechModel:
     """Return the model with the weights as they are stored."""
     model = skeleton(checkpoint)
     model.load_state_dict(load_file(checkpoint / WEIGHTS_FILE), strict=False, assign=True)
@@ -65,10 +64,10 @@ class EncoderCaches:
 class TextCaches:
     """Adapter and LLM of one text: caches, and the speech it attends to."""
 
-    def __init__(self, model: BestowModel, step: AdapterStep, cache: str, tokens: int, steps: int) -> None:
+    def __init__(self, model: SpeechModel, step: AdapterStep, cache: str, tokens: int, steps: int) -> None:
         """Allocate for that many tokens and steps."""
         self.llm, self.step = model.llm, step
-        adapter, dtype = model.config.adapter, model.llm.dtype
+        adapter, dtype = model.config.connector, model.llm.dtype
         self.cache = DynamicCache() if cache == "dynamic" else StaticCache(model.llm.config, max_cache_len=tokens)
         memory = (adapter.num_heads, steps, adapter.head_dim)
         own = (1, adapter.num_heads, tokens, adapter.head_dim)
@@ -105,14 +104,14 @@ class TextCaches:
         return self.llm(inputs_embeds=embeds, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits
 
 
-def chunk_ms(model: BestowModel, lookahead: int) -> float:
+def chunk_ms(model: SpeechModel, lookahead: int) -> float:
     """Time a chunk of the encoder, ms."""
     frames = torch.zeros(1, (lookahead + 1) * SUBSAMPLING, model.config.features.num_mel_bins, dtype=dtype_of(model))
     caches = EncoderCaches(model.encoder)
     return report.median(report.times_ms(lambda: caches.encode(model.encoder, frames, lookahead), TRIAL_CHUNKS))
 
 
-def step_ms(model: BestowModel, cache: str, runs: int) -> float:
+def step_ms(model: SpeechModel, cache: str, runs: int) -> float:
     """Time a step of the LLM behind some tokens, ms."""
     text = TextCaches(model, AdapterStep(model), cache, PAST_TOKENS + runs + 2 * report.WARM_UP, 1)
     hidden, dtype = model.config.llm["hidden_size"], model.llm.dtype
@@ -121,7 +120,7 @@ def step_ms(model: BestowModel, cache: str, runs: int) -> float:
     return report.median(report.times_ms(lambda: text.language(token), runs))
 
 
-def dtype_of(model: BestowModel) -> torch.dtype:
+def dtype_of(model: SpeechModel) -> torch.dtype:
     """Return the encoder's dtype."""
     return next(model.encoder.parameters()).dtype
 
@@ -137,22 +136,22 @@ class Choice:
     """Milliseconds of every trial by name."""
 
 
-def choose(model: BestowModel, lookahead: int, runs: int) -> Choice:
+def choose(model: SpeechModel, lookahead: int, runs: int) -> Choice:
     """Time the dtypes and caches and convert the model to the fastest."""
     chunks, steps = {}, {}
     for name, dtype in DTYPES.items():
         model.encoder.to(dtype)
         chunks[name] = chunk_ms(model, lookahead)
-        nn.ModuleList([model.adapter, model.llm]).to(dtype)
+        nn.ModuleList([model.connector, model.llm]).to(dtype)
         steps |= {(name, cache): step_ms(model, cache, runs) for cache in ("dynamic", "static")}
     encoder, (llm, cache) = min(chunks, key=chunks.__getitem__), min(steps, key=steps.__getitem__)
     model.encoder.to(DTYPES[encoder])
-    nn.ModuleList([model.adapter, model.llm]).to(DTYPES[llm])
+    nn.ModuleList([model.connector, model.llm]).to(DTYPES[llm])
     trials = {f"encoder {name}": ms for name, ms in chunks.items()}
     return Choice(encoder, llm, cache, trials | {f"llm {name} {kind}": ms for (name, kind), ms in steps.items()})
 
 
-def chunks_of(waveform: np.ndarray, model: BestowModel, lookahead: int) -> Iterator[Tensor]:
+def chunks_of(waveform: np.ndarray, model: SpeechModel, lookahead: int) -> Iterator[Tensor]:
     """Yield mel frames chunk by chunk as the waveform is heard, (1, frames, mel_bins); the last may be shorter."""
     features, state = model.config.features, initial_feature_state(model.config.features)
     waiting = np.zeros((0, features.num_mel_bins), np.float32)
@@ -170,7 +169,7 @@ def chunks_of(waveform: np.ndarray, model: BestowModel, lookahead: int) -> Itera
 
 
 def stream(
-    model: BestowModel,
+    model: SpeechModel,
     waveform: np.ndarray,
     prompt: list[int],
     choice: Choice,
@@ -187,7 +186,7 @@ def stream(
     token, written, chunks = prompt[-1], 0, 0
     for frames in chunks_of(waveform, model, lookahead):
         encoded = caches.encode(model.encoder, frames, lookahead).to(model.llm.dtype)
-        text.hear(*project_speech(model.adapter.speech_in, projections, encoded))
+        text.hear(*project_speech(model.connector.speech_in, projections, encoded))
         chunks += 1
         while written < most and policy.steps_needed(written) <= text.heard:
             token, written = text.write([token], policy.steps_needed(written)), written + 1

@@ -10,12 +10,13 @@ import typer
 
 from bestow_edge.cli.asked import options
 from bestow_edge.cli.show.console import needs_extra, new_table, say, shown_steps, write_json, write_tables
-from bestow_edge.core.config import AdapterConfig, PolicyConfig
+from bestow_edge.core.config import PolicyConfig
+from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 
 if TYPE_CHECKING:
     from bestow_edge.model.pretrained.assemble import InitResult
 
-ADAPTER = AdapterConfig(num_layers=2)
+ADAPTER = CrossAdapterConfig(num_layers=2)
 POLICY = PolicyConfig()
 
 
@@ -83,7 +84,7 @@ def init(
         with needs_extra("train"):
             from bestow_edge.model.pretrained.assemble import InitRequest, init_checkpoint
 
-            adapter = AdapterConfig(
+            adapter = CrossAdapterConfig(
                 num_layers=adapter_layers,
                 width=adapter_width,
                 num_heads=adapter_heads,
@@ -92,7 +93,7 @@ def init(
                 prompt_mode=prompt_mode,
             )
             policy, names = PolicyConfig(k=k, l=l), tuple(pairs.split(","))
-            request = InitRequest(encoder=encoder, llm=llm, adapter=adapter, pairs=names, policy=policy, dtype=dtype,
+            request = InitRequest(encoder=encoder, llm=llm, connector=adapter, pairs=names, policy=policy, dtype=dtype,
                                   seed=seed, offline=offline)  # fmt: skip
             result = init_checkpoint(request, out, force=force, every_name=all_names, progress=step)
     _report(result, as_json=as_json)

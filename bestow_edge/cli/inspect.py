@@ -127,14 +127,13 @@ def quantization_tables(manifest: BundleManifest) -> list[Table]:
 
 
 def _model_table(title: str, config: ModelConfig) -> Table:
-    encoder, llm, adapter = config.encoder, config.llm, config.adapter
+    llm = config.llm
     table = new_table(title, "part", "value")
-    for name, part in (("encoder", encoder), ("LLM", llm)):
+    for name, part in (("encoder", config.encoder.network), ("LLM", llm)):
         heads = f"{part.get('num_attention_heads')} heads"
         sizes = f"{part.get('num_hidden_layers')} layers of width {part['hidden_size']}, {heads}"
         table.add_row(name, f"{part['model_type']}: {sizes}")
-    kind = f"{adapter.text_mixer}, {adapter.prompt_mode}"
-    table.add_row("adapter", f"{kind}: {adapter.num_layers} layers of width {adapter.width}, {adapter.num_heads} heads")
+    table.add_row("connector", f"{config.connector.kind}: {config.connector.describe()}")
     table.add_row("vocabulary", f"{llm.get('vocab_size')} tokens")
     features = config.features
     scaled = "" if features.normalize == "none" else f", normalised {features.normalize}"
@@ -142,16 +141,8 @@ def _model_table(title: str, config: ModelConfig) -> Table:
     table.add_row("pairs", ", ".join(config.pairs))
     table.add_row("questions", f"about speech in {', '.join(config.questions)}" if config.questions else "none")
     table.add_row("policy", f"wait-k, k {config.policy.k}, l {config.policy.l}")
-    table.add_row(*_streaming_row(config))
+    table.add_row("streaming", f"{config.encoder.kind}: {config.encoder.describe()}")
     return table
-
-
-def _streaming_row(config: ModelConfig) -> tuple[str, str]:
-    if (window := config.bidirectional) is not None:
-        sizes = f"at most {window.window} steps of 80 ms, right context {window.right_context}"
-        return "bidirectional", f"encoded again every {window.block} steps: {sizes}"
-    lookaheads = ", ".join(map(str, config.streaming.lookaheads))
-    return "look-aheads", f"{lookaheads} steps of 80 ms, default {config.streaming.default_lookahead}"
 
 
 def _weights_table(weights: dict[str, int]) -> Table:

@@ -231,6 +231,6 @@ def _texts_record(said: Sequence[str], job: Job) -> dict[str, object]:
 def _policy_record(job: Job, row: int) -> dict[str, object]:
     from bestow_edge.runtime.records.trace import describe_prompt
 
-    lookahead = job.model.config.right_context if job.lookahead is None else job.lookahead
+    lookahead = job.model.config.encoder.default_right_context if job.lookahead is None else job.lookahead
     policy = policy_record(describe_prompt(*job.prompts[row]), lookahead)
     return policy if job.beam == 1 else policy | {"beam": job.beam}

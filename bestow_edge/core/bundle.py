@@ -21,13 +21,14 @@ from bestow_edge.core.errors import (
     ConfigError,
 )
 from bestow_edge.core.files import sha256
-from bestow_edge.core.tensors import GraphSpec, Target, graph_specs
+from bestow_edge.core.graphs import graph_specs
+from bestow_edge.core.tensors import GraphSpec, Target
 
 MANIFEST_FILE = "bundle.json"
 TOKENIZER_FILE = "tokenizer.json"
 GOLDEN_FILE = "golden.npz"
 FORMAT = "bestow-edge-bundle"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 

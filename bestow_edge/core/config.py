@@ -1,4 +1,4 @@
-"""Model configuration shared by training, export and runtime; knows numpy-free plain Python only.
+"""Model configuration shared by training, export and runtime. Plain Python.
 
 A checkpoint's `config.json` and a bundle's `bundle.json` hold a `ModelConfig`. Reading is strict: an unknown key is an
 error that names the known ones, so that a misspelt field never silently takes its default.
@@ -7,16 +7,14 @@ error that names the known ones, so that a misspelt field never silently takes i
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from bestow_edge.core.decoding import decode
 from bestow_edge.core.errors import ConfigError
-
-SUBSAMPLING = 8  # mel frames per encoder step, FastConformer's factor (paper, section 3: P = 8)
-CACHE_AWARE_ENCODERS = ("nemotron_asr_streaming_encoder",)  # transformers' model types: causal, chunk by chunk
-BIDIRECTIONAL_ENCODERS = ("parakeet_encoder",)  # the whole past is encoded again for each block
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,95 +46,105 @@ class FeatureConfig:
             raise ConfigError(f"features: need hop_samples <= window_samples <= n_fft, got {got}")
 
     @property
-    def step_s(self) -> float:
-        """Seconds of audio in one encoder step (0.08)."""
-        return SUBSAMPLING * self.hop_samples / self.sample_rate_hz
+    def frame_s(self) -> float:
+        """Seconds of audio from one frame to the next (0.01)."""
+        return self.hop_samples / self.sample_rate_hz
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AdapterConfig:
-    """Cross-attention adapter between speech and the LLM (paper, section 3.1 and Table 4)."""
+class EncoderConfig(ABC):
+    """What every kind of encoder has. `bestow_edge.core.encoders.ENCODERS` lists the kinds; lengths are in steps."""
 
-    num_layers: int = 2
-    """Adapter layers X; the paper found nothing gained above 2."""
-    width: int = 1024
-    """Model width of the adapter; projections are added where it differs from the encoder's or the LLM's."""
-    num_heads: int = 8
-    """Heads of self- and cross-attention."""
-    ffn_factor: int = 4
-    """Feed-forward width over `width`: 4 by the paper's parameter counts, 1 in the authors' public code."""
-    text_mixer: Literal["attention", "lstm", "none"] = "attention"
-    """What mixes the text positions: causal self-attention in each layer, or (Table 4) two LSTM layers below one
-    cross-attention layer, or nothing, which the paper tried and gave up."""
-    prompt_mode: Literal["null_frame", "bypass"] = "null_frame"
-    """Prompt tokens before the last one: attend to the null frame only, or skip the adapter (older variant)."""
-    dropout: float = 0.0
-    """Dropout in the adapter, training only."""
+    kind: str
+    """Name of the kind in `ENCODERS`."""
+    network: dict[str, Any]
+    """transformers config of the encoder, with its `model_type`."""
+
+    model_types: ClassVar[tuple[str, ...]]
+    """transformers model types that this kind runs."""
+    frames_per_step: ClassVar[int]
+    """Mel frames in one encoder step."""
 
     def __post_init__(self) -> None:
-        """Check sizes."""
-        if min(self.num_layers, self.width, self.num_heads, self.ffn_factor) < 1:
-            raise ConfigError("adapter: num_layers, width, num_heads and ffn_factor must be at least 1")
-        if self.width % self.num_heads:
-            raise ConfigError(f"adapter: width {self.width} is not a multiple of num_heads {self.num_heads}")
-        if self.text_mixer == "lstm" and self.num_layers != 1:
-            raise ConfigError("adapter: text_mixer 'lstm' has one cross-attention layer (Table 4); set num_layers: 1")
+        """Check that the network is one of this kind."""
+        _check_network(self.network, "encoder")
+        if (model_type := self.network["model_type"]) not in self.model_types:
+            known = ", ".join(self.model_types)
+            raise ConfigError(f"encoder: model_type {model_type!r} is not one of kind {self.kind}: {known}")
+        if (factor := self.network.get("subsampling_factor", self.frames_per_step)) != self.frames_per_step:
+            raise ConfigError(f"encoder: subsampling_factor {factor}; only {self.frames_per_step} is supported")
+
+    @classmethod
+    def kinds(cls) -> Mapping[str, type[EncoderConfig]]:
+        """Return the config of each kind by its name, for the decoder."""
+        from bestow_edge.core.encoders import ENCODERS
+
+        return {name: kind.config for name, kind in ENCODERS.items()}
 
     @property
-    def head_dim(self) -> int:
-        """Width of one head."""
-        return self.width // self.num_heads
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StreamingConfig:
-    """Attention contexts of the cache-aware encoder, in encoder steps (80 ms)."""
-
-    left_context: int = 70
-    """Steps of the past an encoder step may attend to; the size of the attention cache."""
-    lookaheads: tuple[int, ...] = (13, 6, 1, 0)
-    """Right contexts a session may choose; a chunk has one step more."""
-    default_lookahead: int = 13
-    """Right context used when a session names none."""
-
-    def __post_init__(self) -> None:
-        """Check that each chunk divides the left context, which makes chunked and whole-utterance masks equal."""
-        if self.left_context < 1:
-            raise ConfigError(f"streaming: left_context must be at least 1, got {self.left_context}")
-        if self.default_lookahead not in self.lookaheads:
-            raise ConfigError(f"streaming: default_lookahead {self.default_lookahead} is not in {self.lookaheads}")
-        for lookahead in self.lookaheads:
-            if lookahead < 0 or self.left_context % (lookahead + 1):
-                chunk = lookahead + 1
-                raise ConfigError(f"streaming: chunk of {chunk} steps does not divide left_context {self.left_context}")
+    def width(self) -> int:
+        """Width of a step as the connector gets it."""
+        return int(self.network["hidden_size"])
 
     @property
-    def max_chunk_steps(self) -> int:
-        """Encoder steps in the largest chunk."""
-        return max(self.lookaheads) + 1
+    @abstractmethod
+    def right_contexts(self) -> tuple[int, ...]:
+        """Steps of the future that a session may let the encoder hear."""
+
+    @property
+    @abstractmethod
+    def default_right_context(self) -> int:
+        """Right context of a session that names none."""
+
+    @property
+    @abstractmethod
+    def run_frames(self) -> tuple[int, ...]:
+        """Mel frames of whole runs of the graph, ascending; a run at the end of the audio may have fewer."""
+
+    @abstractmethod
+    def num_steps(self, num_frames: int) -> int:
+        """Return the steps of an utterance of some mel frames."""
+
+    def for_policy(self, l: int) -> EncoderConfig:  # noqa: ARG002, E741 - see `windowed`; the paper's letter
+        """Return the config that suits a policy which reads `l` steps for a token."""
+        return self
+
+    def settled_network(self, features: FeatureConfig) -> dict[str, Any]:
+        """Return the network's config with the fields that follow from the front-end and from this config."""
+        return self.network | {"num_mel_bins": features.num_mel_bins}
+
+    def check_features(self, features: FeatureConfig) -> None:
+        """Check that the front-end fits the network.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        bins = self.network.get("num_mel_bins", features.num_mel_bins)
+        if bins != features.num_mel_bins:
+            raise ConfigError(f"features: {features.num_mel_bins} mel bins, but the encoder takes {bins}")
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return how it streams, in words for people."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BidirectionalConfig:
-    """How a bidirectional encoder streams, in encoder steps (80 ms): all audio so far is encoded again for each block.
+class ConnectorConfig(ABC):
+    """What every kind of connector has. `bestow_edge.core.connectors.CONNECTORS` lists the kinds."""
 
-    Source: BESTOW-S-bidi of the paper, section 3.2; the bound is ours.
-    """
+    kind: str
+    """Name of the kind in `CONNECTORS`."""
 
-    block: int = 4
-    """Steps between two encodings; the default is wait-k's L, so that no token waits for more than it must see."""
-    right_context: int = 13
-    """Steps at the end of each encoding that are dropped, because they lack a future, until the audio has ended."""
-    window: int = 375
-    """Most steps encoded at once (30 s), right context included; older steps keep the values they had last."""
+    @classmethod
+    def kinds(cls) -> Mapping[str, type[ConnectorConfig]]:
+        """Return the config of each kind by its name, for the decoder."""
+        from bestow_edge.core.connectors import CONNECTORS
 
-    def __post_init__(self) -> None:
-        """Check that each window reaches back to the steps before it."""
-        if self.block < 1 or self.right_context < 0:
-            got = f"block={self.block}, right_context={self.right_context}"
-            raise ConfigError(f"bidirectional: block must be at least 1 and right_context at least 0, got {got}")
-        if self.window < (need := self.block + self.right_context):
-            raise ConfigError(f"bidirectional: window {self.window} is below block + right_context, which are {need}")
+        return {name: kind.config for name, kind in CONNECTORS.items()}
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return its sizes, in words for people."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,18 +196,14 @@ class ChatTemplate:
 class ModelConfig:
     """Everything that fixes a BESTOW model except its weights and its tokenizer."""
 
-    encoder: dict[str, Any]
-    """transformers config of the encoder, with its `model_type`."""
+    encoder: EncoderConfig
+    """The speech encoder and how it streams."""
+    connector: ConnectorConfig
+    """Where speech enters the LLM."""
     llm: dict[str, Any]
     """transformers config of the decoder-only LLM, with its `model_type`."""
-    adapter: AdapterConfig
-    """The adapter's sizes and variants."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     """The front-end."""
-    streaming: StreamingConfig = field(default_factory=StreamingConfig)
-    """Attention contexts of a cache-aware encoder."""
-    bidirectional: BidirectionalConfig | None = None
-    """How a bidirectional encoder streams, for which None means the defaults; always None with another encoder."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """Default policy of a session."""
     segments: SegmentConfig = field(default_factory=SegmentConfig)
@@ -213,36 +217,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check that the parts fit each other."""
-        for part, config in (("encoder", self.encoder), ("llm", self.llm)):
-            if "model_type" not in config or "hidden_size" not in config:
-                raise ConfigError(f"{part}: transformers config without model_type or hidden_size")
-        if (factor := self.encoder.get("subsampling_factor", SUBSAMPLING)) != SUBSAMPLING:
-            raise ConfigError(f"encoder: subsampling_factor {factor}; only {SUBSAMPLING} is supported")
-        window = self.encoder.get("sliding_window", self.streaming.left_context + 1)
-        if window != self.streaming.left_context + 1:  # transformers counts the step itself
-            expected = self.streaming.left_context + 1
-            raise ConfigError(f"encoder: sliding_window {window}, streaming.left_context needs {expected}")
-        bins = self.encoder.get("num_mel_bins", self.features.num_mel_bins)
-        if bins != self.features.num_mel_bins:
-            raise ConfigError(f"features: {self.features.num_mel_bins} mel bins, but the encoder takes {bins}")
-        self._check_kind()
-
-    def _check_kind(self) -> None:
-        """Settle what depends on whether the encoder is bidirectional."""
-        kind = self.encoder["model_type"]
-        if kind in BIDIRECTIONAL_ENCODERS:
-            if self.bidirectional is None:
-                object.__setattr__(self, "bidirectional", BidirectionalConfig())  # so that the file records it
-        elif self.bidirectional is not None:
-            raise ConfigError(f"bidirectional: encoder {kind} is not bidirectional; remove this field")
-        if kind in CACHE_AWARE_ENCODERS and self.features.normalize != "none":
-            got = f"normalize {self.features.normalize!r} needs all frames at once"
-            raise ConfigError(f"features: {got}, but encoder {kind} hears them chunk by chunk; set normalize: none")
+        _check_network(self.llm, "llm")
+        self.encoder.check_features(self.features)
 
     @property
-    def right_context(self) -> int:
-        """Steps the encoder hears ahead in a session that names no look-ahead."""
-        return self.streaming.default_lookahead if self.bidirectional is None else self.bidirectional.right_context
+    def step_s(self) -> float:
+        """Seconds of audio in one encoder step (0.08)."""
+        return self.encoder.frames_per_step * self.features.hop_samples / self.features.sample_rate_hz
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars, ready for JSON."""
@@ -256,6 +237,11 @@ class ModelConfig:
             ConfigError: a key is unknown or missing, or a value has the wrong type.
         """
         return decode(cls, values, "config")
+
+
+def _check_network(network: Mapping[str, Any], part: str) -> None:
+    if "model_type" not in network or "hidden_size" not in network:
+        raise ConfigError(f"{part}: transformers config without model_type or hidden_size")
 
 
 def read_json(path: Path) -> dict[str, Any]:

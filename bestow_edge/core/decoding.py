@@ -5,6 +5,7 @@ One reader serves `config.json`, `bundle.json` and YAML recipes: unknown keys, m
 """
 
 import dataclasses
+import inspect
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -20,7 +21,7 @@ def decode(cls: type[T], values: object, where: str) -> T:
     Args:
         cls: a dataclass whose fields are scalars, `Literal`s, tuples, dicts, optional values or other dataclasses.
         values: the decoded JSON or YAML mapping.
-        where: path of this object, for messages, such as `config.adapter`.
+        where: path of this object, for messages, such as `config.connector`.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value has the wrong type or is out of range.
@@ -29,6 +30,9 @@ def decode(cls: type[T], values: object, where: str) -> T:
         raise ConfigError(f"{where}: expected a mapping, got {_shown(values)}")
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls} is not a dataclass")
+    if inspect.isabstract(cls):
+        kind: type[T] = _kind_of(cls, values, where)
+        return decode(kind, values, where)
     fields = {item.name: item for item in dataclasses.fields(cls)}
     if unknown := [str(key) for key in values if key not in fields]:
         raise ConfigError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(fields)}")
@@ -38,6 +42,15 @@ def decode(cls: type[T], values: object, where: str) -> T:
             raise ConfigError(f"{where}: {name} is missing")
     hints = get_type_hints(cls)
     return cls(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def _kind_of(cls: Any, values: Mapping[str, object], where: str) -> Any:  # Any: classes with `kinds` share no type
+    """Return the class that the field `kind` names: one of a tagged union, whose base lists them in `kinds()`."""
+    kinds = cls.kinds()
+    if (kind := values.get("kind")) not in kinds:
+        got = "kind is missing" if kind is None else f"kind {_shown(kind)}"
+        raise ConfigError(f"{where}: {got}, expected one of {', '.join(kinds)}")
+    return kinds[kind]
 
 
 def _value(hint: Any, value: object, where: str) -> Any:  # Any: type hints have no common type

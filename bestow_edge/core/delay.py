@@ -47,14 +47,9 @@ def parse_latency(text: str) -> float:
     return float(match["number"]) / (1000 if match["unit"] == "ms" else 1)
 
 
-def right_contexts(config: ModelConfig) -> tuple[int, ...]:
-    """Return the right contexts, in encoder steps, that a session of this model may choose from."""
-    return config.streaming.lookaheads if config.bidirectional is None else (config.bidirectional.right_context,)
-
-
 def delay_s(k: int, l: int, lookahead: int, config: ModelConfig) -> float:  # noqa: E741 - the paper's letter
     """Return the most audio, in seconds, that comes before the first token: (k * l + lookahead) steps."""
-    return round((k * l + lookahead) * config.features.step_s, DECIMALS)
+    return round((k * l + lookahead) * config.step_s, DECIMALS)
 
 
 def solve(target_s: float, config: ModelConfig) -> Choice:
@@ -83,7 +78,7 @@ def solve(target_s: float, config: ModelConfig) -> Choice:
         Choice(k=k, l=l, lookahead=lookahead, delay_s=delay_s(k, l, lookahead, config))
         for k in range(1, TRAINED_K.stop)
         for l in range(1, config.policy.l + 1)  # noqa: E741 - the paper's letter
-        for lookahead in right_contexts(config)
+        for lookahead in config.encoder.right_contexts
     ]
     fitting = [choice for choice in choices if choice.delay_s <= target_s]
     if not fitting:

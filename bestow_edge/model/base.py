@@ -1,95 +1,119 @@
-"""The whole BESTOW model in PyTorch: encoder -> adapter -> LLM, as training runs it over whole sequences.
+"""A whole model in PyTorch: encoder -> connector -> LLM, as training runs it over whole sequences.
 
-Encoder and LLM are transformers classes built from their own configs; only the adapter is ours. It knows nothing of
-data, policies or losses.
+Encoder and LLM are transformers classes built from their own configs; the connector is ours. How the parts are put
+together is written here and in the connector's `forward`, and nowhere else.
+
+Legend of shape comments: batch, frames (10 ms), steps (80 ms), tokens (text), width (encoder), hidden (LLM).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
-from bestow_edge.core.config import BIDIRECTIONAL_ENCODERS, CACHE_AWARE_ENCODERS, ModelConfig
+from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ConfigError
-from bestow_edge.model.connectors.cross_adapter import Adapter
-
-ENCODERS = (*CACHE_AWARE_ENCODERS, *BIDIRECTIONAL_ENCODERS)
+from bestow_edge.core.kinds import module_of
 
 
-class BestowModel(nn.Module):
-    """Speech encoder, cross-attention adapter and decoder-only LLM (paper, Figure 1)."""
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """Encoded utterances."""
+
+    steps: Tensor
+    """(batch, steps, width) float."""
+    lens: Tensor
+    """(batch,) int64 valid steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a model gives for whole sequences."""
+
+    logits: Tensor
+    """(batch, tokens, vocab) float: of the token after each; (batch, 0, hidden) if the LLM was left out."""
+    alignment: Tensor | None = None
+    """(batch, tokens, steps + 1) float: the last layer's attention to speech, mean over heads, the null frame last.
+    None without speech and where a connector has no attention of its own."""
+    added: Tensor | None = None
+    """(batch, tokens, hidden) float: what the connector adds to the token embeddings. None without speech and where a
+    connector adds nothing to them."""
+
+
+class Connector(Protocol):
+    """Where speech enters the LLM: an `nn.Module` that `build` of `model/connectors/<kind>.py` makes."""
+
+    def answer(
+        self, llm: PreTrainedModel, token_ids: Tensor, speech: Speech | None, visible_steps: Tensor, *, with_llm: bool
+    ) -> Outputs:
+        """Run whole sequences; arguments and result are those of `SpeechModel.forward`."""
+
+    def hand_over(self, steps: Tensor) -> tuple[Tensor, ...]:
+        """Return what the encoder's graph hands over, in the order of `ConnectorKind.speech`.
+
+        Args:
+            steps: (batch, steps, width) float.
+        """
+
+    def start_silent(self) -> None:
+        """Let the LLM write as it did without speech, until training changes that."""
+
+
+class SpeechModel(nn.Module):
+    """Speech encoder, connector and decoder-only LLM."""
 
     def __init__(self, config: ModelConfig, encoder: PreTrainedModel, llm: PreTrainedModel) -> None:
         super().__init__()
         self.config = config
         self.encoder = encoder
         self.llm = llm
-        self.adapter = Adapter(config.adapter, config.encoder["hidden_size"], config.llm["hidden_size"])
+        build = module_of("bestow_edge.model.connectors", config.connector.kind).build
+        self.connector: Any = build(config)  # Any: a Connector and an nn.Module at once
 
     @classmethod
-    def from_config(cls, config: ModelConfig) -> BestowModel:
+    def from_config(cls, config: ModelConfig) -> SpeechModel:
         """Build a model with fresh random weights.
 
         Raises:
             ConfigError: transformers has no such encoder or LLM.
         """
-        encoder_type = config.encoder["model_type"]
-        if encoder_type not in ENCODERS:
-            raise ConfigError(f"encoder: model_type {encoder_type!r} is not one of {', '.join(ENCODERS)}")
-        encoder_config = _transformers_config(config.encoder, "encoder")
         build: Any = AutoModel.from_config  # Any: transformers' auto classes have no types
         build_llm: Any = AutoModelForCausalLM.from_config
-        encoder = build(encoder_config, attn_implementation="sdpa")
+        encoder = build(_transformers_config(config.encoder.network, "encoder"), attn_implementation="sdpa")
         llm = build_llm(_transformers_config(config.llm, "llm"))  # sdpa, unless the family needs eager (Gemma 2)
         return cls(config, encoder, llm)
 
-    @property
-    def streaming(self) -> bool:
-        """The encoder is cache-aware and takes a look-ahead."""
-        return self.config.encoder["model_type"] in CACHE_AWARE_ENCODERS
-
-    def encode(self, mel: Tensor, frame_lens: Tensor, lookahead: int | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, mel: Tensor, frame_lens: Tensor, right_context: int | None = None) -> Speech:
         """Encode whole utterances.
 
         Args:
             mel: (batch, frames, mel_bins) float log-mel, zero behind each length.
             frame_lens: (batch,) int64 valid frames.
-            lookahead: right attention context in steps, None for the config's default; streaming encoders only.
-
-        Returns:
-            (batch, steps, d_model) float and (batch,) int64 valid steps.
+            right_context: steps of the future that each step hears, where the kind of encoder has a choice; None for
+                the config's default.
         """
         mask = torch.arange(mel.shape[1], device=mel.device) < frame_lens[:, None]
-        options: dict[str, Any] = {}  # Any: arguments of two encoder classes
-        if self.streaming:
-            options["num_lookahead_tokens"] = (
-                self.config.streaming.default_lookahead if lookahead is None else lookahead
-            )
-        out = self.encoder(mel, attention_mask=mask, output_attention_mask=True, **options)
-        return out.last_hidden_state, out.attention_mask.sum(-1)
+        encode = module_of("bestow_edge.model.encoders", self.config.encoder.kind).encode
+        chosen = self.config.encoder.default_right_context if right_context is None else right_context
+        return Speech(*encode(self.encoder, mel, mask, chosen))
 
-    def forward(self, token_ids: Tensor, speech: Tensor, visible_steps: Tensor) -> Tensor:
-        """Return next-token logits of whole sequences, (batch, tokens, vocab) float; arguments as for `align`."""
-        return self.align(token_ids, speech, visible_steps)[0]
-
-    def align(self, token_ids: Tensor, speech: Tensor, visible_steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return next-token logits of whole sequences and where the adapter looked for them.
+    def forward(
+        self, token_ids: Tensor, speech: Speech | None, visible_steps: Tensor, *, with_llm: bool = True
+    ) -> Outputs:
+        """Run whole sequences.
 
         Args:
             token_ids: (batch, tokens) int64, prompt and answer, padded on the right.
-            speech: (batch, steps, d_model) float from `encode`.
+            speech: from `encode`; None for texts without speech, which bypass the connector.
             visible_steps: (batch, tokens) int64 from `bestow_edge.core.policy.visible_steps`.
-
-        Returns:
-            (batch, tokens, vocab) float, and (batch, tokens, steps + 1) float cross-attention, see `Adapter.align`.
+            with_llm: run the LLM too, not the connector alone.
         """
-        embeddings = self.llm.get_input_embeddings()(token_ids)  # (batch, tokens, hidden)
-        embeddings, alignment = self.adapter.align(embeddings, speech, visible_steps)
-        return self.llm(inputs_embeds=embeddings, use_cache=False).logits, alignment
+        return cast(Connector, self.connector).answer(self.llm, token_ids, speech, visible_steps, with_llm=with_llm)
 
 
 def _transformers_config(values: dict[str, Any], part: str) -> Any:  # Any: a PretrainedConfig subclass of many

@@ -28,10 +28,10 @@ from bestow_edge.core.checkpoint import (
 )
 from bestow_edge.core.errors import CheckpointError
 from bestow_edge.core.files import atomic_directory
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 
 
-def save_checkpoint(model: BestowModel, tokenizer_json: str, directory: Path, *, replace: bool = True) -> None:
+def save_checkpoint(model: SpeechModel, tokenizer_json: str, directory: Path, *, replace: bool = True) -> None:
     """Write a checkpoint.
 
     Args:
@@ -51,19 +51,19 @@ def save_checkpoint(model: BestowModel, tokenizer_json: str, directory: Path, *,
         (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private
 
 
-def load_checkpoint(directory: Path) -> BestowModel:
+def load_checkpoint(directory: Path) -> SpeechModel:
     """Read a checkpoint into a model in evaluation mode.
 
     Raises:
         CheckpointError: files are missing, damaged or do not fit the config.
         ConfigError: the config has unknown or wrong fields.
     """
-    model = BestowModel.from_config(load_config(directory))
+    model = SpeechModel.from_config(load_config(directory))
     load_weights(model, directory)
     return model.eval()
 
 
-def load_weights(model: BestowModel, directory: Path) -> None:
+def load_weights(model: SpeechModel, directory: Path) -> None:
     """Read the weights of a checkpoint into a model of the same config.
 
     Raises:
@@ -76,7 +76,7 @@ def load_weights(model: BestowModel, directory: Path) -> None:
         raise CheckpointError(f"{path}: weights do not load: {str(error).strip():.300}") from error
 
 
-def skeleton(directory: Path) -> BestowModel:
+def skeleton(directory: Path) -> SpeechModel:
     """Build the model of a checkpoint without its weights, for `load_part`; buffers that no file holds are there.
 
     Raises:
@@ -85,7 +85,7 @@ def skeleton(directory: Path) -> BestowModel:
     """
     config = load_config(directory)
     with init_empty_weights(include_buffers=False):
-        model = BestowModel.from_config(config)
+        model = SpeechModel.from_config(config)
     model.llm.tie_weights()  # accelerate gives each layer a parameter of its own
     path = directory / WEIGHTS_FILE
     have, need = weight_shapes(path), {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -101,7 +101,7 @@ def skeleton(directory: Path) -> BestowModel:
 
 
 @contextmanager
-def load_part(model: BestowModel, directory: Path, prefixes: tuple[str, ...]) -> Iterator[None]:
+def load_part(model: SpeechModel, directory: Path, prefixes: tuple[str, ...]) -> Iterator[None]:
     """Give a `skeleton` some of its weights for a while, as float32.
 
     Args:
@@ -138,7 +138,7 @@ def load_part(model: BestowModel, directory: Path, prefixes: tuple[str, ...]) ->
         model.llm.tie_weights()
 
 
-def _aliases(model: BestowModel) -> dict[str, set[str]]:
+def _aliases(model: SpeechModel) -> dict[str, set[str]]:
     """Return, for each weight, its names: tied ones have several, of which a file holds one."""
     names: dict[int, set[str]] = {}
     parameters = list(model.named_parameters(remove_duplicate=False))

@@ -1,4 +1,4 @@
-"""The `encoder_chunk` graph: one chunk of the cache-aware encoder, up to the adapter's cross-attention keys and values.
+"""Encoder kind `chunked` as a graph: one chunk of the cache-aware encoder, up to what the connector takes.
 
 The weights are those of transformers' encoder; the computation is written out here for explicit caches, because that
 makes one graph serve every look-ahead, lets 1x1 convolutions become matrix products (which int8 can quantise) and
@@ -12,49 +12,51 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bestow_edge.core.config import SUBSAMPLING
-from bestow_edge.core.tensors import cache_slots
-from bestow_edge.model.base import BestowModel
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.specs.chunked import chunked
+from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, PAST_STEPS, GraphSpec
+from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, speech_like, traced_from
+from bestow_edge.model.base import SpeechModel
 
 Untyped = Any  # a transformers module: torch types a module's attributes as Tensor or Module, whatever they are
 
 
 class EncoderChunk(nn.Module):
-    """Encoder and the adapter's speech side as one function of a chunk and the caches before it."""
+    """Encoder and the connector's speech side as one function of a chunk and the caches before it."""
 
-    def __init__(self, model: BestowModel) -> None:
+    def __init__(self, model: SpeechModel) -> None:
         super().__init__()
-        streaming = model.config.streaming
+        config = chunked(model.config)
         encoder: Untyped = model.encoder
         self.scale = encoder.input_scale
         self.subsampling: Untyped = encoder.subsampling
-        self.left_context, self.slots = streaming.left_context, cache_slots(model.config)
-        self.chunk = streaming.max_chunk_steps
-        self.longest = streaming.left_context + self.chunk - 1  # distance of two steps
+        self.left_context, self.slots = config.left_context, config.cache_slots
+        self.frames_per_step, self.chunk = config.frames_per_step, config.max_chunk_steps
+        self.longest = config.left_context + self.chunk - 1  # distance of two steps
         self.blocks = nn.ModuleList(
-            BlockChunk(block, encoder, streaming.left_context, streaming.max_chunk_steps) for block in encoder.layers
+            BlockChunk(block, encoder, config.left_context, config.max_chunk_steps) for block in encoder.layers
         )
-        self.speech_in = model.adapter.speech_in
-        self.cross_attentions: Untyped = cross_attentions(model)
+        self.connector: Untyped = model.connector
 
     def forward(
         self, mel: Tensor, frame_start: Tensor, frame_end: Tensor, past_steps: Tensor, *cached: Tensor
     ) -> tuple[Tensor, ...]:
-        """Encode one chunk; names and shapes of arguments and results are those of `graphs.encoder_spec`."""
+        """Encode one chunk; names and shapes of arguments and results are those of `bestow_edge.core.specs.chunked`."""
         caches, states = iter(cached[: 2 * len(self.blocks)]), iter(cached[2 * len(self.blocks) :])
         x, next_states = self._subsample(mel, frame_start, frame_end, states)  # (batch, steps, d_model)
-        end_step = (frame_end + SUBSAMPLING - 1) // SUBSAMPLING
+        end_step = (frame_end + self.frames_per_step - 1) // self.frames_per_step
         visible, column = self._places(past_steps, end_step, x.shape[1])
         new: list[Tensor] = []
         for block in self.blocks:
             x, keys, values, conv = block(x, visible, column, next(caches), next(caches), next(states))
             new += [keys, values]
             next_states.append(conv)
-        return *project_speech(self.speech_in, self.cross_attentions, x), *new, *next_states
+        return *self.connector.hand_over(x), *new, *next_states
 
     def _places(self, past_steps: Tensor, end_step: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Say which keys a chunk may attend to, and how far each lies from each query.
@@ -158,18 +160,6 @@ class BlockChunk(nn.Module):
         return mixed, cache
 
 
-def cross_attentions(model: BestowModel) -> nn.ModuleList:
-    """Return the cross-attentions of all adapter layers."""
-    return nn.ModuleList(layer.cross_attention for layer in model.adapter.layers)
-
-
-def project_speech(speech_in: nn.Module, attentions: Untyped, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Project encoder steps, (batch, steps, d_model), to keys and values, (layers, batch, heads, steps, head_dim)."""
-    speech = speech_in(x)
-    projected = [attention.keys_values(speech) for attention in attentions]
-    return torch.stack([keys for keys, _ in projected]), torch.stack([values for _, values in projected])
-
-
 def masked(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Zero the rows of (batch, channels, rows, bins) outside [start, end) of each batch item."""
     row = torch.arange(x.shape[2], device=x.device)
@@ -207,3 +197,22 @@ def _position_keys(attention: Untyped, encoder: Untyped, left_context: int, max_
     keys = attention.relative_k_proj(embeddings[0, : total + max_chunk_steps - 1])
     positions: Tensor = keys.view(keys.shape[0], -1, attention.head_dim).permute(1, 2, 0).detach()
     return positions
+
+
+def source(config: ModelConfig, spec: GraphSpec) -> GraphSource:
+    """Return the source of `encoder_chunk`: compared at a chunk of each look-ahead, and at several rows."""
+    encoder = chunked(config)
+    frames = [encoder.frames_per_step * (lookahead + 1) for lookahead in encoder.lookaheads]
+
+    def make_lawful(feeds: Feeds, case: Case, _rng: np.random.Generator) -> None:
+        speech_like(feeds, config.features)
+        feeds[FRAME_END] += case[FRAMES] - np.arange(case[BATCH])
+        feeds[PAST_STEPS] += 3 * encoder.left_context * np.arange(case[BATCH]) + 5  # rings empty and wrapped
+
+    return GraphSource(
+        spec=spec,
+        weights=("encoder.", "connector."),
+        build=traced_from(EncoderChunk),
+        sizes=(*({BATCH: 1, FRAMES: count} for count in frames), {BATCH: 3, FRAMES: 2 * encoder.frames_per_step}),
+        make_lawful=make_lawful,
+    )

@@ -1,4 +1,4 @@
-"""The `adapter_step` graph: tokens and the speech memory -> the LLM's input embeddings.
+"""Connector kind `cross_adapter` as graphs: `adapter_step`, from tokens and the speech memory to the LLM's embeddings.
 
 The modules are the trained ones; only attention is written out, in two parts (cached and new), so that no cache is ever
 joined or copied: the runtime stores the new keys and values in its own buffer. Tests hold it against the whole-sequence
@@ -11,21 +11,36 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bestow_edge.model.base import BestowModel
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.specs.cross_adapter import adapter_spec
+from bestow_edge.core.tensors import (
+    BATCH,
+    CAPACITY,
+    PAST_TOKENS,
+    SLOTS,
+    TOKEN_IDS,
+    TOKENS,
+    VISIBLE_STEPS,
+    WRITTEN_STEPS,
+)
+from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, traced_from
+from bestow_edge.export.graphs.llm import llm_source
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.connectors.cross_adapter import AdapterLayer
 
 
 class AdapterStep(nn.Module):
     """Token embedding and adapter as one function of new tokens, speech memory and state."""
 
-    def __init__(self, model: BestowModel) -> None:
+    def __init__(self, model: SpeechModel) -> None:
         super().__init__()
         self.embedding: Any = model.llm.get_input_embeddings()  # Any: transformers names no type
-        self.adapter = model.adapter
-        for index, layer in enumerate(model.adapter.layers):
+        self.adapter = model.connector
+        for index, layer in enumerate(model.connector.layers):
             for name, tensor in zip(("null_key", "null_value"), layer.null(), strict=True):
                 self.register_buffer(f"{name}_{index}", tensor.detach())
 
@@ -36,7 +51,7 @@ class AdapterStep(nn.Module):
         written_steps: Tensor,
         *buffers: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Run new tokens; names and shapes of arguments and results are those of `graphs.adapter_spec`."""
+        """Run new tokens; arguments and results are those of `bestow_edge.core.specs.cross_adapter.adapter_spec`."""
         config = self.adapter.config
         memory, state = buffers[: 2 * config.num_layers], buffers[2 * config.num_layers :]
         embeddings = self.embedding(token_ids)  # (batch, tokens, hidden)
@@ -125,3 +140,24 @@ def _cross_attend(
 
 def _hide(scores: Tensor, allowed: Tensor) -> Tensor:
     return scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+
+
+def sources(config: ModelConfig) -> tuple[GraphSource, ...]:
+    """Return the sources of `adapter_step` and `llm_step`: compared at single tokens, prompts and several rows."""
+    shapes = [(1, 1, 128, 64), (1, 7, 128, 64), (1, 1, 256, 128), (2, 4, 16, 9)]
+
+    def make_lawful(feeds: Feeds, case: Case, rng: np.random.Generator) -> None:
+        if PAST_TOKENS in feeds:
+            feeds[PAST_TOKENS] += case[CAPACITY] - case[TOKENS] - np.arange(case[BATCH])
+        feeds[TOKEN_IDS] += rng.integers(0, config.llm["vocab_size"], feeds[TOKEN_IDS].shape)
+        feeds[WRITTEN_STEPS] += case[SLOTS] + 11  # the ring has wrapped
+        feeds[VISIBLE_STEPS] += case[SLOTS] // 2 + np.arange(case[TOKENS])
+
+    adapter = GraphSource(
+        spec=adapter_spec(config),
+        weights=("connector.", "llm."),
+        build=traced_from(AdapterStep),
+        sizes=tuple(dict(zip((BATCH, TOKENS, SLOTS, CAPACITY), shape, strict=True)) for shape in shapes),
+        make_lawful=make_lawful,
+    )
+    return adapter, llm_source(config)

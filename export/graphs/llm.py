@@ -12,12 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError, ParityError
+from bestow_edge.core.specs.llm import llm_spec
+from bestow_edge.core.tensors import BATCH, CAPACITY, PAST_TOKENS, TOKENS
+from bestow_edge.export.graphs.base import Case, Feeds, GraphSource
 
 PARITY_TOLERANCE = 1e-4  # relative to the largest logit; float32 with another order of summation gives about 1e-6
 _ATTENTION = "bestow_edge_split"
@@ -210,3 +215,19 @@ def _check_parity(step: LlmStep, embeds: Tensor, expected: Tensor, caches: tuple
             f"expected at most {PARITY_TOLERANCE:.0e}; its attention has a part (sinks, biases and the like) that this "
             "export lacks: choose another LLM"
         )
+
+
+def llm_source(config: ModelConfig) -> GraphSource:
+    """Return the source of `llm_step`: compared at single tokens, prompts and several rows."""
+    shapes = [(1, 1, 64), (1, 7, 64), (1, 1, 128), (2, 4, 9)]
+
+    def make_lawful(feeds: Feeds, case: Case, _rng: np.random.Generator) -> None:
+        feeds[PAST_TOKENS] += case[CAPACITY] - case[TOKENS] - np.arange(case[BATCH])
+
+    return GraphSource(
+        spec=llm_spec(config.llm),
+        weights=("llm.",),
+        build=lambda model: llm_step(model.llm),
+        sizes=tuple(dict(zip((BATCH, TOKENS, CAPACITY), shape, strict=True)) for shape in shapes),
+        make_lawful=make_lawful,
+    )

@@ -1,4 +1,4 @@
-"""The `encoder_window` graph: a bidirectional encoder over a whole window, up to the adapter's cross-attention.
+"""Encoder kind `windowed` as a graph: a bidirectional encoder over a whole window, up to what the connector takes.
 
 The weights are those of transformers' `ParakeetEncoder`; as for the cache-aware encoder the computation is written out,
 so that 1x1 convolutions become matrix products (which int8 can quantise) and one graph takes any number of frames.
@@ -9,22 +9,26 @@ Legend of shape comments: batch, frames (10 ms), steps (80 ms), d_model, heads, 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bestow_edge.core.config import SUBSAMPLING
+from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError
-from bestow_edge.export.graphs.chunked import Untyped, as_linear, cross_attentions, masked, over_time, project_speech
-from bestow_edge.model.base import BestowModel
+from bestow_edge.core.specs.windowed import windowed
+from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, GraphSpec
+from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, speech_like, traced_from
+from bestow_edge.export.graphs.chunked import Untyped, as_linear, masked, over_time
+from bestow_edge.model.base import SpeechModel
 
 
 class BidirectionalEncoder(nn.Module):
-    """Encoder and the adapter's speech side as one function of all frames of a window."""
+    """Encoder and the connector's speech side as one function of all frames of a window."""
 
     frequencies: Tensor  # (d_model / 2,)
 
-    def __init__(self, model: BestowModel) -> None:
+    def __init__(self, model: SpeechModel) -> None:
         """Take the model's modules.
 
         Raises:
@@ -40,18 +44,19 @@ class BidirectionalEncoder(nn.Module):
         self.subsampling: Untyped = encoder.subsampling
         self.register_buffer("frequencies", encoder.encode_positions.inv_freq.detach().clone())
         self.blocks = nn.ModuleList(BidirectionalBlock(block) for block in encoder.layers)
-        self.speech_in = model.adapter.speech_in
-        self.cross_attentions: Untyped = cross_attentions(model)
+        self.frames_per_step = model.config.encoder.frames_per_step
+        self.connector: Untyped = model.connector
 
-    def forward(self, mel: Tensor, frame_end: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode a window; names and shapes of arguments and results are those of `graphs.window_spec`."""
+    def forward(self, mel: Tensor, frame_end: Tensor) -> tuple[Tensor, ...]:
+        """Encode a window; names and shapes of arguments and results are those of `bestow_edge.core.specs.windowed`."""
         x = self._subsample(mel, frame_end)  # (batch, steps, d_model)
-        end_step = (frame_end + SUBSAMPLING - 1) // SUBSAMPLING
+        end_step = (frame_end + self.frames_per_step - 1) // self.frames_per_step
         valid = torch.arange(x.shape[1], device=x.device) < end_step[:, None]  # (batch, steps)
         positions = self._positions(x.shape[1])
         for block in self.blocks:
             x = block(x, valid, positions)
-        return project_speech(self.speech_in, self.cross_attentions, x)
+        speech: tuple[Tensor, ...] = self.connector.hand_over(x)
+        return speech
 
     def _subsample(self, mel: Tensor, end: Tensor) -> Tensor:
         """Three stride-2 convolutions; what lies behind the end is zero before and after each of them."""
@@ -136,3 +141,22 @@ class BidirectionalBlock(nn.Module):
         x = convolution.norm(over_time(depthwise, x.transpose(1, 2), depthwise.padding[0]))  # (batch, d_model, steps)
         mixed: Tensor = self.pointwise_2(convolution.activation(x).transpose(1, 2))
         return mixed
+
+
+def source(config: ModelConfig, spec: GraphSpec) -> GraphSource:
+    """Return the source of `encoder_window`: compared at the first window, the largest one, and at several rows."""
+    encoder, per_step = windowed(config), config.encoder.frames_per_step
+    steps = (encoder.block + encoder.right_context, encoder.window)
+
+    def make_lawful(feeds: Feeds, case: Case, _rng: np.random.Generator) -> None:
+        speech_like(feeds, config.features)
+        feeds[FRAME_END] += case[FRAMES] - np.arange(case[BATCH])
+
+    rows = {BATCH: per_step, FRAMES: 3 * per_step}  # each number of frames in the last step
+    return GraphSource(
+        spec=spec,
+        weights=("encoder.", "connector."),
+        build=traced_from(BidirectionalEncoder),
+        sizes=(*({BATCH: 1, FRAMES: per_step * count} for count in steps), rows),
+        make_lawful=make_lawful,
+    )

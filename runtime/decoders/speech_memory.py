@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bestow_edge.core.config import AdapterConfig
+from bestow_edge.core.specs.cross_adapter import KEYS, VALUES, CrossAdapterConfig
 from bestow_edge.core.tensors import KINDS, MEMORY, TensorSpec
 from bestow_edge.runtime.devices.base import CPU, Buffer, Device
-from bestow_edge.runtime.encoders.chunked import SpeechSteps, to_slots
+from bestow_edge.runtime.devices.slots import to_slots
+from bestow_edge.runtime.encoders.base import SpeechSteps
 
 FIRST_SLOTS = 128  # 10 s of speech
 MAX_SLOTS = 4096  # 5.5 minutes of speech within reach of a token
@@ -38,7 +39,7 @@ class SpeechMemory:
 
     def __init__(
         self,
-        config: AdapterConfig,
+        config: CrossAdapterConfig,
         *,
         device: Device = CPU,
         dtype: str = "float32",
@@ -56,7 +57,7 @@ class SpeechMemory:
         """
         self._device, self._max_slots = device, max_slots
         axes = (config.num_layers, config.num_heads, "slots", config.head_dim)
-        self._specs = [TensorSpec(name, dtype, axes) for name in ("keys", "values")]
+        self._specs = [TensorSpec(name, dtype, axes) for name in KINDS]
         self.keys, self.values = self._zeros(first_slots)
         """(adapter_layers, heads, slots, head_dim)"""
         self.written = 0
@@ -81,7 +82,7 @@ class SpeechMemory:
                 last step there is.
         """
         self._reserve(speech.end)
-        self._device.copy(self._pairs(speech.keys[:, 0], speech.values[:, 0], speech.start))
+        self._device.copy(self._pairs(speech.tensors[KEYS][:, 0], speech.tensors[VALUES][:, 0], speech.start))
         self.written = speech.end
 
     def snapshot(self, start: int, end: int) -> Snapshot:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from bestow_edge.core.config import SUBSAMPLING
 from bestow_edge.core.tensors import NEXT, GraphSpec, TensorSpec
 from bestow_edge.runtime.devices.base import Array, Buffer, shape
 from bestow_edge.runtime.devices.cuda import CudaArray, CudaDevice
@@ -139,10 +138,8 @@ def _output_tensors(
 ) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:  # Any: dtypes differ
     """Return shape and dtype of each output, given the sizes of the inputs' axes."""
     known = dict(sizes)
-    if "frames" in known:
-        known["steps"] = known["frames"] // SUBSAMPLING
-    if "memory" in known:
-        known["memory_and_null"] = known["memory"] + 1
+    for axis, (source, divisor, addend) in spec.derived.items():
+        known[axis] = known[source] // divisor + addend
 
     def tensor(item: TensorSpec) -> tuple[tuple[int, ...], np.dtype[Any]]:
         return shape(item, **known), np.dtype(item.dtype)

@@ -1,34 +1,93 @@
-"""Which kind of encoder a stream gets. Knows both kinds by their classes alone."""
+"""What a stream asks of an encoder, and the encoder of a model's kind.
+
+A kind has its file here: `open_encoder` returns a `SpeechEncoder` whose state is one frozen dataclass.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
-from bestow_edge.core.policy import Offline, Policy
-from bestow_edge.runtime.devices.base import Graph
-from bestow_edge.runtime.encoders.chunked import EncoderStream
-from bestow_edge.runtime.encoders.windowed import EncoderWindow
+import numpy as np
+import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from bestow_edge.runtime.model import Model
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.kinds import module_of
+from bestow_edge.core.policy import Policy
+from bestow_edge.runtime.devices.base import Buffer, Graph
+
+Floats = npt.NDArray[np.float32]
+State = TypeVar("State")
 
 
-def encoder_for(
-    model: Model, policies: Sequence[Policy], lookahead: int, graph: Graph | None = None
-) -> EncoderStream | EncoderWindow:
-    """Return a stream of the model's kind of encoder.
+@dataclass(frozen=True, slots=True)
+class SpeechSteps:
+    """Consecutive encoder steps as the connector takes them."""
+
+    tensors: Mapping[str, Buffer]
+    """What `ConnectorKind.speech` lists, by name; each has an axis of `end - start` steps."""
+    start: int
+    """Index of the first step within the segment."""
+    end: int
+    """Index after the last one."""
+
+
+class SpeechEncoder(Protocol[State]):
+    """Waveform in, encoder steps out, for one stream. All results depend on the audio alone, not on its blocks."""
+
+    frames_per_step: int
+    """Mel frames in one step."""
+
+    def initial_state(self) -> State:
+        """Return the state before the first sample."""
+
+    def add(self, samples: Floats, state: State) -> State:
+        """Take samples in without encoding: their frames wait for `next_chunk`.
+
+        Args:
+            samples: (samples,) float32 at the model's rate.
+            state: state after the samples before.
+        """
+
+    def end(self, state: State) -> State:
+        """End the audio: exactly the frames there are wait for `next_chunk`, whatever their number."""
+
+    def ended(self, state: State) -> bool:
+        """Return whether the audio has ended and all of it is encoded."""
+
+    def has_chunk(self, state: State) -> bool:
+        """Return whether enough frames wait for `next_chunk`."""
+
+    def next_chunk(self, state: State) -> tuple[SpeechSteps, State]:
+        """Encode the next steps; they may overwrite earlier ones of the segment."""
+
+    def restart(self, state: State, first_frame: int) -> tuple[State, int]:
+        """Begin anew at an earlier frame, as if the stream began there.
+
+        Args:
+            state: state now. It may be another graph's: nothing on its device is taken over then.
+            first_frame: the frame to begin with, counted from the first of the segment.
+
+        Returns:
+            The new state, and the frame it begins with: a later one if `first_frame` is not kept any more.
+        """
+
+    def level(self, state: State, first_step: int, end_step: int) -> float:
+        """Return the loudness of some steps of the segment: the median of their frames' mean log-mel, nats."""
+
+
+def open_encoder(
+    graph: Graph, config: ModelConfig, policies: Sequence[Policy], right_context: int
+) -> SpeechEncoder[Any]:  # Any: each kind has a state of its own
+    """Return an encoder of the model's kind for one stream.
 
     Args:
-        model: the loaded bundle.
-        policies: by which its texts will be written.
-        lookahead: right context of a cache-aware encoder, steps.
-        graph: the encoder; None takes the model's.
+        graph: the encoder's graph.
+        config: the model's.
+        policies: those of the stream's texts.
+        right_context: steps, one of `config.encoder.right_contexts`.
     """
-    graph = model.encoder if graph is None else graph
-    if (sizes := model.config.bidirectional) is None:
-        return EncoderStream(graph, model.config, lookahead)
-    if all(isinstance(policy, Offline) for policy in policies):  # nothing is written before the end
-        sizes = replace(sizes, block=max(sizes.block, (sizes.window - sizes.right_context) // 2))
-    return EncoderWindow(graph, sizes, model.config.features)
+    module = module_of("bestow_edge.runtime.encoders", config.encoder.kind)
+    encoder: SpeechEncoder[Any] = module.open_encoder(graph, config, policies, right_context)
+    return encoder

@@ -1,26 +1,28 @@
-"""Waveform in, cross-attention keys and values out: front-end and cache-aware encoder of one stream.
+"""Encoder kind `chunked`: front-end and cache-aware encoder of one stream.
 
-State is one frozen dataclass; a step returns a new one. The attention caches alone are rings that all states of a
-stream share and that are written in place: a state counts the steps that lie in them, so a state that was put aside
-may be gone on from as long as less than two chunks were encoded since, as drafts do. It knows chunks and look-aheads,
-not tokens.
+State is one frozen dataclass, and a step returns a new one. The attention caches alone are rings that all states of a
+stream share, written in place. A state counts the steps in them. So a stream may go back to an earlier state as long as
+fewer than two chunks were encoded since, as drafts do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from bestow_edge.core.config import SUBSAMPLING, ModelConfig
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.features import FeatureState, feed_features, finish_features, initial_feature_state, level
-from bestow_edge.core.tensors import CACHE, FIRST_FRAME, NEW, NEXT
+from bestow_edge.core.policy import Policy
+from bestow_edge.core.specs.chunked import FIRST_FRAME
+from bestow_edge.core.tensors import CACHE, FRAME_END, FRAME_START, MEL, NEW, NEXT, PAST_STEPS
 from bestow_edge.runtime.devices.base import Buffer, Graph
+from bestow_edge.runtime.devices.slots import to_slots
+from bestow_edge.runtime.encoders.base import Floats, SpeechSteps
 
-RECENT_FRAMES = 4096 * SUBSAMPLING  # 5.5 minutes, as much as the speech memory holds: what may be heard again
-Floats = npt.NDArray[np.float32]
+RECENT_STEPS = 4096  # 5.5 minutes, as much as a speech memory holds: what may be heard again
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class EncoderState:
     caches: dict[str, Buffer] = field(repr=False)
     """What its convolutions need of the past, by name."""
     recent: Floats
-    """(frames, mel_bins) encoded last, at most `RECENT_FRAMES`."""
+    """(frames, mel_bins) encoded last, at most `RECENT_STEPS` steps."""
     num_frames: int = 0
     """Frames encoded since the first of the segment."""
     ended: bool = False
@@ -47,37 +49,21 @@ class EncoderState:
     """Steps encoded since the first of the segment."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpeechSteps:
-    """Cross-attention keys and values of consecutive encoder steps."""
-
-    keys: Buffer
-    """(adapter_layers, 1, heads, steps, head_dim)"""
-    values: Buffer
-    """Same shape as `keys`."""
-    start: int
-    """Index of the first of them within the segment."""
-
-    @property
-    def end(self) -> int:
-        """Index after the last of them."""
-        return self.start + int(self.keys.shape[3])
-
-
 class EncoderStream:
     """Runs the `encoder_chunk` graph over a growing waveform."""
 
-    def __init__(self, graph: Graph, config: ModelConfig, lookahead: int) -> None:
+    def __init__(self, graph: Graph, config: ModelConfig, right_context: int) -> None:
         """Choose the chunk size.
 
         Args:
             graph: the encoder.
             config: the model's configuration.
-            lookahead: right context in steps, one of `config.streaming.lookaheads`.
+            right_context: in steps, one of `config.encoder.right_contexts`.
         """
         self.config = config
-        self.lookahead = lookahead
-        self.chunk_frames = (lookahead + 1) * SUBSAMPLING
+        self.frames_per_step = config.encoder.frames_per_step
+        self.chunk_frames = (right_context + 1) * self.frames_per_step
+        self._speech = [tensor.name for tensor in CONNECTORS[config.connector.kind].speech(config)]
         self._states = graph.spec.states
         self._rings = [tensor for tensor in graph.spec.inputs if tensor.name.startswith(CACHE)]
         self._device, self._runner = graph.device, graph.runner()
@@ -118,21 +104,8 @@ class EncoderStream:
     def level(self, state: EncoderState, first_step: int, end_step: int) -> float:
         """Return how loud some steps of the segment are: the median of their frames' mean log-mel, nats."""
         oldest = state.num_frames - state.recent.shape[0]
-        return level(state.recent[max(0, first_step * SUBSAMPLING - oldest) : max(0, end_step * SUBSAMPLING - oldest)])
-
-    def feed(self, samples: Floats, state: EncoderState) -> tuple[list[SpeechSteps], EncoderState]:
-        """Encode every chunk that `samples` complete.
-
-        Args:
-            samples: (samples,) float32 at the model's rate.
-            state: state after the samples before.
-        """
-        state = self.add(samples, state)
-        chunks = []
-        while self.has_chunk(state):
-            speech, state = self.next_chunk(state)
-            chunks.append(speech)
-        return chunks, state
+        first, end = (max(0, step * self.frames_per_step - oldest) for step in (first_step, end_step))
+        return level(state.recent[first:end])
 
     def add(self, samples: Floats, state: EncoderState) -> EncoderState:
         """Take samples in without encoding: their frames wait for `next_chunk`."""
@@ -153,55 +126,47 @@ class EncoderStream:
         frames = finish_features(state.features, self.config.features)
         return replace(state, frames=np.concatenate([state.frames, frames]), ended=True)
 
-    def finish(self, state: EncoderState) -> list[SpeechSteps]:
-        """Encode what is left."""
-        state = self.end(state)
-        chunks = []
-        while self.has_chunk(state):
-            speech, state = self.next_chunk(state)
-            chunks.append(speech)
-        return chunks
+    def ended(self, state: EncoderState) -> bool:
+        """Return whether the audio has ended and all of it is encoded."""
+        return state.ended and not self.has_chunk(state)
 
     def _chunk(self, state: EncoderState, num_frames: int) -> tuple[SpeechSteps, EncoderState]:
         """Run one chunk of `num_frames` frames, filled up to whole steps."""
-        steps = -(-num_frames // SUBSAMPLING)
-        mel = np.zeros((1, steps * SUBSAMPLING, state.frames.shape[1]), dtype=np.float32)
+        steps = -(-num_frames // self.frames_per_step)
+        mel = np.zeros((1, steps * self.frames_per_step, state.frames.shape[1]), dtype=np.float32)
         mel[0, :num_frames] = state.frames[:num_frames]
         self._runner.bind(state.rings)
         self._runner.bind(state.caches)
         self._runner.bind(
             {
-                "mel": mel,
-                "frame_start": np.array([state.frame_start]),
-                "frame_end": np.array([num_frames]),
-                "past_steps": np.array([state.steps]),
+                MEL: mel,
+                FRAME_START: np.array([state.frame_start]),
+                FRAME_END: np.array([num_frames]),
+                PAST_STEPS: np.array([state.steps]),
             }
         )
         out = self._runner.run()
         new = ((ring, out[NEW + name.removeprefix(CACHE)]) for name, ring in state.rings.items())
         self._device.copy(pair for ring, steps in new for pair in to_slots(ring, steps, state.steps))
-        speech = SpeechSteps(out["cross_keys"], out["cross_values"], state.steps)
+        recent = np.concatenate([state.recent, state.frames[state.frame_start : num_frames]])
+        speech = SpeechSteps({name: out[name] for name in self._speech}, state.steps, state.steps + steps)
         state = replace(
             state,
             frames=state.frames[num_frames:],
             frame_start=0,
             caches={tensor.name: out[NEXT + tensor.name] for tensor in self._states},
-            recent=np.concatenate([state.recent, state.frames[state.frame_start : num_frames]])[-RECENT_FRAMES:],
+            recent=recent[-RECENT_STEPS * self.frames_per_step :],
             num_frames=state.num_frames + num_frames - state.frame_start,
             steps=state.steps + steps,
         )
         return speech, state
 
 
-def to_slots(ring: Buffer, new: Buffer, first_step: int) -> Iterator[tuple[Buffer, Buffer]]:
-    """Yield which slots of a ring, (..., slots, head_dim), take which of some new steps, (..., steps, head_dim).
-
-    Step a lies in slot a mod slots; of more steps than there are slots the last ones stay.
-    """
-    slots, end = ring.shape[-2], first_step + new.shape[-2]
-    step = max(first_step, end - slots)
-    while step < end:
-        slot = step % slots
-        count = min(end - step, slots - slot)
-        yield ring[..., slot : slot + count, :], new[..., step - first_step : step - first_step + count, :]
-        step += count
+def open_encoder(
+    graph: Graph,
+    config: ModelConfig,
+    policies: Sequence[Policy],  # noqa: ARG001 - see `bestow_edge.runtime.encoders.base.open_encoder`
+    right_context: int,
+) -> EncoderStream:
+    """Return the encoder of a stream."""
+    return EncoderStream(graph, config, right_context)

@@ -1,17 +1,19 @@
-"""Waveform in, cross-attention keys and values out: front-end and bidirectional encoder of one stream.
+"""Encoder kind `windowed`: front-end and bidirectional encoder of one stream.
 
 A bidirectional encoder has no caches: for each new block of steps all audio so far, bounded by a window, is encoded
 again with some right context, whose steps are dropped until the audio has ended. Encodings happen at fixed steps of the
-stream, so what they give depends on the audio alone. State is one frozen dataclass. It knows steps, not tokens.
+stream, so their results depend on the audio alone. State is one frozen dataclass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bestow_edge.core.config import SUBSAMPLING, BidirectionalConfig, FeatureConfig
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.features import (
     FeatureState,
     feed_features,
@@ -20,8 +22,11 @@ from bestow_edge.core.features import (
     level,
     normalize_frames,
 )
+from bestow_edge.core.policy import Offline, Policy
+from bestow_edge.core.specs.windowed import WindowedConfig, windowed
+from bestow_edge.core.tensors import FRAME_END, MEL, STEPS
 from bestow_edge.runtime.devices.base import Graph
-from bestow_edge.runtime.encoders.chunked import Floats, SpeechSteps
+from bestow_edge.runtime.encoders.base import Floats, SpeechSteps
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +51,18 @@ class WindowState:
 class EncoderWindow:
     """Runs the `encoder_window` graph over a growing waveform."""
 
-    def __init__(self, graph: Graph, config: BidirectionalConfig, features: FeatureConfig) -> None:
+    def __init__(self, graph: Graph, sizes: WindowedConfig, config: ModelConfig) -> None:
         """Take the sizes.
 
         Args:
             graph: the encoder.
-            config: block, right context and window.
-            features: the front-end.
+            sizes: block, right context and window.
+            config: the model's configuration.
         """
-        self.config = config
-        self._features = features
+        self.sizes = sizes
+        self.frames_per_step = sizes.frames_per_step
+        self._features = config.features
+        self._speech = {tensor.name: tensor for tensor in CONNECTORS[config.connector.kind].speech(config)}
         self._runner = graph.runner()
 
     def initial_state(self) -> WindowState:
@@ -73,13 +80,13 @@ class EncoderWindow:
         Returns:
             The new state, and the frame it begins with: a later one if `first_frame` is not kept any more.
         """
-        first_frame = min(max(first_frame, state.first_frame), state.steps * SUBSAMPLING)
+        first_frame = min(max(first_frame, state.first_frame), state.steps * self.frames_per_step)
         frames = state.frames[first_frame - state.first_frame :]
         return replace(self.initial_state(), features=state.features, frames=frames, ended=state.ended), first_frame
 
     def level(self, state: WindowState, first_step: int, end_step: int) -> float:
         """Return how loud some steps of the segment are: the median of their frames' mean log-mel, nats."""
-        first, end = (max(0, step * SUBSAMPLING - state.first_frame) for step in (first_step, end_step))
+        first, end = (max(0, step * self.frames_per_step - state.first_frame) for step in (first_step, end_step))
         return level(state.frames[first:end])
 
     def add(self, samples: Floats, state: WindowState) -> WindowState:
@@ -101,28 +108,26 @@ class EncoderWindow:
         if not self._has_block(state):
             speech, state = self._encode(self._end(state), state)
             return speech, replace(state, steps=speech.end, done=True)
-        speech, state = self._encode(self._next_end(state) * SUBSAMPLING, state)
-        steps = state.steps + self.config.block
-        kept = steps - speech.start
-        speech = SpeechSteps(speech.keys[:, :, :, :kept], speech.values[:, :, :, :kept], speech.start)
-        return speech, replace(state, steps=steps)
+        speech, state = self._encode(self._next_end(state) * self.frames_per_step, state)
+        end = state.steps + self.sizes.block
+        kept = {name: tensor[self._first_steps(name, end - speech.start)] for name, tensor in speech.tensors.items()}
+        return SpeechSteps(kept, speech.start, end), replace(state, steps=end)
 
     def end(self, state: WindowState) -> WindowState:
         """End the audio: exactly the frames there are wait for `next_chunk`, whatever their number."""
         frames = finish_features(state.features, self._features)
         return replace(state, frames=np.concatenate([state.frames, frames]), ended=True)
 
-    def finish(self, state: WindowState) -> list[SpeechSteps]:
-        """Encode to the end, dropping nothing."""
-        state = self.end(state)
-        speech = []
-        while self.has_chunk(state):
-            steps, state = self.next_chunk(state)
-            speech.append(steps)
-        return speech
+    def ended(self, state: WindowState) -> bool:
+        """Return whether the audio has ended and all of it is encoded."""
+        return state.ended and not self.has_chunk(state)
+
+    def _first_steps(self, name: str, count: int) -> tuple[slice, ...]:
+        """Return the index of the first steps of a tensor of speech."""
+        return (slice(None),) * self._speech[name].axes.index(STEPS) + (slice(count),)
 
     def _has_block(self, state: WindowState) -> bool:
-        return self._end(state) >= self._next_end(state) * SUBSAMPLING
+        return self._end(state) >= self._next_end(state) * self.frames_per_step
 
     @staticmethod
     def _end(state: WindowState) -> int:
@@ -131,17 +136,30 @@ class EncoderWindow:
 
     def _next_end(self, state: WindowState) -> int:
         """Return the step behind the next window."""
-        return state.steps + self.config.block + self.config.right_context
+        return state.steps + self.sizes.block + self.sizes.right_context
 
     def _encode(self, end_frame: int, state: WindowState) -> tuple[SpeechSteps, WindowState]:
         """Encode the window that ends before `end_frame` and forget the frames before it."""
-        end = -(-end_frame // SUBSAMPLING)
-        start = max(0, end - self.config.window)
-        frames = state.frames[start * SUBSAMPLING - state.first_frame :]
-        state = replace(state, frames=frames, first_frame=start * SUBSAMPLING)
+        end = -(-end_frame // self.frames_per_step)
+        start = max(0, end - self.sizes.window)
+        frames = state.frames[start * self.frames_per_step - state.first_frame :]
+        state = replace(state, frames=frames, first_frame=start * self.frames_per_step)
         heard = normalize_frames(frames[: end_frame - state.first_frame], self._features)
-        mel = np.zeros((1, (end - start) * SUBSAMPLING, frames.shape[1]), dtype=np.float32)
+        mel = np.zeros((1, (end - start) * self.frames_per_step, frames.shape[1]), dtype=np.float32)
         mel[0, : len(heard)] = heard
-        self._runner.bind({"mel": mel, "frame_end": np.array([len(heard)])})
+        self._runner.bind({MEL: mel, FRAME_END: np.array([len(heard)])})
         out = self._runner.run()
-        return SpeechSteps(out["cross_keys"], out["cross_values"], start), state
+        return SpeechSteps({name: out[name] for name in self._speech}, start, end), state
+
+
+def open_encoder(
+    graph: Graph,
+    config: ModelConfig,
+    policies: Sequence[Policy],
+    right_context: int,  # noqa: ARG001 - this kind has one
+) -> EncoderWindow:
+    """Return the encoder of a stream. If nothing is written before its end, it encodes half a window at a time."""
+    sizes = windowed(config)
+    if all(isinstance(policy, Offline) for policy in policies):
+        sizes = replace(sizes, block=max(sizes.block, (sizes.window - sizes.right_context) // 2))
+    return EncoderWindow(graph, sizes, config)

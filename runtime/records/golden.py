@@ -15,6 +15,7 @@ import numpy as np
 
 from bestow_edge.core.bundle import GOLDEN_FILE, BundleManifest, Precision, check_files, read_manifest
 from bestow_edge.core.errors import BundleIntegrityError
+from bestow_edge.core.tensors import LOGITS, TOKEN_ID
 from bestow_edge.runtime.devices.base import Array
 from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
 
@@ -112,8 +113,8 @@ def relative_error(outputs: Mapping[str, Array], expected: Mapping[str, Array]) 
     """
     errors = []
     for name, values in outputs.items():
-        want = expected["logits" if name == "token_id" else name]
-        if name == "token_id":
+        want = expected[LOGITS if name == TOKEN_ID else name]
+        if name == TOKEN_ID:
             difference = want.max(axis=1, keepdims=True) - np.take_along_axis(want, values[:, None], axis=1)
         else:
             difference = np.abs(values.astype(np.float32) - want)

@@ -43,11 +43,9 @@ def replay(
         rates = f"recorded at {header.sample_rate_hz} Hz, the bundle hears {model.sample_rate_hz} Hz"
         raise TraceError(f"{trace.path}: {rates}; choose another bundle")
     used = trace.policies if policies is None else policies
-    if lookahead is None and model.config.bidirectional is None:
-        lookahead = header.lookahead
     session = model.multi_session(
         [(prompt.asked, policy) for prompt, policy in zip(header.prompts, used, strict=True)],
-        lookahead=lookahead,
+        lookahead=header.lookahead if lookahead is None else lookahead,
         segments=header.segments,
         beam_size=header.beam_size if all(isinstance(policy, Offline) for policy in used) else 1,
     )

@@ -1,24 +1,16 @@
-"""One text about a stream: which token comes next, what it may see, and what became of the tokens written.
-
-It keeps the books of one row of the decoder and knows policies, tokens and steps, not graphs or audio.
-"""
+"""One answer about a segment: the tokens written so far, and the speech that the next one waits for."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from bestow_edge.core.policy import Offline, Policy, View, wanted_steps
 from bestow_edge.core.prompts import AboutSpeech
-from bestow_edge.runtime.decoders.cross_adapter import Attempt
-from bestow_edge.runtime.stream.text import Detokenizer
+from bestow_edge.runtime.decoders.base import Attempt
 
 SPARE_TOKENS = 8  # tokens an answer may be ahead of one per encoder step; more is a loop
 LOOP_TOKENS = 24  # as many tokens without moving on in the speech are a loop
-SPAN_SHARE = 0.1  # a word lasts as long as the attention around its peak is at least this share of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +38,10 @@ class Word:
 
 
 @dataclass(slots=True)
-class Track:
+class Answer:
     """State of one answer."""
 
     policy: Policy
-    detokenizer: Detokenizer
     most_tokens: int
     """Tokens an answer may have."""
     question: bool = False
@@ -71,10 +62,8 @@ class Track:
     """Whole answers at the last reads, newest last."""
     drafted_at: int = -1
     """Visible steps of the newest draft."""
-    said: bool = False
-    """Something of it is new: the segment before has not said it."""
-    unsaid: list[Word] = field(default_factory=list)
-    """Tokens that completed no character yet."""
+    has_text: bool = False
+    """Some of its text is new: the segment before did not have it."""
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -98,13 +87,13 @@ class Track:
             return None
         return min(wanted, available)
 
-    def accepts(self, attempt: Attempt, visible: int) -> bool:
+    def accepts(self, attempt: Attempt) -> bool:
         """Ask the policy."""
         view = View(
             index=len(self.words),
             token_id=attempt.token_id,
             log_prob=attempt.log_prob,
-            visible_steps=visible,
+            visible_steps=attempt.visible_steps,
             refusals=self.refusals,
             attention=lambda layer: attempt.alignment[layer, :-1],
             drafts=tuple(self.drafts),
@@ -121,9 +110,10 @@ class Track:
         self.refusals += 1
         self._read(visible)
 
-    def write(self, attempt: Attempt, visible: int) -> Word:
+    def write(self, attempt: Attempt) -> Word:
         """Note a token that was written."""
-        first, end = span(attempt.alignment[-1], visible)
+        visible = attempt.visible_steps
+        first, end = attempt.span()
         word = Word(attempt.token_id, attempt.log_prob, first, end, visible)
         self.words.append(word)
         self.at_least = self.silent_since = self.silent_until = visible
@@ -140,21 +130,3 @@ class Track:
 
     def _read(self, visible: int) -> None:
         self.at_least = visible + max(1, self.policy.read_steps)
-
-
-def span(alignment: npt.NDArray[np.float32], visible: int) -> tuple[int, int]:
-    """Return first and end step of the attention's peak.
-
-    Args:
-        alignment: (steps + 1,) attention over the last of the visible steps, the null frame last.
-        visible: steps visible, counted from the first of the segment.
-    """
-    weights = alignment[:-1]
-    if not weights.size:
-        return visible, visible
-    peak = int(weights.argmax())
-    low = np.flatnonzero(weights < SPAN_SHARE * weights[peak])
-    first = int(low[low < peak].max(initial=-1)) + 1
-    end = int(low[low > peak].min(initial=weights.size))
-    offset = visible - weights.size
-    return offset + first, offset + end

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bestow_edge.runtime.decoders.cross_adapter import Attempt, TextDecoder
+from bestow_edge.runtime.decoders.base import Attempt, Decoder
 
 LENGTH_PENALTY = 1.0  # exponent: log-probability per token
 
@@ -29,7 +29,7 @@ class Hypothesis:
 
 
 def beam_search(
-    decoder: TextDecoder, visible_steps: int, end_ids: Collection[int], most_tokens: int
+    decoder: Decoder, visible_steps: int, end_ids: Collection[int], most_tokens: int
 ) -> tuple[Attempt, ...]:
     """Return the tokens of the best answer.
 
@@ -71,7 +71,7 @@ def _best(alive: list[Hypothesis], attempts: list[Attempt], count: int) -> list[
     return [(int(row), int(token), float(scores[row, token])) for row, token in zip(rows, tokens, strict=True)]
 
 
-def _continue(decoder: TextDecoder, kept: list[tuple[int, Hypothesis]]) -> list[Hypothesis]:
+def _continue(decoder: Decoder, kept: list[tuple[int, Hypothesis]]) -> list[Hypothesis]:
     """Make the decoder's rows those that are kept, and commit their tokens."""
     if not kept:
         return []

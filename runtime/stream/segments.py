@@ -12,8 +12,7 @@ from tokenizers import Tokenizer
 
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import ConfigError
-from bestow_edge.runtime.decoders.cross_adapter import Attempt
-from bestow_edge.runtime.stream.answer import span
+from bestow_edge.runtime.decoders.base import Attempt
 
 BORDER_STEPS = 8  # 0.64 s: a word heard up to here may be cut, or unlike what it is with the speech behind it
 SHORTEST_PAUSE_S = 1.2  # must be longer than what a new segment hears again, or it would roll over for ever
@@ -75,7 +74,7 @@ def whole_words(attempts: Sequence[Attempt], visible: int, tokenizer: Tokenizer)
         tokenizer: knows which tokens begin a word; where none does, the answer is cut at the border.
     """
     count = 0
-    while count < len(attempts) and span(attempts[count].alignment[-1], visible)[1] <= visible - BORDER_STEPS:
+    while count < len(attempts) and attempts[count].span()[1] <= visible - BORDER_STEPS:
         count += 1
     if count == len(attempts):
         return list(attempts)
@@ -83,14 +82,13 @@ def whole_words(attempts: Sequence[Attempt], visible: int, tokenizer: Tokenizer)
     return list(attempts[: max(starts, default=count)])
 
 
-def lone_word(answer: Iterable[Attempt], visible: int, tokenizer: Tokenizer) -> tuple[int, int] | None:
+def only_word(answer: Iterable[Attempt], tokenizer: Tokenizer) -> tuple[int, int] | None:
     """Return first and end step of an answer that is one improbable word; None if it is anything else.
 
     Music and clatter are taken for single words of little probability; speech has more words, or surer ones.
 
     Args:
         answer: its tokens; no more of them are taken than needed.
-        visible: steps of speech they see.
         tokenizer: knows which tokens begin a word.
     """
     word: list[Attempt] = []
@@ -100,7 +98,7 @@ def lone_word(answer: Iterable[Attempt], visible: int, tokenizer: Tokenizer) -> 
         word.append(attempt)
     if not word or sum(attempt.log_prob for attempt in word) >= SURE:
         return None
-    spans = [span(attempt.alignment[-1], visible) for attempt in word]
+    spans = [attempt.span() for attempt in word]
     return min(first for first, _ in spans), max(end for _, end in spans)
 
 

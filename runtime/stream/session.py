@@ -1,39 +1,37 @@
-"""The live loop: audio in, events out, for one stream and one or several prompts about it.
+"""A session: audio in, events out, for one stream and one or several prompts about it.
 
-What is written depends on the audio, the policies and the look-ahead alone, never on how the audio was cut into blocks
-or how fast it came: the policies ask for encoder steps, and the loop waits for them. It knows no devices, files or
-clocks.
+The text depends on the audio, the policies and the look-ahead alone, never on the blocks in which the audio came nor on
+their pace: the policies ask for encoder steps, and the session waits for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from bestow_edge.core.config import SUBSAMPLING, SegmentConfig
+from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import SessionError
 from bestow_edge.core.prompts import Question
 from bestow_edge.runtime.audio.files import check_block
-from bestow_edge.runtime.decoders.cross_adapter import Attempt, TextDecoder
-from bestow_edge.runtime.devices.base import Graph
-from bestow_edge.runtime.encoders.base import encoder_for
-from bestow_edge.runtime.stream.answer import Prompt, Track, Word
-from bestow_edge.runtime.stream.answers import Rows
+from bestow_edge.runtime.decoders.base import Attempt
+from bestow_edge.runtime.stream.answer import Answer, Prompt, Word
+from bestow_edge.runtime.stream.answers import Answers
 from bestow_edge.runtime.stream.beam import beam_search
 from bestow_edge.runtime.stream.events import Decision, Event, SegmentEvent, TextEvent, Verdict
-from bestow_edge.runtime.stream.prefetch import Ahead
-from bestow_edge.runtime.stream.segments import LOUDER, limits, lone_word, whole_words
-from bestow_edge.runtime.stream.text import Detokenizer
+from bestow_edge.runtime.stream.listener import Listener
+from bestow_edge.runtime.stream.loop import decide
+from bestow_edge.runtime.stream.segments import LOUDER, limits, only_word, whole_words
+from bestow_edge.runtime.stream.text import Detokenizer, Writer
 
 if TYPE_CHECKING:
     from bestow_edge.runtime.model import Model
 
-FRAMES_PER_S = 100  # mel frames
 REPLAY_STEPS = 12  # 0.96 s: a word that is being spoken when a segment ends begins within it
 
 
@@ -69,21 +67,22 @@ class Session:
         self.on_decision: Callable[[Decision], None] | None = None
         """Called with every decision, those of drafts apart."""
         self._model = model
-        self._step_s = model.config.features.step_s
         self._ids = [model.prompt_ids(prompt.asked) for prompt in prompts]
         self._limits = limits(
             segments,
-            step_s=self._step_s,
+            step_s=model.config.step_s,
             prompt_tokens=max(map(len, self._ids)),
             max_text_tokens=model.manifest.max_text_tokens,
         )
-        self._take_graphs(model.graphs())
-        self._encoder_state: Any = self._encoder.initial_state()  # Any: each kind of encoder has a state of its own
+        self._graphs = model.graphs()
+        policies = [prompt.policy for prompt in prompts]
+        self._open_encoder = partial(model.open_encoder, policies=policies, right_context=lookahead)
+        self._listener = Listener(self._open_encoder(self._graphs), model.executor)
         self._ended = False
         self._answered = False  # whether questions have been, with all of the speech
         self._background: float | None = None  # level of the segment before, if it had no words
         self._base_s = 0.0
-        self._said_s = [0.0] * len(prompts)  # end of the last word of each text
+        self._written_s = [0.0] * len(prompts)  # end of the last word of each text
         self._begin_segment([()] * len(prompts))
 
     def __enter__(self) -> Session:
@@ -106,9 +105,9 @@ class Session:
         """
         self._check_open()
         check_block(samples)
-        self._encoder_state = self._encoder.add(samples, self._encoder_state)
+        self._listener.add(samples)
         events: list[Event] = []
-        while self._encoder.has_chunk(self._encoder_state):  # one by one: a new segment restarts the encoder
+        while self._listener.has_chunk:  # one by one: a new segment restarts the encoder
             self._hear_chunk()
             events += list(self._write())
         return events
@@ -120,17 +119,17 @@ class Session:
             SessionError: the session was finished before.
         """
         self._check_open()
-        self._encoder_state = self._encoder.end(self._encoder_state)
+        self._listener.end()
         events: list[Event] = []
         decoder = None
         while decoder is not self._decoder:  # a segment may fill up or end early: what follows it is heard anew
             decoder = self._decoder
-            while self._encoder.has_chunk(self._encoder_state):
+            while self._listener.has_chunk:
                 self._hear_chunk()
             events += list(self._search() if self.beam_size > 1 else self._write())
-            if decoder is self._decoder and self._rows.ended_early(self._decoder.memory.written):
+            if decoder is self._decoder and self._answers.ended_early(self._decoder.heard):
                 self._answered = True
-                events += list(self._next_segment(min(self._rows.heard_ends())))
+                events += list(self._next_segment(min(self._answers.heard_ends())))
         self._ended = True
         return events + list(self._end_segment())
 
@@ -141,16 +140,8 @@ class Session:
             SessionError: the session was finished.
         """
         self._check_open()
-        memory = self._decoder.memory
-        chunks = list(self._encoder.finish(self._encoder_state))
-        first = min((speech.start for speech in chunks), default=memory.written)
-        snapshot = memory.snapshot(first, max((speech.end for speech in chunks), default=memory.written))
-        for speech in chunks:
-            memory.write(speech)
-        try:
-            return self._text_after(prompt, (item.token_id for item in self._rehearse(prompt, memory.written)))
-        finally:
-            memory.restore(snapshot)
+        with self._decoder.supposing(self._listener.rest()):
+            return self._text_after(prompt, (item.token_id for item in self._rehearse(prompt, self._decoder.heard)))
 
     @property
     def model(self) -> Model:
@@ -165,7 +156,7 @@ class Session:
     @property
     def heard_s(self) -> float:
         """Seconds of audio that reached the text side."""
-        return self._time_s(self._decoder.memory.written)
+        return self._time_s(self._decoder.heard)
 
     @property
     def segment_start_s(self) -> float:
@@ -177,118 +168,99 @@ class Session:
         """Tokens of the current segment, prompt included, of the longest text."""
         return int(self._decoder.num_tokens.max())
 
-    def _take_graphs(self, graphs: tuple[Graph, Graph, Graph]) -> None:
-        """Use these graphs from the next segment on; TensorRT engines may have taken the place of others meanwhile."""
-        self._graphs = graphs
-        policies = [prompt.policy for prompt in self.prompts]
-        self._encoder = encoder_for(self._model, policies, self.lookahead, graphs[0])
-        self._ahead = Ahead(self._encoder.next_chunk, self._model.executor)
-
     def _begin_segment(self, contexts: Sequence[tuple[int, ...]]) -> None:
         """Begin with fresh prompts, caches and speech memory; `contexts` are the tokens repeated behind each prompt."""
-        model, self._contexts = self._model, contexts
+        self._contexts = contexts
         self._prompt_tokens = [(*ids, *context) for ids, context in zip(self._ids, contexts, strict=True)]
-        self._decoder = TextDecoder(*self._graphs[1:], model.manifest, self._prompt_tokens)
-        self._tracks = [
-            Track(prompt.policy, self._detokenizer(), self._limits.most_tokens, isinstance(prompt.asked, Question))
+        self._decoder = self._model.open_decoder(self._graphs, self._prompt_tokens)
+        answers = [
+            Answer(prompt.policy, self._limits.most_tokens, isinstance(prompt.asked, Question))
             for prompt in self.prompts
         ]
-        for track in self._tracks:
-            track.done = track.question and self._answered
-        self._rows = Rows(self._tracks, self._limits, first=not self.segment)
+        for answer in answers:
+            answer.done = answer.question and self._answered
+        self._answers = Answers(answers, self._limits, first=not self.segment)
+        self._writers = [Writer(self._model.tokenizer, self._prefix) for _ in answers]
         self._started = False
-        self._skip_s = [
-            0.0 if track.question else said_s for track, said_s in zip(self._tracks, self._said_s, strict=True)
-        ]
+        known_s = zip(answers, self._written_s, strict=True)
+        self._skip_s = [0.0 if answer.question else end_s for answer, end_s in known_s]
 
     def _hear_chunk(self) -> None:
-        speech, self._encoder_state = self._ahead.next_chunk(self._encoder_state)
-        self._decoder.memory.write(speech)
-        if self._encoder.has_chunk(self._encoder_state):
-            self._ahead.begin(self._encoder_state)
-
-    @property
-    def _heard_all(self) -> bool:
-        return self._encoder_state.ended and not self._encoder.has_chunk(self._encoder_state)
+        self._decoder.hear(self._listener.next_chunk())
 
     def _write(self) -> Iterator[Event]:
         """Write until policies and model ask for more speech, or a segment ends."""
-        available = self._decoder.memory.written
+        available = self._decoder.heard
         while True:
-            wanted = self._rows.wanted(available, ended=self._heard_all)
+            wanted = self._answers.wanted(available, ended=self._listener.ended)
             ready = [row for row, visible in enumerate(wanted) if visible is not None]
             if not ready:
-                if available >= self._limits.most_steps and not self._heard_all:
+                if available >= self._limits.most_steps and not self._listener.ended:
                     yield from self._cut(available)
                 return
             self._draft_for_policies(wanted)
             doubted = {row for row in ready if self._doubts(row, wanted[row] or 0)}
             attempts = self._decoder.attempt([visible or 0 for visible in wanted])
             for row in ready:
-                yield from self._decide(row, attempts[row], wanted[row] or 0, available, doubted=row in doubted)
-            if self._rows.full():
+                yield from self._decide(row, attempts[row], doubted=row in doubted)
+            if self._answers.full():
                 yield from self._settle(available)
-                yield from self._next_segment(self._rows.full_end())
+                yield from self._next_segment(self._answers.full_end())
                 return
-            if self._rows.paused() and not self._heard_all:
+            if self._answers.paused() and not self._listener.ended:
                 yield from self._settle(available)
-                yield from self._next_segment(max([self._rows.quiet_since() - REPLAY_STEPS, *self._rows.word_ends()]))
+                quiet = self._answers.quiet_since() - REPLAY_STEPS
+                yield from self._next_segment(max([quiet, *self._answers.word_ends()]))
                 return
 
     def _settle(self, visible: int) -> Iterator[Event]:
-        """Write what is left of the answers to questions about a segment that ends."""
-        for row in self._rows.unanswered():
-            with closing(self._answer(row, visible)) as answer:
-                for attempt in answer:
-                    yield from self._note(row, attempt, visible)
-                    if self._tracks[row].done:
+        """Write the rest of the answers to questions about a segment that ends."""
+        for row in self._answers.unanswered():
+            with closing(self._answer(row, visible)) as attempts:
+                for attempt in attempts:
+                    yield from self._record(row, attempt)
+                    if self._answers.all[row].done:
                         break
 
-    def _decide(self, row: int, attempt: Attempt, visible: int, available: int, *, doubted: bool) -> Iterator[Event]:
-        track = self._tracks[row]
-        last = self._heard_all and visible == available
-        if doubted or attempt.token_id in self._model.manifest.end_ids:
-            self._tell("doubt" if doubted else "pause", row, attempt, visible)
-            track.pause(visible)
-            track.done = last
-        elif not last and not track.accepts(attempt, visible):
-            self._tell("refuse", row, attempt, visible)
-            track.refuse(visible)
-        else:
+    def _decide(self, row: int, attempt: Attempt, *, doubted: bool) -> Iterator[Event]:
+        last = self._listener.ended and attempt.visible_steps == self._decoder.heard
+        end_ids = self._model.manifest.end_ids
+        verdict = decide(self._answers.all[row], attempt, last=last, end_ids=end_ids, doubted=doubted)
+        if verdict == "write":
             self._decoder.commit(row, attempt.token_id)
-            yield from self._note(row, attempt, visible)
+            yield from self._record(row, attempt)
+        else:
+            self._report(verdict, row, attempt)
 
     def _doubts(self, row: int, visible: int) -> bool:
-        """Say whether what would be written is a lone, improbable word in a sound that went on without words before."""
-        if self._background is None or any(track.words for track in self._tracks):
+        """Return whether the proposal is one improbable word in a sound that went on without words before."""
+        if self._background is None or any(answer.words for answer in self._answers.all):
             return False
-        with closing(self._rehearse(row, visible)) as answer:
-            span = lone_word(answer, visible, self._model.tokenizer)
-        return span is not None and self._encoder.level(self._encoder_state, *span) <= self._background + LOUDER
+        with closing(self._rehearse(row, visible)) as attempts:
+            span = only_word(attempts, self._model.tokenizer)
+        return span is not None and self._listener.level(*span) <= self._background + LOUDER
 
-    def _note(self, row: int, attempt: Attempt, visible: int) -> Iterator[Event]:
-        self._tell("write", row, attempt, visible)
-        track = self._tracks[row]
-        word = track.write(attempt, visible)
-        if track.loops():
-            track.done = True
+    def _record(self, row: int, attempt: Attempt) -> Iterator[Event]:
+        """Note a token that was written, and emit its text unless the segment before has it already."""
+        self._report("write", row, attempt)
+        answer = self._answers.all[row]
+        word = answer.write(attempt)
+        if answer.loops():
+            answer.done = True
         if (self._time_s(word.first_step) + self._time_s(word.end_step)) / 2 >= self._skip_s[row]:
-            yield from self._say(row, word)  # otherwise the segment before has said it
+            yield from self._emit(row, word)
 
-    def _tell(self, verdict: Verdict, row: int, attempt: Attempt, visible: int) -> None:
+    def _report(self, verdict: Verdict, row: int, attempt: Attempt) -> None:
         if self.on_decision is not None:
-            known = (self.heard_s, row, self.segment, visible, attempt.token_id, attempt.log_prob)
-            self.on_decision(Decision(*known, verdict))
+            made = (attempt.visible_steps, attempt.token_id, attempt.log_prob)
+            self.on_decision(Decision(self.heard_s, row, self.segment, *made, verdict))
 
-    def _say(self, row: int, word: Word) -> Iterator[Event]:
-        track = self._tracks[row]
-        self._said_s[row] = max(self._said_s[row], self._time_s(word.end_step))
-        track.unsaid.append(word)
-        text = track.detokenizer.push(word.token_id)
+    def _emit(self, row: int, word: Word) -> Iterator[Event]:
+        self._written_s[row] = max(self._written_s[row], self._time_s(word.end_step))
+        text, words = self._writers[row].push(word)
         if not text:
             return
-        track.said = True
-        words, track.unsaid = track.unsaid, []
+        self._answers.all[row].has_text = True
         start_s = self._time_s(words[0].first_step)
         if not self._started:
             self._started = True
@@ -305,29 +277,32 @@ class Session:
         )
 
     def _draft_for_policies(self, wanted: Sequence[int | None]) -> None:
-        for row, (track, visible) in enumerate(zip(self._tracks, wanted, strict=True)):
-            most = track.policy.num_drafts
-            if visible is None or not most or track.drafted_at == visible:
+        for row, (answer, visible) in enumerate(zip(self._answers.all, wanted, strict=True)):
+            most = answer.policy.num_drafts
+            if visible is None or not most or answer.drafted_at == visible:
                 continue
-            track.drafts.append(track.token_ids + tuple(item.token_id for item in self._rehearse(row, visible)))
-            track.drafted_at = visible
-            while len(track.drafts) > most:
-                track.drafts.popleft()
+            answer.drafts.append(answer.token_ids + tuple(item.token_id for item in self._rehearse(row, visible)))
+            answer.drafted_at = visible
+            while len(answer.drafts) > most:
+                answer.drafts.popleft()
 
     def _text_after(self, prompt: int, token_ids: Iterable[int]) -> str:
         """Return the text that more tokens would add to a segment's."""
-        detokenizer = self._detokenizer()
-        for word in self._tracks[prompt].words:
+        detokenizer = Detokenizer(self._model.tokenizer, self._prefix)
+        for word in self._answers.all[prompt].words:
             detokenizer.push(word.token_id)
         return "".join(map(detokenizer.push, token_ids))
 
-    def _detokenizer(self) -> Detokenizer:
-        return Detokenizer(self._model.tokenizer, prefix=" " if self.segment else "")
+    @property
+    def _prefix(self) -> str:
+        """What is put before a segment's first text."""
+        return " " if self.segment else ""
 
     def _rehearse(self, row: int, visible: int) -> Generator[Attempt]:
-        """Yield what would be written next with that much speech and no more."""
+        """Yield the tokens that would be written next with that much speech and no more."""
         rows = [visible] * self._decoder.rows
-        most = self._tracks[row].most(visible) - len(self._tracks[row].words)
+        answer = self._answers.all[row]
+        most = answer.most(visible) - len(answer.words)
         with self._decoder.rehearsal():
             for _ in range(most):
                 attempt = self._decoder.attempt(rows)[row]
@@ -338,61 +313,58 @@ class Session:
 
     def _search(self) -> Iterator[Event]:
         """Write the best hypothesis of a beam search over all the speech."""
-        visible = self._decoder.memory.written
-        for attempt in self._best_answer(visible):
-            yield from self._note(0, attempt, visible)
-        if self._rows.full():
-            yield from self._next_segment(self._rows.full_end())
+        for attempt in self._best_answer(self._decoder.heard):
+            yield from self._record(0, attempt)
+        if self._answers.full():
+            yield from self._next_segment(self._answers.full_end())
 
     def _answer(self, row: int, visible: int) -> Generator[Attempt]:
-        """Yield what would be written with that much speech and no more."""
+        """Yield the tokens of the rest of an answer to that much speech and no more."""
         yield from self._best_answer(visible) if self.beam_size > 1 else self._rehearse(row, visible)
 
     def _best_answer(self, visible: int) -> Sequence[Attempt]:
-        model, memory = self._model, self._decoder.memory
-        rows = [self._prompt_tokens[0]] * self.beam_size
-        decoder = TextDecoder(*self._graphs[1:], model.manifest, rows, memory)
-        return beam_search(decoder, visible, model.manifest.end_ids, self._tracks[0].most(visible))
+        decoder = self._decoder.branch([self._prompt_tokens[0]] * self.beam_size)
+        return beam_search(decoder, visible, self._model.manifest.end_ids, self._answers.all[0].most(visible))
 
     def _cut(self, visible: int) -> Iterator[Event]:
         """End a segment in the middle of speech, behind the last word that lies well before its end."""
         resume = []
-        for row, track in enumerate(self._tracks):
-            if track.question:
+        for row, answer in enumerate(self._answers.all):
+            if answer.question:
                 continue
-            answer = [] if self._doubts(row, visible) else list(self._answer(row, visible))
-            kept = whole_words(answer, visible, self._model.tokenizer)
+            attempts = [] if self._doubts(row, visible) else list(self._answer(row, visible))
+            kept = whole_words(attempts, visible, self._model.tokenizer)
             for attempt in kept:
-                yield from self._note(row, attempt, visible)
-            silent = len(kept) == len(answer)  # up to the border: a word that begins there may not be known yet
-            resume.append(max([visible - REPLAY_STEPS if silent else 0, *(word.end_step for word in track.words[-1:])]))
+                yield from self._record(row, attempt)
+            silent = len(kept) == len(attempts)  # up to the border: a word that begins there may not be known yet
+            end = answer.words[-1].end_step if answer.words else 0
+            resume.append(max(visible - REPLAY_STEPS if silent else 0, end))
         yield from self._settle(visible)
         first = min(resume, default=visible - REPLAY_STEPS)
-        yield from self._next_segment(max(first, visible // 4))  # so that it goes on whatever the model says
+        yield from self._next_segment(max(first, visible // 4))  # so that it goes on whatever the model writes
 
     def _next_segment(self, first_step: int) -> Iterator[Event]:
         """Begin anew at an earlier step: prompt, memory and caches stay small however long the stream is."""
         yield from self._end_segment()
-        spoken = any(track.words for track in self._tracks)
-        heard = self._decoder.memory.written
-        self._background = None if spoken else self._encoder.level(self._encoder_state, 0, heard)
-        if (graphs := self._model.graphs()) != self._graphs:
-            self._take_graphs(graphs)
-        self._encoder_state, first_frame = self._encoder.restart(self._encoder_state, first_step * SUBSAMPLING)
-        self._base_s += first_frame / FRAMES_PER_S
+        answers = self._answers.all
+        spoken = any(answer.words for answer in answers)
+        self._background = None if spoken else self._listener.level(0, self._decoder.heard)
+        if (graphs := self._model.graphs()) != self._graphs:  # better graphs of the device took their place meanwhile
+            self._graphs = graphs
+            self._listener.use(self._open_encoder(graphs))
+        self._base_s += self._listener.restart(first_step) * self._model.config.features.frame_s
         self.segment += self._started  # a segment without text was silence
-        most = self.segments.context_tokens
-        known = zip(self._tracks, self._contexts, strict=True)
-        self._begin_segment(
-            [(track.token_ids or before)[-most:] if most and not track.question else () for track, before in known]
-        )
+        most, contexts = self.segments.context_tokens, []
+        for answer, before in zip(answers, self._contexts, strict=True):
+            contexts.append((answer.token_ids or before)[-most:] if most and not answer.question else ())
+        self._begin_segment(contexts)
 
     def _end_segment(self) -> Iterator[Event]:
         if self._started:
-            yield SegmentEvent("end", self.segment, max(self._said_s))
+            yield SegmentEvent("end", self.segment, max(self._written_s))
 
     def _time_s(self, step: int) -> float:
-        return self._base_s + step * self._step_s
+        return self._base_s + step * self._model.config.step_s
 
     def _check_open(self) -> None:
         if self._ended:

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.evaluation.run.speed import PREFILL, measure, read_bandwidth
 from bestow_edge.runtime import load
 from bestow_edge.runtime.assets.recordings import sample_manifest

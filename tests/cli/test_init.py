@@ -138,7 +138,7 @@ def test_options_reach_the_config(capsys: pytest.CaptureFixture[str], tmp_path: 
     code, _, err = made(capsys, tmp_path, *options)
     assert code == 0, err
     config = load_config(tmp_path / "start")
-    adapter = config.adapter
+    adapter = config.connector
     assert (adapter.num_layers, adapter.width, adapter.num_heads, adapter.ffn_factor) == (1, 48, 4, 2)
     assert (adapter.text_mixer, adapter.prompt_mode) == ("lstm", "bypass")
     assert (config.policy.k, config.policy.l, config.pairs) == (4, 5, ("de-de", "en-de"))

@@ -10,7 +10,9 @@ import pytest
 
 from bestow_edge.core.bundle import MANIFEST_FILE, check_files, list_files, read_manifest, write_manifest
 from bestow_edge.core.errors import BundleError, BundleIntegrityError, BundleMissingError, BundleVersionError
-from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.llm import GRAPH as LLM
 
 Document = dict[str, Any]
 

@@ -7,16 +7,11 @@ from typing import Any
 
 import pytest
 
-from bestow_edge.core.config import (
-    AdapterConfig,
-    BidirectionalConfig,
-    FeatureConfig,
-    ModelConfig,
-    PolicyConfig,
-    StreamingConfig,
-    read_json,
-)
+from bestow_edge.core.config import FeatureConfig, ModelConfig, PolicyConfig, read_json
 from bestow_edge.core.errors import BestowEdgeError, ConfigError
+from bestow_edge.core.specs.chunked import ChunkedConfig
+from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
+from bestow_edge.core.specs.windowed import WindowedConfig
 
 ENCODER = {"model_type": "nemotron_asr_streaming_encoder", "hidden_size": 64, "num_mel_bins": 80}
 PARAKEET = {"model_type": "parakeet_encoder", "hidden_size": 64, "num_mel_bins": 80}
@@ -29,31 +24,37 @@ PER_FEATURE = FeatureConfig(normalize="per_feature")
     [
         (lambda: FeatureConfig(hop_samples=500), "hop_samples <= window_samples <= n_fft, got 500, 400, 512"),
         (lambda: FeatureConfig(window_samples=600), "got 160, 600, 512"),
-        (lambda: AdapterConfig(num_layers=0), "num_layers, width, num_heads and ffn_factor must be at least 1"),
-        (lambda: AdapterConfig(width=10, num_heads=4), "width 10 is not a multiple of num_heads 4"),
-        (lambda: AdapterConfig(num_heads=0), "must be at least 1"),
-        (lambda: AdapterConfig(text_mixer="lstm", num_layers=2), "set num_layers: 1"),
-        (lambda: StreamingConfig(left_context=0), "left_context must be at least 1, got 0"),
-        (lambda: StreamingConfig(default_lookahead=5), r"default_lookahead 5 is not in \(13, 6, 1, 0\)"),
-        (lambda: StreamingConfig(lookaheads=(13, 3)), "chunk of 4 steps does not divide left_context 70"),
-        (lambda: StreamingConfig(lookaheads=(13, -1)), "chunk of 0 steps"),
-        (lambda: BidirectionalConfig(block=0), "block must be at least 1 and right_context at least 0, got block=0"),
-        (lambda: BidirectionalConfig(right_context=-1), "got block=4, right_context=-1"),
-        (lambda: BidirectionalConfig(window=16), r"window 16 is below block \+ right_context, which are 17"),
+        (lambda: CrossAdapterConfig(num_layers=0), "num_layers, width, num_heads and ffn_factor must be at least 1"),
+        (lambda: CrossAdapterConfig(width=10, num_heads=4), "width 10 is not a multiple of num_heads 4"),
+        (lambda: CrossAdapterConfig(num_heads=0), "must be at least 1"),
+        (lambda: CrossAdapterConfig(text_mixer="lstm", num_layers=2), "set num_layers: 1"),
+        (lambda: ChunkedConfig(left_context=0), "left_context must be at least 1, got 0"),
+        (lambda: ChunkedConfig(default_lookahead=5), r"default_lookahead 5 is not in \(13, 6, 1, 0\)"),
+        (lambda: ChunkedConfig(lookaheads=(13, 3)), "chunk of 4 steps does not divide left_context 70"),
+        (lambda: ChunkedConfig(lookaheads=(13, -1)), "chunk of 0 steps"),
+        (lambda: WindowedConfig(block=0), "block must be at least 1 and right_context at least 0, got block=0"),
+        (lambda: WindowedConfig(right_context=-1), "got block=4, right_context=-1"),
+        (lambda: WindowedConfig(window=16), r"window 16 is below block \+ right_context, which are 17"),
         (
-            lambda: ModelConfig(encoder=ENCODER, llm=LLM, adapter=AdapterConfig(), bidirectional=BidirectionalConfig()),
+            lambda: ModelConfig(encoder=ENCODER, llm=LLM, adapter=CrossAdapterConfig(), bidirectional=WindowedConfig()),
             "bidirectional: encoder nemotron_asr_streaming_encoder is not bidirectional; remove this field",
         ),
         (
-            lambda: ModelConfig(encoder=ENCODER, llm=LLM, adapter=AdapterConfig(), features=PER_FEATURE),
+            lambda: ModelConfig(encoder=ENCODER, llm=LLM, adapter=CrossAdapterConfig(), features=PER_FEATURE),
             "normalize 'per_feature' needs all frames at once, but encoder nemotron.* hears them chunk by chunk; set",
         ),
         (lambda: PolicyConfig(k=0), "k and l must be at least 1, got k=0, l=4"),
         (lambda: PolicyConfig(l=0), "got k=6, l=0"),
-        (lambda: ModelConfig(encoder={"hidden_size": 1}, llm=LLM, adapter=AdapterConfig()), "encoder: transformers"),
-        (lambda: ModelConfig(encoder=ENCODER, llm={"model_type": "llama"}, adapter=AdapterConfig()), "llm: transfor"),
         (
-            lambda: ModelConfig(encoder=ENCODER | {"num_mel_bins": 128}, llm=LLM, adapter=AdapterConfig()),
+            lambda: ModelConfig(encoder={"hidden_size": 1}, llm=LLM, adapter=CrossAdapterConfig()),
+            "encoder: transformers",
+        ),
+        (
+            lambda: ModelConfig(encoder=ENCODER, llm={"model_type": "llama"}, adapter=CrossAdapterConfig()),
+            "llm: transfor",
+        ),
+        (
+            lambda: ModelConfig(encoder=ENCODER | {"num_mel_bins": 128}, llm=LLM, adapter=CrossAdapterConfig()),
             "80 mel bins, but the encoder takes 128",
         ),
     ],
@@ -64,10 +65,10 @@ def test_bad_values_are_refused(make: Callable[[], object], message: str) -> Non
 
 
 def test_defaults_are_the_papers() -> None:
-    assert (AdapterConfig().num_layers, AdapterConfig().head_dim) == (2, 128)
+    assert (CrossAdapterConfig().num_layers, CrossAdapterConfig().head_dim) == (2, 128)
     assert (PolicyConfig().k, PolicyConfig().l) == (6, 4)
     assert FeatureConfig().step_s == pytest.approx(0.08)
-    assert StreamingConfig().max_chunk_steps == 14
+    assert ChunkedConfig().max_chunk_steps == 14
 
 
 def test_config_survives_json(model_config: Callable[..., ModelConfig]) -> None:
@@ -75,7 +76,7 @@ def test_config_survives_json(model_config: Callable[..., ModelConfig]) -> None:
     text = json.dumps(config.to_dict())
     again = ModelConfig.from_dict(json.loads(text))
     assert json.dumps(again.to_dict()) == text
-    assert again.adapter == config.adapter
+    assert again.adapter == config.connector
     assert again.pairs == config.pairs
     assert again.streaming.lookaheads == (13, 6, 1, 0)
 
@@ -88,9 +89,9 @@ def test_configs_of_models_without_questions_are_still_read(model_config: Callab
 
 
 def test_a_bidirectional_encoder_has_its_sizes_recorded() -> None:
-    config = ModelConfig(encoder=PARAKEET, llm=LLM, adapter=AdapterConfig(), features=PER_FEATURE)
-    assert config.bidirectional == BidirectionalConfig(block=4, right_context=13, window=375)
-    assert config.right_context == 13
+    config = ModelConfig(encoder=PARAKEET, llm=LLM, adapter=CrossAdapterConfig(), features=PER_FEATURE)
+    assert config.bidirectional == WindowedConfig(block=4, right_context=13, window=375)
+    assert config.encoder.default_right_context == 13
     values = json.loads(json.dumps(config.to_dict()))
     assert values["bidirectional"] == {"block": 4, "right_context": 13, "window": 375}
     assert values["features"]["normalize"] == "per_feature"
@@ -109,7 +110,7 @@ def test_a_bidirectional_encoder_has_its_sizes_recorded() -> None:
 
 def test_a_cache_aware_encoder_has_none(model_config: Callable[..., ModelConfig]) -> None:
     config = model_config()
-    assert (config.bidirectional, config.right_context) == (None, 13)
+    assert (config.bidirectional, config.encoder.default_right_context) == (None, 13)
     assert config.to_dict()["bidirectional"] is None
 
 

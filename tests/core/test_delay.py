@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bestow_edge.core.config import AdapterConfig, FeatureConfig, ModelConfig, PolicyConfig, StreamingConfig
+from bestow_edge.core.config import FeatureConfig, ModelConfig, PolicyConfig
 from bestow_edge.core.delay import TRAINED_K, Choice, delay_s, is_trained, parse_latency, right_contexts, solve
 from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.specs.chunked import ChunkedConfig
+from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 
 LOOKAHEADS = (34, 13, 9, 6, 4, 1, 0)  # their chunks divide a left context of 70
 
@@ -16,9 +18,9 @@ def config(l: int = 4, lookaheads: tuple[int, ...] = (13, 6, 1, 0), hop_samples:
     return ModelConfig(
         encoder=part,
         llm=part,
-        adapter=AdapterConfig(),
+        adapter=CrossAdapterConfig(),
         features=FeatureConfig(hop_samples=hop_samples),
-        streaming=StreamingConfig(lookaheads=lookaheads, default_lookahead=lookaheads[0]),
+        streaming=ChunkedConfig(lookaheads=lookaheads, default_lookahead=lookaheads[0]),
         policy=PolicyConfig(l=l),
     )
 
@@ -86,7 +88,7 @@ def test_never_above_the_target_and_of_the_models_own(target_s: float, model: Mo
         assert target_s < delay_s(1, 1, min(right_contexts(model)), model)
         return
     assert choice.delay_s <= target_s
-    assert choice.delay_s == pytest.approx((choice.k * choice.l + choice.lookahead) * model.features.step_s, abs=1e-6)
+    assert choice.delay_s == pytest.approx((choice.k * choice.l + choice.lookahead) * model.step_s, abs=1e-6)
     assert choice.lookahead in right_contexts(model)
     assert choice.k < TRAINED_K.stop
     assert 1 <= choice.l <= model.policy.l
@@ -110,7 +112,7 @@ def test_less_than_a_block_is_left_unless_k_is_at_its_end(target_s: float, model
         return
     choice = solve(target_s, model)
     assert is_trained(choice.k, choice.l, model)
-    assert choice.k == TRAINED_K.stop - 1 or target_s - choice.delay_s < choice.l * model.features.step_s + 1e-6
+    assert choice.k == TRAINED_K.stop - 1 or target_s - choice.delay_s < choice.l * model.step_s + 1e-6
 
 
 @pytest.mark.parametrize("target_s", [0.0, 0.07, -1.0, float("nan")])

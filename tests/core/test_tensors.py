@@ -5,17 +5,15 @@ from collections.abc import Callable
 import pytest
 
 from bestow_edge.core.config import ModelConfig
-from bestow_edge.core.tensors import (
-    ADAPTER,
-    ENCODER,
-    LLM,
-    WINDOW,
-    TensorSpec,
-    adapter_spec,
-    encoder_spec,
-    graph_specs,
-    llm_spec,
-)
+from bestow_edge.core.graphs import graph_specs
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.chunked import spec as encoder_spec
+from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.cross_adapter import adapter_spec
+from bestow_edge.core.specs.llm import GRAPH as LLM
+from bestow_edge.core.specs.llm import llm_spec
+from bestow_edge.core.specs.windowed import GRAPH as WINDOW
+from bestow_edge.core.tensors import TensorSpec
 
 Configs = Callable[..., ModelConfig]
 

@@ -14,9 +14,12 @@ import onnx_ir as ir
 import pytest
 
 from bestow_edge.core.bundle import BundleManifest, read_manifest
-from bestow_edge.core.config import BidirectionalConfig
 from bestow_edge.core.errors import AgreementError, CheckpointError, ConfigError, ExportError, ParityError
-from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM, WINDOW
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.llm import GRAPH as LLM
+from bestow_edge.core.specs.windowed import GRAPH as WINDOW
+from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.export import parity, pipeline
 from bestow_edge.export.pipeline import Check, export_bundle
 from bestow_edge.runtime import load
@@ -178,7 +181,7 @@ def test_a_bidirectional_bundle(bidirectional_bundle: Path) -> None:
     assert sorted(path.name for path in bidirectional_bundle.iterdir()) == [
         "adapter_step.onnx", "bundle.json", "encoder_window.onnx", "golden.npz", "llm_step.onnx", "tokenizer.json"
     ]  # fmt: skip
-    assert manifest.model.bidirectional == BidirectionalConfig()
+    assert manifest.model.bidirectional == WindowedConfig()
     assert manifest.model.features.normalize == "per_feature"
     recorded = json.loads((bidirectional_bundle / "bundle.json").read_text(encoding="utf-8"))["model"]
     assert recorded["bidirectional"] == {"block": 4, "right_context": 13, "window": 375}

@@ -3,7 +3,10 @@
 import pytest
 
 from bestow_edge.core.errors import ConfigError
-from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM, WINDOW
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.llm import GRAPH as LLM
+from bestow_edge.core.specs.windowed import GRAPH as WINDOW
 from bestow_edge.export.precision import LARGE_LLM, parse_precisions, part_of
 
 

@@ -9,7 +9,7 @@ import torch
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ConfigError
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.training.data.examples import num_steps
 
 Configs = Callable[..., ModelConfig]
@@ -85,10 +85,10 @@ def test_bidirectional_encoder(parakeet_config: ModelConfig, make_model: Callabl
 def test_unknown_encoder(model_config: Configs) -> None:
     config = model_config()
     with pytest.raises(ConfigError, match="encoder: model_type 'whisper' is not one of nemotron_asr_streaming_encoder"):
-        BestowModel.from_config(replace(config, encoder=config.encoder | {"model_type": "whisper"}))
+        SpeechModel.from_config(replace(config, encoder=config.encoder | {"model_type": "whisper"}))
 
 
 def test_unknown_llm(model_config: Configs) -> None:
     config = model_config()
     with pytest.raises(ConfigError, match="llm: transformers refuses this config"):
-        BestowModel.from_config(replace(config, llm=config.llm | {"model_type": "no_such_llm"}))
+        SpeechModel.from_config(replace(config, llm=config.llm | {"model_type": "no_such_llm"}))

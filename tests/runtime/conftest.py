@@ -13,7 +13,7 @@ from bestow_edge.core.bundle import read_manifest
 from bestow_edge.runtime.model import Model, load
 
 if TYPE_CHECKING:
-    from bestow_edge.model.base import BestowModel
+    from bestow_edge.model.base import SpeechModel
 
 RemakeModel = Callable[..., Model]
 
@@ -41,7 +41,7 @@ def pausing_model(remake_model: RemakeModel) -> Model:
 
 
 @pytest.fixture(scope="session")
-def torch_model(tiny_checkpoint: Path) -> BestowModel:
+def torch_model(tiny_checkpoint: Path) -> SpeechModel:
     """The checkpoint the tiny bundle was made of."""
     from bestow_edge.model.checkpoint import load_checkpoint
 
@@ -67,7 +67,7 @@ def bidirectional_model(remake_bidirectional: RemakeModel) -> Model:
 
 
 @pytest.fixture(scope="session")
-def bidirectional_torch_model(bidirectional_checkpoint: Path) -> BestowModel:
+def bidirectional_torch_model(bidirectional_checkpoint: Path) -> SpeechModel:
     """The checkpoint the bidirectional bundle was made of."""
     from bestow_edge.model.checkpoint import load_checkpoint
 

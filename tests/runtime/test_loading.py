@@ -17,7 +17,9 @@ from onnx import numpy_helper
 
 from bestow_edge.core.bundle import MANIFEST_FILE, list_files, read_manifest, write_manifest
 from bestow_edge.core.errors import BundleError, BundleIntegrityError, BundleMissingError, ConfigError, SignatureError
-from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.runtime import load, model
 from bestow_edge.runtime.records.golden import verify
 

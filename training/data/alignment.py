@@ -123,7 +123,7 @@ def align(
             ids, _, words = tokens_with_times(maker.labels, said, np.zeros((count, 2)))
             path = best_path(log_probs, ids)
             if path is not None:
-                yield where, word_spans(path, words, count, maker.config.features.step_s)
+                yield where, word_spans(path, words, count, maker.config.step_s)
 
 
 def _readable(corpus: Corpus, recordings: Recordings, rows: Steps) -> Iterator[tuple[str, str, Floats]]:
@@ -145,10 +145,10 @@ def _hear(objective: Objective, maker: ExampleMaker, waveforms: Sequence[Floats]
     training = objective.training
     objective.eval()
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        speech, step_lens = objective.encode(padded, frame_lens, max(maker.stage.lookaheads))
-        heard = objective.ctc_head(speech).float().log_softmax(-1).cpu().numpy()
+        speech = objective.encode(padded, frame_lens, max(maker.stage.lookaheads))
+        heard = objective.ctc_head(speech.steps).float().log_softmax(-1).cpu().numpy()
     objective.train(training)
-    return [row[:steps] for row, steps in zip(heard, step_lens.tolist(), strict=True)]
+    return [row[:steps] for row, steps in zip(heard, speech.lens.tolist(), strict=True)]
 
 
 def save_times(

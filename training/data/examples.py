@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from bestow_edge.core.config import SUBSAMPLING, ModelConfig
+from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.policy import Offline, Policy, WaitK
 from bestow_edge.training.data.tokens import prompt_ids
 from bestow_edge.training.data.visibility import heard_steps, make_schedule
@@ -48,11 +48,6 @@ class Example:
     word_steps: npt.NDArray[np.int64]
     """(tokens, 2) first step and end of the word each position writes next, all steps if its time is unknown;
     `NULL_FRAME` where it writes none yet, `IGNORED` inside the prompt"""
-
-
-def num_steps(num_frames: int) -> int:
-    """Return the encoder steps of an utterance: step s hears mel frames up to 8 s (causal sub-sampling)."""
-    return -(-(num_frames - 1) // SUBSAMPLING) + 1 if num_frames else 0
 
 
 class ExampleMaker:
@@ -107,8 +102,8 @@ class ExampleMaker:
             heard_s: (answer,) when the word of each answer token has been heard, NaN = unknown, if it is not the end of
                 its span.
         """
-        source_steps = num_steps(mel.shape[0])
-        heard = heard_steps(spans_s[:, 1] if heard_s is None else heard_s, self.config.features.step_s, source_steps)
+        source_steps = self.config.encoder.num_steps(mel.shape[0])
+        heard = heard_steps(spans_s[:, 1] if heard_s is None else heard_s, self.config.step_s, source_steps)
         schedule = make_schedule(
             self._policy(rng),
             prompt_tokens=len(prompt),
@@ -162,7 +157,7 @@ class ExampleMaker:
     def _word_steps(self, spans_s: npt.NDArray[np.float64], source_steps: int) -> npt.NDArray[np.int64]:
         """Return (words, 2) steps a word may be found in: from its onset to one step after its end, or all of them."""
         known = ~np.isnan(spans_s[:, 1])
-        first, last = (np.nan_to_num(spans_s) / self.config.features.step_s).T
+        first, last = (np.nan_to_num(spans_s) / self.config.step_s).T
         ends = np.minimum(np.ceil(last).astype(np.int64) + 2, source_steps)
         begins = np.minimum(np.floor(first).astype(np.int64), ends - 1)
         return np.stack([np.where(known, begins, 0), np.where(known, ends, source_steps)], axis=1)
@@ -173,7 +168,7 @@ class ExampleMaker:
         A streaming encoder cannot know a piece by its onset, hence all of them come half a piece late.
         """
         labels = np.full(source_steps, NO_LABEL, dtype=np.int64)
-        step_s = self.config.features.step_s
+        step_s = self.config.step_s
         for ids, start_s, end_s in words:
             late_s = (end_s - start_s) / (2 * max(1, len(ids)))
             edges = np.linspace((start_s + late_s) / step_s, end_s / step_s + 1, len(ids) + 1)
@@ -183,7 +178,7 @@ class ExampleMaker:
 
     def _step_counts(self, words: Sequence[Word], source_steps: int) -> npt.NDArray[np.int64]:
         middles_s = np.array([(start_s + end_s) / 2 for _, start_s, end_s in words])
-        steps_s = (np.arange(source_steps) + 0.5) * self.config.features.step_s
+        steps_s = (np.arange(source_steps) + 0.5) * self.config.step_s
         return np.searchsorted(middles_s, steps_s).astype(np.int64) % COUNTS
 
     def _policy(self, rng: np.random.Generator) -> Policy:

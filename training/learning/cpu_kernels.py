@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 
 
-def use_fast_kernels(model: BestowModel) -> None:
+def use_fast_kernels(model: SpeechModel) -> None:
     """Choose the faster of two ways where the CPU has both. Nothing else of the model changes.
 
     - Attention of the LLM over short texts: operator by operator a third of the time of the fused kernel.

@@ -86,8 +86,8 @@ def write_down(
     """
     mels = torch.nn.utils.rnn.pad_sequence([item.mel.to(device) for item in utterances], batch_first=True)
     lens = torch.tensor([item.mel.shape[0] for item in utterances], device=device)
-    speech, step_lens = objective.encode(mels, lens, lookahead)
-    rows = [_Row(item.prompt, steps) for item, steps in zip(utterances, step_lens.tolist(), strict=True)]
+    speech = objective.encode(mels, lens, lookahead)
+    rows = [_Row(item.prompt, steps) for item, steps in zip(utterances, speech.lens.tolist(), strict=True)]
     while any_process(any(not row.done for row in rows)):
         sequences = [[*row.prompt, *row.tokens] for row in rows]
         width = max(map(len, sequences))

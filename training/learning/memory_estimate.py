@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from bestow_edge.core.config import SUBSAMPLING, ModelConfig
-from bestow_edge.model.base import BestowModel
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.training.data.batches import FRAMES_PER_S
 from bestow_edge.training.learning.objective import PARTS, Objective
 from bestow_edge.training.learning.weights import add_lora
@@ -59,7 +59,7 @@ class StageNeeds:
 def sizes(config: ModelConfig) -> dict[str, int]:
     """Return the number of weights of each part; tied ones count once."""
     with FakeTensorMode():
-        model = BestowModel.from_config(config)
+        model = SpeechModel.from_config(config)
     return {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
 
 
@@ -80,12 +80,12 @@ def stage_needs(config: ModelConfig, recipe: Recipe, stage: StageRecipe, vocab_s
         kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    if "layerdrop" in config.encoder:  # which layers are left out depends on what tensors hold
-        config = replace(config, encoder=config.encoder | {"layerdrop": 0.0})
+    if "layerdrop" in (network := config.encoder.network):  # which layers are left out depends on what tensors hold
+        config = replace(config, encoder=replace(config.encoder, network=network | {"layerdrop": 0.0}))
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
         objective = Objective(
-            BestowModel.from_config(config), vocab_size=vocab_size, label_smoothing=recipe.label_smoothing
+            SpeechModel.from_config(config), vocab_size=vocab_size, label_smoothing=recipe.label_smoothing
         )
     if stage.lora:
         _add_fake_lora(objective.model.llm, stage.lora, fake)
@@ -124,7 +124,7 @@ def typical_shapes(config: ModelConfig, stage: StageRecipe) -> Shapes:
     seconds = min(TYPICAL_S, stage.batch_s)
     rows = max(1, int(stage.batch_s / seconds))
     frames, labels = int(seconds * FRAMES_PER_S), int(seconds * TYPICAL_TOKENS[1])
-    tokens, steps = TYPICAL_TOKENS[0] + labels, -(-(frames - 1) // SUBSAMPLING) + 1
+    tokens, steps = TYPICAL_TOKENS[0] + labels, config.encoder.num_steps(frames)
     whole = torch.int64
     return {
         "mel": ((rows, frames, config.features.num_mel_bins), torch.float32),

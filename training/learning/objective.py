@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bestow_edge.core.config import SUBSAMPLING
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import Outputs, Speech, SpeechModel
 from bestow_edge.training.data.examples import COUNTS, IGNORED, NO_LABEL, NULL_FRAME
 from bestow_edge.training.recipe.stages import StageRecipe
 
@@ -41,10 +40,10 @@ def count_items(batch: dict[str, Tensor]) -> Tensor:
 class Objective(nn.Module):
     """The model with its losses, in the form transformers' Trainer drives."""
 
-    def __init__(self, model: BestowModel, *, vocab_size: int, label_smoothing: float) -> None:
+    def __init__(self, model: SpeechModel, *, vocab_size: int, label_smoothing: float) -> None:
         super().__init__()
         self.model = model
-        width = model.config.encoder["hidden_size"]
+        width = model.config.encoder.width
         self.ctc_head = nn.Linear(width, vocab_size + 1)  # the last label is the blank
         self.count_head = nn.Linear(width, COUNTS)
         self.label_smoothing = label_smoothing
@@ -57,7 +56,11 @@ class Objective(nn.Module):
     def prepare(self, stage: StageRecipe) -> None:
         """Set weights of losses and what moves for one stage; LoRA's own weights are left as they are."""
         self.stage = stage
-        modules: dict[str, Any] = {"encoder": self.model.encoder, "adapter": self.model.adapter, "llm": self.model.llm}
+        modules: dict[str, Any] = {
+            "encoder": self.model.encoder,
+            "connector": self.model.connector,
+            "llm": self.model.llm,
+        }
         for name, module in modules.items():
             for key, weight in module.named_parameters():
                 weight.requires_grad_(name in stage.trained or "lora_" in key)
@@ -103,25 +106,22 @@ class Objective(nn.Module):
         stage = self.prepared
         zero = items.new_zeros(())
         sums = [zero] * len(PARTS)
-        speech = step_lens = None
+        speech = None
         if stage.objective != "text":
-            speech, step_lens = self._encode(batch["mel"], batch["frame_lens"], int(batch["lookahead"]))
-            sums[1:4] = self._encoder_sums(speech, step_lens, batch)
+            speech = self.encode(batch["mel"], batch["frame_lens"], int(batch["lookahead"]))
+            sums[1:4] = self._encoder_sums(speech, batch)
         if stage.objective != "ctc":
             sums[0], sums[4:] = self._answer_sums(speech, batch)
         stacked = torch.stack(sums)
         weights = stacked.new_tensor(self.loss_weights)
         return {"loss": (weights * stacked / items.clamp(min=1e-6)).sum(), "sums": stacked.detach()}
 
-    def encode(self, mel: Tensor, frame_lens: Tensor, lookahead: int) -> tuple[Tensor, Tensor]:
-        """Encode speech as `BestowModel.encode` does, for decoding."""
-        return self._encode(mel, frame_lens, lookahead)
-
-    def logits(self, token_ids: Tensor, speech: Tensor, visible_steps: Tensor) -> Tensor:
+    def logits(self, token_ids: Tensor, speech: Speech, visible_steps: Tensor) -> Tensor:
         """Return next-token logits, (batch, tokens, vocab) float, for decoding."""
-        return self.model.align(token_ids, speech, visible_steps)[0]
+        outputs: Outputs = self.model(token_ids, speech, visible_steps)
+        return outputs.logits
 
-    def _encode(self, mel: Tensor, frame_lens: Tensor, lookahead: int) -> tuple[Tensor, Tensor]:
+    def encode(self, mel: Tensor, frame_lens: Tensor, lookahead: int) -> Speech:
         """Encode speech; a batch of text gives no steps, by way of a moment of silence.
 
         The silence touches every weight of the encoder, as processes that work together need it: they wait for each
@@ -131,50 +131,51 @@ class Objective(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
             if mel.shape[1]:
                 return self.model.encode(mel, frame_lens, lookahead)
-            silence, mode = mel.new_zeros(1, 2 * SUBSAMPLING, mel.shape[2]), self.model.encoder.training
+            frames, mode = 2 * self.model.config.encoder.frames_per_step, self.model.encoder.training
             self.model.encoder.train(False)
-            speech, _ = self.model.encode(silence, frame_lens.new_full((1,), silence.shape[1]), lookahead)
+            silence = self.model.encode(
+                mel.new_zeros(1, frames, mel.shape[2]), frame_lens.new_full((1,), frames), lookahead
+            )
             self.model.encoder.train(mode)
-            return speech[:, :0].expand(mel.shape[0], -1, -1), frame_lens
+            return Speech(silence.steps[:, :0].expand(mel.shape[0], -1, -1), frame_lens)
 
-    def _encoder_sums(self, speech: Tensor, step_lens: Tensor, batch: dict[str, Tensor]) -> list[Tensor]:
-        stage = self.prepared
-        sums = [speech.new_zeros((), dtype=torch.float32)] * 3
+    def _encoder_sums(self, speech: Speech, batch: dict[str, Tensor]) -> list[Tensor]:
+        stage, steps = self.prepared, speech.steps
+        sums = [steps.new_zeros((), dtype=torch.float32)] * 3
         if stage.ctc_weight or stage.alignment_weight:
-            heard = self.ctc_head(speech).float().log_softmax(-1)  # (batch, steps, vocab + blank)
-            if not speech.shape[1]:
+            heard = self.ctc_head(steps).float().log_softmax(-1)  # (batch, steps, vocab + blank)
+            if not steps.shape[1]:
                 sums[0] = heard.sum()  # of nothing: 0, but the head is part of the loss as for speech
             elif stage.ctc_weight:
-                sums[0] = self._ctc(heard, step_lens, batch["transcript_ids"])
+                sums[0] = self._ctc(heard, speech.lens, batch["transcript_ids"])
             if stage.alignment_weight:
                 sums[1] = self._alignment(heard, batch["step_labels"])
         if stage.count_weight:
-            counts = self.count_head(speech).float().flatten(0, 1)
+            counts = self.count_head(steps).float().flatten(0, 1)
             labels = batch["step_counts"].flatten()
             sums[2] = F.cross_entropy(counts, labels, ignore_index=IGNORED, reduction="sum")
         return sums
 
-    def _answer_sums(self, speech: Tensor | None, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def _answer_sums(self, speech: Speech | None, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Return the sum of the answer's loss, and those of attention and reading loss and of right next tokens.
 
-        Reading compares what the adapter adds to the embeddings with those of all tokens: what it heard is to be the
-        next token. It teaches the adapter without the LLM, sooner and for less, and keeps it to that beside the LLM.
+        The reading loss compares what the connector adds to the embeddings with those of all tokens: what it heard is
+        to be the next token. It teaches the connector without the LLM, sooner and for less, and keeps it to that
+        beside the LLM.
         """
-        stage, llm, targets = self.prepared, self.model.llm, batch["targets"]
-        table: Any = llm.get_input_embeddings()  # Any: a Module by its type, an Embedding in every decoder
-        words = read = table(batch["token_ids"])  # (batch, tokens, hidden)
-        attended = said = words.new_zeros((), dtype=torch.float32)
-        if speech is not None:
-            read, attention = self.model.adapter.align(words, speech, batch["visible_steps"])
-            if stage.attention_weight:
-                attended = self._attention(attention.float(), batch["word_steps"])
-        if stage.objective == "reading":
-            answer, right = self._token_sums(F.linear(read - words, table.weight), targets)
-            return answer, [attended, said, right]
-        if stage.reading_weight and batch["mel"].shape[1]:
-            said, _ = self._token_sums(F.linear(read - words, table.weight), targets)
-        answer, right = self._token_sums(llm(inputs_embeds=read, use_cache=False).logits, targets)
-        return answer, [attended, said, right]
+        stage, targets = self.prepared, batch["targets"]
+        reads_alone = stage.objective == "reading"
+        outputs: Outputs = self.model(batch["token_ids"], speech, batch["visible_steps"], with_llm=not reads_alone)
+        attended = read = right = outputs.logits.new_zeros((), dtype=torch.float32)
+        if outputs.alignment is not None and stage.attention_weight:
+            attended = self._attention(outputs.alignment.float(), batch["word_steps"])
+        if outputs.added is not None and (reads_alone or (stage.reading_weight and batch["mel"].shape[1])):
+            table: Any = self.model.llm.get_input_embeddings()  # Any: a Module by its type, an Embedding in every LLM
+            read, right = self._token_sums(F.linear(outputs.added, table.weight), targets)
+        if reads_alone:
+            return read, [attended, torch.zeros_like(read), right]
+        answer, right = self._token_sums(outputs.logits, targets)
+        return answer, [attended, read, right]
 
     def _token_sums(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the answer's next tokens and how many of them are right."""

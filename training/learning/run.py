@@ -19,7 +19,8 @@ from bestow_edge.core.checkpoint import TOKENIZER_FILE, load_config
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.files import write_atomically
-from bestow_edge.model.base import BestowModel
+from bestow_edge.core.specs.chunked import ChunkedConfig
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import load_weights, save_checkpoint
 from bestow_edge.training.data.alignment import read_times, save_times
 from bestow_edge.training.data.batches import read_noises
@@ -83,15 +84,15 @@ class Run:
             load_weights(self.objective.model, Path(recipe.init))
             return
         if any(stage.objective == "text" for stage in recipe.stages):
-            self.objective.model.adapter.start_silent()
+            self.objective.model.connector.start_silent()
         if recipe.model is not None and recipe.model.encoder_from:
             take_encoder(self.objective.model.encoder, Path(recipe.model.encoder_from), recipe.model.encoder_layers)
-        elif self.objective.model.streaming and (speech := self._typical_features()) is not None:
+        elif isinstance(self.config.encoder, ChunkedConfig) and (speech := self._typical_features()) is not None:
             init_encoder(self.objective.model.encoder, speech)
 
     def new_objective(self) -> Objective:
         """Return the model and its losses with random weights."""
-        model = BestowModel.from_config(self.config)
+        model = SpeechModel.from_config(self.config)
         if not torch.cuda.is_available():
             use_fast_kernels(model)
         return Objective(
@@ -148,7 +149,7 @@ class Run:
 
     def save(self, state: State, directory: Path) -> None:
         """Write the weights of an `Objective`, LoRA merged, as a checkpoint; the heads are left out."""
-        model = BestowModel.from_config(self.config)
+        model = SpeechModel.from_config(self.config)
         load_state(model, split(state)[0], str(directory))
         save_checkpoint(model, self.tokenizer.to_str(), directory)
 
@@ -195,10 +196,9 @@ def fresh_config(model: ModelRecipe, vocab_size: int, special_ids: dict[str, int
     Raises:
         ConfigError: transformers knows no such encoder or LLM, or the parts don't fit.
     """
-    window = model.streaming.left_context + 1  # transformers counts the step itself
-    encoder = {**model.encoder, "num_mel_bins": model.features.num_mel_bins, "sliding_window": window}
+    network = model.encoder.settled_network(model.features)
     llm = {**model.llm, "vocab_size": vocab_size, **special_ids}
-    return model_config(model, encoder=_complete(encoder, "encoder"), llm=_complete(llm, "llm"), chat=CHAT)
+    return model_config(model, network=_complete(network, "encoder"), llm=_complete(llm, "llm"), chat=CHAT)
 
 
 def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> int:
@@ -227,7 +227,7 @@ def given(recipe: Recipe) -> tuple[ModelConfig | None, Tokenizer | None]:
         config = ModelConfig.from_dict(config.to_dict() | {"pairs": list(recipe.pairs)})
     if not config.pairs:
         raise ConfigError(f"{directory}: the checkpoint names no language pairs; set pairs in the recipe")
-    check_lookaheads(recipe, config.streaming)
+    check_lookaheads(recipe, config.encoder)
     if recipe.model is not None:
         _compare(recipe.model, config, directory)
     tokenizer_file = directory / TOKENIZER_FILE
@@ -239,10 +239,12 @@ def given(recipe: Recipe) -> tuple[ModelConfig | None, Tokenizer | None]:
 
 def _compare(model: ModelRecipe, config: ModelConfig, directory: Path) -> None:
     """Check that a recipe's model is the checkpoint's."""
-    given, found = model_config(model, encoder=model.encoder, llm=model.llm).to_dict(), config.to_dict()
+    given, found = model_config(model, network=model.encoder.network, llm=model.llm).to_dict(), config.to_dict()
     pairs = [("pairs", given["pairs"], found["pairs"])]
-    for part in ("encoder", "llm", "adapter", "features", "streaming", "policy"):
-        pairs += [(f"{part}.{name}", value, found[part].get(name)) for name, value in given[part].items()]
+    networks = given["encoder"].pop("network"), found["encoder"]["network"]
+    parts = {part: (given[part], found[part]) for part in ("encoder", "llm", "connector", "features", "policy")}
+    for part, (values, held) in (parts | {"encoder.network": networks}).items():
+        pairs += [(f"{part}.{name}", value, held.get(name)) for name, value in values.items()]
     for name, value, held in pairs:
         if value != (tuple(held) if isinstance(value, tuple) and isinstance(held, list) else held):
             raise ConfigError(

@@ -148,7 +148,7 @@ def _check(run: Run, stage: StageRecipe, directory: Path, processes: int) -> Non
     """
     batches = batches_per_step(stage, processes)
     fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if fsdp and "encoder" in stage.trained and run.config.encoder.get("layerdrop"):
+    if fsdp and "encoder" in stage.trained and run.config.encoder.network.get("layerdrop"):
         raise ConfigError(
             f"stage {stage.name}: under FSDP all processes run all layers; set layerdrop: 0 in the encoder"
         )
@@ -191,7 +191,7 @@ def _arguments(run: Run, stage: StageRecipe, directory: Path) -> TrainingArgumen
         adam_beta2=0.98,
         bf16=recipe.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
-        ddp_find_unused_parameters=bool(run.config.encoder.get("layerdrop")),
+        ddp_find_unused_parameters=bool(run.config.encoder.network.get("layerdrop")),
         save_steps=recipe.save_steps,
         logging_steps=recipe.log_steps,
         logging_nan_inf_filter=False,

@@ -85,7 +85,7 @@ class Evaluation:
             trainer.objective,
             mine,
             WaitK(recipe.k or config.policy.k, config.policy.l),
-            lookahead=config.streaming.default_lookahead if recipe.lookahead is None else recipe.lookahead,
+            lookahead=config.encoder.default_right_context if recipe.lookahead is None else recipe.lookahead,
             end_id=self._run.end_id,
             device=trainer.args.device,
             any_process=trainer.any_process,

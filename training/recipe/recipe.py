@@ -13,13 +13,12 @@ import yaml
 
 from bestow_edge.core.checkpoint import load_config
 from bestow_edge.core.config import (
-    AdapterConfig,
-    BidirectionalConfig,
+    ConnectorConfig,
+    EncoderConfig,
     FeatureConfig,
     ModelConfig,
     PolicyConfig,
     SegmentConfig,
-    StreamingConfig,
 )
 from bestow_edge.core.decoding import decode
 from bestow_edge.core.errors import ConfigError
@@ -34,20 +33,16 @@ SMALLEST_VOCAB = 261  # five special tokens and every byte
 class ModelRecipe:
     """The model to train from scratch; vocabulary and chat format come from the tokenizer."""
 
-    encoder: dict[str, Any]
-    """transformers config of the encoder; fields left out take its defaults."""
+    encoder: EncoderConfig
+    """The encoder; fields of its transformers config that are left out take transformers' defaults."""
     llm: dict[str, Any]
     """transformers config of the LLM; fields left out take its defaults."""
-    adapter: AdapterConfig
-    """The adapter."""
+    connector: ConnectorConfig
+    """Where speech enters the LLM."""
     pairs: tuple[str, ...]
     """Language pairs; `en-en` is transcription."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     """The front-end."""
-    streaming: StreamingConfig = field(default_factory=StreamingConfig)
-    """Attention contexts of a cache-aware encoder."""
-    bidirectional: BidirectionalConfig | None = None
-    """How a bidirectional encoder streams; None means the defaults."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """Default policy; its `l` is the one trained with."""
     segments: SegmentConfig = field(default_factory=SegmentConfig)
@@ -67,7 +62,7 @@ class ModelRecipe:
             raise ConfigError(
                 f"model: vocab_size {self.vocab_size}; special tokens and 256 bytes need at least {SMALLEST_VOCAB}"
             )
-        for part, config in (("encoder", self.encoder), ("llm", self.llm)):
+        for part, config in (("encoder", self.encoder.network), ("llm", self.llm)):
             width, heads = config.get("hidden_size"), config.get("num_attention_heads")
             if isinstance(width, int) and isinstance(heads, int) and "head_dim" not in config and width % heads:
                 raise ConfigError(f"model.{part}: hidden_size {width} does not fit {heads} attention heads")
@@ -81,7 +76,7 @@ class ModelRecipe:
             raise ConfigError("model: encoder_layers are layers of the encoder that encoder_from names; set both")
         if min(taken) < 0 or list(taken) != sorted(set(taken)):
             raise ConfigError(f"model: encoder_layers {list(taken)}; expected numbers from 0, ascending, none twice")
-        if len(taken) != (layers := self.encoder.get("num_hidden_layers", len(taken))):
+        if len(taken) != (layers := self.encoder.network.get("num_hidden_layers", len(taken))):
             raise ConfigError(f"model: {len(taken)} encoder_layers, but encoder has num_hidden_layers {layers}")
 
 
@@ -158,7 +153,7 @@ class Recipe:
             raise ConfigError(f"recipe: labels {self.labels}; 256 bytes and special tokens need {SMALLEST_VOCAB}, or 0")
         self._check_stages()
         if self.model is not None:
-            check_lookaheads(self, self.model.streaming)
+            check_lookaheads(self, self.model.encoder)
             check_pairs(self.data, self.model.pairs)
         check_stages(self.data, self.stages)
 
@@ -171,7 +166,7 @@ class Recipe:
                 raise ConfigError(f"{where}: best: {stage.best} needs hypotheses.utterances above 0")
 
 
-def check_lookaheads(recipe: Recipe, streaming: StreamingConfig) -> None:
+def check_lookaheads(recipe: Recipe, encoder: EncoderConfig) -> None:
     """Check that every look-ahead trained with is one of the model's.
 
     Raises:
@@ -181,8 +176,8 @@ def check_lookaheads(recipe: Recipe, streaming: StreamingConfig) -> None:
     if recipe.hypotheses.lookahead is not None:
         wanted["hypotheses"] = {recipe.hypotheses.lookahead}
     for name, lookaheads in wanted.items():
-        if unknown := lookaheads - set(streaming.lookaheads):
-            raise ConfigError(f"stage {name}: look-aheads {unknown} are not in model.streaming.lookaheads")
+        if unknown := lookaheads - set(encoder.right_contexts):
+            raise ConfigError(f"stage {name}: look-aheads {unknown} are not in those of model.encoder")
 
 
 def pairs_of(recipe: Recipe) -> tuple[str, ...]:
@@ -220,15 +215,13 @@ def load_recipe(path: Path, *, init: Path | None = None) -> Recipe:
     return replace(recipe, init=str(path.parent / recipe.init)) if recipe.init else recipe
 
 
-def model_config(recipe: ModelRecipe, *, encoder: dict[str, Any], llm: dict[str, Any], **chat: Any) -> ModelConfig:
+def model_config(recipe: ModelRecipe, *, network: dict[str, Any], llm: dict[str, Any], **chat: Any) -> ModelConfig:
     """Put a complete `ModelConfig` together from the recipe and the complete transformers configs."""
     return ModelConfig(
-        encoder=encoder,
+        encoder=replace(recipe.encoder, network=network),
+        connector=recipe.connector,
         llm=llm,
-        adapter=recipe.adapter,
         features=recipe.features,
-        streaming=recipe.streaming,
-        bidirectional=recipe.bidirectional,
         policy=recipe.policy,
         segments=recipe.segments,
         pairs=recipe.pairs,

@@ -11,11 +11,11 @@ from typing import Literal
 
 from bestow_edge.core.errors import ConfigError
 
-Part = Literal["encoder", "adapter", "llm"]
+Part = Literal["encoder", "connector", "llm"]
 USED: dict[str, tuple[Part, ...]] = {
-    "bestow": ("encoder", "adapter", "llm"),
+    "bestow": ("encoder", "connector", "llm"),
     "ctc": ("encoder",),
-    "reading": ("encoder", "adapter"),
+    "reading": ("encoder", "connector"),
     "text": ("llm",),
 }
 """Parts of the model that each objective runs."""
@@ -56,14 +56,14 @@ class StageRecipe:
     """Peak learning rate; cosine decay to 0 after `warmup_steps`."""
     objective: Literal["bestow", "ctc", "reading", "text"] = "bestow"
     """`bestow`: the answer, given speech. `ctc`: the encoder alone, by the weights of the losses on its output; its
-    heads are no part of a checkpoint. `reading`: the answer by encoder and adapter without the LLM, whose embeddings of
-    tokens the adapter's output is compared with. `text`: the LLM alone as a language model of the batches' texts, no
+    heads are no part of a checkpoint. `reading`: the answer by encoder and connector without the LLM, whose embeddings of
+    tokens the connector's output is compared with. `text`: the LLM alone as a language model of the batches' texts, no
     speech."""
     sources: dict[str, float] = field(default_factory=dict)
     """Names of the `data.sources` it draws from, with their shares of the batches: `{digits: 2, read: 1}`. Empty = all
     by their own weights; `ctc` and `reading` leave out texts."""
     trains: tuple[Part, ...] = ()
-    """Parts whose weights move: encoder, adapter, llm; the others are frozen. Empty = all that the objective uses, but
+    """Parts whose weights move: encoder, connector, llm; the others are frozen. Empty = all that the objective uses, but
     with `lora` not the llm."""
     lora: LoraRecipe | None = None
     """Train low-rank changes of the LLM; its own weights are frozen."""

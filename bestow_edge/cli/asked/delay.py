@@ -47,13 +47,13 @@ def choose_for(target_s: float, model: Model, asked: Sequence[AboutSpeech], *, c
     Raises:
         ConfigError: the latency is shorter than the shortest possible.
     """
-    from bestow_edge.core.delay import right_contexts, solve
+    from bestow_edge.core.delay import solve
 
     choice = solve(target_s, model.config)
     calibration = _calibrate(model, asked, choice) if calibrated else None
     say(chosen(target_s, choice, calibration))
     if calibration is not None and not calibration.keeps_up:
-        say_warning(too_slow(calibration, longer_helps=choice.lookahead < max(right_contexts(model.config))))
+        say_warning(too_slow(calibration, longer_helps=choice.lookahead < max(model.config.encoder.right_contexts)))
     return choice
 
 

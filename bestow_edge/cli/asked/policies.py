@@ -72,7 +72,7 @@ class StreamOptions:
         if target_s is None:
             return with_fields(default_policy(self.policy or "wait-k", model), self._fields), self.lookahead
         choice = choose_for(target_s, model, asked, calibrated=calibrated)
-        return WaitK(choice.k, choice.l), choice.lookahead if model.config.bidirectional is None else None
+        return WaitK(choice.k, choice.l), choice.lookahead
 
     @property
     def _fields(self) -> dict[str, int]:

@@ -75,24 +75,19 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _model(config: ModelConfig) -> str:
-    adapter, policy = config.adapter, config.policy
+    policy = config.policy
     pairs = [parse_pair(pair) for pair in config.pairs]
     kinds = {"transcribe": "transcribes {0}", "translate": "translates {0} to {1}"}
     tasks = [kinds[pair.task].format(LANGUAGES[pair.source], LANGUAGES[pair.target]) for pair in pairs]
-    hears = (
-        f"cache-aware, look-aheads {', '.join(map(str, config.streaming.lookaheads))} steps of 80 ms"
-        if config.bidirectional is None
-        else f"bidirectional, right context {config.bidirectional.right_context} steps of 80 ms"
-    )
     rows = [
-        ("encoder", f"{_sizes(config.encoder)}; {hears}"),
-        ("adapter", f"{adapter.num_layers} layers of width {adapter.width}, {adapter.num_heads} heads"),
+        ("encoder", f"{_sizes(config.encoder.network)}; {config.encoder.describe()}"),
+        ("connector", f"{config.connector.kind}, {config.connector.describe()}"),
         ("LLM", f"{_sizes(config.llm)}, {config.llm.get('vocab_size')} tokens"),
         ("policy", f"wait-k, K = {policy.k}, L = {policy.l} by default"),
         ("audio", f"{config.features.sample_rate_hz} Hz, {config.features.num_mel_bins} mel bins"),
     ]
     tasks += [f"answers questions about {LANGUAGES[code]} speech" for code in config.questions]
-    intro = f"A BESTOW model (speech encoder, cross-attention adapter, LLM) that {', '.join(tasks)}."
+    intro = f"A streaming speech LLM (speech encoder, connector, LLM) that {', '.join(tasks)}."
     return f"{intro}\n\n{_table(('part', 'what'), rows)}"
 
 

@@ -350,7 +350,7 @@ def _timed(graph: Graph, feeds: Mapping[str, Array], runs: int) -> tuple[dict[st
 def _model(directory: Path, manifest: BundleManifest, graphs: Mapping[str, Graph]) -> Model:
     """Return a model whose graphs are these."""
     model = Model(directory, manifest, device="cpu", threads=0)
-    model.encoder, model.adapter, model.llm = (graphs[name] for name in manifest.specs)
+    model.take_graphs(dict(graphs))
     return model
 
 

@@ -123,7 +123,7 @@ def run_task(model: Model, pair: Pair, task: Task) -> Instance:
     """Run one utterance."""
     sample = task.sample
     waveform, rate_hz = read_waveform(sample.path, offset_s=sample.offset_s, duration_s=sample.duration_s)
-    lookahead = task.setting.lookahead if model.config.bidirectional is None else None
+    lookahead = task.setting.lookahead
     policy = task.setting.make_policy()
     asked = Question(pair.source, sample.question) if sample.question else pair
     with model.multi_session([(asked, policy)], lookahead=lookahead) as session:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bestow_edge.core.config import ModelConfig, PolicyConfig
-from bestow_edge.core.delay import right_contexts
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import POLICIES, AlignAtt, Policy
 
@@ -86,12 +85,12 @@ def all_settings(
     used = {VARIED.get(name) for name in policies}
     if idle := [field for field, values in varied.items() if values and field not in used]:
         raise ConfigError(f"{idle[0]} belongs to another policy than {', '.join(policies)}")
-    contexts = right_contexts(config)
+    contexts = config.encoder.right_contexts
     if wrong := [steps for steps in lookaheads if steps not in contexts]:
         raise ConfigError(f"lookahead {wrong[0]}: this model has {', '.join(map(str, contexts))}")
     found = [
         Setting(name, fields, lookahead)
-        for lookahead in lookaheads or [config.right_context]
+        for lookahead in lookaheads or [config.encoder.default_right_context]
         for name in policies
         for fields in _fields(name, varied, config.policy if l is None else replace(config.policy, l=l))
     ]

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bestow_edge.core.tensors import LLM, GraphSpec
+from bestow_edge.core.specs.llm import GRAPH as LLM
+from bestow_edge.core.tensors import GraphSpec
 from bestow_edge.evaluation.report.hardware import usable_cores
 from bestow_edge.evaluation.run.listening import Heard, listen
 from bestow_edge.evaluation.scores.lag import length_adaptive_average_lagging
@@ -118,7 +119,7 @@ def measure(model: Model, waveform: npt.NDArray[np.float32], **session: Any) -> 
         **session: arguments of `Model.session`.
     """  # Any above: they are passed through
     times: dict[str, list[float]] = defaultdict(list)
-    model.encoder, model.adapter, model.llm = (TimedGraph(g, times) for g in (model.encoder, model.adapter, model.llm))
+    model.take_graphs({name: TimedGraph(graph, times) for name, graph in model.graphs().items()})
     started = time.perf_counter()
     opened = model.session(**session)
     prefill_ms = (time.perf_counter() - started) * 1000

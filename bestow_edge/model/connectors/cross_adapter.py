@@ -1,7 +1,7 @@
-"""The BESTOW adapter in PyTorch: text attends to speech before the LLM (paper, section 3.1).
+"""Connector kind `cross_adapter` in PyTorch: text attends to speech before the LLM (paper, section 3.1).
 
-It knows shapes and masks, not policies: `visible_steps` says how many speech steps each token sees. Export traces the
-same modules step by step, see `bestow_edge.export.graphs.cross_adapter`.
+`visible_steps` gives the number of speech steps that each token sees. Export traces the same modules step by step, see
+`bestow_edge.export.graphs.cross_adapter`.
 
 Legend of shape comments: batch, tokens (text), steps (speech, 80 ms each), heads, head_dim, width (adapter).
 """
@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
-from bestow_edge.core.config import AdapterConfig
-from bestow_edge.core.tensors import LSTM_LAYERS
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.specs.cross_adapter import LSTM_LAYERS, CrossAdapterConfig, cross_adapter
+from bestow_edge.model.base import Outputs, Speech
 
 
 class HeadedAttention(nn.Module):
@@ -48,7 +50,7 @@ class HeadedAttention(nn.Module):
 class AdapterLayer(nn.Module):
     """Causal self-attention over text (if it is the text mixer), cross-attention to speech, feed-forward."""
 
-    def __init__(self, config: AdapterConfig) -> None:
+    def __init__(self, config: CrossAdapterConfig) -> None:
         super().__init__()
         width = config.width
         if config.text_mixer == "attention":
@@ -74,7 +76,7 @@ class Adapter(nn.Module):
     Source: paper section 3.1 and Table 4; the null frame and the prompt's mask follow the authors' public code.
     """
 
-    def __init__(self, config: AdapterConfig, speech_width: int, llm_width: int) -> None:
+    def __init__(self, config: CrossAdapterConfig, speech_width: int, llm_width: int) -> None:
         super().__init__()
         self.config = config
         self.speech_in = _linear(speech_width, config.width)
@@ -87,9 +89,23 @@ class Adapter(nn.Module):
         self.norm_out = nn.LayerNorm(config.width)
         self.text_out = nn.Linear(config.width, llm_width)
 
-    def forward(self, embeddings: Tensor, speech: Tensor, visible_steps: Tensor) -> Tensor:
-        """Return the LLM's input embeddings, (batch, tokens, llm_width) float; arguments as for `align`."""
-        return self.align(embeddings, speech, visible_steps)[0]
+    def answer(
+        self, llm: PreTrainedModel, token_ids: Tensor, speech: Speech | None, visible_steps: Tensor, *, with_llm: bool
+    ) -> Outputs:
+        """See `SpeechModel.forward`."""
+        words: Tensor = llm.get_input_embeddings()(token_ids)  # (batch, tokens, hidden)
+        embeddings, alignment, added = words, None, None
+        if speech is not None:
+            embeddings, alignment = self.align(words, speech.steps, visible_steps)
+            added = embeddings - words
+        logits = llm(inputs_embeds=embeddings, use_cache=False).logits if with_llm else embeddings[:, :0]
+        return Outputs(logits, alignment, added)
+
+    def hand_over(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Project encoder steps, (batch, steps, width), to keys and values, (layers, batch, heads, steps, head_dim)."""
+        speech = self.speech_in(steps)
+        projected = [layer.cross_attention.keys_values(speech) for layer in self.layers]
+        return torch.stack([keys for keys, _ in projected]), torch.stack([values for _, values in projected])
 
     def start_silent(self) -> None:
         """Make its output zero, so that an LLM that was trained before writes as it did."""
@@ -154,3 +170,8 @@ class Adapter(nn.Module):
 
 def _linear(inputs: int, outputs: int) -> nn.Module:
     return nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs)
+
+
+def build(config: ModelConfig) -> Adapter:
+    """Return a fresh adapter for a model."""
+    return Adapter(cross_adapter(config), config.encoder.width, config.llm["hidden_size"])

@@ -1,7 +1,6 @@
-"""Pretrained encoder + pretrained LLM + a fresh adapter = a checkpoint that training starts from.
+"""Pretrained encoder + pretrained LLM + a fresh connector = a checkpoint that training starts from.
 
-It knows how the parts fit each other, not how they are read. The adapter's output begins as zero: its global residual
-then hands the token embeddings on as they are, so the LLM starts out as exactly the one that was given.
+The connector begins silent: the LLM starts out as exactly the one that was given.
 """
 
 from __future__ import annotations
@@ -15,17 +14,16 @@ from typing import Literal
 import torch
 from torch import nn
 
-from bestow_edge.core.config import AdapterConfig, BidirectionalConfig, ModelConfig, PolicyConfig
+from bestow_edge.core.config import ConnectorConfig, ModelConfig, PolicyConfig
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.files import check_free
 from bestow_edge.core.prompts import parse_pair, prompt_text
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import save_checkpoint
 from bestow_edge.model.pretrained.components import EncoderPart, LlmPart, plain_config
 from bestow_edge.model.pretrained.huggingface import huggingface_encoder
 from bestow_edge.model.pretrained.llm import read_llm
 from bestow_edge.model.pretrained.nemo import nemo_encoder
-from bestow_edge.model.pretrained.nemo_config import BIDIRECTIONAL
 from bestow_edge.model.pretrained.repository import find_source
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -40,16 +38,16 @@ class InitRequest:
     """Folder, `.nemo` file or Hub id of the speech encoder."""
     llm: str
     """Folder or Hub id of the LLM."""
-    adapter: AdapterConfig
-    """Sizes of the fresh adapter."""
+    connector: ConnectorConfig
+    """The fresh connector."""
     pairs: tuple[str, ...] = ("en-en",)
     """Language pairs it will be trained for."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """Default policy."""
     dtype: Dtype = "auto"
-    """Of the stored weights; `auto` keeps what each part has, float32 for the adapter."""
+    """Of the stored weights; `auto` keeps what each part has, float32 for the connector."""
     seed: int = 0
-    """Of the adapter's random weights."""
+    """Of the connector's random weights."""
     offline: bool = False
     """Use files and the Hub's cache alone."""
 
@@ -117,15 +115,11 @@ def init_checkpoint(
 
 
 def _config(request: InitRequest, pairs: tuple[str, ...], encoder: EncoderPart, llm: LlmPart) -> ModelConfig:
-    fields = plain_config(encoder.module.config)
-    is_bidirectional = fields["model_type"] == BIDIRECTIONAL
     return ModelConfig(
-        encoder=fields,
+        encoder=encoder.config.for_policy(request.policy.l),
+        connector=request.connector,
         llm=plain_config(llm.module.config),
-        adapter=request.adapter,
         features=encoder.features,
-        streaming=encoder.streaming,
-        bidirectional=BidirectionalConfig(block=request.policy.l) if is_bidirectional else None,
         policy=request.policy,
         chat=llm.chat,
         pairs=pairs,
@@ -146,24 +140,24 @@ def _check_prompts(config: ModelConfig, llm: LlmPart) -> None:
             raise ConfigError(f"llm: {got}; choose an LLM with a longer one")
 
 
-def _put_together(config: ModelConfig, encoder: EncoderPart, llm: LlmPart, request: InitRequest) -> BestowModel:
+def _put_together(config: ModelConfig, encoder: EncoderPart, llm: LlmPart, request: InitRequest) -> SpeechModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
-        model = BestowModel(config, encoder.module, llm.module)
-    model.adapter.start_silent()
+        model = SpeechModel(config, encoder.module, llm.module)
+    model.connector.start_silent()
     if request.dtype != "auto":
         model.to(getattr(torch, request.dtype))
     return model.eval()
 
 
-def _check_rebuilds(model: BestowModel) -> None:
+def _check_rebuilds(model: SpeechModel) -> None:
     """Make sure that the stored config alone gives a model with the same weights.
 
     Raises:
         CheckpointError: it gives another one.
     """
     with _without_weights():
-        again = BestowModel.from_config(ModelConfig.from_dict(model.config.to_dict())).state_dict()
+        again = SpeechModel.from_config(ModelConfig.from_dict(model.config.to_dict())).state_dict()
     got = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if got != (want := {name: tensor.shape for name, tensor in again.items()}):
         names = ", ".join(sorted(name for name in got.keys() | want.keys() if got.get(name) != want.get(name))[:6])
@@ -177,12 +171,11 @@ def _without_weights() -> Iterator[None]:
         yield
 
 
-def _summaries(model: BestowModel, request: InitRequest) -> tuple[PartSummary, ...]:
+def _summaries(model: SpeechModel, request: InitRequest) -> tuple[PartSummary, ...]:
     config = model.config
-    adapter = f"{config.adapter.num_layers} x width {config.adapter.width}"
     rows = (
-        ("encoder", config.encoder["model_type"], model.encoder, request.encoder),
-        ("adapter", adapter, model.adapter, f"fresh, seed {request.seed}"),
+        ("encoder", config.encoder.network["model_type"], model.encoder, request.encoder),
+        ("connector", config.connector.describe(), model.connector, f"fresh, seed {request.seed}"),
         ("llm", config.llm["model_type"], model.llm, request.llm),
     )
     return tuple(PartSummary(part, kind, _count(module), _dtype(module), source) for part, kind, module, source in rows)

@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
-from bestow_edge.core.config import ChatTemplate, FeatureConfig, StreamingConfig
+from bestow_edge.core.config import ChatTemplate, EncoderConfig, FeatureConfig
 from bestow_edge.core.errors import ConfigError
 
 _UNKEPT = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}  # not the model's shape
@@ -22,10 +22,10 @@ class EncoderPart:
 
     module: PreTrainedModel
     """Weights in their own dtype; buffers that are computed from the config may be on no device."""
+    config: EncoderConfig
+    """Its kind and how it streams."""
     features: FeatureConfig
     """The front-end it was trained with."""
-    streaming: StreamingConfig
-    """Attention contexts of a cache-aware one, else the defaults, which nothing reads."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Weights of the whole model's other parts, which are not taken: how many of each."""
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bestow_edge.core.config import SUBSAMPLING, FeatureConfig, StreamingConfig, read_json
+from transformers import PreTrainedModel
+
+from bestow_edge.core.config import FeatureConfig, read_json
 from bestow_edge.core.errors import CheckpointError, ConfigError
-from bestow_edge.model.base import ENCODERS
-from bestow_edge.model.pretrained.components import EncoderPart, build_encoder
+from bestow_edge.core.specs.chunked import LOOKAHEADS, ChunkedConfig
+from bestow_edge.core.specs.windowed import WindowedConfig
+from bestow_edge.model.pretrained.components import EncoderPart, build_encoder, plain_config
 from bestow_edge.model.pretrained.nemo_config import CACHE_AWARE
 from bestow_edge.model.pretrained.weights import fill, load_tensors, part_sizes, read_tensors
 
@@ -27,8 +30,9 @@ _FRONT_END = {
     "win_length": "window_samples",
     "preemphasis": "preemphasis",
 }
+ENCODERS = (*ChunkedConfig.model_types, *WindowedConfig.model_types)
 _SUBSAMPLING_SHAPE = {
-    "subsampling_factor": SUBSAMPLING,
+    "subsampling_factor": ChunkedConfig.frames_per_step,
     "subsampling_conv_kernel_size": 3,
     "subsampling_conv_stride": 2,
 }
@@ -60,8 +64,10 @@ def huggingface_encoder(folder: Path, *, every_name: bool = False) -> EncoderPar
     cache_aware = fields["model_type"] == CACHE_AWARE
     processor = _processor(folder)
     features = _features(processor.get("feature_extractor", {}), encoder.config.num_mel_bins, folder, cache_aware)
-    streaming = _streaming(encoder.config, processor, folder) if cache_aware else StreamingConfig()
-    return EncoderPart(encoder, features, streaming, left_out)
+    config = (
+        _chunked(encoder, processor, folder) if cache_aware else WindowedConfig(network=plain_config(encoder.config))
+    )
+    return EncoderPart(encoder, config, features, left_out)
 
 
 def _encoder_fields(whole: Fields, folder: Path) -> Fields:
@@ -104,13 +110,16 @@ def _features(extractor: Fields, mel_bins: int, folder: Path, cache_aware: bool)
     return features
 
 
-def _streaming(config: Any, processor: Fields, folder: Path) -> StreamingConfig:  # Any: transformers has no types
-    """Return the contexts; where the processor names no look-aheads, ours that divide the left context."""
+def _chunked(encoder: PreTrainedModel, processor: Fields, folder: Path) -> ChunkedConfig:
+    """Return the config; where the processor names no look-aheads, ours that divide the left context."""
+    config: Any = encoder.config  # Any: each model's config has fields of its own
     left, default = config.sliding_window - 1, config.default_num_lookahead_tokens
     named = processor.get("supported_num_lookahead_tokens")
-    usual = [lookahead for lookahead in StreamingConfig().lookaheads if left % (lookahead + 1) == 0]
+    usual = [lookahead for lookahead in LOOKAHEADS if left % (lookahead + 1) == 0]
     lookaheads = tuple(dict.fromkeys([default, *usual] if named is None else named))
     try:
-        return StreamingConfig(left_context=left, lookaheads=lookaheads, default_lookahead=default)
+        return ChunkedConfig(
+            network=plain_config(config), left_context=left, lookaheads=lookaheads, default_lookahead=default
+        )
     except ConfigError as error:
         raise ConfigError(f"{folder}: {error}") from error

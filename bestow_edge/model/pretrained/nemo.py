@@ -13,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from bestow_edge.core.config import FeatureConfig, StreamingConfig
+from bestow_edge.core.config import FeatureConfig
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.features import hann_window, mel_filters
-from bestow_edge.model.pretrained.components import EncoderPart, build_encoder
+from bestow_edge.core.specs.windowed import WindowedConfig
+from bestow_edge.model.pretrained.components import EncoderPart, build_encoder, plain_config
 from bestow_edge.model.pretrained.nemo_archive import read_nemo
 from bestow_edge.model.pretrained.nemo_config import (
     BIDIRECTIONAL,
     CACHE_AWARE,
+    chunked_config,
     encoder_config,
     feature_config,
-    streaming_config,
 )
 from bestow_edge.model.pretrained.weights import fill, part_sizes
 
@@ -76,8 +77,9 @@ def nemo_encoder(path: Path, *, every_name: bool = False) -> EncoderPart:
     tensors = {_renamed(name.removeprefix(PREFIX), fields["model_type"]): file.weights[name] for name in own}
     encoder = build_encoder(fields, str(path))
     fill(encoder, tensors, f"{path}: encoder", surplus=unknown, every=every_name)
-    streaming = streaming_config(file.config, str(path)) if cache_aware else StreamingConfig()
-    return EncoderPart(encoder, features, streaming, left_out)
+    network = plain_config(encoder.config)
+    config = chunked_config(file.config, network, str(path)) if cache_aware else WindowedConfig(network=network)
+    return EncoderPart(encoder, config, features, left_out)
 
 
 def _renamed(name: str, kind: str) -> str:

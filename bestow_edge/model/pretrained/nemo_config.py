@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from bestow_edge.core.config import SUBSAMPLING, FeatureConfig, StreamingConfig
+from bestow_edge.core.config import FeatureConfig
 from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.specs.chunked import ChunkedConfig
+from bestow_edge.core.specs.windowed import WindowedConfig
 
 Section = Mapping[str, Any]  # Any: decoded YAML
-CACHE_AWARE, BIDIRECTIONAL = "nemotron_asr_streaming_encoder", "parakeet_encoder"
+(CACHE_AWARE,), (BIDIRECTIONAL,) = ChunkedConfig.model_types, WindowedConfig.model_types
 
 _ENCODER_DEFAULTS: dict[str, Any] = {
     "feat_out": -1, "subsampling": "striding", "subsampling_factor": 4, "subsampling_conv_channels": -1,
@@ -33,8 +35,8 @@ _ENCODER_WITHOUT_EFFECT = {
     "sync_max_audio_length", "untie_biases", "use_pytorch_sdpa", "use_pytorch_sdpa_backends",
 }  # fmt: skip
 _ENCODER_FIXED = {
-    "subsampling": "dw_striding", "subsampling_factor": SUBSAMPLING, "self_attention_model": "rel_pos",
-    "reduction": None, "global_tokens": 0,
+    "subsampling": "dw_striding", "subsampling_factor": ChunkedConfig.frames_per_step,
+    "self_attention_model": "rel_pos", "reduction": None, "global_tokens": 0,
 }  # fmt: skip
 
 _FEATURE_DEFAULTS: dict[str, Any] = {
@@ -127,7 +129,7 @@ def encoder_config(config: Section, where: str) -> dict[str, Any]:
         "num_attention_heads": _int(values, "n_heads", where),
         "intermediate_size": width * _int(values, "ff_expansion_factor", where),
         "num_mel_bins": _int(values, "feat_in", where),
-        "subsampling_factor": SUBSAMPLING,
+        "subsampling_factor": ChunkedConfig.frames_per_step,
         "subsampling_conv_channels": width if channels == -1 else channels,
         "conv_kernel_size": _int(values, "conv_kernel_size", where),
         "attention_bias": bool(values["use_bias"]),
@@ -146,15 +148,15 @@ def encoder_config(config: Section, where: str) -> dict[str, Any]:
     return fields
 
 
-def streaming_config(config: Section, where: str) -> StreamingConfig:
-    """Return the attention contexts of a cache-aware encoder; the first one NeMo names is the default.
+def chunked_config(config: Section, network: dict[str, Any], where: str) -> ChunkedConfig:
+    """Return the config of a cache-aware encoder; the first attention context NeMo names is the default.
 
     Raises:
         ConfigError: they have several left contexts or an unlimited one.
     """
     where = f"{where}: encoder"
     left, lookaheads = _contexts(config["encoder"], where)
-    return StreamingConfig(left_context=left, lookaheads=lookaheads, default_lookahead=lookaheads[0])
+    return ChunkedConfig(network=network, left_context=left, lookaheads=lookaheads, default_lookahead=lookaheads[0])
 
 
 def _kind(values: Section, where: str) -> str:

@@ -13,16 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from bestow_edge.core.bundle import BundleManifest
-from bestow_edge.core.config import SUBSAMPLING, ModelConfig
+from bestow_edge.core.config import EncoderConfig
 from bestow_edge.core.errors import EngineError
-from bestow_edge.core.tensors import ENCODER, WINDOW, GraphSpec, TensorSpec
-from bestow_edge.runtime.decoders.cross_adapter import BATCH, CAPACITY, FIRST_TOKENS
+from bestow_edge.core.tensors import BATCH, CAPACITY, FRAMES, SLOTS, TOKENS, GraphSpec, TensorSpec
+from bestow_edge.runtime.decoders.cached_graph import FIRST_TOKENS
 from bestow_edge.runtime.decoders.speech_memory import MAX_SLOTS
 
 USUAL_TOKENS = 256  # slots of a text cache that kernels are chosen for: a prompt and a minute of speech
 USUAL_SLOTS = 512  # the same of the speech memory: 41 s
 USUAL_PROMPT = 32  # tokens of a prompt
-FRAMES, TOKENS, MEMORY = "frames", "tokens", "memory"  # axes
 Sizes = Mapping[str, int]
 
 
@@ -87,32 +86,23 @@ def profiles(spec: GraphSpec, manifest: BundleManifest, bounds: Bounds) -> tuple
     """
     if bounds.rows < 1 or bounds.prompt_tokens < 2:
         raise EngineError(f"rows {bounds.rows}, prompt tokens {bounds.prompt_tokens}: expected at least 1 and 2")
-    if spec.name in (ENCODER, WINDOW):
-        return _chunks(manifest.model) if spec.name == ENCODER else _window(manifest.model)
-    return _text(spec, manifest, bounds)
+    return _speech(manifest.model.encoder) if spec.part == "encoder" else _text(spec, manifest, bounds)
 
 
-def _chunks(config: ModelConfig) -> tuple[Profile, ...]:
-    """One for each look-ahead, tuned for whole chunks; the part of one at the end of the audio fits the next larger."""
-    chunks = sorted(SUBSAMPLING * (lookahead + 1) for lookahead in config.streaming.lookaheads)
-    least = [SUBSAMPLING, *(frames + SUBSAMPLING for frames in chunks)]
+def _speech(encoder: EncoderConfig) -> tuple[Profile, ...]:
+    """One for each size of run, tuned for whole ones; a shorter run at the end of the audio fits the next larger."""
+    whole, step = encoder.run_frames, encoder.frames_per_step
+    least = [step, *(frames + step for frames in whole)]
     return tuple(
-        Profile(f"chunk_{frames}", {BATCH: Range(1, 1, 1), FRAMES: Range(low, frames, frames)})
-        for low, frames in zip(least, chunks, strict=False)
+        Profile(f"frames_{frames}", {BATCH: Range(1, 1, 1), FRAMES: Range(low, frames, frames)})
+        for low, frames in zip(least, whole, strict=False)
     )
-
-
-def _window(config: ModelConfig) -> tuple[Profile, ...]:
-    if config.bidirectional is None:
-        raise EngineError("encoder_window of a model whose encoder is not bidirectional")
-    most = SUBSAMPLING * config.bidirectional.window
-    return (Profile("window", {BATCH: Range(1, 1, 1), FRAMES: Range(SUBSAMPLING, most, most)}),)
 
 
 def _text(spec: GraphSpec, manifest: BundleManifest, bounds: Bounds) -> tuple[Profile, ...]:
     """One for a token at a time and one for prompts, unless recurrent layers take prompts token by token too."""
     prompt = min(bounds.prompt_tokens, manifest.max_text_tokens)
-    shared = {BATCH: Range(1, 1, bounds.rows), MEMORY: Range(1, USUAL_SLOTS, MAX_SLOTS)}
+    shared = {BATCH: Range(1, 1, bounds.rows), SLOTS: Range(1, USUAL_SLOTS, MAX_SLOTS)}
     kinds = {
         "token": {TOKENS: Range(1, 1, 1), CAPACITY: _capacity(manifest.max_text_tokens)},
         # A prompt comes first, when its cache is as small as can be: scratch memory follows from the largest.

@@ -94,7 +94,7 @@ def choose_on(
 
     def calibrate(model: Model, _pairs: object, choice: Choice, seconds: float) -> Calibration:
         calls.append(seconds)
-        chunk_s = (choice.lookahead + 1) * model.config.features.step_s
+        chunk_s = (choice.lookahead + 1) * model.config.step_s
         return Calibration(chunk_s=chunk_s, chunk_walls_s=tuple(walls_s))
 
     monkeypatch.setattr(calibration, "calibrate", calibrate)

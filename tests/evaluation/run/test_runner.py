@@ -106,7 +106,7 @@ def test_damaged_logs(samples: Sequence[Sample], tmp_path: Path, lines: bytes, m
 def test_a_bidirectional_bundle(samples: Sequence[Sample], bidirectional_bundle: Path, tmp_path: Path) -> None:
     config = read_manifest(bidirectional_bundle).model
     settings = all_settings(config, ["wait-k", "local-agreement"], varied={"k": [1]})
-    assert {setting.lookahead for setting in settings} == {config.right_context}
+    assert {setting.lookahead for setting in settings} == {config.encoder.default_right_context}
     runner = Runner(bundle=bidirectional_bundle, pair=PAIR)
     for found in runner.run(samples[:1], settings, Store(tmp_path, {}), lambda *_: None):
         assert found[0].delays

@@ -33,7 +33,7 @@ def test_defaults_are_the_models(config: ModelConfig) -> None:
     assert found == [WaitK(config.policy.k, config.policy.l), AlignAtt(), LocalAgreement(), Offline()]
     (setting,) = all_settings(config, ["align-att"], varied={"threshold": [8]}, l=2)
     assert setting.make_policy() == AlignAtt(threshold=8, l=2)
-    assert (setting.point, setting.lookahead) == ("threshold=8", config.right_context)
+    assert (setting.point, setting.lookahead) == ("threshold=8", config.encoder.default_right_context)
 
 
 @pytest.mark.parametrize(

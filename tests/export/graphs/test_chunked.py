@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from bestow_edge.core.bundle import read_manifest
-from bestow_edge.core.config import SUBSAMPLING, ModelConfig
-from bestow_edge.core.tensors import ENCODER, FIRST_FRAME, encoder_caches, encoder_states
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.specs.chunked import FIRST_FRAME
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
 from bestow_edge.export.graphs.chunked import EncoderChunk
 from bestow_edge.export.parity import torch_reference
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import load_checkpoint
 from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
 
@@ -22,13 +23,13 @@ TOLERANCE = 1e-4  # float32 sums in another order over 150 chunks, values near 3
 
 
 @pytest.fixture(scope="module")
-def model(model_config: Callable[..., ModelConfig], make_model: Callable[..., Any]) -> BestowModel:
+def model(model_config: Callable[..., ModelConfig], make_model: Callable[..., Any]) -> SpeechModel:
     """A random model."""
-    built: BestowModel = make_model(model_config())
+    built: SpeechModel = make_model(model_config())
     return built
 
 
-def stream(model: BestowModel, mel: torch.Tensor, lookahead: int) -> tuple[torch.Tensor, torch.Tensor]:
+def stream(model: SpeechModel, mel: torch.Tensor, lookahead: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Run the chunk module over (frames, mel_bins) and return all keys and values, (layers, 1, heads, steps, dim)."""
     chunk_module = EncoderChunk(model).eval()
     frames = SUBSAMPLING * (lookahead + 1)
@@ -57,12 +58,14 @@ def stream(model: BestowModel, mel: torch.Tensor, lookahead: int) -> tuple[torch
 
 @pytest.mark.parametrize("lookahead", [13, 6, 1, 0])
 @pytest.mark.parametrize("num_frames", [1, 2, 9, 10, 100, 333, 1200, 1201])
-def test_chunks_equal_the_whole_utterance(model: BestowModel, num_frames: int, lookahead: int) -> None:
+def test_chunks_equal_the_whole_utterance(model: SpeechModel, num_frames: int, lookahead: int) -> None:
     mel = 3 * torch.randn(num_frames, BINS, generator=torch.Generator().manual_seed(num_frames)) - 10
     got_keys, got_values = stream(model, mel, lookahead)
     with torch.no_grad():
         speech, steps = model.encode(mel[None], torch.tensor([num_frames]), lookahead)
-        pairs = [layer.cross_attention.keys_values(model.adapter.speech_in(speech)) for layer in model.adapter.layers]
+        pairs = [
+            layer.cross_attention.keys_values(model.connector.speech_in(speech)) for layer in model.connector.layers
+        ]
     want_keys, want_values = (torch.stack(part) for part in zip(*pairs, strict=True))
     assert want_keys.shape[3] == steps.item()
     torch.testing.assert_close(got_keys, want_keys, atol=TOLERANCE, rtol=TOLERANCE)

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bestow_edge.core.config import ModelConfig
-from bestow_edge.core.tensors import adapter_spec
+from bestow_edge.core.specs.cross_adapter import adapter_spec
 from bestow_edge.export.graphs.cross_adapter import AdapterStep, visible_slots
 from bestow_edge.export.parity import torch_reference
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -24,7 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "none": {"text_mixer": "none", "num_layers": 1},
 }
 TOLERANCE = 1e-4  # float32 sums in another order, values near 5
-Built = tuple[BestowModel, AdapterStep]
+Built = tuple[SpeechModel, AdapterStep]
 
 
 @pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS)
@@ -52,9 +52,9 @@ def token_by_token(
 ) -> torch.Tensor:
     """Prefill `prompt` - 1 tokens, then one at a time, in a memory with unwritten slots and a text cache with slack."""
     model, step = built
-    config = model.config.adapter
-    projected = model.adapter.speech_in(speech)
-    pairs = [layer.cross_attention.keys_values(projected) for layer in model.adapter.layers]
+    config = model.config.connector
+    projected = model.connector.speech_in(speech)
+    pairs = [layer.cross_attention.keys_values(projected) for layer in model.connector.layers]
     memory = [torch.nn.functional.pad(part[0], (0, 0, 0, 5), value=9.0) for pair in pairs for part in pair]
     cache_shape = (1, config.num_heads, 20, config.head_dim)
     caches = [torch.full(cache_shape, 9.0) for _ in memory]  # what lies in free slots must not matter
@@ -97,7 +97,7 @@ def test_token_by_token_equals_the_whole_sequence(built: Built, prompt: int) -> 
     got = token_by_token(built, tokens, visible, speech, prompt)
     with torch.no_grad():
         embeddings = model.llm.get_input_embeddings()(torch.tensor([tokens]))
-        want = model.adapter(embeddings, speech, torch.tensor([visible]))
+        want = model.connector(embeddings, speech, torch.tensor([visible]))
     torch.testing.assert_close(got, want, atol=TOLERANCE, rtol=TOLERANCE)
 
 

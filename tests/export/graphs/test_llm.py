@@ -15,7 +15,7 @@ from graph_files import quantize_file, write_graph
 from transformers import PreTrainedModel
 
 from bestow_edge.core.errors import ExportError, ParityError
-from bestow_edge.core.tensors import llm_spec
+from bestow_edge.core.specs.llm import llm_spec
 from bestow_edge.export.graphs.llm import llm_step
 
 VOCAB = 97

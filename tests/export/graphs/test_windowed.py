@@ -11,12 +11,12 @@ import torch
 from graph_files import quantize_file
 
 from bestow_edge.core.bundle import read_manifest
-from bestow_edge.core.config import SUBSAMPLING, ModelConfig
+from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError
-from bestow_edge.core.tensors import WINDOW
+from bestow_edge.core.specs.windowed import GRAPH as WINDOW
 from bestow_edge.export.graphs.windowed import BidirectionalEncoder
 from bestow_edge.export.parity import compare, expected_outputs, relative_error, torch_reference
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import load_checkpoint
 from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
 
@@ -27,16 +27,18 @@ GARBAGE = 7.0  # behind the last real frame
 
 
 @pytest.fixture(scope="module")
-def model(bidirectional_checkpoint: Path) -> BestowModel:
+def model(bidirectional_checkpoint: Path) -> SpeechModel:
     """The checkpoint of the bundle."""
     return load_checkpoint(bidirectional_checkpoint)
 
 
-def transformers_keys_values(model: BestowModel, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def transformers_keys_values(model: SpeechModel, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Encode (frames, mel_bins) without any padding."""
     with torch.no_grad():
         speech, _ = model.encode(mel[None], torch.tensor([mel.shape[0]]))
-        pairs = [layer.cross_attention.keys_values(model.adapter.speech_in(speech)) for layer in model.adapter.layers]
+        pairs = [
+            layer.cross_attention.keys_values(model.connector.speech_in(speech)) for layer in model.connector.layers
+        ]
     keys, values = (torch.stack(part) for part in zip(*pairs, strict=True))
     return keys, values
 
@@ -55,7 +57,7 @@ def filled_up(mels: list[torch.Tensor]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("num_frames", FRAMES)
-def test_module_and_graph_equal_transformers(model: BestowModel, bidirectional_bundle: Path, num_frames: int) -> None:
+def test_module_and_graph_equal_transformers(model: SpeechModel, bidirectional_bundle: Path, num_frames: int) -> None:
     spec = read_manifest(bidirectional_bundle).specs[WINDOW]
     runner = OnnxGraph(bidirectional_bundle / f"{WINDOW}.onnx", spec, threads=1).runner()
     mel = mel_of(num_frames)
@@ -69,7 +71,7 @@ def test_module_and_graph_equal_transformers(model: BestowModel, bidirectional_b
         np.testing.assert_allclose(in_onnx[name], want.numpy(), atol=TOLERANCE, rtol=TOLERANCE)
 
 
-def test_batch_items_do_not_touch_each_other(model: BestowModel, bidirectional_bundle: Path) -> None:
+def test_batch_items_do_not_touch_each_other(model: SpeechModel, bidirectional_bundle: Path) -> None:
     spec = read_manifest(bidirectional_bundle).specs[WINDOW]
     runner = OnnxGraph(bidirectional_bundle / f"{WINDOW}.onnx", spec, threads=1).runner()
     mels = [mel_of(num_frames) for num_frames in (40, 33, 3, 25)]
@@ -89,7 +91,7 @@ def test_one_graph_takes_ten_minutes(bidirectional_bundle: Path) -> None:
     assert runner.run()["cross_keys"].shape == (2, 1, 2, 1500, 32)
 
 
-def test_int8(model: BestowModel, bidirectional_bundle: Path, tmp_path: Path) -> None:
+def test_int8(model: SpeechModel, bidirectional_bundle: Path, tmp_path: Path) -> None:
     manifest = read_manifest(bidirectional_bundle)
     spec = manifest.specs[WINDOW]
     quantize_file(bidirectional_bundle / f"{WINDOW}.onnx", tmp_path / "int8.onnx")
@@ -101,7 +103,7 @@ def test_int8(model: BestowModel, bidirectional_bundle: Path, tmp_path: Path) ->
     assert size < 0.65 * (bidirectional_bundle / f"{WINDOW}.onnx").stat().st_size
 
 
-def test_a_wrong_position_would_be_noticed(model: BestowModel, bidirectional_bundle: Path) -> None:
+def test_a_wrong_position_would_be_noticed(model: SpeechModel, bidirectional_bundle: Path) -> None:
     spec = read_manifest(bidirectional_bundle).specs[WINDOW]
     module = BidirectionalEncoder(model).eval()
     feeds = filled_up([mel_of(136)])
@@ -121,6 +123,6 @@ def test_another_subsampling_is_refused(
     bidirectional_config: Callable[..., ModelConfig], change: dict[str, int], message: str
 ) -> None:
     config = bidirectional_config()
-    model = BestowModel.from_config(replace(config, encoder=config.encoder | change))
+    model = SpeechModel.from_config(replace(config, encoder=config.encoder | change))
     with pytest.raises(ExportError, match=message):
         BidirectionalEncoder(model)

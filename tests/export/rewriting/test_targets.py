@@ -14,7 +14,11 @@ from onnx import TensorProto
 
 from bestow_edge.core.bundle import BundleManifest, read_manifest
 from bestow_edge.core.errors import ConfigError, ExportError
-from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM, WINDOW, GraphSpec, in_float16
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.llm import GRAPH as LLM
+from bestow_edge.core.specs.windowed import GRAPH as WINDOW
+from bestow_edge.core.tensors import GraphSpec, in_float16
 from bestow_edge.export.graphs.cross_adapter import AdapterStep
 from bestow_edge.export.graphs.windowed import BidirectionalEncoder
 from bestow_edge.export.parity import compare, expected_outputs
@@ -126,7 +130,7 @@ def test_other_kinds_of_model(
     tmp_path: Path,
     kind: str,
 ) -> None:
-    from bestow_edge.core.tensors import graph_specs
+    from bestow_edge.core.graphs import graph_specs
 
     config = bidirectional_config() if kind == "window" else model_config(text_mixer=kind, num_layers=1)
     name, wrap = (WINDOW, BidirectionalEncoder) if kind == "window" else (ADAPTER, AdapterStep)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bestow_edge.core.config import AdapterConfig
+from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 from bestow_edge.model.connectors.cross_adapter import Adapter
 
 SPEECH_WIDTH, LLM_WIDTH, STEPS = 10, 12, 9
@@ -25,7 +25,7 @@ VISIBLE = torch.tensor([[0, 0, 2, 5, 9], [0, 1, 1, 3, 4]])
 
 def make(**variant: Any) -> Adapter:
     torch.manual_seed(3)
-    config = AdapterConfig(**({"num_layers": 2, "width": 16, "num_heads": 4} | variant))
+    config = CrossAdapterConfig(**({"num_layers": 2, "width": 16, "num_heads": 4} | variant))
     adapter = Adapter(config, SPEECH_WIDTH, LLM_WIDTH)
     with torch.no_grad():
         for weight in adapter.parameters():

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from tiny_llms import FAMILIES, SIZES, edit_json, make_llm, make_tokenizer
 from transformers import AutoModelForCausalLM
 
-from bestow_edge.core.config import AdapterConfig, ChatTemplate, ModelConfig
+from bestow_edge.core.config import ChatTemplate, ModelConfig
 from bestow_edge.core.errors import BestowEdgeError, CheckpointError, ConfigError
+from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 from bestow_edge.export.graphs.llm import llm_step
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.pretrained.chat_template import chat_template
 from bestow_edge.model.pretrained.components import plain_config
 from bestow_edge.model.pretrained.llm import read_llm
@@ -45,12 +46,12 @@ def llm(tmp_path: Path) -> Path:
     return make_llm(tmp_path / "llm")
 
 
-def bestow(model: Any, encoder: dict[str, Any]) -> BestowModel:
+def bestow(model: Any, encoder: dict[str, Any]) -> SpeechModel:
     """Rebuild a model from its stored config, with an adapter that adds nothing."""
     config = ModelConfig(
-        encoder=encoder, llm=plain_config(model.config), adapter=AdapterConfig(num_layers=1, width=16, num_heads=2)
+        encoder=encoder, llm=plain_config(model.config), adapter=CrossAdapterConfig(num_layers=1, width=16, num_heads=2)
     )
-    built = BestowModel.from_config(ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))))
+    built = SpeechModel.from_config(ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))))
     built.llm.load_state_dict(model.state_dict())
     torch.nn.init.zeros_(built.adapter.text_out.weight)
     torch.nn.init.zeros_(built.adapter.text_out.bias)

@@ -24,14 +24,15 @@ from nemo_files import (
 )
 from torch import Tensor
 
-from bestow_edge.core.config import SUBSAMPLING, AdapterConfig, ModelConfig
+from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.features import log_mel
-from bestow_edge.core.tensors import encoder_spec
+from bestow_edge.core.specs.chunked import spec as encoder_spec
+from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 from bestow_edge.export.graphs.chunked import EncoderChunk
 from bestow_edge.export.graphs.windowed import BidirectionalEncoder
 from bestow_edge.export.parity import torch_reference
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.pretrained.components import EncoderPart, plain_config
 from bestow_edge.model.pretrained.nemo import nemo_encoder
 from bestow_edge.model.pretrained.nemo_archive import read_nemo
@@ -51,22 +52,22 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def bestow(part: EncoderPart, llm: dict[str, Any]) -> BestowModel:
+def bestow(part: EncoderPart, llm: dict[str, Any]) -> SpeechModel:
     """Return a model whose adapter hands the encoder's output out as cross-attention keys, unchanged."""
     fields = plain_config(part.module.config)
     width = fields["hidden_size"]
     config = ModelConfig(
         encoder=fields,
         llm=llm,
-        adapter=AdapterConfig(num_layers=1, width=width, num_heads=1),
+        adapter=CrossAdapterConfig(num_layers=1, width=width, num_heads=1),
         features=part.features,
         streaming=part.streaming,
     )
-    model = BestowModel.from_config(config)
+    model = SpeechModel.from_config(config)
     model.encoder.load_state_dict(part.module.state_dict())
     with torch.no_grad():
-        model.adapter.layers[0].cross_attention.key.weight.copy_(torch.eye(width))
-        model.adapter.layers[0].cross_attention.key.bias.zero_()
+        model.connector.layers[0].cross_attention.key.weight.copy_(torch.eye(width))
+        model.connector.layers[0].cross_attention.key.bias.zero_()
     return model.eval()
 
 
@@ -75,7 +76,7 @@ class TorchGraph:
 
     device = CPU
 
-    def __init__(self, model: BestowModel) -> None:
+    def __init__(self, model: SpeechModel) -> None:
         self.spec = encoder_spec(model.config)
         self._run = torch_reference(EncoderChunk(model).eval(), self.spec)
         self._feeds: dict[str, Any] = {}
@@ -90,7 +91,7 @@ class TorchGraph:
         return self._run(self._feeds)
 
 
-def chunked(model: BestowModel, mel: Tensor, lookahead: int) -> Tensor:
+def chunked(model: SpeechModel, mel: Tensor, lookahead: int) -> Tensor:
     """Run the module that is exported chunk by chunk, as a session does; returns (steps, d_model)."""
     graph: Any = TorchGraph(model)
     stream = EncoderStream(graph, model.config, lookahead)
@@ -104,7 +105,7 @@ def chunked(model: BestowModel, mel: Tensor, lookahead: int) -> Tensor:
 
 
 @torch.no_grad()
-def windowed(model: BestowModel, mel: Tensor) -> Tensor:
+def windowed(model: SpeechModel, mel: Tensor) -> Tensor:
     """Run the module that is exported for a bidirectional encoder over one window; returns (steps, d_model)."""
     frames = torch.tensor([mel.shape[0]])
     padded = torch.nn.functional.pad(mel, (0, 0, 0, -mel.shape[0] % SUBSAMPLING))
@@ -114,7 +115,7 @@ def windowed(model: BestowModel, mel: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def whole(model: BestowModel, mel: Tensor, lookahead: int | None = None) -> Tensor:
+def whole(model: SpeechModel, mel: Tensor, lookahead: int | None = None) -> Tensor:
     """Run transformers' encoder over the utterance; returns (steps, d_model)."""
     speech, steps = model.encode(mel[None], torch.tensor([mel.shape[0]]), lookahead)
     return speech[0, : int(steps)]

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from bestow_edge.core.config import AdapterConfig
+from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 from bestow_edge.export.graphs.cross_adapter import visible_slots
 from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
 from bestow_edge.runtime.encoders.chunked import SpeechSteps
 
-CONFIG = AdapterConfig(num_layers=2, width=6, num_heads=3)
+CONFIG = CrossAdapterConfig(num_layers=2, width=6, num_heads=3)
 
 
 def steps(first: int, count: int) -> SpeechSteps:

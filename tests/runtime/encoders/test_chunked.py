@@ -22,7 +22,7 @@ def whole(torch_model: Any, mel: Floats, lookahead: int) -> tuple[Floats, Floats
     """Return all keys and values by transformers' own forward pass."""
     with torch.no_grad():
         speech, _ = torch_model.encode(torch.from_numpy(mel)[None], torch.tensor([mel.shape[0]]), lookahead)
-        adapter = torch_model.adapter
+        adapter = torch_model.connector
         pairs = [layer.cross_attention.keys_values(adapter.speech_in(speech)) for layer in adapter.layers]
     keys, values = (torch.stack(part).numpy() for part in zip(*pairs, strict=True))
     return keys, values

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bestow_edge.core.config import BidirectionalConfig, FeatureConfig
+from bestow_edge.core.config import FeatureConfig
 from bestow_edge.core.features import log_mel, normalize_frames
+from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
 from bestow_edge.runtime.devices.onnx_cpu import OnnxRunner
 from bestow_edge.runtime.encoders.chunked import SpeechSteps
@@ -20,13 +21,13 @@ from bestow_edge.runtime.model import Model
 
 Floats = npt.NDArray[np.float32]
 TOLERANCE = 1e-4  # float32 sums in another order, values near 10
-DEFAULT = BidirectionalConfig()
-SMALL = BidirectionalConfig(block=3, right_context=5, window=12)
+DEFAULT = WindowedConfig()
+SMALL = WindowedConfig(block=3, right_context=5, window=12)
 FEATURES = FeatureConfig(normalize="per_feature")
 EVERY_EXAMPLE = settings(max_examples=12, deadline=None)
 
 
-def make_stream(model: Model, config: BidirectionalConfig = DEFAULT) -> EncoderWindow:
+def make_stream(model: Model, config: WindowedConfig = DEFAULT) -> EncoderWindow:
     return EncoderWindow(model.encoder, config, FEATURES)
 
 
@@ -49,7 +50,7 @@ def encoded(torch_model: Any, frames: Floats) -> tuple[Floats, Floats]:
     mel = normalize_frames(frames, FEATURES)
     with torch.no_grad():
         speech, _ = torch_model.encode(torch.from_numpy(mel)[None], torch.tensor([len(mel)]))
-        adapter = torch_model.adapter
+        adapter = torch_model.connector
         pairs = [layer.cross_attention.keys_values(adapter.speech_in(speech)) for layer in adapter.layers]
     keys, values = (torch.stack(part).numpy() for part in zip(*pairs, strict=True))
     return keys, values
@@ -63,7 +64,7 @@ def check(speech: SpeechSteps, torch_model: Any, frames: Floats, dropped: int) -
 
 @pytest.mark.parametrize("config", [DEFAULT, SMALL], ids=["default", "small"])
 def test_each_block_is_the_window_so_far_without_its_last_steps(
-    bidirectional_model: Model, bidirectional_torch_model: Any, speech: Floats, config: BidirectionalConfig
+    bidirectional_model: Model, bidirectional_torch_model: Any, speech: Floats, config: WindowedConfig
 ) -> None:
     chunks, _ = listen(make_stream(bidirectional_model, config), speech, list(range(1000, speech.size, 1000)))
     frames = log_mel(speech, FeatureConfig())
@@ -97,15 +98,15 @@ def encoded_offline(torch_model: Any, samples: Floats) -> Floats:
     """Return all keys as training and offline decoding see them."""
     mel = torch.from_numpy(log_mel(samples, FEATURES))
     speech, _ = torch_model.encode(mel[None], torch.tensor([len(mel)]))
-    layers = torch_model.adapter.layers
+    layers = torch_model.connector.layers
     keys: Floats = torch.stack(
-        [layer.cross_attention.keys_values(torch_model.adapter.speech_in(speech))[0] for layer in layers]
+        [layer.cross_attention.keys_values(torch_model.connector.speech_in(speech))[0] for layer in layers]
     ).numpy()
     return keys
 
 
 @pytest.mark.parametrize("config", [DEFAULT, SMALL], ids=["default", "small"])
-def test_blocks_do_not_matter(bidirectional_model: Model, speech: Floats, config: BidirectionalConfig) -> None:
+def test_blocks_do_not_matter(bidirectional_model: Model, speech: Floats, config: WindowedConfig) -> None:
     stream = make_stream(bidirectional_model, config)
 
     @EVERY_EXAMPLE
@@ -125,9 +126,9 @@ def test_blocks_do_not_matter(bidirectional_model: Model, speech: Floats, config
     check_cuts()
 
 
-@pytest.mark.parametrize("config", [SMALL, BidirectionalConfig(block=3, right_context=5, window=8)], ids=["12", "8"])
+@pytest.mark.parametrize("config", [SMALL, WindowedConfig(block=3, right_context=5, window=8)], ids=["12", "8"])
 def test_the_window_bounds_the_cost_and_keeps_older_steps(
-    bidirectional_model: Model, speech: Floats, monkeypatch: pytest.MonkeyPatch, config: BidirectionalConfig
+    bidirectional_model: Model, speech: Floats, monkeypatch: pytest.MonkeyPatch, config: WindowedConfig
 ) -> None:
     bind, sizes = OnnxRunner.bind, []
 
@@ -137,7 +138,7 @@ def test_the_window_bounds_the_cost_and_keeps_older_steps(
 
     monkeypatch.setattr(OnnxRunner, "bind", note)
     stream = make_stream(bidirectional_model, config)
-    memory = SpeechMemory(bidirectional_model.config.adapter, first_slots=128)
+    memory = SpeechMemory(bidirectional_model.config.connector, first_slots=128)
     state = stream.initial_state()
     chunks = []
     for block in np.split(speech, range(1000, speech.size, 1000)):

@@ -265,5 +265,5 @@ def test_a_beam_is_replayed_and_given_up_for_a_policy_that_streams(
 def test_a_bidirectional_bundle(bidirectional_bundle: Path, speech: Floats, tmp_path: Path) -> None:
     model = be.load(bidirectional_bundle, threads=1)
     trace, events = record(model.session(source="de", k=2), [speech[:32000]], tmp_path / "a.trace")
-    assert trace.header.lookahead == model.config.right_context
+    assert trace.header.lookahead == model.config.encoder.default_right_context
     assert replay(trace, model) == events != []

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bestow_edge.core.config import BidirectionalConfig, FeatureConfig, SegmentConfig
+from bestow_edge.core.config import FeatureConfig, SegmentConfig
 from bestow_edge.core.policy import Offline, Policy, WaitK
+from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.core.tensors import CACHE, NEW, NEXT, GraphSpec
 from bestow_edge.runtime.decoders.cross_adapter import Attempt
 from bestow_edge.runtime.devices.base import CPU
@@ -135,7 +136,7 @@ def bidirectional(
 ) -> Model:
     """The same with a bidirectional encoder: several blocks, right contexts and windows."""
     block, right_context, window = request.param
-    streaming = BidirectionalConfig(block=block, right_context=right_context, window=window)
+    streaming = WindowedConfig(block=block, right_context=right_context, window=window)
     return write_bursts(remake_bidirectional({"features": FeatureConfig(), "bidirectional": streaming}), monkeypatch)
 
 

@@ -8,10 +8,11 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from bestow_edge.core.config import BidirectionalConfig, SegmentConfig
+from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.features import log_mel
 from bestow_edge.core.policy import Offline
+from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.runtime.devices.onnx_cpu import OnnxRunner
 from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.records.golden import verify
@@ -25,7 +26,7 @@ SPARE_TOKENS = 8
 def pausing(request: pytest.FixtureRequest, remake_bidirectional: Callable[..., Model]) -> Model:
     """A model that pauses often, with the default and with other sizes."""
     block, right_context, window = request.param
-    streaming = BidirectionalConfig(block=block, right_context=right_context, window=window)
+    streaming = WindowedConfig(block=block, right_context=right_context, window=window)
     return remake_bidirectional({"bidirectional": streaming}, end_ids=tuple(range(0, 300, 7)))
 
 

@@ -23,7 +23,7 @@ def test_the_encoder_begins_on_speech_that_no_stage_of_texts_hears(
     run = Run(source_recipe(sources=[MANIFEST, TEXT], stage=stage), sentences, tmp_path / "run")
     subsampling: Any = run.objective.model.encoder.subsampling
     assert subsampling.layers[-1].pointwise_conv.weight.std() > 0.1  # of transformers' own it is 0.02
-    assert not run.objective.model.adapter.text_out.weight.any()  # the LLM is to write as the texts taught it
+    assert not run.objective.model.connector.text_out.weight.any()  # the LLM is to write as the texts taught it
 
 
 def test_labels_have_a_vocabulary_of_their_own(source_recipe: Make, sentences: Path, tmp_path: Path) -> None:

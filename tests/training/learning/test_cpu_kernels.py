@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers.models.nemotron_asr_streaming import modeling_nemotron_asr_streaming as theirs
 
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.training.learning.cpu_kernels import relative_shift, use_fast_kernels
 from bestow_edge.training.learning.run import Run
 from bestow_edge.training.recipe.recipe import Recipe
@@ -27,7 +27,7 @@ def test_outputs_and_gradients_stay(source_recipe: Callable[..., Recipe], senten
     source = {"name": "asr", "manifests": ["train.jsonl"], "tasks": ["transcribe"]}
     run = Run(source_recipe(sources=[source]), sentences, tmp_path / "run", weights=False)
     torch.manual_seed(0)
-    slow = BestowModel.from_config(run.config).eval()
+    slow = SpeechModel.from_config(run.config).eval()
     fast = copy.deepcopy(slow)
     use_fast_kernels(fast)
     batch = run.dataset(run.recipe.stages[0], dev=False)[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bestow_edge.model.base import BestowModel
+from bestow_edge.model.base import SpeechModel
 from bestow_edge.training.data.batches import Batch
 from bestow_edge.training.data.examples import IGNORED, NULL_FRAME
 from bestow_edge.training.learning.objective import PARTS, Objective, count_items
@@ -30,7 +30,7 @@ ALL_LOSSES = StageRecipe(
 def objective_of(run: Run, stage: StageRecipe) -> Objective:
     torch.manual_seed(0)
     objective = Objective(
-        BestowModel.from_config(run.config), vocab_size=run.tokenizer.get_vocab_size(), label_smoothing=0.1
+        SpeechModel.from_config(run.config), vocab_size=run.tokenizer.get_vocab_size(), label_smoothing=0.1
     )
     if stage.lora:
         add_lora(objective.model.llm, stage.lora)
@@ -73,7 +73,7 @@ def test_the_loss_reaches_every_part(tiny_run: Run) -> None:
     assert 0 <= float(parts[PARTS.index("right")]) <= 1
     outputs["loss"].backward()
     model = objective.model
-    for part in (model.encoder, model.adapter, model.llm, objective.ctc_head, objective.count_head):
+    for part in (model.encoder, model.connector, model.llm, objective.ctc_head, objective.count_head):
         gradients = [weight.grad for weight in part.parameters()]
         assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
         assert any(gradient.abs().max() > 0 for gradient in gradients)
@@ -91,7 +91,7 @@ def test_batches_that_are_spread_add_up(tiny_run: Run) -> None:
     quiet = replace(tiny_run.config, encoder=tiny_run.config.encoder | {"dropout": 0.0, "activation_dropout": 0.0,
                     "attention_dropout": 0.0, "layerdrop": 0.0})  # fmt: skip
     torch.manual_seed(0)
-    objective = Objective(BestowModel.from_config(quiet), vocab_size=280, label_smoothing=0.1)
+    objective = Objective(SpeechModel.from_config(quiet), vocab_size=280, label_smoothing=0.1)
     objective.prepare(ALL_LOSSES)
     objective.train()
     batch = batch_of(tiny_run, 1, 1)
@@ -126,7 +126,7 @@ def test_a_batch_of_text_trains_adapter_and_llm(tiny_run: Run) -> None:
     for weight in objective.parameters():  # several processes wait for all of them
         assert weight.grad is not None
     assert not any(weight.grad.any() for weight in objective.model.encoder.parameters())
-    assert any(weight.grad.any() for weight in objective.model.adapter.parameters())
+    assert any(weight.grad.any() for weight in objective.model.connector.parameters())
     assert objective.model.encoder.training
 
 
@@ -171,7 +171,7 @@ def test_reading_compares_what_the_adapter_adds_with_the_tokens(tiny_run: Run) -
     model, targets = objective.model, batch["targets"]
     words = model.llm.get_input_embeddings()(batch["token_ids"])
     speech, _ = objective.encode(batch["mel"], batch["frame_lens"], int(batch["lookahead"]))
-    added = model.adapter(words, speech, batch["visible_steps"]) - words
+    added = model.connector(words, speech, batch["visible_steps"]) - words
     heard = (added @ model.llm.get_input_embeddings().weight.T)[targets != IGNORED].log_softmax(-1)
     plain, smooth = -heard.gather(1, targets[targets != IGNORED][:, None]).mean(), -heard.mean()
     token_loss = outputs["sums"][0] / count_items(batch)[0]
@@ -183,10 +183,10 @@ def test_reading_compares_what_the_adapter_adds_with_the_tokens(tiny_run: Run) -
 
 def test_reading_begins_from_a_silent_adapter(tiny_run: Run) -> None:
     objective = objective_of(tiny_run, replace(READING, trains=("adapter",)))
-    objective.model.adapter.start_silent()
+    objective.model.connector.start_silent()
     batch = batch_of(tiny_run, 1, 1)
     objective(**batch, items=count_items(batch))["loss"].backward()
-    assert objective.model.adapter.text_out.weight.grad.abs().max() > 0
+    assert objective.model.connector.text_out.weight.grad.abs().max() > 0
 
 
 def test_texts_without_speech_have_nothing_to_read(tiny_run: Run) -> None:

@@ -45,7 +45,7 @@ def test_a_run_leaves_a_checkpoint_and_a_log(whole_run: Path, tiny_run: Run) -> 
     model = load_checkpoint(whole_run / "checkpoint")
     assert model.config == tiny_run.config
     assert (whole_run / "offline" / "model").is_dir()
-    assert not torch.equal(model.adapter.text_out.weight, tiny_run.objective.model.adapter.text_out.weight)
+    assert not torch.equal(model.connector.text_out.weight, tiny_run.objective.model.connector.text_out.weight)
     records = [json.loads(line) for line in (whole_run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {(record["stage"], record["step"]) for record in records} >= {("offline", 6), ("streaming", 4)}
     losses = [record["eval_loss"] for record in records if "eval_loss" in record and record["stage"] == "offline"]

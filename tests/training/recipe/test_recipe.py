@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bestow_edge.core.config import BidirectionalConfig
 from bestow_edge.core.errors import ConfigError, PromptError
+from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.training.recipe.recipe import load_recipe, model_config
 
 Values = dict[str, Any]
@@ -33,7 +33,7 @@ def test_fields_are_read(tmp_path: Path, recipe_values: Values) -> None:
     recipe = load_recipe(write(tmp_path, recipe_values))
     assert [stage.name for stage in recipe.stages] == ["offline", "streaming"]
     assert recipe.stages[0].k_min == 3
-    assert recipe.model.adapter.width == 32
+    assert recipe.model.connector.width == 32
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_bidirectional_model(tmp_path: Path, recipe_values: Values) -> None:
     recipe = load_recipe(write(tmp_path, recipe_values)).model
     encoder = {"model_type": "parakeet_encoder", "hidden_size": 32}
     config = model_config(recipe, encoder=encoder, llm={"model_type": "llama", "hidden_size": 32})
-    assert config.bidirectional == BidirectionalConfig(block=2)
+    assert config.bidirectional == WindowedConfig(block=2)
     with pytest.raises(ConfigError, match="bidirectional: encoder nemotron_asr_streaming_encoder is not bidirectional"):
         model_config(recipe, encoder=encoder | {"model_type": "nemotron_asr_streaming_encoder"}, llm=config.llm)
 

@@ -6,7 +6,7 @@ A shard is read through its index, a manifest whose recordings lie in a tar, so 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from hashlib import blake2b, sha256
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,6 @@ from bestow_edge.training.data.corpora.filters import REPEATED, TOO_SHORT_FOR_CT
 from bestow_edge.training.data.corpora.index_cache import Columns, IndexCache
 from bestow_edge.training.data.corpora.shards import shard_indexes
 from bestow_edge.training.data.corpora.text_files import LineFile
-from bestow_edge.training.data.examples import num_steps
 from bestow_edge.training.recipe.data import SourceRecipe
 
 LOOKED_AT = 50  # recordings whose files are looked for before anything runs
@@ -164,6 +163,7 @@ def drop_by_tokens(
     tokenizer: Tokenizer,
     labels: Tokenizer,
     *,
+    num_steps: Callable[[int], int],
     ctc_speed: float,
     max_per_s: float,
     cache: IndexCache = UNCACHED,
@@ -175,6 +175,7 @@ def drop_by_tokens(
         report: what was dropped before.
         tokenizer: the model's, whose tokens `max_per_s` counts.
         labels: of what CTC aligns.
+        num_steps: of the encoder, from mel frames.
         ctc_speed: keep what CTC can align (labels and repeats fit the encoder's steps) when it is played this much
             faster; 0 = keep what it cannot.
         max_per_s: most tokens of the transcript a second; 0 = any number.
@@ -190,11 +191,11 @@ def drop_by_tokens(
         return corpus, report
     rows = sha256(b"".join(column.tobytes() for column in (corpus.file_ids, corpus.numbers))).hexdigest()
     tokenizers = [sha256(one.to_str().encode()).hexdigest() for one in (tokenizer, labels)]
-    key = ("tokens", report.to_state(), rows, tokenizers, ctc_speed, max_per_s)
+    key = ("tokens", report.to_state(), rows, tokenizers, num_steps(1000), ctc_speed, max_per_s)
     paths = [file.path for file in corpus.files]
 
     def build(report: Report) -> Columns:
-        fits, slow = _fitting(corpus, tokenizer, labels, ctc_speed, max_per_s)
+        fits, slow = _fitting(corpus, tokenizer, labels, num_steps, ctc_speed, max_per_s)
         _count(corpus.durations_s, fits, TOO_SHORT_FOR_CTC, report)
         _count(corpus.durations_s, slow | ~fits, f"with more than {max_per_s:g} tokens a second", report)
         return {"kept": fits & slow}
@@ -206,7 +207,12 @@ def drop_by_tokens(
 
 
 def _fitting(
-    corpus: Corpus, tokenizer: Tokenizer, labels: Tokenizer, ctc_speed: float, max_per_s: float
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    labels: Tokenizer,
+    num_steps: Callable[[int], int],
+    ctc_speed: float,
+    max_per_s: float,
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Return which utterances are long enough for CTC, and which are spoken slowly enough."""
     fits, slow = np.ones(len(corpus), dtype=np.bool_), np.ones(len(corpus), dtype=np.bool_)

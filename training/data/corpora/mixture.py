@@ -200,7 +200,14 @@ class Corpora:
                 corpus, sieve, report = self.speech_read[key]
                 speed = self._ctc_speed(source)
                 left, both = drop_by_tokens(
-                    corpus, report, maker.tokenizer, maker.labels, ctc_speed=speed, max_per_s=limit, cache=self.cache
+                    corpus,
+                    report,
+                    maker.tokenizer,
+                    maker.labels,
+                    num_steps=maker.config.encoder.num_steps,
+                    ctc_speed=speed,
+                    max_per_s=limit,
+                    cache=self.cache,
                 )
                 self.speech_read[key] = left, sieve, both
         for texts in self.texts_read.values():

@@ -11,7 +11,9 @@ from fake_tensorrt import VERSIONS, fake_tensorrt
 
 from bestow_edge.core.bundle import BundleManifest, read_manifest
 from bestow_edge.core.errors import BundleIntegrityError, ConfigError, EngineError, MissingExtraError
-from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.runtime.devices.tensorrt import library
 from bestow_edge.runtime.devices.tensorrt.building import BuildCancelledError, Options, build_engine
 from bestow_edge.runtime.devices.tensorrt.engine_store import EngineStore, Machine

@@ -6,9 +6,13 @@ from dataclasses import replace
 import pytest
 
 from bestow_edge.core.bundle import BundleManifest, read_manifest
-from bestow_edge.core.config import BidirectionalConfig, ModelConfig
+from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import EngineError
-from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM, WINDOW
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.llm import GRAPH as LLM
+from bestow_edge.core.specs.windowed import GRAPH as WINDOW
+from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.runtime import embedded_bundle
 from bestow_edge.runtime.devices.tensorrt.profiles import Bounds, choose, digest, profiles, sizes_of
 
@@ -59,10 +63,10 @@ def test_recurrent_layers_take_prompts_token_by_token(model_config: Configs) -> 
 
 
 def test_a_bidirectional_encoder_has_its_window(bidirectional_config: Configs) -> None:
-    config = replace(bidirectional_config(), bidirectional=BidirectionalConfig())
+    config = replace(bidirectional_config(), bidirectional=WindowedConfig())
     manifest = made_for(config)
     (known,) = profiles(manifest.specs[WINDOW], manifest, Bounds())
-    assert known.axes["frames"].most == 8 * BidirectionalConfig().window
+    assert known.axes["frames"].most == 8 * WindowedConfig().window
 
 
 @pytest.mark.parametrize(

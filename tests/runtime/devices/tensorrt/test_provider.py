@@ -10,7 +10,9 @@ from fake_tensorrt import VERSIONS, fake_tensorrt
 
 from bestow_edge.core.bundle import read_manifest
 from bestow_edge.core.errors import BundleError, EngineError
-from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.runtime import TextEvent, load
 from bestow_edge.runtime.devices import cuda, onnx_cuda
 from bestow_edge.runtime.devices.cuda import CudaDevice

@@ -14,7 +14,9 @@ from bestow_edge.core.bundle import read_manifest
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import BundleError, ConfigError, EngineError
 from bestow_edge.core.policy import Offline
-from bestow_edge.core.tensors import ADAPTER, ENCODER, LLM
+from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.export.parity import cases
 from bestow_edge.runtime import TextEvent, load
 from bestow_edge.runtime.devices import cuda

@@ -1,0 +1,49 @@
+"""What a kind of encoder or connector is to the formats: a row of `ENCODERS` or `CONNECTORS`.
+
+A kind has a file of the same name in every layer: `core/specs`, `model`, `export/graphs` and `runtime`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+from bestow_edge.core.config import ConnectorConfig, EncoderConfig, ModelConfig
+from bestow_edge.core.policy import Policy
+from bestow_edge.core.tensors import GraphSpec, TensorSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderKind:
+    """A kind of encoder."""
+
+    config: type[EncoderConfig]
+    """Its config; the strict decoder chooses it by the field `kind`."""
+    spec: Callable[[ModelConfig, tuple[TensorSpec, ...]], GraphSpec]
+    """Contract of its graph, given the tensors that it hands over to the connector."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConnectorKind:
+    """A kind of connector."""
+
+    config: type[ConnectorConfig]
+    """Its config; the strict decoder chooses it by the field `kind`."""
+    speech: Callable[[ModelConfig], tuple[TensorSpec, ...]]
+    """What the encoder's graph hands over, each with an axis `steps`."""
+    specs: Callable[[ModelConfig], tuple[GraphSpec, ...]]
+    """Contracts of the graphs behind the encoder, in the order they run."""
+    follows: Callable[[Policy], bool]
+    """Whether it can be run under a policy."""
+
+
+def module_of(package: str, kind: str) -> ModuleType:
+    """Import the file of a kind in one layer.
+
+    Args:
+        package: such as `bestow_edge.runtime.encoders`.
+        kind: name of a kind in `ENCODERS` or `CONNECTORS`.
+    """
+    return import_module(f"{package}.{kind}")

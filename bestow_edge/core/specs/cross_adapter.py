@@ -1,0 +1,145 @@
+"""Connector kind `cross_adapter`: BESTOW's adapter between the token embeddings and the LLM.
+
+Its layers attend to speech, so that speech never enters the LLM's sequence (paper, section 3.1 and Table 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from bestow_edge.core.config import ConnectorConfig, ModelConfig
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.kinds import ConnectorKind
+from bestow_edge.core.specs.llm import llm_spec
+from bestow_edge.core.tensors import (
+    ALIGNMENT,
+    BATCH,
+    CACHE,
+    CAPACITY,
+    INPUTS_EMBEDS,
+    KINDS,
+    MEMORY,
+    NEW,
+    PAST_TOKENS,
+    SLOTS,
+    STEPS,
+    TOKEN_IDS,
+    TOKENS,
+    VISIBLE_STEPS,
+    WRITTEN_STEPS,
+    GraphSpec,
+    TensorSpec,
+)
+
+GRAPH = "adapter_step"
+KEYS, VALUES = "cross_keys", "cross_values"  # what the encoder hands over
+LSTM_LAYERS = 2  # paper, Table 4: "two RNN layers + one cross-attention"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrossAdapterConfig(ConnectorConfig):
+    """Sizes and variants of the adapter."""
+
+    kind: Literal["cross_adapter"] = "cross_adapter"
+    num_layers: int = 2
+    """Adapter layers X; the paper found nothing gained above 2."""
+    width: int = 1024
+    """Model width of the adapter; projections are added where it differs from the encoder's or the LLM's."""
+    num_heads: int = 8
+    """Heads of self- and cross-attention."""
+    ffn_factor: int = 4
+    """Feed-forward width over `width`: 4 by the paper's parameter counts, 1 in the authors' public code."""
+    text_mixer: Literal["attention", "lstm", "none"] = "attention"
+    """What mixes the text positions: causal self-attention in each layer, or (Table 4) two LSTM layers below one
+    cross-attention layer, or nothing, which the paper tried and gave up."""
+    prompt_mode: Literal["null_frame", "bypass"] = "null_frame"
+    """Prompt tokens before the last one: attend to the null frame only, or skip the adapter (older variant)."""
+    dropout: float = 0.0
+    """Dropout in the adapter, training only."""
+
+    def __post_init__(self) -> None:
+        """Check sizes."""
+        if min(self.num_layers, self.width, self.num_heads, self.ffn_factor) < 1:
+            raise ConfigError("connector: num_layers, width, num_heads and ffn_factor must be at least 1")
+        if self.width % self.num_heads:
+            raise ConfigError(f"connector: width {self.width} is not a multiple of num_heads {self.num_heads}")
+        if self.text_mixer == "lstm" and self.num_layers != 1:
+            raise ConfigError("connector: text_mixer 'lstm' has one cross-attention layer (Table 4); set num_layers: 1")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.width // self.num_heads
+
+    def describe(self) -> str:
+        """Return its sizes, in words for people."""
+        sizes = f"{self.num_layers} layers of width {self.width}, {self.num_heads} heads"
+        return f"{sizes}, text mixer {self.text_mixer}, prompt mode {self.prompt_mode}"
+
+
+def cross_adapter(config: ModelConfig) -> CrossAdapterConfig:
+    """Return the config of the model's connector, which must be of this kind."""
+    return cast(CrossAdapterConfig, config.connector)
+
+
+def speech(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """Return what the encoder hands over: keys and values of the cross-attentions, all layers in one tensor."""
+    adapter = cross_adapter(config)
+    axes = (adapter.num_layers, BATCH, adapter.num_heads, STEPS, adapter.head_dim)
+    return TensorSpec(KEYS, "float32", axes), TensorSpec(VALUES, "float32", axes)
+
+
+def specs(config: ModelConfig) -> tuple[GraphSpec, ...]:
+    """Return the graphs behind the encoder."""
+    return adapter_spec(config), llm_spec(config.llm)
+
+
+def adapter_spec(config: ModelConfig) -> GraphSpec:
+    """`adapter_step`: tokens and the speech memory -> LLM input embeddings. Serves prompt prefill and single steps.
+
+    The rows of a batch are texts about one stream: they share its memory, a ring of `memory` slots in which
+    `written_steps` steps were ever written; `visible_steps` counts from the first of them. `alignment` is the
+    cross-attention of each layer, mean over heads, the null frame last. Self-attention keys and values of the new
+    tokens come out; the runtime stores them in its buffer behind `past_tokens`, so no cache is ever copied. With LSTM
+    text layers the state is fixed in size; without a text mixer there is no state.
+    """
+    adapter, hidden = cross_adapter(config), config.llm["hidden_size"]
+    memory = (adapter.num_heads, SLOTS, adapter.head_dim)
+    names = _by_layer(adapter.num_layers)
+    inputs = [
+        TensorSpec(TOKEN_IDS, "int64", (BATCH, TOKENS)),
+        TensorSpec(VISIBLE_STEPS, "int64", (BATCH, TOKENS)),
+        TensorSpec(WRITTEN_STEPS, "int64", (1,)),
+        *(TensorSpec(f"{MEMORY}{name}", "float32", memory) for name in names),
+    ]
+    outputs = [
+        TensorSpec(INPUTS_EMBEDS, "float32", (BATCH, TOKENS, hidden)),
+        TensorSpec(ALIGNMENT, "float32", (adapter.num_layers, BATCH, TOKENS, "memory_and_null")),
+    ]
+    states: tuple[TensorSpec, ...] = ()
+    if adapter.text_mixer == "lstm":
+        state = (LSTM_LAYERS, BATCH, adapter.width)
+        states = (TensorSpec("lstm_hidden", "float32", state), TensorSpec("lstm_cell", "float32", state))
+    elif adapter.text_mixer == "attention":
+        cache = (BATCH, adapter.num_heads, CAPACITY, adapter.head_dim)
+        new = (BATCH, adapter.num_heads, TOKENS, adapter.head_dim)
+        inputs.append(TensorSpec(PAST_TOKENS, "int64", (BATCH,)))
+        inputs += [TensorSpec(f"{CACHE}{name}", "float32", cache) for name in names]
+        outputs += [TensorSpec(f"{NEW}{name}", "float32", new) for name in names]
+    return GraphSpec(
+        name=GRAPH,
+        part="connector",
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        states=states,
+        derived={"memory_and_null": (SLOTS, 1, 1)},
+    )
+
+
+def _by_layer(num_layers: int) -> list[str]:
+    """Return `keys_0`, `values_0`, `keys_1` and so on: tensors of their own, since a part of one would be copied."""
+    return [f"{kind}_{layer}" for layer in range(num_layers) for kind in KINDS]
+
+
+KIND = ConnectorKind(config=CrossAdapterConfig, specs=specs, speech=speech, follows=lambda _policy: True)

@@ -1,0 +1,94 @@
+"""Encoder kind `windowed`: a bidirectional encoder that encodes all audio so far again for each block.
+
+Source: BESTOW-S-bidi of the paper, section 3.2; the bound on the window is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, cast
+
+from bestow_edge.core.config import EncoderConfig, ModelConfig
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.kinds import EncoderKind
+from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, MEL, STEPS, GraphSpec, TensorSpec
+
+GRAPH = "encoder_window"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowedConfig(EncoderConfig):
+    """A bidirectional encoder and how it streams, in encoder steps (80 ms)."""
+
+    kind: Literal["windowed"] = "windowed"
+    block: int = 4
+    """Steps between two encodings; the default is wait-k's L, so that no token waits for more than it must see."""
+    right_context: int = 13
+    """Steps at the end of each encoding that are dropped, because they lack a future, until the audio has ended."""
+    window: int = 375
+    """Most steps encoded at once (30 s), right context included; older steps keep the values they had last."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("parakeet_encoder",)
+    frames_per_step: ClassVar[int] = 8  # FastConformer's factor (paper, section 3: P = 8)
+
+    def __post_init__(self) -> None:
+        """Check that each window reaches back to the steps before it."""
+        EncoderConfig.__post_init__(self)
+        if self.block < 1 or self.right_context < 0:
+            got = f"block={self.block}, right_context={self.right_context}"
+            raise ConfigError(f"encoder: block must be at least 1 and right_context at least 0, got {got}")
+        if self.window < (need := self.block + self.right_context):
+            raise ConfigError(f"encoder: window {self.window} is below block + right_context, which are {need}")
+
+    @property
+    def right_contexts(self) -> tuple[int, ...]:
+        """Right contexts that a session may choose from, steps: one."""
+        return (self.right_context,)
+
+    @property
+    def default_right_context(self) -> int:
+        """Right context of every session, steps."""
+        return self.right_context
+
+    @property
+    def run_frames(self) -> tuple[int, ...]:
+        """Mel frames of the largest window."""
+        return (self.frames_per_step * self.window,)
+
+    def num_steps(self, num_frames: int) -> int:
+        """Return the steps of an utterance: the last one may be filled up."""
+        return -(-num_frames // self.frames_per_step)
+
+    def for_policy(self, l: int) -> WindowedConfig:  # noqa: E741 - the paper's letter
+        """Return the config with a new encoding for each token of wait-k."""
+        return replace(self, block=l)
+
+    def describe(self) -> str:
+        """Return how it streams, in words for people."""
+        sizes = f"at most {self.window} steps of 80 ms, right context {self.right_context}"
+        return f"bidirectional, encoded again every {self.block} steps: {sizes}"
+
+
+def windowed(config: ModelConfig) -> WindowedConfig:
+    """Return the config of the model's encoder, which must be of this kind."""
+    return cast(WindowedConfig, config.encoder)
+
+
+def spec(config: ModelConfig, speech: tuple[TensorSpec, ...]) -> GraphSpec:
+    """`encoder_window`: mel frames -> speech of all their steps for the connector.
+
+    `frames` is a multiple of 8, of which the first `frame_end` are real; there is no other bound.
+    """
+    return GraphSpec(
+        name=GRAPH,
+        part="encoder",
+        inputs=(
+            TensorSpec(MEL, "float32", (BATCH, FRAMES, config.features.num_mel_bins)),
+            TensorSpec(FRAME_END, "int64", (BATCH,)),
+        ),
+        outputs=speech,
+        derived={STEPS: (FRAMES, config.encoder.frames_per_step, 0)},
+    )
+
+
+KIND = EncoderKind(config=WindowedConfig, spec=spec)

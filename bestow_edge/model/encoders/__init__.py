@@ -1,0 +1,1 @@
+"""Speech encoders in PyTorch: a file for each kind."""

@@ -1,0 +1,23 @@
+"""Encoder kind `chunked` in PyTorch: transformers' cache-aware FastConformer over whole utterances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def encode(network: Any, mel: Tensor, mask: Tensor, right_context: int) -> tuple[Tensor, Tensor]:
+    """Encode whole utterances; each step sees what it sees in a stream with that right context.
+
+    Args:
+        network: the transformers encoder; Any: auto classes have no types.
+        mel: (batch, frames, mel_bins) float.
+        mask: (batch, frames) bool, true for real frames.
+        right_context: steps.
+
+    Returns:
+        (batch, steps, width) float and (batch,) int64 valid steps.
+    """
+    out = network(mel, attention_mask=mask, output_attention_mask=True, num_lookahead_tokens=right_context)
+    return out.last_hidden_state, out.attention_mask.sum(-1)

@@ -1,0 +1,85 @@
+"""Sources of graphs: contract, weights, the module to trace and inputs to compare with PyTorch on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from bestow_edge.core.config import FeatureConfig, ModelConfig
+from bestow_edge.core.connectors import CONNECTORS
+from bestow_edge.core.encoders import ENCODERS
+from bestow_edge.core.kinds import module_of
+from bestow_edge.core.tensors import MEL, GraphSpec, TensorSpec
+from bestow_edge.model.base import SpeechModel
+from bestow_edge.runtime.devices.base import Array
+
+Feeds = dict[str, Array]
+Case = dict[str, int]
+"""Sizes of the named axes of a graph's inputs."""
+Lawful = Callable[[Feeds, Case, np.random.Generator], None]
+"""Makes random inputs lawful, in place: counts that fit the sizes, tokens of the vocabulary."""
+
+
+Build = Callable[[SpeechModel], AbstractContextManager[nn.Module]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraphSource:
+    """All that export needs to know of one graph."""
+
+    spec: GraphSpec
+    weights: tuple[str, ...]
+    """Prefixes of the names of the weights it needs."""
+    build: Build
+    """Yields the module it is traced from: inputs and states in, outputs and next states out, in the contract's order.
+    The module may be used inside the block alone."""
+    sizes: tuple[Case, ...]
+    """Sizes to compare it with PyTorch at."""
+    make_lawful: Lawful
+
+    def cases(self) -> Iterator[tuple[str, Feeds]]:
+        """Yield lawful random inputs of each size, with a short description; the same ones at each call."""
+        rng = np.random.default_rng(0)
+        used = {axis for tensor in self.spec.inputs for axis in tensor.axes}
+        for case in self.sizes:
+            feeds = {tensor.name: _random(tensor, case, rng) for tensor in (*self.spec.inputs, *self.spec.states)}
+            self.make_lawful(feeds, case, rng)
+            yield " ".join(f"{name}={count}" for name, count in case.items() if name in used), feeds
+
+
+def graph_sources(config: ModelConfig) -> dict[str, GraphSource]:
+    """Return the sources of all graphs of a model by name, in the order the graphs run."""
+    connector = CONNECTORS[config.connector.kind]
+    spec = ENCODERS[config.encoder.kind].spec(config, connector.speech(config))
+    encoder: GraphSource = module_of("bestow_edge.export.graphs", config.encoder.kind).source(config, spec)
+    behind: tuple[GraphSource, ...] = module_of("bestow_edge.export.graphs", config.connector.kind).sources(config)
+    return {source.spec.name: source for source in (encoder, *behind)}
+
+
+def traced_from(
+    module: Callable[[SpeechModel], nn.Module],
+) -> Callable[[SpeechModel], AbstractContextManager[nn.Module]]:
+    """Return a `GraphSource.build` for a module that needs nothing but the model."""
+
+    @contextmanager
+    def build(model: SpeechModel) -> Iterator[nn.Module]:
+        yield module(model).eval()
+
+    return build
+
+
+def speech_like(feeds: Feeds, features: FeatureConfig) -> None:
+    """Give random mel frames the mean and the spread of log-mel speech, unless the front-end normalises them."""
+    if features.normalize == "none":
+        feeds[MEL] = (feeds[MEL] * 4 - 12).astype(np.float32)
+
+
+def _random(tensor: TensorSpec, case: Case, rng: np.random.Generator) -> Array:
+    shape = [case[axis] if isinstance(axis, str) else axis for axis in tensor.axes]
+    if tensor.dtype == "int64":
+        return np.zeros(shape, dtype=np.int64)
+    return rng.standard_normal(shape).astype(tensor.dtype)

@@ -1,0 +1,75 @@
+"""The speech side of one stream: an encoder, its state, and the next chunk encoded while text is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from typing import Generic
+
+from bestow_edge.runtime.encoders.base import Floats, SpeechEncoder, SpeechSteps, State
+
+
+class Listener(Generic[State]):
+    """Encodes the chunks of one stream in order, one at a time; encoding ahead changes times, not results."""
+
+    def __init__(self, encoder: SpeechEncoder[State], executor: Executor | None) -> None:
+        """Begin a stream.
+
+        Args:
+            encoder: of the stream.
+            executor: where to encode ahead; None encodes when asked.
+        """
+        self._encoder, self._executor = encoder, executor
+        self._state = encoder.initial_state()
+        self._begun: tuple[State, Future[tuple[SpeechSteps, State]]] | None = None
+
+    def use(self, encoder: SpeechEncoder[State]) -> None:
+        """Go on with another encoder of the same kind, which takes over at the next `restart`."""
+        self._encoder = encoder
+
+    def add(self, samples: Floats) -> None:
+        """Take samples in, (samples,) float32 at the model's rate, without encoding."""
+        self._state = self._encoder.add(samples, self._state)
+
+    def end(self) -> None:
+        """End the audio: what waits is encoded whether it fills a chunk or not."""
+        self._state = self._encoder.end(self._state)
+
+    @property
+    def has_chunk(self) -> bool:
+        """Whether enough audio waits for the next chunk."""
+        return self._encoder.has_chunk(self._state)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the audio has ended and all of it is encoded."""
+        return self._encoder.ended(self._state)
+
+    def next_chunk(self) -> SpeechSteps:
+        """Encode the next chunk, and begin with the one behind it if its audio is there."""
+        begun, self._begun = self._begun, None
+        ahead = begun[1].result() if begun is not None else None  # one for another state is dropped
+        if ahead is None or begun is None or begun[0] is not self._state:
+            ahead = self._encoder.next_chunk(self._state)
+        speech, self._state = ahead
+        if self._executor is not None and self.has_chunk:
+            self._begun = self._state, self._executor.submit(self._encoder.next_chunk, self._state)
+        return speech
+
+    def rest(self) -> list[SpeechSteps]:
+        """Encode what would be left if the audio ended now; the stream is not changed."""
+        return list(self._rest(self._encoder.end(self._state)))
+
+    def restart(self, first_step: int) -> int:
+        """Begin anew at an earlier step of the segment, or later if its frames are gone; returns the frame."""
+        self._state, frame = self._encoder.restart(self._state, first_step * self._encoder.frames_per_step)
+        return frame
+
+    def level(self, first_step: int, end_step: int) -> float:
+        """Return the loudness of some steps of the segment, see `SpeechEncoder.level`."""
+        return self._encoder.level(self._state, first_step, end_step)
+
+    def _rest(self, state: State) -> Iterator[SpeechSteps]:
+        while self._encoder.has_chunk(state):
+            speech, state = self._encoder.next_chunk(state)
+            yield speech

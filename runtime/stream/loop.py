@@ -1,0 +1,42 @@
+"""The one decode loop: what becomes of an attempt at a token. Sessions, export and training call it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from bestow_edge.runtime.decoders.base import Attempt, Decoder
+from bestow_edge.runtime.stream.answer import Answer
+from bestow_edge.runtime.stream.events import Verdict
+
+
+def decide(answer: Answer, attempt: Attempt, *, last: bool, end_ids: Collection[int], doubted: bool = False) -> Verdict:
+    """Decide whether a token is written, and note in the answer if it is not.
+
+    Args:
+        answer: the answer so far.
+        attempt: the model's proposal for its next token.
+        last: whether the attempt saw all of the speech and no more will come.
+        end_ids: tokens that end an answer or, before the end of the speech, pause it.
+        doubted: whether the proposal is taken for a sound without words.
+
+    Returns:
+        `write` if the caller is to commit the token and to note it with `Answer.write`.
+    """
+    if doubted or attempt.token_id in end_ids:
+        answer.pause(attempt.visible_steps)
+        answer.done = last
+        return "doubt" if doubted else "pause"
+    if not last and not answer.accepts(attempt):
+        answer.refuse(attempt.visible_steps)
+        return "refuse"
+    return "write"
+
+
+def decode(decoder: Decoder, answer: Answer, end_ids: Collection[int]) -> Iterator[Attempt]:
+    """Write an answer to speech that was heard whole, as row 0, and yield every attempt at a token."""
+    while (visible := answer.wants(decoder.heard, ended=True)) is not None:
+        (attempt,) = decoder.attempt([visible])
+        if decide(answer, attempt, last=visible == decoder.heard, end_ids=end_ids) == "write":
+            decoder.commit(0, attempt.token_id)
+            answer.write(attempt)
+        yield attempt
