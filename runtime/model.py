@@ -35,6 +35,7 @@ from bestow_edge.core.prompts import (
     make_pair,
     parse_pair,
 )
+from bestow_edge.core.request import Request
 from bestow_edge.runtime.decoders.base import Decoder, open_decoder
 from bestow_edge.runtime.devices.base import Device, Graph
 from bestow_edge.runtime.devices.opening import open_graphs
@@ -198,6 +199,11 @@ class Model:
         if beam_size < 1 or (beam_size > 1 and not isinstance(policy, Offline)):
             raise ConfigError(f"beam_size {beam_size}: expected 1, or more with Offline(): a beam may change its mind")
         return self.multi_session([(asked, policy)], lookahead=lookahead, segments=segments, beam_size=beam_size)
+
+    def open(self, request: Request) -> Session:
+        """Open a session that does what a request states; errors are those of `multi_session`."""
+        prompts, right_context = request.prompts(self.config), request.right_context(self.config)
+        return self.multi_session(prompts, lookahead=right_context, beam_size=request.beam_size)
 
     def multi_session(
         self,

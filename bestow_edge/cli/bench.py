@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from bestow_edge.cli.asked import options
+from bestow_edge.cli import options
 from bestow_edge.cli.show.console import err, new_table, write_json, write_tables
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bestow_edge import __version__
-from bestow_edge.cli.asked import options
+from bestow_edge.cli import options
 from bestow_edge.cli.show.console import new_table, say, shown_steps, write, write_json, write_tables
 from bestow_edge.core.errors import AudioDeviceError, BestowEdgeError, MissingExtraError
 

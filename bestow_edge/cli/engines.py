@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bestow_edge.cli.asked import options
+from bestow_edge.cli import options
 from bestow_edge.cli.show.console import err, megabytes, new_table, say, say_warning, write, write_json, write_tables
 from bestow_edge.core.errors import BestowEdgeError
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bestow_edge.cli.asked import options
+from bestow_edge.cli import options
 from bestow_edge.cli.show.console import err, needs_extra, new_table, say, say_warning, write_json, write_tables
 from bestow_edge.core.prompts import parse_pair
 

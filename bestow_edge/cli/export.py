@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bestow_edge.cli.asked import options
+from bestow_edge.cli import options
 from bestow_edge.cli.inspect import parity_table, quantization_tables
 from bestow_edge.cli.show.console import megabytes, needs_extra, new_table, shown_steps, write_json, write_tables
 from bestow_edge.core.tensors import Target

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bestow_edge.cli.asked import options
+from bestow_edge.cli import options
 from bestow_edge.cli.show.console import needs_extra, new_table, say, shown_steps, write_json, write_tables
 from bestow_edge.core.config import PolicyConfig
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig

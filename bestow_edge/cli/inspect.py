@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from bestow_edge.cli.asked import options
+from bestow_edge.cli import options
 from bestow_edge.cli.show.console import megabytes, new_table, write_json, write_tables
 from bestow_edge.core.bundle import FORMAT, FORMAT_VERSION, MANIFEST_FILE, BundleManifest, read_manifest
 from bestow_edge.core.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_config, weight_shapes

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bestow_edge.cli.asked import options
-from bestow_edge.cli.asked.policies import StreamOptions
-from bestow_edge.cli.asked.prompts import read_asked, with_policies
+from bestow_edge.cli import options
 from bestow_edge.cli.replay import traced
 from bestow_edge.cli.show.console import say
+from bestow_edge.cli.show.delay import announce
 from bestow_edge.core.errors import AudioDeviceError
+from bestow_edge.core.request import Request
 
 if TYPE_CHECKING:
     from bestow_edge.cli.show.captions import Captions
@@ -66,24 +66,25 @@ def mic(
       bestow-edge mic --seconds 30 --json > events.jsonl
       bestow-edge mic --trace talk.trace
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
-    when = StreamOptions(policy=policy, k=k, l=l, threshold=threshold, lookahead=lookahead, latency=latency)
-    when.check()
-    asked = read_asked(lang, ask)
+    request = Request(
+        lang=lang, ask=tuple(ask or ()), policy=policy, k=k, l=l, threshold=threshold, lookahead=lookahead,
+        latency=latency,
+    )  # fmt: skip
     from bestow_edge.cli.show.captions import Captions
     from bestow_edge.runtime import load
     from bestow_edge.runtime.audio.microphone import Microphone
+    from bestow_edge.runtime.calibration import calibrate
 
     model = load(bundle, device=device, threads=threads)
     rate_hz = model.sample_rate_hz
     microphone = Microphone(mic_device, sample_rate_hz=rate_hz, device_rate_hz=device_rate, seconds=seconds)
-    chosen, lookahead = when.choose(model, asked, calibrated=True)
-    prompts = with_policies(asked, chosen, for_questions=when.for_questions)
-    opened = model.multi_session(prompts, lookahead=lookahead)
+    announce(request, model, calibrate)
+    opened = model.open(request)
     session = opened if trace is None else traced(opened, trace)
     with session, microphone, _stopped_by_ctrl_c(microphone):
-        what = ", ".join(map(str, asked))
+        what = ", ".join(map(str, request.asked))
         say(f"listening to {microphone.device} at {microphone.device_rate_hz} Hz, {what}; Ctrl-C ends")
-        _listen(microphone, session, rate_hz, Captions(asked, as_json=as_json))
+        _listen(microphone, session, rate_hz, Captions(request.asked, as_json=as_json))
     _say_lost(microphone)
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bestow_edge.cli.asked import options
-from bestow_edge.cli.asked.policies import default_policy, given_fields, policy_record, with_fields
-from bestow_edge.cli.asked.prompts import asked_record, labels
+from bestow_edge.cli import options
 from bestow_edge.cli.show.console import write, write_json
+from bestow_edge.cli.show.prompts import asked_record, labels, policy_record
 from bestow_edge.cli.show.texts import texts
+from bestow_edge.core.config import PolicyName
+from bestow_edge.core.request import change_policy, default_policy, given_fields
 
 if TYPE_CHECKING:
     from bestow_edge.core.policy import Policy
@@ -30,7 +31,7 @@ def replay(
     any_bundle: Annotated[
         bool, typer.Option("--any-bundle", help="Accept another bundle than the recorded one, to compare the two.")
     ] = False,
-    policy: Annotated[options.PolicyName | None, typer.Option("--policy", help="Default: the recorded one.")] = None,
+    policy: Annotated[PolicyName | None, typer.Option("--policy", help="Default: the recorded one.")] = None,
     k: Annotated[int | None, typer.Option("--k", min=1, metavar="N", help="Default: recorded.")] = None,
     l: Annotated[int | None, typer.Option("--l", min=1, metavar="N", help="Default: recorded.")] = None,  # noqa: E741
     threshold: options.Threshold = None,
@@ -78,16 +79,16 @@ def traced(session: Session, path: Path) -> Tracer:
     return Tracer(session, path)
 
 
-def _policies(trace: Trace, model: Model, name: options.PolicyName | None, given: Mapping[str, int]) -> list[Policy]:
+def _policies(trace: Trace, model: Model, name: PolicyName | None, given: Mapping[str, int]) -> list[Policy]:
     """Return the policy of each prompt; fields alone are for the texts beside questions that were asked at the end."""
     if name is not None:
-        return [with_fields(default_policy(name, model), given)] * len(trace.header.prompts)
+        return [change_policy(default_policy(name, model.config.policy), given)] * len(trace.header.prompts)
     from bestow_edge.core.policy import Offline
 
     recorded = [(one, prompt.question) for one, prompt in zip(trace.policies, trace.header.prompts, strict=True)]
     held = [bool(question) and isinstance(one, Offline) for one, question in recorded]
     return [
-        one if waits and not all(held) else with_fields(one, given)
+        one if waits and not all(held) else change_policy(one, given)
         for (one, _), waits in zip(recorded, held, strict=True)
     ]
 

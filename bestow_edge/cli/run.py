@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bestow_edge.cli.asked import options
-from bestow_edge.cli.asked.policies import StreamOptions, policy_record
-from bestow_edge.cli.asked.prompts import asked_record, labels, languages, read_asked, with_policies
+from bestow_edge.cli import options
 from bestow_edge.cli.replay import traced
 from bestow_edge.cli.show.console import err, say_error, write, write_json
+from bestow_edge.cli.show.delay import announce
+from bestow_edge.cli.show.prompts import asked_record, labels, languages, policy_record
 from bestow_edge.cli.show.texts import StreamedTexts, event_record, texts
 from bestow_edge.core.errors import AudioError, SessionError
 from bestow_edge.core.prompts import AboutSpeech, Question
+from bestow_edge.core.request import Request
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from bestow_edge.core.policy import Policy
     from bestow_edge.runtime import Event, Model, Session
     from bestow_edge.runtime.records.trace import Tracer
 
@@ -37,24 +37,20 @@ class Job:
     """What is done with every file."""
 
     model: Model
-    prompts: tuple[tuple[AboutSpeech, Policy], ...]
-    """Pair or question and policy of each text."""
-    lookahead: int | None
-    beam: int
-    streaming: bool
+    request: Request
     trace: Path | None
     as_json: bool
     prefixed: bool
     """Whether each line begins with its file's name."""
 
     @property
-    def asked(self) -> list[AboutSpeech]:
-        """What is asked about every file."""
-        return [what for what, _ in self.prompts]
+    def asked(self) -> tuple[AboutSpeech, ...]:
+        """Pairs and questions."""
+        return self.request.asked
 
     def session(self) -> Session:
         """Open the session of one file."""
-        return self.model.multi_session(self.prompts, lookahead=self.lookahead, beam_size=self.beam)
+        return self.model.open(self.request)
 
 
 def run(
@@ -93,19 +89,19 @@ def run(
       bestow-edge run talk.wav --stream --trace talk.trace
       bestow-edge run *.wav --lang en-en --json
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
-    when = StreamOptions(policy=policy, k=k, l=l, threshold=threshold, lookahead=lookahead, latency=latency)
-    asked = read_asked(lang, ask)
-    _check(files, asked, when, stream=stream, beam=beam, trace=trace)
-    from bestow_edge.runtime import Offline, load
+    request = Request(
+        lang=lang, ask=tuple(ask or ()), stream=stream, policy=policy, k=k, l=l, threshold=threshold,
+        lookahead=lookahead, latency=latency, beam_size=beam,
+    )  # fmt: skip
+    if trace is not None and not (stream and len(files) == 1):
+        raise typer.BadParameter("--trace records one file with --stream: give one FILE and --stream")
+    from bestow_edge.runtime import load
 
     model = load(bundle, device=device, threads=threads)
-    chosen, lookahead = when.choose(model, asked, calibrated=False) if stream else (Offline(), lookahead)
+    announce(request, model)
     job = Job(
         model=model,
-        prompts=with_policies(asked, chosen, for_questions=when.for_questions),
-        lookahead=lookahead,
-        beam=beam,
-        streaming=stream,
+        request=request,
         trace=trace,
         as_json=as_json,
         prefixed=len(files) > 1,
@@ -114,27 +110,6 @@ def run(
     failed = [path for path in files if not _try_file(path, job)]
     if failed:
         raise typer.Exit(2)
-
-
-def _check(
-    files: Sequence[Path],
-    asked: Sequence[AboutSpeech],
-    when: StreamOptions,
-    *,
-    stream: bool,
-    beam: int,
-    trace: Path | None,
-) -> None:
-    """Refuse options that do not go together, before a model is loaded."""
-    if when.given and not stream:
-        needs = f"{', '.join(when.given)}: only with --stream"
-        raise typer.BadParameter(f"{needs}; without it everything is heard before text is written")
-    if beam > 1 and (stream or len(asked) > 1):
-        remedy = "leave out --stream and give one --lang or one --ask"
-        raise typer.BadParameter(f"--beam searches one text of the whole audio; {remedy}")
-    if trace is not None and not (stream and len(files) == 1):
-        raise typer.BadParameter("--trace records one file with --stream: give one FILE and --stream")
-    when.check()
 
 
 def _try_file(path: Path, job: Job) -> bool:
@@ -155,7 +130,7 @@ def _file(path: Path, waveform: npt.NDArray[np.float32], job: Job) -> None:
     opened = job.session()
     with opened if job.trace is None else traced(opened, job.trace) as session:
         heard = _heard(session, waveform, job)
-        if job.streaming and not job.as_json:
+        if job.request.stream and not job.as_json:
             _write_growing(heard, StreamedTexts(job.asked, prefix))
             return
         events = [event for added in heard for event in added]
@@ -163,7 +138,7 @@ def _file(path: Path, waveform: npt.NDArray[np.float32], job: Job) -> None:
     if job.as_json:
         write_json(_record(path, len(waveform) / job.model.sample_rate_hz, wall_s, events, job))
         return
-    for label, text in zip(labels(job.asked), texts(events, len(job.prompts)), strict=True):
+    for label, text in zip(labels(job.asked), texts(events, len(job.asked)), strict=True):
         write(prefix + label + text)
 
 
@@ -180,8 +155,8 @@ def _heard(session: Session | Tracer, waveform: npt.NDArray[np.float32], job: Jo
     """Feed a file block by block; how it is cut never changes the text."""
     from bestow_edge.runtime.audio.files import blocks
 
-    block_samples = round((STEP_S if job.streaming else FEED_S) * job.model.sample_rate_hz)
-    with _bar(len(waveform), shown=not job.streaming or job.as_json) as advance:
+    block_samples = round((STEP_S if job.request.stream else FEED_S) * job.model.sample_rate_hz)
+    with _bar(len(waveform), shown=not job.request.stream or job.as_json) as advance:
         for block in blocks(waveform, block_samples):
             yield session.feed(block)
             advance(len(block))
@@ -205,13 +180,13 @@ def _record(path: Path, duration_s: float, wall_s: float, events: list[Event], j
     record: dict[str, object] = {
         "file": str(path),
         "lang": languages(job.asked),
-        **_texts_record(texts(events, len(job.prompts)), job),
+        **_texts_record(texts(events, len(job.asked)), job),
         "duration_s": round(duration_s, 3),
         "wall_s": round(wall_s, 3),
         "rtf": round(wall_s / duration_s, 4),
         "policy": _policy_record(job, 0),  # of the texts; all of them have the same
     }
-    if job.streaming:
+    if job.request.stream:
         record["events"] = [event_record(event, job.asked) for event in events]
     return record
 
@@ -231,6 +206,8 @@ def _texts_record(said: Sequence[str], job: Job) -> dict[str, object]:
 def _policy_record(job: Job, row: int) -> dict[str, object]:
     from bestow_edge.runtime.records.trace import describe_prompt
 
-    lookahead = job.model.config.encoder.default_right_context if job.lookahead is None else job.lookahead
-    policy = policy_record(describe_prompt(*job.prompts[row]), lookahead)
-    return policy if job.beam == 1 else policy | {"beam": job.beam}
+    config = job.model.config
+    chosen = job.request.right_context(config)
+    lookahead = config.encoder.default_right_context if chosen is None else chosen
+    policy = policy_record(describe_prompt(*job.request.prompts(config)[row]), lookahead)
+    return policy if job.request.beam_size == 1 else policy | {"beam": job.request.beam_size}

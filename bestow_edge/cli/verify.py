@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bestow_edge.cli.asked import options
+from bestow_edge.cli import options
 from bestow_edge.cli.show.console import new_table, write_json, write_tables
 
 

@@ -16,6 +16,9 @@ from typing import Any, ClassVar, Literal
 from bestow_edge.core.decoding import decode
 from bestow_edge.core.errors import ConfigError
 
+PolicyName = Literal["wait-k", "offline", "align-att", "local-agreement"]
+"""Names of the read/write policies in files and on the command line."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureConfig:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:  # the command line reads policies and needs no numpy for that
+    import numpy as np
+    import numpy.typing as npt
 
 ALL_STEPS = 2**31 - 1  # "as many as there will ever be": larger than any stream, fits the graphs' int64 and int32
 
@@ -136,6 +138,8 @@ class AlignAtt(Policy):
 
     def accepts(self, view: View) -> bool:
         """Compare the distance of the peak from the newest step with the threshold."""
+        import numpy as np
+
         if view.refusals >= self.most_refusals:
             return True
         weights = view.attention(self.layer)
@@ -211,6 +215,8 @@ def visible_steps(
     Returns:
         (text_tokens,) int64; 0 = the null frame alone.
     """
+    import numpy as np
+
     if prompt_tokens < 1 or text_tokens < prompt_tokens:
         raise ValueError(f"need 1 <= prompt_tokens <= text_tokens, got {prompt_tokens} and {text_tokens}")
     num_answers = text_tokens - prompt_tokens + 1

@@ -123,8 +123,8 @@ def test_inspect_checkpoint_without_torch(cli: Callable[..., Any], tiny_checkpoi
     done = cli("inspect", tiny_checkpoint, "--json", before=blocked)
     record = json.loads(done.stdout)
     assert record["kind"] == "checkpoint"
-    assert set(record["weights"]) == {"encoder", "adapter", "llm"}
-    assert record["weights"]["adapter"] > 100_000
+    assert set(record["weights"]) == {"encoder", "connector", "llm"}
+    assert record["weights"]["connector"] > 100_000
     assert "wait-k, k 3, l 4" in cli("inspect", tiny_checkpoint, before=blocked).stdout
 
 

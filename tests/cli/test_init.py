@@ -113,7 +113,7 @@ def test_dtypes_are_kept_and_tied_weights_stored_once(capsys: pytest.CaptureFixt
     assert code == 0, err
     report = json.loads(out)
     assert [(part["part"], part["dtype"]) for part in report["parts"]] == [
-        ("encoder", "float32"), ("adapter", "float32"), ("llm", "bfloat16"),
+        ("encoder", "float32"), ("connector", "float32"), ("llm", "bfloat16"),
     ]  # fmt: skip
     assert report["left_out"] == {"decoder": 2}
     dtypes = stored(tmp_path / "start")
@@ -168,7 +168,7 @@ def test_nothing_is_replaced_or_left_half_done(capsys: pytest.CaptureFixture[str
 
 
 WRONG: dict[str, tuple[Any, ...]] = {
-    "adapter: width 48 is not a multiple of num_heads 5": ("--adapter-heads", 5),
+    "connector: width 48 is not a multiple of num_heads 5": ("--adapter-heads", 5),
     "text_mixer 'lstm' has one cross-attention layer": ("--text-mixer", "lstm"),
     "language pair 'en-xx': expected SOURCE-TARGET": ("--pairs", "en-xx"),
     "no such file or folder; a Hub id would look like OWNER/NAME": ("--encoder", "./nowhere.nemo"),

@@ -17,9 +17,11 @@ save_steps: 2
 model:
   vocab_size: 300
   pairs: [en-en]
-  encoder: {model_type: nemotron_asr_streaming_encoder, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
-            intermediate_size: 32, subsampling_conv_channels: 4}
-  adapter: {num_layers: 1, width: 32, num_heads: 2, ffn_factor: 1}
+  encoder:
+    kind: chunked
+    network: {model_type: nemotron_asr_streaming_encoder, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
+              intermediate_size: 32, subsampling_conv_channels: 4}
+  connector: {kind: cross_adapter, num_layers: 1, width: 32, num_heads: 2, ffn_factor: 1}
   llm: {model_type: llama, hidden_size: 32, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
         num_key_value_heads: 1, max_position_embeddings: 128}
 data:
@@ -50,7 +52,7 @@ def recipe(tmp_path: Path) -> Path:
 def test_dry_run(cli: Callable[..., Any], recipe: Path, tmp_path: Path) -> None:
     done = cli("train", recipe, "--out", "run", "--dry-run")
     assert done.returncode == 0, done.stderr
-    for shown in ("encoder", "adapter", "llm", "only", "token_ids", "int64"):
+    for shown in ("encoder", "connector", "llm", "only", "token_ids", "int64"):
         assert shown in done.stdout
     for shown in ("activations", "trainable weights", "prompt: <s><|user|> Transcribe the English", "answer: "):
         assert shown in done.stdout

@@ -73,7 +73,7 @@ def test_init_train_export_verify_run(capsys: pytest.CaptureFixture[str], data: 
     before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint, trained))
     assert before.keys() == after.keys()
     moved = {name.partition(".")[0] for name, weight in before.items() if not np.array_equal(weight, after[name])}
-    assert moved == {"encoder", "adapter", "llm"}
+    assert moved == {"encoder", "connector", "llm"}
     bundle = tmp_path / "bundle"
     code, _, err = run_here(capsys, "export", trained, "--out", bundle, "--precision", "fp32")
     assert code == 0, err
@@ -96,7 +96,7 @@ def test_a_model_that_is_not_the_checkpoints(
 ) -> None:
     checkpoint = start(capsys, tmp_path)
     config = load_config(checkpoint).to_dict()
-    kept = {name: config[name] for name in ("encoder", "llm", "adapter", "features", "streaming", "policy", "pairs")}
+    kept = {name: config[name] for name in ("encoder", "llm", "connector", "features", "policy", "pairs")}
     values = RECIPE | {"init": checkpoint.name, "model": json.loads(json.dumps(kept)) | model}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values), encoding="utf-8")

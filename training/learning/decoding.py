@@ -1,26 +1,28 @@
-"""What a model in training writes: greedy decoding under wait-k with the PyTorch model, and its WER and BLEU.
+"""Greedy decoding under wait-k with the PyTorch model, several utterances at once, and the WER and BLEU of the texts.
 
-It simulates the live loop of one segment over whole utterances, several at once: `bestow_edge.core.policy` gives the
-speech that each token sees, and an end token before the end of the speech is a pause. There are no caches; the few
-texts of an evaluation do without. It knows nothing of files or of training.
+`bestow_edge.runtime.stream.loop` decides on each token, as in a session of one segment. There are no caches: the few
+texts of an evaluation do without.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bestow_edge.core.policy import WaitK, visible_steps, wanted_steps
+from bestow_edge.core.policy import WaitK
+from bestow_edge.runtime.decoders.base import Attempt
+from bestow_edge.runtime.stream.answer import Answer
+from bestow_edge.runtime.stream.loop import decide
 from bestow_edge.training.data.batches import Batch
 from bestow_edge.training.data.examples import IGNORED
 from bestow_edge.training.learning.objective import Objective
 
-SPARE_TOKENS = 8  # an answer has at most so many tokens more than steps heard, as in the live loop
-MOST_TOKENS = 256  # and no more than these: what a model writes before it has learned to stop
+MOST_TOKENS = 256  # of an answer: a model that has not learned to stop would go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +35,6 @@ class Utterance:
     """Tokens before the answer."""
     reference: tuple[int, ...]
     """Tokens of the right answer, without the end."""
-
-
-@dataclass(slots=True)
-class _Row:
-    """One answer while it grows."""
-
-    prompt: tuple[int, ...]
-    steps: int
-    tokens: list[int] = field(default_factory=list)
-    floors: list[int] = field(default_factory=lambda: [0])
-    done: bool = False
 
 
 def utterances_of(batch: Batch) -> list[Utterance]:
@@ -87,44 +78,32 @@ def write_down(
     mels = torch.nn.utils.rnn.pad_sequence([item.mel.to(device) for item in utterances], batch_first=True)
     lens = torch.tensor([item.mel.shape[0] for item in utterances], device=device)
     speech = objective.encode(mels, lens, lookahead)
-    rows = [_Row(item.prompt, steps) for item, steps in zip(utterances, speech.lens.tolist(), strict=True)]
-    while any_process(any(not row.done for row in rows)):
-        sequences = [[*row.prompt, *row.tokens] for row in rows]
-        width = max(map(len, sequences))
-        ids, visible = (torch.zeros(len(rows), width, dtype=torch.int64) for _ in range(2))
-        for index, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
-            ids[index, : len(sequence)] = torch.tensor(sequence)
-            visible[index, : len(sequence)] = torch.from_numpy(_visible(row, policy))
-        logits = objective.logits(ids.to(device), speech, visible.to(device))
-        last = torch.tensor([len(sequence) - 1 for sequence in sequences], device=device)
-        best = logits[torch.arange(len(rows), device=device), last].argmax(-1).tolist()
-        for row, token in zip(rows, best, strict=True):
-            if not row.done:
-                _advance(row, token, policy, end_id)
-    return [row.tokens for row in rows]
+    answers = [Answer(policy, MOST_TOKENS) for _ in utterances]
+    heard = speech.lens.tolist()
+    while True:
+        wanted = [answer.wants(steps, ended=True) for answer, steps in zip(answers, heard, strict=True)]
+        if not any_process(any(visible is not None for visible in wanted)):
+            return [list(answer.token_ids) for answer in answers]
+        sequences = [[*item.prompt, *answer.token_ids] for item, answer in zip(utterances, answers, strict=True)]
+        ids, visible_steps = (torch.zeros(len(answers), max(map(len, sequences)), dtype=torch.int64) for _ in range(2))
+        for row, (answer, sequence) in enumerate(zip(answers, sequences, strict=True)):
+            ids[row, : len(sequence)] = torch.tensor(sequence)
+            first, last = len(utterances[row].prompt) - 1, len(sequence) - 1  # the prompt before sees no speech
+            visible_steps[row, first:last] = torch.tensor([word.visible_steps for word in answer.words])
+            visible_steps[row, last] = wanted[row] or 0
+        logits = objective.logits(ids.to(device), speech, visible_steps.to(device))
+        last_tokens = torch.tensor([len(sequence) - 1 for sequence in sequences], device=device)
+        best = logits[torch.arange(len(answers), device=device), last_tokens].argmax(-1).tolist()
+        for answer, token_id, visible, steps in zip(answers, best, wanted, heard, strict=True):
+            if visible is not None:
+                attempt = Attempt(token_id, 0.0, visible, _unknown, _unknown)
+                if decide(answer, attempt, last=visible == steps, end_ids=(end_id,)) == "write":
+                    answer.write(attempt)
 
 
-def _visible(row: _Row, policy: WaitK) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return visible_steps(
-        policy,
-        prompt_tokens=len(row.prompt),
-        text_tokens=len(row.prompt) + len(row.tokens),
-        source_steps=row.steps,
-        at_least=np.array(row.floors, dtype=np.int64),
-    )
-
-
-def _advance(row: _Row, token: int, policy: WaitK, end_id: int) -> None:
-    """Commit a token, pause, or end."""
-    index = len(row.tokens)
-    seen = min(wanted_steps(policy, index, row.floors[-1]), row.steps)
-    if token == end_id and seen < row.steps:
-        row.floors[-1] = seen + policy.read_steps
-    elif token == end_id or index >= min(row.steps + SPARE_TOKENS, MOST_TOKENS):
-        row.done = True
-    else:
-        row.tokens.append(token)
-        row.floors.append(seen)  # a later token never sees less
+def _unknown() -> npt.NDArray[np.float32]:
+    """Return no attention: the place of a word in the speech is not needed here."""
+    return np.zeros((1, 1), dtype=np.float32)
 
 
 def scores(texts: Sequence[tuple[str, str, str]], pairs: Mapping[str, bool]) -> dict[str, float]:

@@ -20,8 +20,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from bestow_edge.cli.asked.prompts import labels
 from bestow_edge.cli.show.console import err, write, write_json
+from bestow_edge.cli.show.prompts import labels
 from bestow_edge.cli.show.texts import StreamedTexts, event_record, texts
 from bestow_edge.core.prompts import AboutSpeech
 

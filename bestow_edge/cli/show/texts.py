@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bestow_edge.cli.asked.prompts import asked_record, labels
 from bestow_edge.cli.show.console import write
+from bestow_edge.cli.show.prompts import asked_record, labels
 from bestow_edge.core.prompts import AboutSpeech
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_encoders import CHUNKED
 
 from bestow_edge.core.config import FeatureConfig
 from bestow_edge.core.errors import ConfigError
@@ -17,7 +18,7 @@ from bestow_edge.training.learning.trainer import train
 from bestow_edge.training.recipe.recipe import Recipe
 
 Make = Callable[..., Recipe]
-STEP_S = FeatureConfig().step_s
+STEP_S = CHUNKED.frames_per_step * FeatureConfig().frame_s
 TIMED = {"name": "timed", "manifests": ["train.jsonl"], "word_times": "manifest", "tasks": ["transcribe"]}
 ALIGNED = TIMED | {"name": "aligned", "manifests": ["untimed.jsonl"], "word_times": "aligned"}
 HEAR = {"name": "hear", "objective": "ctc", "alignment_weight": 1.0, "sources": {"timed": 1.0}, "steps": 60}

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_encoders import num_steps
 
 from bestow_edge.core.errors import ManifestError
 from bestow_edge.training.data.batches import Batch, collate, read_noises
 from bestow_edge.training.data.composition import active_range
-from bestow_edge.training.data.examples import IGNORED, NO_LABEL, NULL_FRAME, Example, num_steps
+from bestow_edge.training.data.examples import IGNORED, NO_LABEL, NULL_FRAME, Example
 from bestow_edge.training.data.tokens import END
 from bestow_edge.training.learning.trainer import Run
 from bestow_edge.training.recipe.data import AugmentRecipe, DataRecipe, SourceRecipe
@@ -35,8 +36,8 @@ def test_steps_are_those_of_the_encoder(tiny_run: Run) -> None:
     model = tiny_run.objective.model.eval()
     for frames in (1, 2, 8, 9, 10, 16, 17, 100):
         with torch.no_grad():
-            speech, steps = model.encode(torch.zeros(1, frames, 80), torch.tensor([frames]))
-        assert num_steps(frames) == speech.shape[1] == int(steps)
+            speech = model.encode(torch.zeros(1, frames, 80), torch.tensor([frames]))
+        assert num_steps(frames) == speech.steps.shape[1] == int(speech.lens)
     assert num_steps(0) == 0
 
 
@@ -136,11 +137,11 @@ def test_padding_does_not_change_a_rows_logits(tiny_run: Run) -> None:
     tokens = int((batch["targets"][row] != IGNORED).nonzero().max()) + 1
     assert frames < batch["mel"].shape[1]
     with torch.no_grad():
-        speech, _ = model.encode(batch["mel"], batch["frame_lens"], int(batch["lookahead"]))
-        together = model(batch["token_ids"], speech, batch["visible_steps"])[row, :tokens]
+        speech = model.encode(batch["mel"], batch["frame_lens"], int(batch["lookahead"]))
+        together = model(batch["token_ids"], speech, batch["visible_steps"]).logits[row, :tokens]
         one = slice(row, row + 1)
-        speech, _ = model.encode(batch["mel"][one, :frames], batch["frame_lens"][one], int(batch["lookahead"]))
-        alone = model(batch["token_ids"][one, :tokens], speech, batch["visible_steps"][one, :tokens])[0]
+        speech = model.encode(batch["mel"][one, :frames], batch["frame_lens"][one], int(batch["lookahead"]))
+        alone = model(batch["token_ids"][one, :tokens], speech, batch["visible_steps"][one, :tokens]).logits[0]
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
 
 

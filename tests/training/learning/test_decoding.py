@@ -21,14 +21,14 @@ END = 2
 def reference(objective: Objective, item: Utterance, policy: WaitK, lookahead: int) -> list[int]:
     """The live loop of one utterance, written out plainly."""
     model = objective.model
-    speech, lens = model.encode(item.mel[None], torch.tensor([item.mel.shape[0]]), lookahead)
-    steps, tokens = int(lens), list(item.prompt)
+    speech = model.encode(item.mel[None], torch.tensor([item.mel.shape[0]]), lookahead)
+    steps, tokens = int(speech.lens), list(item.prompt)
     visible = [0] * (len(item.prompt) - 1)
     heard = 0
     while len(tokens) - len(item.prompt) < min(steps + 8, 256):
         heard = min(max(heard, policy.steps_needed(len(tokens) - len(item.prompt))), steps)
-        logits = model(torch.tensor([tokens]), speech, torch.tensor([[*visible, heard]]))
-        token = int(logits[0, -1].argmax())
+        outputs = model(torch.tensor([tokens]), speech, torch.tensor([[*visible, heard]]))
+        token = int(outputs.logits[0, -1].argmax())
         if token == END and heard == steps:
             break
         if token == END:

@@ -24,7 +24,7 @@ def recipe(corpus: Path, tmp_path_factory: pytest.TempPathFactory, recipe_module
     first |= {"steps": 4, "batches_per_step": 4, "ctc_weight": 0.3, "count_weight": 0.2, "attention_weight": 0.2}
     first |= {"best": "loss", "average": 2}
     first["learning_rate"] = 0.001  # Adam's first steps behind silent branches make much of rounding
-    second |= {"steps": 2, "batches_per_step": 2, "lora": {"rank": 2}, "trains": ["adapter"], "ctc_weight": 0.0}
+    second |= {"steps": 2, "batches_per_step": 2, "lora": {"rank": 2}, "trains": ["connector"], "ctc_weight": 0.0}
     recipe_module |= {"log_steps": 1, "save_steps": 2, "hypotheses": {"utterances": 3}}
     return write_recipe(corpus, tmp_path_factory.mktemp("recipe") / "recipe.yaml", recipe_module)
 

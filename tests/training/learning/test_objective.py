@@ -170,19 +170,19 @@ def test_reading_compares_what_the_adapter_adds_with_the_tokens(tiny_run: Run) -
     outputs["loss"].backward()
     model, targets = objective.model, batch["targets"]
     words = model.llm.get_input_embeddings()(batch["token_ids"])
-    speech, _ = objective.encode(batch["mel"], batch["frame_lens"], int(batch["lookahead"]))
-    added = model.connector(words, speech, batch["visible_steps"]) - words
+    speech = objective.encode(batch["mel"], batch["frame_lens"], int(batch["lookahead"]))
+    added = model.connector.align(words, speech.steps, batch["visible_steps"])[0] - words
     heard = (added @ model.llm.get_input_embeddings().weight.T)[targets != IGNORED].log_softmax(-1)
     plain, smooth = -heard.gather(1, targets[targets != IGNORED][:, None]).mean(), -heard.mean()
     token_loss = outputs["sums"][0] / count_items(batch)[0]
     assert float(token_loss) == pytest.approx((0.9 * plain + 0.1 * smooth).item(), rel=1e-4)
     assert outputs["sums"][PARTS.index("reading_loss")] == 0
     moved = {name.split(".")[1] for name, weight in objective.named_parameters() if weight.grad is not None}
-    assert moved == {"encoder", "adapter"}
+    assert moved == {"encoder", "connector"}
 
 
 def test_reading_begins_from_a_silent_adapter(tiny_run: Run) -> None:
-    objective = objective_of(tiny_run, replace(READING, trains=("adapter",)))
+    objective = objective_of(tiny_run, replace(READING, trains=("connector",)))
     objective.model.connector.start_silent()
     batch = batch_of(tiny_run, 1, 1)
     objective(**batch, items=count_items(batch))["loss"].backward()
@@ -201,12 +201,12 @@ def test_texts_without_speech_have_nothing_to_read(tiny_run: Run) -> None:
 @pytest.mark.parametrize(
     ("changes", "moving"),
     [
-        ({}, {"encoder", "adapter", "llm"}),
-        ({"trains": ("encoder", "adapter")}, {"encoder", "adapter"}),
-        ({"trains": ("adapter", "llm")}, {"adapter", "llm"}),
-        ({"trains": ("adapter",)}, {"adapter"}),
-        ({"lora": LoraRecipe(rank=2)}, {"encoder", "adapter", "lora"}),
-        ({"lora": LoraRecipe(rank=2), "trains": ("adapter",)}, {"adapter", "lora"}),
+        ({}, {"encoder", "connector", "llm"}),
+        ({"trains": ("encoder", "connector")}, {"encoder", "connector"}),
+        ({"trains": ("connector", "llm")}, {"connector", "llm"}),
+        ({"trains": ("connector",)}, {"connector"}),
+        ({"lora": LoraRecipe(rank=2)}, {"encoder", "connector", "lora"}),
+        ({"lora": LoraRecipe(rank=2), "trains": ("connector",)}, {"connector", "lora"}),
     ],
 )
 def test_what_moves(tiny_run: Run, changes: dict[str, object], moving: set[str]) -> None:

@@ -46,14 +46,14 @@ def test_fields_are_read(tmp_path: Path, recipe_values: Values) -> None:
         (lambda v: v["stages"][0].update(steps=0), "stage offline: steps, batch_s and learning_rate must be more"),
         (lambda v: v["stages"][0].update(pieces=[1]), "stage offline: pieces and augment are two numbers each"),
         (lambda v: v["stages"][0].update(k_min=9, k_max=4), "need 1 <= k_min <= k_max, got 9 and 4"),
-        (lambda v: v["stages"][0].update(lookaheads=[13, 5]), r"look-aheads \{5\} are not in model\.streaming"),
+        (lambda v: v["stages"][0].update(lookaheads=[13, 5]), r"look-aheads \{5\} are not in those of model\.encoder"),
         (lambda v: v.update(stages=[]), "stages is empty; give at least one"),
         (lambda v: v.update(precision="fp16"), r"precision: expected one of bf16, fp32, got str 'fp16'"),
         (
             lambda v: v["data"]["sources"][0]["join"].update(vocabulary=["one", None]),
             r"sources\[0\]\.join\.vocabulary\[1\]: expected str, got NoneType",
         ),
-        (lambda v: v["model"]["adapter"].update(num_heads=5), "width 32 is not a multiple of num_heads 5"),
+        (lambda v: v["model"]["connector"].update(num_heads=5), "width 32 is not a multiple of num_heads 5"),
     ],
 )
 def test_mistakes(tmp_path: Path, recipe_values: Values, change: Callable[[Values], object], message: str) -> None:
@@ -63,13 +63,17 @@ def test_mistakes(tmp_path: Path, recipe_values: Values, change: Callable[[Value
 
 
 def test_a_bidirectional_model(tmp_path: Path, recipe_values: Values) -> None:
-    recipe_values["model"] |= {"features": {"normalize": "per_feature"}, "bidirectional": {"block": 2}}
+    network = {"model_type": "parakeet_encoder", "hidden_size": 32}
+    encoder = {"kind": "windowed", "network": network, "block": 2}
+    recipe_values["model"] |= {"features": {"normalize": "per_feature"}, "encoder": encoder}
+    del recipe_values["stages"][1]["lookaheads"]
     recipe = load_recipe(write(tmp_path, recipe_values)).model
-    encoder = {"model_type": "parakeet_encoder", "hidden_size": 32}
-    config = model_config(recipe, encoder=encoder, llm={"model_type": "llama", "hidden_size": 32})
-    assert config.bidirectional == WindowedConfig(block=2)
-    with pytest.raises(ConfigError, match="bidirectional: encoder nemotron_asr_streaming_encoder is not bidirectional"):
-        model_config(recipe, encoder=encoder | {"model_type": "nemotron_asr_streaming_encoder"}, llm=config.llm)
+    config = model_config(recipe, network=network, llm={"model_type": "llama", "hidden_size": 32})
+    assert config.encoder == WindowedConfig(network=network, block=2)
+    with pytest.raises(
+        ConfigError, match="model_type 'nemotron_asr_streaming_encoder' is not one of kind windowed: par"
+    ):
+        model_config(recipe, network=network | {"model_type": "nemotron_asr_streaming_encoder"}, llm=config.llm)
 
 
 def test_unknown_language(tmp_path: Path, recipe_values: Values) -> None:

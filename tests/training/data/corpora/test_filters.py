@@ -1,11 +1,13 @@
 """What is left out of a source and what is said about it; millions of lines by number."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sentences import WORDS, write_lines
+from tiny_encoders import num_steps
 from tokenizers import Tokenizer
 
 from bestow_edge.core.errors import ManifestError
@@ -13,10 +15,10 @@ from bestow_edge.training.data.corpora import index
 from bestow_edge.training.data.corpora.filters import Report, Sieve
 from bestow_edge.training.data.corpora.index import Corpus, ctc_steps, drop_by_tokens, read_corpus
 from bestow_edge.training.data.corpora.index_cache import IndexCache
-from bestow_edge.training.data.examples import num_steps
 from bestow_edge.training.data.tokens import train_tokenizer
 from bestow_edge.training.recipe.data import FilterRecipe, SourceRecipe
 
+drop = partial(drop_by_tokens, num_steps=num_steps)
 PAIRS = ("en-en", "en-de")
 
 
@@ -92,7 +94,7 @@ def test_ctc_needs_a_step_for_each_label_and_repeat(sentences: Path) -> None:
     assert ctc_steps([1, 2, 2, 2, 3]) == 7
     corpus, report = read(sentences / "train.jsonl")
     tokenizer = train_tokenizer(["x"], PAIRS, 270)  # a token for each letter
-    left, report = drop_by_tokens(corpus, report, tokenizer, tokenizer, ctc_speed=1.1, max_per_s=0)
+    left, report = drop(corpus, report, tokenizer, tokenizer, ctc_speed=1.1, max_per_s=0)
     assert 0 < report.dropped["too short for their transcript, for CTC"] == 40 - len(left) < 40
     kept = {left.where(row) for row in range(len(left))}
     for row in range(len(corpus)):
@@ -104,11 +106,14 @@ def test_ctc_needs_a_step_for_each_label_and_repeat(sentences: Path) -> None:
 def test_tokens_a_second(sentences: Path) -> None:
     corpus, report = read(sentences / "train.jsonl")
     tokenizer = train_tokenizer(WORDS * 3, PAIRS, 320)
-    assert drop_by_tokens(corpus, report, tokenizer, tokenizer, ctc_speed=0, max_per_s=0) == (corpus, report)
-    left, report = drop_by_tokens(corpus, report, tokenizer, tokenizer, ctc_speed=0, max_per_s=3.9)
+    assert drop(corpus, report, tokenizer, tokenizer, ctc_speed=0, max_per_s=0) == (
+        corpus,
+        report,
+    )
+    left, report = drop(corpus, report, tokenizer, tokenizer, ctc_speed=0, max_per_s=3.9)
     assert report.dropped["with more than 3.9 tokens a second"] == 40 - len(left) > 0
     with pytest.raises(ManifestError, match="nothing is left to train on"):
-        drop_by_tokens(left, report, tokenizer, tokenizer, ctc_speed=0, max_per_s=0.1)
+        drop(left, report, tokenizer, tokenizer, ctc_speed=0, max_per_s=0.1)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +151,7 @@ def test_an_index_is_made_once(sentences: Path, tmp_path: Path, monkeypatch: pyt
 
     def everything(sieve: Sieve = sieve, tokenizer: Tokenizer = tokenizer) -> Any:
         corpus, report = read_corpus([copy], sieve, cache)
-        left, report = drop_by_tokens(corpus, report, tokenizer, tokenizer, ctc_speed=1.0, max_per_s=0, cache=cache)
+        left, report = drop(corpus, report, tokenizer, tokenizer, ctc_speed=1.0, max_per_s=0, cache=cache)
         return [left.where(row) for row in range(len(left))], report.to_state(), report.sentence()
 
     first = everything()

@@ -12,13 +12,14 @@ import pytest
 import soundfile
 import torch
 from sentences import write_lines
+from tiny_encoders import num_steps
 
 from bestow_edge.core.errors import ConfigError, ManifestError
 from bestow_edge.core.prompts import Question, WrittenText
 from bestow_edge.training.data.batches import Batch
 from bestow_edge.training.data.corpora.mixture import MixedDataset
 from bestow_edge.training.data.corpora.shards import write_shards
-from bestow_edge.training.data.examples import IGNORED, NULL_FRAME, num_steps
+from bestow_edge.training.data.examples import IGNORED, NULL_FRAME
 from bestow_edge.training.data.tokens import prompt_ids
 from bestow_edge.training.learning.trainer import Run, train
 from bestow_edge.training.recipe.recipe import Recipe

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-PolicyName = Literal["wait-k", "offline", "align-att", "local-agreement"]
+from bestow_edge.core.config import PolicyName
 
 Lang = Annotated[
     str | None,

@@ -13,12 +13,11 @@ from commands import run_here
 from microphones import VirtualMicrophone
 from rich.console import Console
 
-from bestow_edge.cli.asked import delay as latency
-from bestow_edge.cli.show import console
+from bestow_edge.cli.show import console, delay
 from bestow_edge.core.delay import Choice
 from bestow_edge.core.errors import ConfigError
-from bestow_edge.core.prompts import parse_pair
-from bestow_edge.runtime import Model, calibration, load
+from bestow_edge.core.request import Request
+from bestow_edge.runtime import Model, load
 from bestow_edge.runtime.calibration import Calibration
 
 CHOSEN = "latency 2.5 s: K=4, L=4, look-ahead 13 (2.32 s)"
@@ -31,7 +30,7 @@ def stderr(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     written = io.StringIO()
     terminal = Console(file=written, force_terminal=True, color_system="standard", highlight=False, markup=False)
     monkeypatch.setattr(console, "err", terminal)
-    monkeypatch.setattr(latency, "err", terminal)
+    monkeypatch.setattr(delay, "err", terminal)
     return written
 
 
@@ -51,11 +50,11 @@ def test_run_as_with_the_choice_itself(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--latency", "2.5s", "--k", 3], "--latency chooses K, L and look-ahead; leave out --k, --l and --lookahead"),
-        (["--latency", "2.5s", "--l", 4], "leave out --k, --l and --lookahead"),
-        (["--latency", "2.5s", "--lookahead", 13], "leave out --k, --l and --lookahead"),
-        (["--latency", "2.5s", "--policy", "align-att"], "--latency is for wait-k; leave out --policy and --threshold"),
-        (["--latency", "2.5s", "--threshold", 4], "--latency is for wait-k; leave out --policy and --threshold"),
+        (["--latency", "2.5s", "--k", 3], "latency chooses k, l and lookahead; leave them out"),
+        (["--latency", "2.5s", "--l", 4], "latency chooses k, l and lookahead; leave them out"),
+        (["--latency", "2.5s", "--lookahead", 13], "latency chooses k, l and lookahead; leave them out"),
+        (["--latency", "2.5s", "--policy", "align-att"], "latency is for wait-k; leave out policy and threshold"),
+        (["--latency", "2.5s", "--threshold", 4], "latency is for wait-k; leave out policy and threshold"),
         (["--latency", "soon"], "error: latency 'soon': expected seconds or milliseconds"),
         (["--latency", "50ms"], "error: latency 0.05 s: the shortest possible with this model is K=1, L=1, look-"),
     ],
@@ -86,9 +85,7 @@ def test_a_bidirectional_encoder_keeps_its_right_context(
     assert json.loads(out)["policy"] == {"name": "wait-k", "k": 4, "l": 4, "lookahead": 13}
 
 
-def choose_on(
-    walls_s: list[float], model_dir: Path, monkeypatch: pytest.MonkeyPatch, target_s: float = 2.5
-) -> tuple[Choice, list[object]]:
+def choose_on(walls_s: list[float], model_dir: Path, latency: str = "2.5s") -> tuple[Choice | None, list[object]]:
     """Choose for a latency on a machine that takes `walls_s` for its chunks."""
     calls: list[object] = []
 
@@ -97,12 +94,13 @@ def choose_on(
         chunk_s = (choice.lookahead + 1) * model.config.step_s
         return Calibration(chunk_s=chunk_s, chunk_walls_s=tuple(walls_s))
 
-    monkeypatch.setattr(calibration, "calibrate", calibrate)
-    return latency.choose_for(target_s, load(model_dir), [parse_pair("en-de")], calibrated=True), calls
+    request, model = Request(latency=latency), load(model_dir)
+    delay.announce(request, model, calibrate)
+    return request.choose(model.config), calls
 
 
-def test_a_fast_machine(stderr: io.StringIO, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choice, calls = choose_on([0.02] * 9, tiny_bundle, monkeypatch)
+def test_a_fast_machine(stderr: io.StringIO, tiny_bundle: Path) -> None:
+    choice, calls = choose_on([0.02] * 9, tiny_bundle)
     assert choice == Choice(k=4, l=4, lookahead=13, delay_s=2.32)
     assert calls == [2.0]
     assert CHOSEN + ", this machine adds 0.02 s\n" in stderr.getvalue()
@@ -110,10 +108,8 @@ def test_a_fast_machine(stderr: io.StringIO, tiny_bundle: Path, monkeypatch: pyt
     assert "warning" not in stderr.getvalue()
 
 
-def test_a_slow_machine_is_warned_in_yellow(
-    stderr: io.StringIO, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    choose_on([1.12, 1.68], tiny_bundle, monkeypatch)
+def test_a_slow_machine_is_warned_in_yellow(stderr: io.StringIO, tiny_bundle: Path) -> None:
+    choose_on([1.12, 1.68], tiny_bundle)
     assert ", this machine adds 1.68 s\n" in stderr.getvalue()
     assert (
         "\x1b[33mwarning: this machine does not keep up: computing takes 1.25 s for each second of audio, "
@@ -121,10 +117,8 @@ def test_a_slow_machine_is_warned_in_yellow(
     ) in stderr.getvalue()
 
 
-def test_a_longer_latency_is_advised_where_it_helps(
-    stderr: io.StringIO, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    choose_on([0.2] * 9, tiny_bundle, monkeypatch, target_s=1.0)
+def test_a_longer_latency_is_advised_where_it_helps(stderr: io.StringIO, tiny_bundle: Path) -> None:
+    choose_on([0.2] * 9, tiny_bundle, "1.0s")
     assert "Try a longer --latency (larger chunks cost less), another number of --threads" in stderr.getvalue()
 
 

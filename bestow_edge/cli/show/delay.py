@@ -1,0 +1,65 @@
+"""`--latency` of several commands: the choice for it, and whether the machine keeps up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from bestow_edge.cli.show.console import err, say, say_warning
+from bestow_edge.core.delay import parse_latency
+
+if TYPE_CHECKING:
+    from bestow_edge.core.delay import Choice
+    from bestow_edge.core.prompts import AboutSpeech
+    from bestow_edge.core.request import Request
+    from bestow_edge.runtime import Model
+    from bestow_edge.runtime.calibration import Calibration
+
+    Calibrate = Callable[[Model, Sequence[AboutSpeech], Choice, float], Calibration]
+
+MIC_CALIBRATION_S = 2.0
+
+
+def announce(request: Request, model: Model, calibrate: Calibrate | None = None) -> None:
+    """Show on stderr the choice for a latency, if one was given, and whether this machine keeps up with it.
+
+    Args:
+        request: the request.
+        model: the loaded bundle.
+        calibrate: measures what the choice costs on this machine; None measures nothing.
+
+    Raises:
+        ConfigError: the latency is shorter than the shortest possible.
+    """
+    choice = request.choose(model.config)
+    if choice is None:
+        return
+    calibration = None
+    if calibrate is not None:
+        with err.status("measuring how fast this machine is"):
+            calibration = calibrate(model, request.asked, choice, MIC_CALIBRATION_S)
+    say(chosen(request.latency or "", choice, calibration))
+    if calibration is not None and not calibration.keeps_up:
+        longer_helps = choice.lookahead < max(model.config.encoder.right_contexts)
+        say_warning(too_slow(calibration, longer_helps=longer_helps))
+
+
+def chosen(latency: str, choice: Choice, calibration: Calibration | None) -> str:
+    """Return the line that tells what was chosen."""
+    extra = "" if calibration is None else f", this machine adds {calibration.extra_s:.2f} s"
+    return f"latency {parse_latency(latency):g} s: {choice}{extra}"
+
+
+def too_slow(calibration: Calibration, *, longer_helps: bool) -> str:
+    """Return the warning of a machine that does not keep up.
+
+    Args:
+        calibration: what was measured.
+        longer_helps: whether a longer latency would bring a larger look-ahead.
+    """
+    remedies = ["a longer --latency (larger chunks cost less)"] * longer_helps
+    remedies += ["another number of --threads", "an int8 bundle or a smaller model"]
+    return (
+        f"this machine does not keep up: computing takes {calibration.rtf:.2f} s for each second of audio, "
+        f"{calibration.p95_rtf:.2f} s in slow chunks; text will come later and later. Try {', '.join(remedies)}"
+    )

@@ -1,0 +1,142 @@
+"""A request: what is asked of a recording or a stream, as a command line, a server or a program states it.
+
+All of them share its checks and its errors. Plain Python.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from bestow_edge.core.config import ModelConfig, PolicyConfig, PolicyName
+from bestow_edge.core.delay import Choice, parse_latency, solve
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.policy import POLICIES, Offline, Policy, WaitK
+from bestow_edge.core.prompts import AboutSpeech, Question, parse_asked
+
+DEFAULT_PAIR = "en-de"
+DEFAULT_SPOKEN = "en"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """Prompts, read/write policy, delay and search. None stands for the default of the model."""
+
+    lang: str | None = None
+    """Language pairs such as `en-en,en-de`; of questions alone the language of the speech."""
+    ask: tuple[str, ...] = ()
+    """Questions about the speech."""
+    stream: bool = True
+    """Write while listening, not at the end of the audio."""
+    policy: PolicyName | None = None
+    """Name of the read/write policy of a stream."""
+    k: int | None = None
+    """wait-k: blocks heard before the first token."""
+    l: int | None = None  # noqa: E741 - the paper's letter
+    """Encoder steps in a block."""
+    threshold: int | None = None
+    """align-att: encoder steps between the attention's peak and the newest step."""
+    lookahead: int | None = None
+    """Right context of the encoder, steps."""
+    latency: str | None = None
+    """Delay such as `2.5s`, in place of k, l and lookahead."""
+    beam_size: int = 1
+    """Hypotheses of the search over the whole audio; 1 is greedy."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that do not go together, before a model is loaded.
+
+        Raises:
+            PromptError: a pair or a question cannot be asked, or comes twice.
+            ConfigError: a value does not fit the others.
+        """
+        if self.given and not self.stream:
+            raise ConfigError(f"{', '.join(self.given)}: only for a stream; without one all is heard before text comes")
+        if self.beam_size > 1 and (self.stream or len(self.asked) > 1):
+            raise ConfigError("a beam searches one text of the whole audio; give one pair or question and no stream")
+        if self.latency is not None and (self.policy not in {None, "wait-k"} or self.threshold is not None):
+            raise ConfigError("latency is for wait-k; leave out policy and threshold")
+        if self.latency is not None and (self.k, self.l, self.lookahead) != (None, None, None):
+            raise ConfigError("latency chooses k, l and lookahead; leave them out")
+        if self.latency is not None:
+            parse_latency(self.latency)
+        check_fields(self.policy or "wait-k", self.fields)
+
+    @property
+    def asked(self) -> tuple[AboutSpeech, ...]:
+        """Language pairs, and the questions behind them."""
+        return parse_asked(self.lang or (DEFAULT_SPOKEN if self.ask else DEFAULT_PAIR), self.ask)
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """Fields of the policy that were given."""
+        return given_fields(k=self.k, l=self.l, threshold=self.threshold)
+
+    @property
+    def given(self) -> list[str]:
+        """Names of the values that are for a stream alone."""
+        named = {"policy": self.policy, "latency": self.latency, **self.fields}
+        return [name for name, value in named.items() if value is not None]
+
+    def choose(self, config: ModelConfig) -> Choice | None:
+        """Return K, L and look-ahead for the latency, None if none was given.
+
+        Raises:
+            ConfigError: the latency is shorter than the shortest possible.
+        """
+        return None if self.latency is None else solve(parse_latency(self.latency), config)
+
+    def prompts(self, config: ModelConfig) -> tuple[tuple[AboutSpeech, Policy], ...]:
+        """Return the prompts of a session with their policies.
+
+        Questions are answered when everything has been heard, unless the policy of a stream was given.
+        """
+        policy: Policy = Offline()
+        if self.stream:
+            choice = self.choose(config)
+            fields = self.fields if choice is None else {"k": choice.k, "l": choice.l}
+            policy = change_policy(default_policy(self.policy or "wait-k", config.policy), fields)
+        for_questions = policy if self.given else Offline()
+        return tuple((what, for_questions if isinstance(what, Question) else policy) for what in self.asked)
+
+    def right_context(self, config: ModelConfig) -> int | None:
+        """Return the look-ahead of a session, None for the model's default."""
+        choice = self.choose(config)
+        return self.lookahead if choice is None else choice.lookahead
+
+
+def given_fields(**values: int | None) -> dict[str, int]:
+    """Return the fields of a policy that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def default_policy(name: str, default: PolicyConfig) -> Policy:
+    """Return a policy of a name: wait-k has the model's K and L, others have their own values."""
+    return WaitK(default.k, default.l) if name == "wait-k" else POLICIES[name]()
+
+
+def change_policy(policy: Policy, fields: Mapping[str, int]) -> Policy:
+    """Return one of `POLICIES` with other fields.
+
+    Raises:
+        ConfigError: the policy has no such field, or a value is out of range.
+    """
+    check_fields(next(name for name, kind in POLICIES.items() if type(policy) is kind), fields)
+    plain: Any = policy  # a dataclass, as all POLICIES are
+    try:
+        changed: Policy = dataclasses.replace(plain, **fields)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return changed
+
+
+def check_fields(name: str, fields: Mapping[str, int]) -> None:
+    """Refuse fields that a policy does not have.
+
+    Raises:
+        ConfigError: names the first one.
+    """
+    kind: Any = POLICIES[name]  # a dataclass, as all of them are
+    if unknown := set(fields) - {field.name for field in dataclasses.fields(kind)}:
+        raise ConfigError(f"{min(unknown)}: policy {name} has none; leave it out or choose another policy")
