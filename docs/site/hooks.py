@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mkdocs.exceptions import PluginError
+from mkdocs.plugins import event_priority
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>(?:\.\./)+[^)#]*)(?:#[^)]*)?\)")
 
 
+@event_priority(100)  # before mkdocstrings, which leaves out paths that do not exist
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Make build/tree, where every module lies under its import name."""
     subprocess.run([sys.executable, ROOT / "tests" / "support" / "link_tree.py"], check=True)  # noqa: S603
