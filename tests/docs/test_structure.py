@@ -30,6 +30,11 @@ def test_the_picture_is_up_to_date(picture: ModuleType) -> None:
     assert written == picture.draw(), "run: python docs/structure_picture.py"
 
 
+def test_every_layer_is_in_the_picture(picture: ModuleType) -> None:
+    inside = {path.name for path in (ROOT / "bestow_edge").iterdir() if any(path.rglob("*.py"))}
+    assert {name for row in picture.ROWS for name in row} == inside | {"export", "runtime", "training"}
+
+
 def test_every_folder_and_file_has_its_place(picture: ModuleType) -> None:
     root = ET.fromstring(picture.draw())  # noqa: S314 - our own text
     shown = {element.text for element in root.iter() if element.tag.endswith("text")}
