@@ -1,9 +1,9 @@
-"""Writes what the benchmarks measured into the tables of docs/demo-model.md and README.md.
+"""Writes benchmark results into the tables of docs/demo-model.md, docs/digits.md and README.md.
 
     python docs/demo_figures.py SCORES
 
-SCORES holds what the commands of docs/demo-model.md printed, each in a file named after its part (sets.txt, curve.txt,
-...): the last line of each is JSON. Parts that have no file there keep their tables.
+SCORES holds the output of the commands in docs/demo-model.md, a file for each part (sets.txt, curve.txt, ...), and that
+of docs/digits.md (digit_model.txt). The last line of each file is JSON. A part without a file keeps its table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-MODEL, README = ROOT / "docs" / "demo-model.md", ROOT / "README.md"
+MODEL, DIGITS, README = ROOT / "docs" / "demo-model.md", ROOT / "docs" / "digits.md", ROOT / "README.md"
+SHORT = {"synthetic English", "synthetic German", "LibriSpeech"}
+"""Test sets in the table of README.md."""
 CORPORA = {
     "fsdd": "Free Spoken Digits, 1",
     "hd_digits": "Heidelberg Digits, 1",
@@ -31,7 +33,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def quality(row: dict[str, Any]) -> tuple[str, float]:  # Any: as JSON
-    """Return name and value of what a row is judged by: BLEU of translations, else WER."""
+    """Return name and value of a row's score: BLEU of translations, else WER."""
     source, target = row["asked"].split("-")
     return ("WER", row["wer_normalized"]) if source == target else ("BLEU", row["bleu"])
 
@@ -111,7 +113,7 @@ def precision(rows: Rows) -> str:
 
 
 def questions(rows: Rows) -> str:
-    """Answers about speech, and what the LLM alone says."""
+    """Answers about speech, and answers of the LLM alone."""
     return markdown(
         ("set", "language", "", "ROUGE-L", "accuracy"),
         (
@@ -128,7 +130,7 @@ def questions(rows: Rows) -> str:
 
 
 def translations(rows: Rows) -> str:
-    """What a cascade writes."""
+    """Translations of a cascade."""
     return markdown(("pair", "", "BLEU"), ((row["asked"], row["setting"], f"{row['bleu']:.1f}") for row in rows))
 
 
@@ -158,22 +160,25 @@ PARTS = {table.__name__: table for table in TABLES}
 
 
 def summary(tested: Rows, counted: Rows) -> str:
-    """The short table of README.md: test sets and single digits."""
+    """The short table of README.md: some test sets, and single digits of the first corpus."""
     lines: list[list[str]] = []
     for one, other in pairwise(tested):
-        name, value = quality(one)
-        unit = " %" if name == "WER" else ""
-        offline, lag = quality(other)[1], one["LAAL"] / 1000
-        lines.append([one["set"], one["asked"], f"{name} {value:.1f}{unit}", f"{offline:.1f}{unit}", f"{lag:.1f} s"])
-    for row in counted:
-        if row["kind"] == "single" and row["pair"] == "en-en":
-            said = f"single digits, {CORPORA[row['corpus']].rpartition(',')[0]}"
-            lines.append([said, "en-en", f"{100 * row['K=6']:.1f} % right", f"{100 * row['offline']:.1f} %", ""])
+        if one["set"] in SHORT:
+            name, value = quality(one)
+            unit = " %" if name == "WER" else ""
+            offline, lag = quality(other)[1], one["LAAL"] / 1000
+            lines.append(
+                [one["set"], one["asked"], f"{name} {value:.1f}{unit}", f"{offline:.1f}{unit}", f"{lag:.1f} s"]
+            )
+    single = next(row for row in counted if row["kind"] == "single" and row["pair"] == "en-en")
+    corpus = CORPORA[single["corpus"]].rpartition(",")[0]
+    right = [f"{100 * single['K=6']:.1f} % right", f"{100 * single['offline']:.1f} %"]
+    lines.append([f"single digits, {corpus}", "en-en", *right, ""])
     return markdown(("test set", "pair", "streaming", "offline", "lag (LAAL)"), lines)
 
 
 def measured(scores: Path, part: str) -> Rows:
-    """Return the rows of a part, none where it was not measured."""
+    """Return the rows of a part; an empty list if it was not measured."""
     path = scores / f"{part}.txt"
     if not path.is_file():
         return []
@@ -197,19 +202,20 @@ def written(page: str, name: str, table: str) -> str:
 
 
 def main(scores: Path) -> None:
-    """Write both pages."""
+    """Write the pages."""
     found = {part: measured(scores, part) for part in PARTS}
-    page = MODEL.read_text(encoding="utf-8")
     for part, rows in found.items():
         if rows:
-            page = written(page, part, PARTS[part](rows))
-    MODEL.write_text(page, encoding="utf-8")
-    readme = README.read_text(encoding="utf-8")
+            rewrite(MODEL, part, PARTS[part](rows))
     if found["sets"] and found["digits"]:
-        readme = written(readme, "demo", summary(found["sets"], found["digits"]))
+        rewrite(README, "demo", summary(found["sets"], found["digits"]))
     if alone := measured(scores, "digit_model"):
-        readme = written(readme, "digit model", digits(alone))
-    README.write_text(readme, encoding="utf-8")
+        rewrite(DIGITS, "digit model", digits(alone))
+
+
+def rewrite(page: Path, name: str, table: str) -> None:
+    """Write a table between its marks in a page."""
+    page.write_text(written(page.read_text(encoding="utf-8"), name, table), encoding="utf-8")
 
 
 if __name__ == "__main__":

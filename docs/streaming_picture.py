@@ -1,9 +1,9 @@
-"""Draws docs/streaming.svg: which encoder steps each answer token sees, and when it can be written.
+"""Draws docs/streaming.svg: the encoder steps that each answer token sees, and the moment when it can be written.
 
     python docs/streaming_picture.py
 
-What a token sees is asked of `bestow_edge.core.policy`, as training and the live loop do. SVG is written as text; the
-picture knows nothing of audio, models or pauses.
+The steps come from `bestow_edge.core.policy`, as in training and the live loop. SVG is written as text. The picture
+shows neither audio nor models nor pauses.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def draw() -> str:
     height = TOP + len(PANELS) * panel_height + 24
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">',
-        "<title>Who sees what when</title>",
+        "<title>Encoder steps that each answer token sees</title>",
         "<desc>For each answer token: steps it sees, steps heard but not shown to it, steps not heard yet</desc>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         *_legend(),

@@ -24,6 +24,7 @@ HEAVY = {"accelerate", "onnx", "onnx-ir", "onnxscript", "safetensors", "torch", 
 MAX_WHEEL_BYTES = 25_000_000
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
+MAX_README_LINES = 160
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +192,10 @@ def test_the_readme_has_the_two_commands_that_ci_runs() -> None:
     (test,) = [line for line in lines if line.startswith("pip install torch==") and " && python -m pytest" in line]
     assert (ROOT / next(word for word in run.split() if word.startswith("examples/"))).is_file()
     assert [part.split()[0] for part in test.split(" && ")] == ["pip", "pip", "python"]
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= MAX_README_LINES
 
 
 def test_the_readme_names_every_folder() -> None:
