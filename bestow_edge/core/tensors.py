@@ -4,8 +4,9 @@ Export names its tensors from these specs, the runtime checks loaded graphs agai
 them. Axes are words where they may change from call to call and numbers where the model fixes them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from bestow_edge.core.config import SUBSAMPLING, ModelConfig
 
@@ -35,6 +36,19 @@ class TensorSpec:
         return f"{self.name}: {self.dtype} ({', '.join(map(str, self.axes))})"
 
 
+class DerivedAxis(NamedTuple):
+    """An axis of outputs alone, whose size is that of an input's axis // `divisor` + `extra`."""
+
+    name: str
+    source: str
+    divisor: int = 1
+    extra: int = 0
+
+
+STEPS = DerivedAxis("steps", "frames", divisor=SUBSAMPLING)
+MEMORY_AND_NULL = DerivedAxis("memory_and_null", "memory", extra=1)
+
+
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
     """Ordered tensors of one graph. A state goes in under its name and comes out as `next_` + name."""
@@ -43,16 +57,32 @@ class GraphSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     states: tuple[TensorSpec, ...] = ()
+    derived: tuple[DerivedAxis, ...] = ()
+    """Axes whose sizes follow from others, for a runtime that allocates outputs before a run."""
 
     @property
     def input_names(self) -> list[str]:
         """Names fed, states last."""
-        return [tensor.name for tensor in (*self.inputs, *self.states)]
+        return [tensor.name for tensor in self.fed]
 
     @property
     def output_names(self) -> list[str]:
         """Names returned, states last."""
         return [tensor.name for tensor in self.outputs] + [NEXT + tensor.name for tensor in self.states]
+
+    @property
+    def fed(self) -> tuple[TensorSpec, ...]:
+        """Inputs and states."""
+        return self.inputs + self.states
+
+    @property
+    def returned(self) -> tuple[TensorSpec, ...]:
+        """Outputs and next states, under their names on the way out."""
+        return *self.outputs, *(replace(tensor, name=NEXT + tensor.name) for tensor in self.states)
+
+    def output_sizes(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Return the sizes of all named axes from those of the inputs."""
+        return {**sizes, **{axis.name: sizes[axis.source] // axis.divisor + axis.extra for axis in self.derived}}
 
 
 def encoder_spec(config: ModelConfig) -> GraphSpec:
@@ -80,6 +110,7 @@ def encoder_spec(config: ModelConfig) -> GraphSpec:
             *(TensorSpec(f"{NEW}{kind}_{layer}", "float32", new) for layer in layers for kind in KINDS),
         ),
         states=encoder_states(config),
+        derived=(STEPS,),
     )
 
 
@@ -95,6 +126,7 @@ def window_spec(config: ModelConfig) -> GraphSpec:
             TensorSpec("frame_end", "int64", ("batch",)),
         ),
         outputs=_cross_attention(config),
+        derived=(STEPS,),
     )
 
 
@@ -162,9 +194,9 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
     if adapter.text_mixer == "lstm":
         state = (LSTM_LAYERS, "batch", adapter.width)
         states = (TensorSpec("lstm_hidden", "float32", state), TensorSpec("lstm_cell", "float32", state))
-        return GraphSpec(name=ADAPTER, inputs=tuple(inputs), outputs=tuple(outputs), states=states)
+        return GraphSpec(ADAPTER, tuple(inputs), tuple(outputs), states, derived=(MEMORY_AND_NULL,))
     if adapter.text_mixer == "none":
-        return GraphSpec(name=ADAPTER, inputs=tuple(inputs), outputs=tuple(outputs))
+        return GraphSpec(ADAPTER, tuple(inputs), tuple(outputs), derived=(MEMORY_AND_NULL,))
     cache = ("batch", adapter.num_heads, "capacity", adapter.head_dim)
     new = ("batch", adapter.num_heads, "tokens", adapter.head_dim)
     names = _by_layer(adapter.num_layers)
@@ -173,7 +205,7 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
         *(TensorSpec(f"{CACHE}{name}", "float32", cache) for name in names),
     ]
     outputs += [TensorSpec(f"{NEW}{name}", "float32", new) for name in names]
-    return GraphSpec(name=ADAPTER, inputs=tuple(inputs), outputs=tuple(outputs))
+    return GraphSpec(ADAPTER, tuple(inputs), tuple(outputs), derived=(MEMORY_AND_NULL,))
 
 
 def _by_layer(num_layers: int) -> list[str]:
