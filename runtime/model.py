@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -33,9 +32,8 @@ from bestow_edge.core.prompts import (
     make_pair,
     parse_pair,
 )
-from bestow_edge.runtime.devices.base import Device, Graph
+from bestow_edge.runtime.devices.base import Device, Graph, Graphs, parts
 from bestow_edge.runtime.devices.opening import open_graphs
-from bestow_edge.runtime.devices.tensorrt.background import BackgroundBuild
 from bestow_edge.runtime.stream.answer import Prompt
 from bestow_edge.runtime.stream.events import Event
 from bestow_edge.runtime.stream.session import Session
@@ -71,11 +69,13 @@ class Model:
         """
         self.directory = directory
         self.manifest = manifest
-        self._lock = threading.Lock()
         opened = open_graphs(directory, manifest, device, threads=threads, mapped=mapped)
-        self.encoder, self.adapter, self.llm = opened.graphs
-        self.engines = None if opened.later is None else BackgroundBuild(opened.later, self.take_graphs)
-        """TensorRT engines that are being built while others serve; None where there is nothing to build."""
+        self.graphs = opened.graphs
+        """Graphs by name, all of one device."""
+        self.upgrade = opened.upgrade
+        """Prepares better graphs, such as TensorRT engines, while others serve; None if these are the best."""
+        if self.upgrade is not None:
+            self.upgrade.begin(self.take_graphs)
         self.tokenizer = load_tokenizer(directory / "tokenizer.json")
         self.executor = ThreadPoolExecutor(1, "bestow-edge-encoder") if ahead else None
         """Where sessions encode ahead."""
@@ -83,18 +83,27 @@ class Model:
 
     @property
     def device(self) -> Device:
-        """Where the graphs run."""
+        """The device the graphs run on."""
         return self.encoder.device
 
-    def graphs(self) -> tuple[Graph, Graph, Graph]:
-        """Return encoder, adapter and LLM, all of one device."""
-        with self._lock:
-            return self.encoder, self.adapter, self.llm
+    @property
+    def encoder(self) -> Graph:
+        """The encoder's graph."""
+        return parts(self.graphs)[0]
 
-    def take_graphs(self, encoder: Graph, adapter: Graph, llm: Graph) -> None:
-        """Let others compute from now on: new sessions at once, those there are from their next segment on."""
-        with self._lock:
-            self.encoder, self.adapter, self.llm = encoder, adapter, llm
+    @property
+    def adapter(self) -> Graph:
+        """The adapter's graph."""
+        return parts(self.graphs)[1]
+
+    @property
+    def llm(self) -> Graph:
+        """The LLM's graph."""
+        return parts(self.graphs)[2]
+
+    def take_graphs(self, graphs: Graphs) -> None:
+        """Use other graphs: in new sessions from now on, in open sessions from their next segment on."""
+        self.graphs = graphs  # one assignment: a session on another thread sees all the old graphs or all the new ones
 
     @property
     def config(self) -> ModelConfig:

@@ -20,7 +20,7 @@ from bestow_edge.core.errors import SessionError
 from bestow_edge.core.prompts import Question
 from bestow_edge.runtime.audio.files import check_block
 from bestow_edge.runtime.decoders.cross_adapter import Attempt, TextDecoder
-from bestow_edge.runtime.devices.base import Graph
+from bestow_edge.runtime.devices.base import Graphs, parts
 from bestow_edge.runtime.encoders.base import encoder_for
 from bestow_edge.runtime.stream.answer import Prompt, Track, Word
 from bestow_edge.runtime.stream.answers import Rows
@@ -77,7 +77,7 @@ class Session:
             prompt_tokens=max(map(len, self._ids)),
             max_text_tokens=model.manifest.max_text_tokens,
         )
-        self._take_graphs(model.graphs())
+        self._take_graphs(model.graphs)
         self._encoder_state: Any = self._encoder.initial_state()  # Any: each kind of encoder has a state of its own
         self._ended = False
         self._answered = False  # whether questions have been, with all of the speech
@@ -177,18 +177,19 @@ class Session:
         """Tokens of the current segment, prompt included, of the longest text."""
         return int(self._decoder.num_tokens.max())
 
-    def _take_graphs(self, graphs: tuple[Graph, Graph, Graph]) -> None:
+    def _take_graphs(self, graphs: Graphs) -> None:
         """Use these graphs from the next segment on; TensorRT engines may have taken the place of others meanwhile."""
         self._graphs = graphs
+        encoder, self._adapter, self._llm = parts(graphs)
         policies = [prompt.policy for prompt in self.prompts]
-        self._encoder = encoder_for(self._model, policies, self.lookahead, graphs[0])
+        self._encoder = encoder_for(self._model, policies, self.lookahead, encoder)
         self._ahead = Ahead(self._encoder.next_chunk, self._model.executor)
 
     def _begin_segment(self, contexts: Sequence[tuple[int, ...]]) -> None:
         """Begin with fresh prompts, caches and speech memory; `contexts` are the tokens repeated behind each prompt."""
         model, self._contexts = self._model, contexts
         self._prompt_tokens = [(*ids, *context) for ids, context in zip(self._ids, contexts, strict=True)]
-        self._decoder = TextDecoder(*self._graphs[1:], model.manifest, self._prompt_tokens)
+        self._decoder = TextDecoder(self._adapter, self._llm, model.manifest, self._prompt_tokens)
         self._tracks = [
             Track(prompt.policy, self._detokenizer(), self._limits.most_tokens, isinstance(prompt.asked, Question))
             for prompt in self.prompts
@@ -351,7 +352,7 @@ class Session:
     def _best_answer(self, visible: int) -> Sequence[Attempt]:
         model, memory = self._model, self._decoder.memory
         rows = [self._prompt_tokens[0]] * self.beam_size
-        decoder = TextDecoder(*self._graphs[1:], model.manifest, rows, memory)
+        decoder = TextDecoder(self._adapter, self._llm, model.manifest, rows, memory)
         return beam_search(decoder, visible, model.manifest.end_ids, self._tracks[0].most(visible))
 
     def _cut(self, visible: int) -> Iterator[Event]:
@@ -376,7 +377,7 @@ class Session:
         spoken = any(track.words for track in self._tracks)
         heard = self._decoder.memory.written
         self._background = None if spoken else self._encoder.level(self._encoder_state, 0, heard)
-        if (graphs := self._model.graphs()) != self._graphs:
+        if (graphs := self._model.graphs) is not self._graphs:
             self._take_graphs(graphs)
         self._encoder_state, first_frame = self._encoder.restart(self._encoder_state, first_step * SUBSAMPLING)
         self._base_s += first_frame / FRAMES_PER_S
