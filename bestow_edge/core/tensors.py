@@ -191,21 +191,18 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
         TensorSpec("inputs_embeds", "float32", ("batch", "tokens", hidden)),
         TensorSpec("alignment", "float32", (adapter.num_layers, "batch", "tokens", "memory_and_null")),
     ]
+    states: tuple[TensorSpec, ...] = ()
     if adapter.text_mixer == "lstm":
         state = (LSTM_LAYERS, "batch", adapter.width)
         states = (TensorSpec("lstm_hidden", "float32", state), TensorSpec("lstm_cell", "float32", state))
-        return GraphSpec(ADAPTER, tuple(inputs), tuple(outputs), states, derived=(MEMORY_AND_NULL,))
-    if adapter.text_mixer == "none":
-        return GraphSpec(ADAPTER, tuple(inputs), tuple(outputs), derived=(MEMORY_AND_NULL,))
-    cache = ("batch", adapter.num_heads, "capacity", adapter.head_dim)
-    new = ("batch", adapter.num_heads, "tokens", adapter.head_dim)
-    names = _by_layer(adapter.num_layers)
-    inputs += [
-        TensorSpec("past_tokens", "int64", ("batch",)),
-        *(TensorSpec(f"{CACHE}{name}", "float32", cache) for name in names),
-    ]
-    outputs += [TensorSpec(f"{NEW}{name}", "float32", new) for name in names]
-    return GraphSpec(ADAPTER, tuple(inputs), tuple(outputs), derived=(MEMORY_AND_NULL,))
+    elif adapter.text_mixer == "attention":
+        cache = ("batch", adapter.num_heads, "capacity", adapter.head_dim)
+        new = ("batch", adapter.num_heads, "tokens", adapter.head_dim)
+        names = _by_layer(adapter.num_layers)
+        inputs += [TensorSpec("past_tokens", "int64", ("batch",))]
+        inputs += [TensorSpec(f"{CACHE}{name}", "float32", cache) for name in names]
+        outputs += [TensorSpec(f"{NEW}{name}", "float32", new) for name in names]
+    return GraphSpec(ADAPTER, tuple(inputs), tuple(outputs), states, derived=(MEMORY_AND_NULL,))
 
 
 def _by_layer(num_layers: int) -> list[str]:
