@@ -99,7 +99,7 @@ def agreement(model: Model, recordings: Sequence[Recording], answers: Sequence[S
 
 def _heard(model: Model, recording: Recording) -> Decoder:
     """Return a decoder that has heard a recording whole."""
-    graphs, policies = model.graphs(), [model.default_policy]
+    graphs, policies = model.graphs, [model.default_policy]
     encoder = model.open_encoder(graphs, policies, model.config.encoder.default_right_context)
     listener = Listener(encoder, None)
     listener.add(recording.waveform)

@@ -76,10 +76,9 @@ def save_graph(model: ir.Model, path: Path) -> None:
 
 def _dynamic_shapes(spec: GraphSpec) -> list[dict[int, object]]:
     dims: dict[str, object] = {axis: torch.export.Dim(axis, min=1, max=2**20) for axis in SAMPLE_SIZES}
-    for derived, (axis, divisor, _) in spec.derived.items():
-        if divisor > 1:  # inputs come in whole steps
-            dims[axis] = divisor * torch.export.Dim(derived, min=1, max=2**13)
+    for axis in spec.derived:
+        if axis.divisor > 1:  # inputs come in whole steps
+            dims[axis.source] = axis.divisor * torch.export.Dim(axis.name, min=1, max=2**13)
     return [
-        {index: dims[axis] for index, axis in enumerate(tensor.axes) if isinstance(axis, str)}
-        for tensor in (*spec.inputs, *spec.states)
+        {index: dims[axis] for index, axis in enumerate(tensor.axes) if isinstance(axis, str)} for tensor in spec.fed
     ]

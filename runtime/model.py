@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -37,9 +36,8 @@ from bestow_edge.core.prompts import (
 )
 from bestow_edge.core.request import Request
 from bestow_edge.runtime.decoders.base import Decoder, open_decoder
-from bestow_edge.runtime.devices.base import Device, Graph
+from bestow_edge.runtime.devices.base import Device, Graph, Graphs
 from bestow_edge.runtime.devices.opening import open_graphs
-from bestow_edge.runtime.devices.tensorrt.background import BackgroundBuild
 from bestow_edge.runtime.encoders.base import SpeechEncoder, open_encoder
 from bestow_edge.runtime.stream.answer import Prompt
 from bestow_edge.runtime.stream.events import Event
@@ -76,17 +74,13 @@ class Model:
         """
         self.directory = directory
         self.manifest = manifest
-        self._lock = threading.Lock()
         opened = open_graphs(directory, manifest, device, threads=threads, mapped=mapped)
-        self._graphs = dict(zip(manifest.specs, opened.graphs, strict=True))
-        self.engines = (
-            None
-            if opened.later is None
-            else BackgroundBuild(
-                opened.later, lambda *graphs: self.take_graphs(dict(zip(manifest.specs, graphs, strict=True)))
-            )
-        )
-        """TensorRT engines that are being built while others serve; None where there is nothing to build."""
+        self.graphs = opened.graphs
+        """Graphs by name, all of one device."""
+        self.upgrade = opened.upgrade
+        """Prepares better graphs, such as TensorRT engines, while others serve; None if these are the best."""
+        if self.upgrade is not None:
+            self.upgrade.begin(self.take_graphs)
         self.tokenizer = load_tokenizer(directory / "tokenizer.json")
         self.executor = ThreadPoolExecutor(1, "bestow-edge-encoder") if ahead else None
         """Where sessions encode ahead."""
@@ -94,18 +88,12 @@ class Model:
 
     @property
     def device(self) -> Device:
-        """Where the graphs run."""
-        return next(iter(self.graphs().values())).device
+        """The device the graphs run on."""
+        return next(iter(self.graphs.values())).device
 
-    def graphs(self) -> dict[str, Graph]:
-        """Return the graphs by name, all of one device."""
-        with self._lock:
-            return self._graphs
-
-    def take_graphs(self, graphs: dict[str, Graph]) -> None:
-        """Let others compute from now on: new sessions at once, those there are from their next segment on."""
-        with self._lock:
-            self._graphs = graphs
+    def take_graphs(self, graphs: Graphs) -> None:
+        """Use other graphs: in new sessions from now on, in open sessions from their next segment on."""
+        self.graphs = graphs  # one assignment: a session on another thread sees all the old graphs or all the new ones
 
     def open_encoder(
         self, graphs: Mapping[str, Graph], policies: Sequence[Policy], right_context: int

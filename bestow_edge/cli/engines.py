@@ -1,4 +1,4 @@
-"""`bestow-edge engines`: TensorRT engines built, listed and deleted. What is done lies in `runtime.tensorrt`."""
+"""`bestow-edge engines`: TensorRT engines built, listed and deleted. `runtime.devices.tensorrt` does the work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bestow_edge.cli.show.console import err, megabytes, new_table, say, say_war
 from bestow_edge.core.errors import BestowEdgeError
 
 if TYPE_CHECKING:
-    from bestow_edge.runtime.devices.tensorrt.building import Step
+    from bestow_edge.runtime.devices.backend import Step
     from bestow_edge.runtime.devices.tensorrt.engine_store import Machine, Stored
 
 app = typer.Typer(name="engines", no_args_is_help=True, help="Build, list and delete TensorRT engines of bundles.")
@@ -53,11 +53,11 @@ def build(
       bestow-edge engines build bundle --workspace-mb 256 --level 2
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
     from bestow_edge.core.bundle import check_files, read_manifest
+    from bestow_edge.runtime.devices.backend import GraphFiles
     from bestow_edge.runtime.devices.cuda import CudaDevice
     from bestow_edge.runtime.devices.tensorrt.building import Options
     from bestow_edge.runtime.devices.tensorrt.engines import BundleEngines, Settings
-    from bestow_edge.runtime.devices.tensorrt.host import this_machine
-    from bestow_edge.runtime.devices.tensorrt.library import import_tensorrt
+    from bestow_edge.runtime.devices.tensorrt.library import import_tensorrt, this_machine
     from bestow_edge.runtime.devices.tensorrt.profiles import Bounds
 
     manifest = read_manifest(bundle)
@@ -65,8 +65,8 @@ def build(
     trt, device = import_tensorrt(), CudaDevice(gpu)
     bounds = Bounds(rows=rows, prompt_tokens=prompt_tokens)
     settings = Settings(bounds=bounds, options=Options(workspace_mb=workspace, level=level))
-    machine, kept = this_machine(trt, device), _store(store)
-    engines = BundleEngines(bundle, manifest, trt=trt, machine=machine, store=kept, settings=settings)
+    files = GraphFiles(directory=bundle, manifest=manifest)
+    engines = BundleEngines(files, trt, this_machine(trt, device), _store(store), settings)
     if force:
         engines.forget()
     missing = engines.missing()
@@ -74,7 +74,7 @@ def build(
         with _shown(name) as step:
             engines.build(name, step)
     names = {key.name for key in engines.keys.values()}
-    _print([item for item in kept.engines() if item.path.stem in names], machine, as_json=as_json)
+    _print([item for item in engines.store.engines() if item.path.stem in names], engines.machine, as_json=as_json)
     if not missing:
         say("all engines were there already; --force builds them again")
 
@@ -116,8 +116,7 @@ def _store(directory: Path | None) -> Any:  # Any: EngineStore, which is importe
 def _machine(gpu: int) -> Machine | None:
     """Return what this machine is, None and a warning where it has no GPU or no TensorRT."""
     from bestow_edge.runtime.devices.cuda import CudaDevice
-    from bestow_edge.runtime.devices.tensorrt.host import this_machine
-    from bestow_edge.runtime.devices.tensorrt.library import import_tensorrt
+    from bestow_edge.runtime.devices.tensorrt.library import import_tensorrt, this_machine
 
     try:
         return this_machine(import_tensorrt(), CudaDevice(gpu))

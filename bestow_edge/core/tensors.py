@@ -6,8 +6,8 @@ encoder and connector has its specs in `bestow_edge.core.specs`; names that seve
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 MEL, FRAME_START, FRAME_END, PAST_STEPS = "mel", "frame_start", "frame_end", "past_steps"  # into encoders
 TOKEN_IDS, VISIBLE_STEPS, WRITTEN_STEPS = "token_ids", "visible_steps", "written_steps"  # into connectors
@@ -39,6 +39,16 @@ class TensorSpec:
         return f"{self.name}: {self.dtype} ({', '.join(map(str, self.axes))})"
 
 
+class DerivedAxis(NamedTuple):
+    """An axis of outputs whose size is `source // divisor + extra`."""
+
+    name: str
+    source: str
+    """Axis of the inputs."""
+    divisor: int = 1
+    extra: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
     """Ordered tensors of one graph. A state goes in under its name and comes out as `next_` + name."""
@@ -49,8 +59,8 @@ class GraphSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     states: tuple[TensorSpec, ...] = ()
-    derived: Mapping[str, tuple[str, int, int]] = field(default_factory=dict)
-    """Axes of outputs that follow from an axis of the inputs: `(axis, divisor, addend)`, axis // divisor + addend."""
+    derived: tuple[DerivedAxis, ...] = ()
+    """Axes whose sizes follow from others, for a runtime that allocates outputs before a run."""
 
     @property
     def input_names(self) -> list[str]:
@@ -61,6 +71,20 @@ class GraphSpec:
     def output_names(self) -> list[str]:
         """Names returned, states last."""
         return [tensor.name for tensor in self.outputs] + [NEXT + tensor.name for tensor in self.states]
+
+    @property
+    def fed(self) -> tuple[TensorSpec, ...]:
+        """Inputs and states."""
+        return self.inputs + self.states
+
+    @property
+    def returned(self) -> tuple[TensorSpec, ...]:
+        """Outputs and next states, under their names on the way out."""
+        return *self.outputs, *(replace(tensor, name=NEXT + tensor.name) for tensor in self.states)
+
+    def output_sizes(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Return the sizes of all named axes from those of the inputs."""
+        return {**sizes, **{axis.name: sizes[axis.source] // axis.divisor + axis.extra for axis in self.derived}}
 
 
 def in_float16(spec: GraphSpec) -> GraphSpec:

@@ -1,9 +1,9 @@
-"""What the runtime asks of a machine: a device that holds tensors, and graphs that run on them. And the CPU.
+"""The protocols between the runtime and a machine: buffers, devices, graphs and their runners.
 
-A tensor where its device computes is a `Buffer`: on the CPU a numpy array, on a GPU a pointer with shape and dtype.
-Caches, rings and the speech memory are buffers; token ids and counts are numpy arrays, which a runner reads anew at
-each run. Decoder, speech memory and encoder streams are written against these protocols alone, so that the same code
-runs on every backend. It knows no backend but the CPU's memory.
+A tensor in its device's memory is a `Buffer`: on the CPU a numpy array, on a GPU a pointer with shape and dtype.
+Caches, rings and the speech memory are buffers. Token ids and counts are numpy arrays, which a runner reads again at
+each run. Decoder, speech memory and encoder streams use these protocols alone, so the same code runs on every backend.
+The CPU's device is here too: it needs numpy alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]  # Any: floats and int64 tensors pass through here alik
 
 
 class Buffer(Protocol):
-    """A tensor where its device computes. A numpy array is one."""
+    """A tensor in its device's memory. A numpy array is one."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -28,21 +28,21 @@ class Buffer(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Numpy's name of its numbers."""
+        """The numpy dtype of its numbers."""
 
     def __getitem__(self, key: Any) -> Any:  # Any: numpy's own signature is as wide
-        """Return a view: integers, slices of step 1 and `...`, as in numpy."""
+        """Return a view. Keys are integers, slices of step 1 and `...`, as in numpy."""
 
 
 class Device(Protocol):
-    """Where graphs run and buffers lie. All its work is done in the order asked for."""
+    """Holds buffers and runs graphs. It does all its work in the order of the calls."""
 
     @property
     def name(self) -> str:
         """Such as `cpu` or `cuda:0`."""
 
     def zeros(self, tensors: Iterable[TensorSpec], **sizes: int) -> dict[str, Buffer]:
-        """Return new buffers of zeros by name, which lie together.
+        """Return new buffers of zeros by name, in one block of memory.
 
         Args:
             tensors: names, dtypes and axes.
@@ -53,31 +53,31 @@ class Device(Protocol):
         """Return a new buffer with an array's numbers."""
 
     def get(self, *buffers: Buffer) -> tuple[Array, ...]:
-        """Return what buffers hold once all that was asked for before is done; one wait for all of them."""
+        """Return the contents of buffers after all earlier work is done, with one wait for all buffers."""
 
     def copy(self, pairs: Iterable[tuple[Buffer, Buffer]]) -> None:
-        """Write into each target, mostly a view, its source, of the same shape and dtype: (target, source) each."""
+        """Copy each source into its target, which may be a view of the same shape and dtype: (target, source) pairs."""
 
 
 class Runner(Protocol):
     """One stream's bindings to a graph."""
 
     def bind(self, tensors: Mapping[str, Buffer]) -> None:
-        """Bind inputs by pointer; they stay bound until they are bound anew.
+        """Bind inputs by pointer until the next `bind` of the same names.
 
-        Buffers of the graph's device, or numpy arrays. Whatever is written to either is seen by the next run.
+        Buffers of the graph's device, or numpy arrays. The next run sees whatever was written to them.
         """
 
     def run(self) -> Mapping[str, Buffer]:
-        """Run the graph on what is bound and return its outputs by name, on its device.
+        """Run the graph on the bound inputs and return its outputs by name, on its device.
 
-        They are the caller's: no later run writes to them as long as they are referred to. On a GPU they may not be
-        computed yet: `Device.copy`, `Device.get` and other runners on the device come after them.
+        No later run writes to the outputs while the caller keeps a reference. On a GPU they may not be computed yet;
+        `Device.copy`, `Device.get` and other runners of the device come after the run in its stream.
         """
 
 
 class Graph(Protocol):
-    """A loaded graph, shared by all sessions; running it changes nothing in it."""
+    """A loaded graph. All sessions share it, and a run does not change it."""
 
     @property
     def spec(self) -> GraphSpec:
@@ -85,14 +85,14 @@ class Graph(Protocol):
 
     @property
     def device(self) -> Device:
-        """Where it runs."""
+        """The device it runs on."""
 
     def runner(self) -> Runner:
         """Return a runner with bindings of its own."""
 
 
 class Cpu:
-    """The CPU: buffers are numpy arrays, and everything is done when it is asked for."""
+    """The CPU: buffers are numpy arrays, and every call is done when it returns."""
 
     name = "cpu"
 
@@ -106,7 +106,7 @@ class Cpu:
 
     def get(self, *buffers: Buffer) -> tuple[Array, ...]:
         """Return the buffers, which are arrays."""
-        return buffers  # type: ignore[return-value]  # no other kind is made here
+        return buffers  # type: ignore[return-value]  # this device makes no other kind
 
     def copy(self, pairs: Iterable[tuple[Buffer, Buffer]]) -> None:
         """See `Device`."""
@@ -118,5 +118,9 @@ CPU = Cpu()
 
 
 def shape(tensor: TensorSpec, **sizes: int) -> tuple[int, ...]:
-    """Return a tensor's shape, its named axes given, batch 1 if not given."""
+    """Return a tensor's shape for some sizes of named axes; `batch` is 1 if not given."""
     return tuple(axis if isinstance(axis, int) else {"batch": 1, **sizes}[axis] for axis in tensor.axes)
+
+
+Graphs = Mapping[str, Graph]
+"""A bundle's graphs by name, in the order of `BundleManifest.specs`."""

@@ -1,9 +1,8 @@
-"""Where the tensors of one runner on a GPU lie: inputs of the host together, outputs in blocks used again and again.
+"""The memory of one runner's tensors on a GPU: host inputs in one block, outputs in blocks that are used again.
 
-Token ids and counts are numpy arrays of the host; they go to the GPU in one copy before each run. Outputs are written
-to a block that nobody refers to any more, so addresses repeat, and nothing is allocated or bound anew in the steady
-state, which also suits CUDA graphs. Whatever runs the graph asks `prepare` for addresses. It knows no library that runs
-graphs.
+Token ids and counts are numpy arrays on the host; one copy brings them to the GPU before each run. A run writes its
+outputs to a block without references. So addresses repeat, and a steady stream allocates and binds nothing, which CUDA
+graphs need too. Both libraries that run graphs get their addresses from `Bindings.prepare`.
 """
 
 from __future__ import annotations
@@ -11,11 +10,10 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from bestow_edge.core.tensors import NEXT, GraphSpec, TensorSpec
+from bestow_edge.core.tensors import GraphSpec
 from bestow_edge.runtime.devices.base import Array, Buffer, shape
 from bestow_edge.runtime.devices.cuda import CudaArray, CudaDevice
 
@@ -23,7 +21,7 @@ Sizes = tuple[tuple[int, ...], ...]
 
 
 class _Lease:
-    """Lives as long as someone refers to the outputs of a run."""
+    """Lives as long as there is a reference to the outputs of a run."""
 
     __slots__ = ("__weakref__", "block")
 
@@ -32,7 +30,7 @@ class _Lease:
 
 
 class OutputBlock:
-    """Memory for one run's outputs. Hashable by identity, for what a library keeps about it."""
+    """Memory for one run's outputs. Hashable by identity, as a key of a library's bindings."""
 
     def __init__(self, arrays: Mapping[str, CudaArray]) -> None:
         self.arrays = arrays
@@ -40,11 +38,11 @@ class OutputBlock:
 
     @property
     def is_free(self) -> bool:
-        """Nobody refers to the outputs that were last written here."""
+        """Whether there is no reference to the outputs of the last run in it."""
         return self._lease is None or self._lease() is None
 
     def lend(self) -> dict[str, CudaArray]:
-        """Return arrays that keep the block from being used again as long as one of them, or a view, is there."""
+        """Return the arrays of a run; while one of them or a view of one exists, the block is not free."""
         lease = _Lease(self)
         self._lease = weakref.ref(lease)
         return {
@@ -55,13 +53,13 @@ class OutputBlock:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a run reads and writes."""
+    """The arrays that a run reads and writes."""
 
     inputs: Mapping[str, CudaArray]
     """Every input, on the GPU."""
     block: OutputBlock
     outputs: Mapping[str, CudaArray]
-    """The caller's: arrays of the block."""
+    """Arrays of the block, for the caller."""
 
 
 class Bindings:
@@ -70,7 +68,8 @@ class Bindings:
     def __init__(self, spec: GraphSpec, device: CudaDevice) -> None:
         """Begin with nothing bound."""
         self._spec, self._device = spec, device
-        self._axes = {tensor.name: tensor for tensor in (*spec.inputs, *spec.states)}
+        self._axes = {tensor.name: tensor for tensor in spec.fed}
+        self._returned = spec.returned
         self._host: dict[str, Array] = {}
         self._host_arrays: dict[str, CudaArray] = {}
         self._bound: dict[str, CudaArray] = {}
@@ -88,10 +87,11 @@ class Bindings:
                 self._bound.pop(name, None)
 
     def prepare(self) -> Prepared:
-        """Bring the host's inputs to the GPU and choose where the outputs go; run at once, on the device's stream."""
+        """Copy the host's inputs to the GPU and choose a block for the outputs. The run has to follow at once."""
         self._upload()
         inputs = self._bound | self._host_arrays
-        outputs = _output_tensors(self._spec, self._named_sizes(inputs))
+        known = self._spec.output_sizes(self._named_sizes(inputs))
+        outputs = {item.name: (shape(item, **known), np.dtype(item.dtype)) for item in self._returned}
         sizes = tuple(sizes for sizes, _ in outputs.values())
         if sizes != self._sizes:
             self._blocks, self._sizes = [], sizes
@@ -107,7 +107,7 @@ class Bindings:
         return array
 
     def _upload(self) -> None:
-        """Copy the host's inputs, one behind the other, in one go."""
+        """Copy all host inputs at once: their arrays on the GPU are one block, and so is `staged`."""
         tensors = {name: (array.shape, array.dtype) for name, array in self._host.items()}
         if tensors != {name: (array.shape, array.dtype) for name, array in self._host_arrays.items()}:
             self._host_arrays = self._device.block(tensors)
@@ -123,26 +123,5 @@ class Bindings:
         self._device.write(whole, staged)
 
     def _named_sizes(self, inputs: Mapping[str, CudaArray]) -> dict[str, int]:
-        sizes: dict[str, int] = {}
-        for name, array in inputs.items():
-            sizes |= {
-                axis: size
-                for axis, size in zip(self._axes[name].axes, array.shape, strict=True)
-                if isinstance(axis, str)
-            }
-        return sizes
-
-
-def _output_tensors(
-    spec: GraphSpec, sizes: Mapping[str, int]
-) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:  # Any: dtypes differ
-    """Return shape and dtype of each output, given the sizes of the inputs' axes."""
-    known = dict(sizes)
-    for axis, (source, divisor, addend) in spec.derived.items():
-        known[axis] = known[source] // divisor + addend
-
-    def tensor(item: TensorSpec) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        return shape(item, **known), np.dtype(item.dtype)
-
-    outputs = {item.name: tensor(item) for item in spec.outputs}
-    return outputs | {NEXT + item.name: tensor(item) for item in spec.states}
+        axes = (zip(self._axes[name].axes, array.shape, strict=True) for name, array in inputs.items())
+        return {axis: size for pairs in axes for axis, size in pairs if isinstance(axis, str)}

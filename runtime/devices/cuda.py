@@ -1,8 +1,8 @@
-"""A GPU's memory: buffers, views and copies on one stream, by the CUDA runtime alone (`cuda.bindings`, no torch).
+"""A GPU's memory: buffers, views and copies on one stream, with the CUDA runtime alone (`cuda.bindings`, no torch).
 
-Everything that is asked of a device, graphs included, goes to one stream and is done in that order. So memory that is
-no longer referred to can be given to the next buffer at once: what still reads it comes first. Buffers of one call lie
-in one block, in order, which lets `copy` store the new keys and values of all layers in one go. It knows no graphs.
+All work of a device, runs of graphs included, goes to one stream, which keeps the order of the calls. So memory without
+references can go to the next buffer at once: earlier work that still reads it is done before later work writes to it.
+Buffers of one call are neighbours in one block; so `copy` can store the new keys and values of all layers in one copy.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from bestow_edge.core.errors import DeviceError, MissingExtraError
 from bestow_edge.core.tensors import TensorSpec
 from bestow_edge.runtime.devices.base import Array, Buffer, shape
 
-ALIGNMENT = 256  # bytes: what cudaMalloc gives and TensorRT asks of every tensor
-SIZE_STEP = 512  # bytes: blocks are multiples of it, so that buffers of nearly one size share them
-Rows = tuple[int, int, int]  # how many, and the steps in bytes of target and source
+ALIGNMENT = 256  # bytes: cudaMalloc gives it and TensorRT needs it for every tensor
+SIZE_STEP = 512  # bytes: sizes of blocks are multiples of it, so buffers of similar size reuse each other's
+Rows = tuple[int, int, int]  # their number, and the steps of target and source in bytes
 Layout = tuple[int, list[Rows]]  # bytes of a row, rows from the outermost to the innermost
 
 
@@ -32,7 +32,7 @@ def import_runtime() -> ModuleType:
     """Import the CUDA runtime.
 
     Raises:
-        MissingExtraError: cuda-bindings is not installed.
+        MissingExtraError: if cuda-bindings is not installed.
     """
     try:
         from cuda.bindings import runtime
@@ -56,8 +56,8 @@ class CudaArray:
             pointer: address of its first number.
             shape: sizes of its axes.
             dtype: of its numbers.
-            owner: what the memory lives as long as.
-            strides: bytes from one index to the next, by axis; none = one behind the other.
+            owner: keeps the memory from reuse as long as it lives.
+            strides: bytes from one index to the next, by axis; empty = packed.
         """
         self.pointer, self.shape, self.dtype, self.owner = pointer, shape, dtype, owner
         self.strides = strides or packed_strides(shape, dtype.itemsize)
@@ -72,10 +72,10 @@ class CudaArray:
 
     @property
     def is_packed(self) -> bool:
-        """Its numbers lie one behind the other."""
+        """Whether its numbers are contiguous, in row-major order."""
         return self.strides == packed_strides(self.shape, self.dtype.itemsize)
 
-    def __getitem__(self, key: Any) -> CudaArray:  # Any: what numpy takes, of which only some is taken here
+    def __getitem__(self, key: Any) -> CudaArray:  # Any: as wide as numpy's keys, of which some are refused
         """Return a view: integers, slices of step 1 and `...`."""
         keys = list(key) if isinstance(key, tuple) else [key]
         if Ellipsis in keys:
@@ -96,12 +96,12 @@ class CudaArray:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CudaOptions:
-    """How onnxruntime uses a GPU."""
+    """Options of onnxruntime on a GPU."""
 
     arena_gb: float | None = None
     """Most memory of each graph's own arena, 1e9 bytes; None = no limit."""
     cuda_graphs: bool = False
-    """Launch the operators of a run whose shapes and addresses come again as one."""
+    """Launch a run as one if its shapes and addresses came before."""
     allow_cpu: bool = False
     """Operators without a GPU kernel may run on the CPU."""
 
@@ -126,29 +126,29 @@ class CudaDevice:
 
         Args:
             index: which one, from 0.
-            options: how onnxruntime uses it.
-            runtime: in the place of `cuda.bindings.runtime`.
+            options: of onnxruntime.
+            runtime: replaces `cuda.bindings.runtime`.
 
         Raises:
-            MissingExtraError: cuda-bindings is not installed.
-            DeviceError: there is no such GPU, or no driver.
+            MissingExtraError: if cuda-bindings is not installed.
+            DeviceError: if there is no such GPU, or no driver.
         """
         self.index, self.name, self.options = index, f"cuda:{index}", options
         self.runtime: Any = import_runtime() if runtime is None else runtime  # Any: a module without types
         self.lock = threading.RLock() if options.cuda_graphs else nullcontext()
-        """Held by whatever asks for work where a run may be recorded: nothing else may come into the recording."""
+        """Held by every call to CUDA if runs may be recorded: no other call may enter a recording."""
         self._pools: defaultdict[int, list[int]] = defaultdict(list)  # pointers by size of block, bytes
         self._threads = threading.local()
-        self._writing: list[Array] = []  # arrays that the GPU may not have read yet
+        self._writing: list[Array] = []  # host arrays that the GPU may still have to read
         self._writing_lock = threading.Lock()
         error, count = self.runtime.cudaGetDeviceCount()
         if int(error):
-            raise DeviceError(f"device {self.name}: no GPU, or no driver for this CUDA ({self._told(error)})")
+            raise DeviceError(f"device {self.name}: no GPU, or no driver for this CUDA ({self._text(error)})")
         if index >= count:
             raise DeviceError(f"device {self.name}: this machine has {count} GPUs, numbered from 0")
         self.use()
         self.stream = int(self._call("cudaStreamCreateWithFlags", self.runtime.cudaStreamNonBlocking))
-        """Handle of the stream, for libraries that are to work on it."""
+        """Handle of the stream, for libraries that work on it."""
         weakref.finalize(self, _free, self.runtime, self._pools).atexit = False
 
     def zeros(self, tensors: Iterable[TensorSpec], **sizes: int) -> dict[str, Buffer]:
@@ -162,7 +162,7 @@ class CudaDevice:
         return dict(block)
 
     def block(self, tensors: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, CudaArray]:
-        """Return new arrays by name, of whatever the memory held, one behind the other.
+        """Return new arrays by name, uninitialised, as neighbours in one block.
 
         Args:
             tensors: shape and dtype by name.
@@ -184,9 +184,9 @@ class CudaDevice:
         return buffer
 
     def write(self, target: CudaArray, array: Array) -> None:
-        """Write an array of as many bytes over a packed buffer; the array may be changed afterwards."""
+        """Write an array of the same number of bytes to a packed buffer; the caller may change the array afterwards."""
         staged = np.array(array, order="C")
-        with self._writing_lock:  # a GPU that reads the host's memory by itself, as a Jetson's may, does so later
+        with self._writing_lock:  # some GPUs, such as a Jetson's, read the host's memory later
             self._writing.append(staged)
             self._copy_memory(target.pointer, staged.ctypes.data, target.nbytes, "HostToDevice")
 
@@ -206,7 +206,7 @@ class CudaDevice:
         return tuple(arrays)
 
     def copy(self, pairs: Iterable[tuple[Buffer, Buffer]]) -> None:
-        """See `Device`; pairs that lie as regularly as their numbers do are one copy."""
+        """See `Device`; pairs with equal layouts at regular distances become one copy."""
         self.use()
         kind = self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         for target, source, width, (*loops, (height, pitch, source_pitch)) in plan(pairs):
@@ -249,12 +249,12 @@ class CudaDevice:
         return _Block(int(pointer), pool)
 
     def _wait(self) -> None:
-        """Wait until all that was asked for is done."""
+        """Wait until all work is done."""
         self.use()
         with self._writing_lock:
             read, self._writing = self._writing, []
         self._call("cudaStreamSynchronize", self.stream)
-        del read  # only now
+        del read  # not before: the GPU may have read them until now
 
     def _copy_memory(self, target: int, source: int, num_bytes: int, kind: str) -> None:
         self.use()
@@ -268,28 +268,27 @@ class CudaDevice:
             self._call("cudaSetDevice", self.index)
             self._threads.used = True
 
-    def _call(self, name: str, *arguments: Any) -> Any:  # Any: whatever the function takes and gives
+    def _call(self, name: str, *arguments: Any) -> Any:  # Any: arguments and results of any function
         with self.lock:
             error, *values = getattr(self.runtime, name)(*arguments)
         if int(error):
-            told = f"{name} failed: {self._told(error)}; see bestow-edge doctor --gpu"
-            raise DeviceError(f"device {self.name}: {told}")
+            raise DeviceError(f"device {self.name}: {name} failed: {self._text(error)}; see bestow-edge doctor --gpu")
         return values[0] if len(values) == 1 else values
 
-    def _told(self, error: object) -> str:
+    def _text(self, error: object) -> str:
         _, text = self.runtime.cudaGetErrorString(error)
         return text.decode() if isinstance(text, bytes) else str(text)
 
 
 def _free(runtime: Any, pools: Mapping[int, list[int]]) -> None:  # Any: a module without types
-    """Give back the memory that nothing refers to; CUDA waits until it is not used any more."""
+    """Free the memory of the pools; CUDA waits until no work uses it."""
     for pool in list(pools.values()):
         while pool:
             runtime.cudaFree(pool.pop())
 
 
 def packed_strides(sizes: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Return the strides of numbers one behind the other."""
+    """Return the strides of a contiguous array in row-major order."""
     strides = []
     for size in reversed(sizes):
         strides.append(itemsize)
@@ -298,9 +297,9 @@ def packed_strides(sizes: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 
 def plan(pairs: Iterable[tuple[Buffer, Buffer]]) -> Iterator[tuple[int, int, int, list[Rows]]]:
-    """Yield copies as (target, source, bytes of a row, [rows, ...]), the innermost rows last, always some.
+    """Yield copies as (target, source, bytes of a row, [rows, ...]); the rows are never empty, the innermost come last.
 
-    Pairs of one layout whose addresses go on by the same steps are taken together.
+    Successive pairs with one layout and constant steps between their addresses become one copy.
     """
     group: list[tuple[int, int]] = []
     layout: Layout = (0, [])
@@ -324,7 +323,7 @@ def _array(buffer: Buffer) -> CudaArray:
 
 
 def _layout(target: CudaArray, source: CudaArray) -> Layout | None:
-    """Return the bytes of a row and the rows of a copy, outermost first; None if there is nothing to copy."""
+    """Return the bytes of a row and the rows of a copy, outermost first; None for an empty copy."""
     if target.shape != source.shape or target.dtype != source.dtype:
         raise ValueError(f"{source} does not fit {target}")
     width = target.dtype.itemsize
@@ -340,7 +339,7 @@ def _layout(target: CudaArray, source: CudaArray) -> Layout | None:
 
 
 def _merged(rows: list[Rows]) -> list[Rows]:
-    """Join rows, innermost first, where the outer ones simply go on."""
+    """Join neighbours, innermost first, if the outer step is exactly the extent of the inner rows."""
     merged: list[Rows] = []
     for size, step, source_step in rows:
         inner = merged[-1] if merged else None

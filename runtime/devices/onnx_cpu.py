@@ -1,7 +1,6 @@
-"""One ONNX graph in onnxruntime, checked against its GraphSpec: sessions for every provider, and the CPU's graph.
+"""One ONNX graph in onnxruntime, checked against its GraphSpec: sessions for every provider, and the CPU's graphs.
 
-Arrays are bound by pointer, never copied on the way in. It knows names, dtypes and axes, not what a graph computes. The
-only file that imports onnxruntime.
+Input arrays are bound by pointer and never copied. The only file that imports onnxruntime.
 """
 
 from __future__ import annotations
@@ -12,18 +11,33 @@ from typing import Any
 
 from bestow_edge.core.errors import BundleError, MissingExtraError, SignatureError
 from bestow_edge.core.tensors import GraphSpec, TensorSpec
-from bestow_edge.runtime.devices.base import CPU, Array, Buffer
+from bestow_edge.runtime.devices.backend import DeviceName, GraphFiles, Opened
+from bestow_edge.runtime.devices.base import CPU, Array, Buffer, Graph
 
 ONNX_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "int64": "tensor(int64)"}
 CPU_PROVIDER = "CPUExecutionProvider"
 Provider = tuple[str, dict[str, str]]  # name and options
 
 
+def open_graphs(files: GraphFiles, name: DeviceName) -> Opened:
+    """Load a bundle's graphs on the CPU, see `opening.open_graphs`; there are no options."""
+    if name.text != CPU.name:
+        raise name.error()
+    return Opened(cpu_graphs(files))
+
+
+def cpu_graphs(files: GraphFiles) -> dict[str, Graph]:
+    """Load a bundle's graphs on the CPU; errors are those of `open_session`."""
+    return {
+        name: OnnxGraph(path, spec, threads=files.threads, mapped=name in files.mapped) for name, path, spec in files
+    }
+
+
 def import_onnxruntime() -> Any:  # Any: onnxruntime has no types
     """Import onnxruntime.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: if it is not installed.
     """
     try:
         import onnxruntime
@@ -46,24 +60,24 @@ def open_session(
     Args:
         path: the `.onnx` file.
         spec: its contract.
-        providers: execution providers, the first one the most wanted.
+        providers: execution providers, the preferred one first.
         threads: threads within one operator, 0 = one for each core.
-        mapped: leave weights in their file rather than in an order that is faster to read; for graphs larger than
-            memory that run a few times.
-        record_placement: remember which provider runs which operators.
+        mapped: leave weights in their file instead of copying them to an order that is faster to read; for graphs
+            that are larger than memory and run a few times.
+        record_placement: record which provider runs which operators.
 
     Raises:
-        BundleError: onnxruntime cannot load the file, or lacks a provider or could not start it.
-        SignatureError: its tensors differ from the contract.
+        BundleError: if onnxruntime cannot load the file, has no such provider or cannot start it.
+        SignatureError: if its tensors differ from the contract.
     """
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors: warnings about shapes help nobody at run time
-    # Threads wait for the next operator by spinning, which saves up to a fifth of a step, and sleep between runs.
+    options.log_severity_level = 3  # errors only: a user can do nothing about warnings on shapes
+    # Threads spin while they wait for the next operator, which saves up to a fifth of a step. Between runs they sleep.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.enable_mem_pattern = False  # a plan of memory for each shape seen: 12 MB for nothing
+    options.enable_mem_pattern = False  # a plan of memory for each shape: 12 MB and no gain
     if record_placement:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if mapped:
@@ -82,7 +96,7 @@ def open_session(
 
 
 class OnnxGraph:
-    """A graph on the CPU, shared by all sessions; running it changes nothing in it."""
+    """A graph on the CPU. All sessions share it, and a run does not change it."""
 
     device = CPU
 
@@ -102,16 +116,16 @@ class OnnxRunner:
     def __init__(self, graph: OnnxGraph) -> None:
         self._graph = graph
         self._binding = graph.session.io_binding()
-        self._bound: dict[str, Buffer] = {}  # keeps bound memory alive
+        self._bound: dict[str, Buffer] = {}  # keeps the bound memory alive
 
     def bind(self, tensors: Mapping[str, Buffer]) -> None:
-        """Bind inputs by pointer; they stay bound until they are bound anew."""
+        """See `Runner`."""
         for name, array in tensors.items():
             self._binding.bind_cpu_input(name, array)
             self._bound[name] = array
 
     def run(self) -> dict[str, Array]:
-        """Run the graph on what is bound and return new arrays by name."""
+        """Run the graph on the bound inputs and return new arrays by name."""
         for name in self._graph.spec.output_names:
             self._binding.bind_output(name, "cpu")
         self._graph.session.run_with_iobinding(self._binding)
@@ -120,14 +134,13 @@ class OnnxRunner:
 
 
 def _check(session: Any, path: Path, spec: GraphSpec) -> None:  # Any: onnxruntime has no types
-    expected_in = (*spec.inputs, *spec.states)
     got_in = {item.name: item for item in session.get_inputs()}
     got_out = [item.name for item in session.get_outputs()]
     if list(got_in) != spec.input_names or got_out != spec.output_names:
         odd = set(got_in) ^ set(spec.input_names) | set(got_out) ^ set(spec.output_names)
         names = ", ".join(sorted(odd)) or "their order"
         raise SignatureError(f"{path.name}: tensors differ from the manifest's model: {names}; export again")
-    for tensor in expected_in:
+    for tensor in spec.fed:
         item = got_in[tensor.name]
         if item.type != ONNX_TYPES[tensor.dtype] or not _fits(tensor, item.shape):
             got = f"{item.type} {item.shape}"

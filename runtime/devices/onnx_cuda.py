@@ -1,8 +1,8 @@
-"""One ONNX graph in onnxruntime on a GPU: bound to the device's buffers, on the device's stream, checked for its place.
+"""ONNX graphs in onnxruntime on a GPU: bound to the device's buffers, run on the device's stream.
 
-onnxruntime gives operators that a provider lacks to the CPU without a word, and copies back and forth. Here that is an
-error unless it is allowed; only arithmetic on shapes, which onnxruntime prefers to do on the CPU, may be there.
-Not yet run on hardware: tests run it on the CPU provider, with the CUDA runtime replaced.
+If a provider lacks an operator, onnxruntime runs it on the CPU without a warning and copies its tensors to and fro.
+Here that is an error unless the user allows it. Arithmetic on shapes is the exception: onnxruntime prefers the CPU.
+Not yet run on hardware: tests run it on the CPU provider and replace the CUDA runtime.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from weakref import WeakKeyDictionary
 
 from bestow_edge.core.errors import DeviceError
 from bestow_edge.core.tensors import GraphSpec
-from bestow_edge.runtime.devices.base import Buffer
+from bestow_edge.runtime.devices.backend import DeviceName, GraphFiles, Opened
+from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.devices.bindings import Bindings, OutputBlock, Prepared
-from bestow_edge.runtime.devices.cuda import CudaArray, CudaDevice
+from bestow_edge.runtime.devices.cuda import CudaArray, CudaDevice, CudaOptions
 from bestow_edge.runtime.devices.onnx_cpu import Provider, import_onnxruntime, open_session
 
 logger = logging.getLogger(__name__)
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
-DEVICE_TYPE = "cuda"  # as onnxruntime names it
+DEVICE_TYPE = "cuda"  # onnxruntime's word
 SHAPE_OPERATORS = frozenset(
     (
         *("Shape", "Size", "Gather", "GatherElements", "Concat", "Slice", "Split", "Squeeze", "Unsqueeze", "Reshape"),
@@ -36,11 +37,47 @@ SHAPE_OPERATORS = frozenset(
         *("MemcpyFromHost", "MemcpyToHost"),
     )
 )
-MOST_CUDA_GRAPHS = 32  # captured for one graph; more shapes and addresses run without
-MOST_PLACES = 1000  # of which runs are counted
-RUNS_BEFORE_CAPTURE = 2  # of the same shapes and addresses: prefills and ends of streams come once
+MOST_CUDA_GRAPHS = 32  # captures of one graph; further shapes and addresses run without a capture
+MOST_PLACES = 1000  # for which runs are counted
+RUNS_BEFORE_CAPTURE = 2  # with the same shapes and addresses: prefills and ends of streams come once
 NO_CAPTURE = "-1"
 Place = tuple[tuple[str, int, tuple[int, ...]], ...]  # name, address and shape of every tensor
+
+
+def open_graphs(files: GraphFiles, name: DeviceName) -> Opened:
+    """Load a bundle's graphs on a GPU, see `opening.open_graphs`; options are those of `open_gpu`."""
+    return Opened(cuda_graphs(files, open_gpu(name)))
+
+
+def cuda_graphs(files: GraphFiles, device: CudaDevice) -> dict[str, Graph]:
+    """Load a bundle's graphs on an open GPU; errors are those of `CudaOnnxGraph`."""
+    return {name: CudaOnnxGraph(path, spec, device, threads=files.threads) for name, path, spec in files}
+
+
+def open_gpu(name: DeviceName) -> CudaDevice:
+    """Open a GPU.
+
+    Args:
+        name: its options are `graphs` (CUDA graphs), `arena=4` (most memory of each graph's arena, 1e9 bytes) and
+            `allow-cpu` (operators without a GPU kernel may run on the CPU).
+
+    Raises:
+        ConfigError: if an option is unknown.
+        DeviceError: if there is no such GPU.
+        MissingExtraError: if cuda-bindings is not installed.
+    """
+    arena_gb = None
+    for word in name.options:
+        key, _, value = word.partition("=")
+        if key == "arena":
+            try:
+                arena_gb = float(value)
+            except ValueError as error:
+                raise name.error(f"arena {value!r} is no number") from error
+        elif word not in ("graphs", "allow-cpu"):
+            raise name.error(f"{word!r} is unknown")
+    flags = {"cuda_graphs": "graphs" in name.options, "allow_cpu": "allow-cpu" in name.options}
+    return CudaDevice(name.index, CudaOptions(arena_gb=arena_gb, **flags))
 
 
 class CudaOnnxGraph:
@@ -49,19 +86,19 @@ class CudaOnnxGraph:
     def __init__(
         self, path: Path, spec: GraphSpec, device: CudaDevice, *, threads: int, before: Sequence[Provider] = ()
     ) -> None:
-        """Load a graph and check where its operators run.
+        """Load a graph and check the provider of each operator.
 
         Args:
             path: the `.onnx` file.
             spec: its contract.
             device: the GPU.
             threads: CPU threads within one operator, for arithmetic on shapes.
-            before: other providers on the same GPU and stream that take what they can before CUDA does.
+            before: other providers on the same GPU and stream, which take their operators before CUDA does.
 
         Raises:
-            BundleError: onnxruntime cannot load the file, or has no CUDA provider or could not start it.
-            SignatureError: its tensors differ from the contract.
-            DeviceError: operators would run on the CPU, and that is not allowed.
+            BundleError: if onnxruntime cannot load the file, has no CUDA provider or cannot start it.
+            SignatureError: if its tensors differ from the contract.
+            DeviceError: if operators would run on the CPU and that is not allowed.
         """
         self.spec, self.device = spec, device
         _preload()
@@ -78,7 +115,7 @@ class CudaOnnxGraph:
         return CudaOnnxRunner(self)
 
     def capture_of(self, place: Place) -> str:
-        """Return under which number a run is captured and replayed, -1 for one that is not."""
+        """Return the number of a run's capture, which onnxruntime records or replays; -1 for a run without one."""
         if not self.device.options.cuda_graphs or (
             place not in self._captured and len(self._captured) >= MOST_CUDA_GRAPHS
         ):
@@ -94,16 +131,16 @@ class CudaOnnxGraph:
 
     def _check_placement(self, path: Path, wanted: Collection[str]) -> None:
         elsewhere = sum((found for provider, found in self.placement.items() if provider not in wanted), Counter())
-        fallen = [f"{count} {name}" for name, count in elsewhere.most_common() if name not in SHAPE_OPERATORS]
-        if not fallen:
+        counts = [f"{count} {name}" for name, count in elsewhere.most_common() if name not in SHAPE_OPERATORS]
+        if not counts:
             return
-        told = ", ".join(fallen[:5])
+        operators = ", ".join(counts[:5])
         if not self.device.options.allow_cpu:
             raise DeviceError(
-                f"{path.name}: {told} would run on the CPU, for {CUDA_PROVIDER} has no kernel; export with "
+                f"{path.name}: {operators} would run on the CPU, for {CUDA_PROVIDER} has no kernel; export with "
                 f"--target cuda, or allow it: --device {self.device.name},allow-cpu"
             )
-        logger.warning("%s: %s run on the CPU", path.name, told)
+        logger.warning("%s: %s run on the CPU", path.name, operators)
 
 
 class CudaOnnxRunner:
@@ -141,12 +178,12 @@ class _Bound:
 
     def run(self, prepared: Prepared) -> None:
         for name, array in prepared.inputs.items():
-            place = array.pointer, array.shape  # not the array: that would keep the block it lies in from being reused
+            place = array.pointer, array.shape  # not the array itself: a reference would keep its block from reuse
             if self._inputs.get(name) != place:
                 self._binding.bind_input(name, *_described(array, self._graph.device))
                 self._inputs[name] = place
         options = import_onnxruntime().RunOptions()
-        options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # the stream keeps the order
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # the stream orders the runs
         if self._graph.device.options.cuda_graphs:
             places = *((name, *place) for name, place in self._inputs.items()), *self._outputs
             options.add_run_config_entry("gpu_graph_id", self._graph.capture_of(places))
@@ -159,8 +196,8 @@ def provider_options(device: CudaDevice) -> dict[str, str]:
     values = {
         "device_id": str(device.index),
         "user_compute_stream": str(device.stream),
-        "arena_extend_strategy": "kSameAsRequested",  # the other doubles: a large model would take twice its memory
-        "cudnn_conv_algo_search": "HEURISTIC",  # trying all takes seconds for every new shape
+        "arena_extend_strategy": "kSameAsRequested",  # the default doubles: twice the memory for a large model
+        "cudnn_conv_algo_search": "HEURISTIC",  # a search takes seconds for every new shape
         "enable_cuda_graph": str(int(device.options.cuda_graphs)),
     }
     if device.options.arena_gb is not None:
@@ -169,7 +206,7 @@ def provider_options(device: CudaDevice) -> dict[str, str]:
 
 
 def placement(session: Any) -> dict[str, Counter[str]]:  # Any: onnxruntime has no types
-    """Return how many of which operators each provider runs."""
+    """Return the operators that each provider runs, with their numbers."""
     found: dict[str, Counter[str]] = {}
     for part in session.get_provider_graph_assignment_info():
         found.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
@@ -181,9 +218,9 @@ def _described(array: CudaArray, device: CudaDevice) -> tuple[str, int, Any, tup
 
 
 def _preload() -> None:
-    """Load the CUDA libraries that pip installed, where there are any; onnxruntime prints what it does not find."""
-    said = io.StringIO()
-    with redirect_stdout(said):
+    """Load the CUDA libraries that pip installed, if any; onnxruntime prints the names of missing ones."""
+    printed = io.StringIO()
+    with redirect_stdout(printed):
         getattr(import_onnxruntime(), "preload_dlls", lambda: None)()
-    for line in said.getvalue().splitlines():
+    for line in printed.getvalue().splitlines():
         logger.debug("onnxruntime: %s", line)

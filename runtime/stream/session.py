@@ -74,7 +74,7 @@ class Session:
             prompt_tokens=max(map(len, self._ids)),
             max_text_tokens=model.manifest.max_text_tokens,
         )
-        self._graphs = model.graphs()
+        self._graphs = model.graphs
         policies = [prompt.policy for prompt in prompts]
         self._open_encoder = partial(model.open_encoder, policies=policies, right_context=lookahead)
         self._listener = Listener(self._open_encoder(self._graphs), model.executor)
@@ -349,7 +349,7 @@ class Session:
         answers = self._answers.all
         spoken = any(answer.words for answer in answers)
         self._background = None if spoken else self._listener.level(0, self._decoder.heard)
-        if (graphs := self._model.graphs()) != self._graphs:  # better graphs of the device took their place meanwhile
+        if (graphs := self._model.graphs) != self._graphs:  # better graphs of the device took their place meanwhile
             self._graphs = graphs
             self._listener.use(self._open_encoder(graphs))
         self._base_s += self._listener.restart(first_step) * self._model.config.features.frame_s

@@ -1,17 +1,16 @@
 """`bestow-edge engines`: build, list and prune, with the fake module and a GPU whose memory is the host's."""
 
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_cuda import FakeRuntime
+from fake_cuda import install_cuda
 from fake_tensorrt import VERSIONS, fake_tensorrt
 
 from bestow_edge.cli.main import main
-from bestow_edge.runtime.devices import cuda
-from bestow_edge.runtime.devices.tensorrt import library
 
 Printed = pytest.CaptureFixture[str]
 
@@ -27,8 +26,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def trt(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A machine with a GPU and TensorRT."""
     module = fake_tensorrt(VERSIONS[1])
-    monkeypatch.setattr(library, "load_module", lambda: module)
-    monkeypatch.setattr(cuda, "import_runtime", FakeRuntime)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    install_cuda(monkeypatch)
     return module
 
 

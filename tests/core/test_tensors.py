@@ -99,3 +99,13 @@ def test_names_are_unique(model_config: Configs, variant: dict[str, object]) -> 
 
 def test_a_tensor_is_printed_with_its_axes() -> None:
     assert str(TensorSpec("mel", "float32", ("batch", 80))) == "mel: float32 (batch, 80)"
+
+
+@pytest.mark.parametrize("mixer", ["attention", "lstm", "none"])
+def test_sizes_of_outputs_follow_from_the_inputs(model_config: Configs, mixer: str) -> None:
+    for spec in graph_specs(model_config(text_mixer=mixer, num_layers=1)).values():
+        given = {axis for tensor in (*spec.inputs, *spec.states) for axis in tensor.axes if isinstance(axis, str)}
+        needed = {axis for tensor in spec.outputs for axis in tensor.axes if isinstance(axis, str)}
+        assert needed <= set(spec.output_sizes(dict.fromkeys(given, 8))), spec.name
+    assert encoder_spec(model_config()).output_sizes({"frames": 56})["steps"] == 7
+    assert adapter_spec(model_config()).output_sizes({"memory": 64})["memory_and_null"] == 65

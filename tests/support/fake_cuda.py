@@ -1,7 +1,7 @@
 """A CUDA runtime whose memory is the host's: in the place of `cuda.bindings.runtime`, under its names and signatures.
 
 It refuses what a GPU would: memory that was not allocated or was freed, copies beyond an allocation, host addresses
-where the GPU's belong. New memory holds garbage. What onnxruntime does on its pointers, its CPU provider does.
+where the GPU's belong. New memory holds garbage.
 """
 
 # ruff: noqa: N802, N815 - CUDA's own names
@@ -9,17 +9,16 @@ where the GPU's belong. New memory holds garbage. What onnxruntime does on its p
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections import Counter
 from enum import IntEnum
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bestow_edge.runtime.devices import onnx_cuda
 from bestow_edge.runtime.devices.cuda import CudaDevice
-from bestow_edge.runtime.devices.onnx_cpu import CPU_PROVIDER
 
 GARBAGE = 0xFF  # NaN in every kind of float
 
@@ -138,15 +137,14 @@ def fake_runtime() -> FakeRuntime:
 
 
 @pytest.fixture
-def fake_gpu(fake_runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch) -> CudaDevice:
-    """A GPU whose memory is the host's and whose graphs the CPU provider runs."""
-    pretend_cpu_is_cuda(monkeypatch)
+def fake_gpu(fake_runtime: FakeRuntime) -> CudaDevice:
+    """A GPU whose memory is the host's."""
     return CudaDevice(0, runtime=fake_runtime)  # type: ignore[arg-type]  # as much of the module as is asked for
 
 
-def pretend_cpu_is_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let onnxruntime's CPU provider take the CUDA provider's place."""
-    monkeypatch.setattr(onnx_cuda, "CUDA_PROVIDER", CPU_PROVIDER)
-    monkeypatch.setattr(onnx_cuda, "DEVICE_TYPE", "cpu")
-    monkeypatch.setattr(onnx_cuda, "provider_options", lambda _: {})
-    monkeypatch.setattr(onnx_cuda, "_preload", lambda: None)
+def install_cuda(monkeypatch: pytest.MonkeyPatch, **options: Any) -> FakeRuntime:
+    """Let `from cuda.bindings import runtime` give a new fake one."""
+    bindings: Any = ModuleType("cuda.bindings")
+    bindings.runtime = FakeRuntime(**options)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+    return bindings.runtime

@@ -12,6 +12,7 @@ import ctypes
 import enum
 import json
 import types
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,8 @@ class Builder(Strict):
         return self._module.IOptimizationProfile()
 
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
+        if not self._module._hold(config.progress_monitor):
+            return None
         self._module._built.append(config)
         if not self._tell(config.progress_monitor) or self._module._failing:
             return None
@@ -229,6 +232,11 @@ class ICudaEngine(Strict):
 
 
 class IExecutionContext(Strict):
+    def __getattribute__(self, name: str) -> Any:
+        module = object.__getattribute__(self, "_module")
+        module._calls[name] += 1
+        return (lambda *_: False) if name in module._refused else super().__getattribute__(name)
+
     def __init__(self, engine: ICudaEngine) -> None:
         self._engine = engine
         self._profile: int | None = None
@@ -316,6 +324,8 @@ def fake_tensorrt(version: str, *, gpu: str = "Fake RTX") -> types.ModuleType:
         for value, level in enumerate(("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")):
             setattr(logger, level, value)
     module._built, module._runs, module._contexts, module._failing = [], [], [], False
+    module._calls, module._refused = Counter(), set()  # names of a context: times read, and those that return False
+    module._hold = lambda monitor: True  # noqa: ARG005 - called before a build, which ends where it returns False
     module._header = lambda: {"version": version, "gpu": gpu}
     module._check_logger = _check_logger(module)
     return module

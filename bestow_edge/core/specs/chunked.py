@@ -23,6 +23,7 @@ from bestow_edge.core.tensors import (
     NEW,
     PAST_STEPS,
     STEPS,
+    DerivedAxis,
     GraphSpec,
     TensorSpec,
 )
@@ -141,7 +142,7 @@ def spec(config: ModelConfig, speech: tuple[TensorSpec, ...]) -> GraphSpec:
             *(TensorSpec(tensor.name.replace(CACHE, NEW, 1), "float32", new) for tensor in attention_caches(config)),
         ),
         states=convolution_caches(config),
-        derived={STEPS: (FRAMES, encoder.frames_per_step, 0)},
+        derived=(DerivedAxis(STEPS, FRAMES, encoder.frames_per_step),),
     )
 
 

@@ -28,6 +28,7 @@ from bestow_edge.core.tensors import (
     TOKENS,
     VISIBLE_STEPS,
     WRITTEN_STEPS,
+    DerivedAxis,
     GraphSpec,
     TensorSpec,
 )
@@ -133,7 +134,7 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         states=states,
-        derived={"memory_and_null": (SLOTS, 1, 1)},
+        derived=(DerivedAxis("memory_and_null", SLOTS, extra=1),),
     )
 
 

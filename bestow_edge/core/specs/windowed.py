@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, cast
 from bestow_edge.core.config import EncoderConfig, ModelConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.kinds import EncoderKind
-from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, MEL, STEPS, GraphSpec, TensorSpec
+from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, MEL, STEPS, DerivedAxis, GraphSpec, TensorSpec
 
 GRAPH = "encoder_window"
 
@@ -87,7 +87,7 @@ def spec(config: ModelConfig, speech: tuple[TensorSpec, ...]) -> GraphSpec:
             TensorSpec(FRAME_END, "int64", (BATCH,)),
         ),
         outputs=speech,
-        derived={STEPS: (FRAMES, config.encoder.frames_per_step, 0)},
+        derived=(DerivedAxis(STEPS, FRAMES, config.encoder.frames_per_step),),
     )
 
 

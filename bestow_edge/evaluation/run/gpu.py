@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from importlib.metadata import PackageNotFoundError, version
@@ -33,22 +33,22 @@ from bestow_edge.evaluation.report.hardware import describe_machine
 from bestow_edge.evaluation.run.listening import listen
 from bestow_edge.runtime.assets.recordings import sample_manifest
 from bestow_edge.runtime.audio.files import read_audio
-from bestow_edge.runtime.devices import onnx_cuda
-from bestow_edge.runtime.devices.base import CPU, Array, Graph
+from bestow_edge.runtime.devices.backend import GraphFiles
+from bestow_edge.runtime.devices.base import CPU, Array, Graph, Graphs
 from bestow_edge.runtime.devices.cuda import CudaDevice
 from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph, import_onnxruntime
-from bestow_edge.runtime.devices.opening import open_device, open_graph
+from bestow_edge.runtime.devices.onnx_cuda import CUDA_PROVIDER, cuda_graphs, open_gpu
+from bestow_edge.runtime.devices.opening import parse_device
 from bestow_edge.runtime.devices.tensorrt.engines import Settings
-from bestow_edge.runtime.devices.tensorrt.serving import serve_engines
+from bestow_edge.runtime.devices.tensorrt.serving import EngineServing
 from bestow_edge.runtime.model import Model, embedded_bundle
 from bestow_edge.runtime.records.golden import TOLERANCES, read_golden, relative_error
 
 State = Literal["ok", "failed", "not done"]
-Load = Callable[[Path, BundleManifest, CudaDevice], Mapping[str, Graph]]
+Load = Callable[[GraphFiles, CudaDevice], Graphs]
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "cuda-bindings", "numpy", "tensorrt", "tensorrt-cu13", "torch")
 NO_GPU = "no GPU that this installation can use"
 WARM_UP = 5  # runs before time is taken: libraries choose kernels, CUDA graphs are captured
-SPEECH_S = 20.0  # heard by each stream
 SAME_WORDS = 0.9  # share of a text's words: in float16 a close decision may fall otherwise
 
 
@@ -117,39 +117,40 @@ class Examination:
     """Timed runs of each graph."""
     streams: tuple[int, ...] = (1,)
     """Numbers of streams heard at once."""
+    speech_s: float = 20.0
+    """Speech that each stream hears."""
 
 
 class SkippedError(Exception):
     """A check cannot be made here; the message says why."""
 
 
-def load_onnx(directory: Path, manifest: BundleManifest, device: CudaDevice) -> Mapping[str, Graph]:
+def load_onnx(files: GraphFiles, device: CudaDevice) -> Graphs:
     """Load a bundle's graphs in onnxruntime on a GPU.
 
     Raises:
-        SkippedError: this onnxruntime has no CUDA.
+        SkippedError: if this onnxruntime has no CUDA.
     """
-    if onnx_cuda.CUDA_PROVIDER not in import_onnxruntime().get_available_providers():
+    if CUDA_PROVIDER not in import_onnxruntime().get_available_providers():
         raise SkippedError("this onnxruntime has no CUDA; pip uninstall -y onnxruntime, pip install 'bestow-edge[gpu]'")
-    specs = manifest.specs.items()
-    return {name: open_graph(directory / manifest.graphs[name].file, spec, device, threads=0) for name, spec in specs}
+    return cuda_graphs(files, device)
 
 
-def load_engines(directory: Path, manifest: BundleManifest, device: CudaDevice) -> Mapping[str, Graph]:
+def load_engines(files: GraphFiles, device: CudaDevice) -> Graphs:
     """Load a bundle's TensorRT engines, which must be built.
 
     Raises:
-        SkippedError: there are none, or no TensorRT.
+        SkippedError: if an engine is missing, or TensorRT.
     """
-    if manifest.target != "tensorrt":
-        raise SkippedError(f"a bundle for {manifest.target}; export its checkpoint with --target tensorrt")
+    if files.manifest.target != "tensorrt":
+        raise SkippedError(f"a bundle for {files.manifest.target}; export its checkpoint with --target tensorrt")
     try:
-        opened = serve_engines(directory, manifest, device, [("nothing", list)], Settings())
+        engines = EngineServing(files, device, Settings()).load()
     except MissingExtraError as error:
         raise SkippedError(str(error)) from error
-    if opened.later is not None:
+    if engines is None:
         raise SkippedError("no engines of this bundle for this machine; first: bestow-edge engines build BUNDLE")
-    return dict(zip(manifest.specs, opened.graphs, strict=True))
+    return engines
 
 
 ROUTES: dict[str, Load] = {"onnxruntime CUDA": load_onnx, "TensorRT": load_engines}
@@ -198,11 +199,11 @@ class _Route:
     def check(self, route: str, load: Load) -> None:
         """Check graphs, texts, streams and memory."""
         free, total = self._device.memory()
-        graphs: Mapping[str, Graph] = {}
+        graphs: Graphs = {}
         with self._finding(f"{route}: bundle") as told:
             manifest = read_manifest(self._directory)
             check_files(self._directory, manifest, hashes=False)
-            graphs = load(self._directory, manifest, self._device)
+            graphs = load(GraphFiles(directory=self._directory, manifest=manifest), self._device)
             told.append(_placements(graphs))
         if not graphs:
             return
@@ -251,37 +252,39 @@ class _Route:
             raise DeviceError(f"differs from the CPU by {error:.1e}, allowed are {allowed:.0e}")
         return f"error {error:.1e} of {allowed:.0e}; {p50:.2f} ms (p95 {p95:.2f}), CPU {np.median(cpu_ms):.2f} ms"
 
-    def _texts(self, graphs: Mapping[str, Graph], manifest: BundleManifest) -> str:
+    def _texts(self, graphs: Graphs, manifest: BundleManifest) -> str:
         """Compare what a session writes on CPU and GPU."""
         gpu = _model(self._directory, manifest, graphs)
         cpu = Model(self._directory, manifest, device="cpu", threads=0)
-        (got, _), (want, _) = _hear(gpu), _hear(cpu)
+        (got, _), (want, _) = (_hear(model, self._asked.speech_s) for model in (gpu, cpu))
         same = SequenceMatcher(None, got.split(), want.split(), autojunk=False).ratio()
         if same < SAME_WORDS:
             raise DeviceError(f"{same:.0%} of the words are the CPU's; it writes {want!r:.200}, the GPU {got!r:.200}")
         return f"{same:.0%} of {len(got.split())} words are the CPU's"
 
-    def _streams(self, graphs: Mapping[str, Graph], manifest: BundleManifest, count: int) -> str:
+    def _streams(self, graphs: Graphs, manifest: BundleManifest, count: int) -> str:
         """Hear the same speech several times at once."""
         model = _model(self._directory, manifest, graphs)
-        _hear(model)
+        _hear(model, self._asked.speech_s)
         started = time.perf_counter()
         with ThreadPoolExecutor(count) as pool:
-            audio_s = sum(seconds for _, seconds in pool.map(lambda _: _hear(model), range(count)))
+            audio_s = sum(seconds for _, seconds in pool.map(_hear, [model] * count, [self._asked.speech_s] * count))
         spent_s = time.perf_counter() - started
         return f"{spent_s / (audio_s / count):.3f} of real time for all, {audio_s / spent_s:.1f} streams at most"
 
 
 def _open(report: GpuReport, asked: Examination) -> CudaDevice | None:
     """Open the GPU; the embedded demo may use the CPU for what has no kernel."""
-    name = f"{asked.device},allow-cpu" if asked.bundle is None and "allow-cpu" not in asked.device else asked.device
+    name = parse_device(asked.device)
+    if name.backend != "cuda":
+        raise ConfigError(f"device {asked.device!r}: expected a GPU, such as cuda:0")
+    if asked.bundle is None:
+        name = replace(name, options=(*name.options, "allow-cpu"))
     try:
-        device = open_device(name)
+        device = open_gpu(name)
     except (DeviceError, MissingExtraError) as error:
         report.findings.append(Finding(what="GPU", state="not done", told=str(error)))
         return None
-    if not isinstance(device, CudaDevice):
-        raise ConfigError(f"device {name!r}: expected a GPU, such as cuda:0")
     report.gpu = device.properties()
     told = f"{report.gpu['gpu']}, compute capability {report.gpu['compute_capability']}"
     report.findings.append(Finding(what="GPU", state="ok", told=told))
@@ -321,7 +324,7 @@ def _nvidia_smi() -> str:
     return done.stdout + done.stderr
 
 
-def _placements(graphs: Mapping[str, Graph]) -> str:
+def _placements(graphs: Graphs) -> str:
     """Say which provider runs how many operators of each graph, where the route knows."""
     told = []
     for name, graph in graphs.items():
@@ -333,9 +336,7 @@ def _placements(graphs: Mapping[str, Graph]) -> str:
 def _timed(graph: Graph, feeds: Mapping[str, Array], runs: int) -> tuple[dict[str, Array], list[float]]:
     """Return a graph's outputs on the host, and how long its runs took, milliseconds."""
     runner = graph.runner()
-    given = {
-        tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in (*graph.spec.inputs, *graph.spec.states)
-    }
+    given = {tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in graph.spec.fed}
     runner.bind(given if graph.device is CPU else {name: graph.device.put(array) for name, array in given.items()})
     times = []
     for _ in range(WARM_UP + runs):
@@ -347,21 +348,22 @@ def _timed(graph: Graph, feeds: Mapping[str, Array], runs: int) -> tuple[dict[st
     return dict(zip(names, graph.device.get(*(outputs[name] for name in names)), strict=True)), times[WARM_UP:]
 
 
-def _model(directory: Path, manifest: BundleManifest, graphs: Mapping[str, Graph]) -> Model:
+def _model(directory: Path, manifest: BundleManifest, graphs: Graphs) -> Model:
     """Return a model whose graphs are these."""
     model = Model(directory, manifest, device="cpu", threads=0)
-    model.take_graphs(dict(graphs))
+    model.take_graphs(graphs)
     return model
 
 
-def _hear(model: Model) -> tuple[str, float]:
+def _hear(model: Model, speech_s: float) -> tuple[str, float]:
     """Return what a model writes about speech that ships with the package, and how long that is, seconds."""
     pair = model.config.pairs[0]
     source, _, target = pair.partition("-")
-    heard = listen(model.session(source=source, target=target), _speech(model.sample_rate_hz), model.sample_rate_hz)
+    session, rate_hz = model.session(source=source, target=target), model.sample_rate_hz
+    heard = listen(session, _speech(rate_hz, speech_s), rate_hz)
     return heard.text, heard.length_ms / 1000
 
 
-def _speech(rate_hz: int) -> npt.NDArray[np.float32]:
+def _speech(rate_hz: int, speech_s: float) -> npt.NDArray[np.float32]:
     whole = np.concatenate([read_audio(item.path, rate_hz) for item in read_speech(sample_manifest())])
-    return np.resize(whole, round(SPEECH_S * rate_hz))
+    return np.resize(whole, round(speech_s * rate_hz))

@@ -119,7 +119,7 @@ def measure(model: Model, waveform: npt.NDArray[np.float32], **session: Any) -> 
         **session: arguments of `Model.session`.
     """  # Any above: they are passed through
     times: dict[str, list[float]] = defaultdict(list)
-    model.take_graphs({name: TimedGraph(graph, times) for name, graph in model.graphs().items()})
+    model.take_graphs({name: TimedGraph(graph, times) for name, graph in model.graphs.items()})
     started = time.perf_counter()
     opened = model.session(**session)
     prefill_ms = (time.perf_counter() - started) * 1000

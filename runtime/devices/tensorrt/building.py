@@ -1,47 +1,46 @@
-"""One ONNX file in, one serialized engine out. Knows TensorRT's builder, not where engines are kept.
+"""Builds the serialized engine of one ONNX file with TensorRT's builder.
 
-Types are those of the graph: the network is strongly typed, which TensorRT 10 must be asked for and 11 always does.
+The network is strongly typed, so its types are those of the graph. TensorRT 10 needs a flag for that, 11 has no other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bestow_edge.core.errors import EngineError
 from bestow_edge.core.tensors import GraphSpec
+from bestow_edge.runtime.devices.backend import Step
 from bestow_edge.runtime.devices.tensorrt.library import TensorRt, trt_logger
 from bestow_edge.runtime.devices.tensorrt.profiles import Profile, dynamic_inputs
 
 MEGABYTE = 1 << 20
-Step = Callable[[str, int, int], bool]
-"""Told the phase, the steps of it that are done and how many there are; returns whether to go on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """How to build."""
+    """Settings of TensorRT's builder."""
 
     workspace_mb: int = 1024
-    """Most scratch memory a kernel may take, MiB; a Jetson shares it with everything else."""
+    """Most scratch memory of a kernel, MiB; on a Jetson it is part of the machine's memory."""
     level: int = 3
-    """TensorRT's optimisation level, 0 to 5: how long it searches. 3 is its default."""
+    """TensorRT's optimisation level, 0 to 5; a higher one searches longer. 3 is its default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What a build gives."""
+    """The result of a build."""
 
     plan: memoryview
-    """The engine, in memory of TensorRT's: it may be gigabytes."""
+    """The engine, in TensorRT's memory: it may be gigabytes."""
     timings: bytes
-    """The timing cache, with what it was given and what is new."""
+    """The timing cache: the given entries and new ones."""
 
 
 class BuildCancelledError(EngineError):
-    """A build was asked to stop."""
+    """A build was stopped."""
 
 
 def build_engine(
@@ -60,14 +59,14 @@ def build_engine(
         trt: the module.
         path: the `.onnx` file; external data lies beside it.
         spec: its contract.
-        known: the profiles, in the order in which a runner counts them.
-        options: how to build.
-        timings: the timing cache of builds before, empty for none.
-        step: told what is going on.
+        known: the profiles; a runner counts them in this order.
+        options: settings of the builder.
+        timings: the timing cache of earlier builds, empty if there is none.
+        step: gets the progress, see `Step`.
 
     Raises:
-        EngineError: TensorRT cannot read the graph or build the engine.
-        BuildCancelledError: `step` said so.
+        EngineError: if TensorRT cannot read the graph or build the engine.
+        BuildCancelledError: if `step` returned False.
     """
     logger = trt_logger(trt)
     builder = trt.Builder(logger)
@@ -104,8 +103,8 @@ def _add_profile(builder: Any, config: Any, spec: GraphSpec, item: Profile) -> N
 
 
 def _monitor(trt: TensorRt, step: Step) -> Any:  # Any: a class of the module
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # a class made where the module is known
-        """Passes the progress on; TensorRT calls it from threads of its own."""
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base class comes with the module
+        """Passes the progress on. TensorRT calls it from its own threads."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -114,15 +113,15 @@ def _monitor(trt: TensorRt, step: Step) -> Any:  # Any: a class of the module
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
             self._sizes[phase_name] = num_steps
-            self._tell(phase_name, 0)
+            self._report(phase_name, 0)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return self._tell(phase_name, step + 1)
+            return self._report(phase_name, step + 1)
 
         def phase_finish(self, phase_name: str) -> None:
             self._sizes.pop(phase_name, None)
 
-        def _tell(self, phase: str, done: int) -> bool:
+        def _report(self, phase: str, done: int) -> bool:
             if not self.stopped:
                 self.stopped = not step(phase, done, self._sizes.get(phase, done))
             return not self.stopped

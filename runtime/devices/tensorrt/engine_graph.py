@@ -1,43 +1,27 @@
 """A TensorRT engine as a graph of the runtime: bound to the GPU's buffers, run on its stream.
 
-Contexts get no memory of their own: all of one device share one scratch buffer, which is safe because everything goes
-to one stream, one run at a time. A runner has a context for each profile it has met; shapes and addresses are told only
-when they change. It knows engines that fit the contract, not where they come from.
-Not yet run on hardware.
+Contexts have no memory of their own: all contexts of a bundle share one scratch buffer. That is safe because all runs
+go to one stream, one after the other. A runner makes a context for each profile it needs, and passes shapes and
+addresses to TensorRT only when they change. Not yet run on hardware.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from bestow_edge.core.errors import EngineError
-from bestow_edge.core.tensors import NEXT, GraphSpec
-from bestow_edge.runtime.devices.base import Buffer
+from bestow_edge.core.tensors import GraphSpec
+from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.devices.bindings import Bindings
 from bestow_edge.runtime.devices.cuda import CudaArray, CudaDevice
 from bestow_edge.runtime.devices.tensorrt.library import TensorRt, trt_logger
 from bestow_edge.runtime.devices.tensorrt.profiles import Profile, choose, sizes_of
 
 Shape = tuple[int, ...]
-
-
-class Scratch:
-    """Memory that the contexts of one device share, and the lock of whoever uses it."""
-
-    def __init__(self, device: CudaDevice, num_bytes: int) -> None:
-        """Allocate it."""
-        self.num_bytes = num_bytes
-        self.lock = threading.Lock()
-        self._array = device.block({"scratch": ((num_bytes,), np.dtype(np.uint8))})["scratch"] if num_bytes else None
-
-    @property
-    def pointer(self) -> int:
-        """Its address."""
-        return 0 if self._array is None else self._array.pointer
 
 
 class EngineGraph:
@@ -51,22 +35,24 @@ class EngineGraph:
         device: CudaDevice,
         *,
         trt: TensorRt,
-        scratch: Scratch,
+        scratch: CudaArray,
+        lock: Lock,
     ) -> None:  # Any above: a class of the module
         """Take an engine that `open_engines` has checked.
 
         Args:
             engine: TensorRT's.
             spec: the graph's contract.
-            known: the profiles it was built with, in that order.
-            device: where it runs.
+            known: its profiles, in the order of the build.
+            device: the GPU.
             trt: the module.
-            scratch: at least as large as the engine asks.
+            scratch: memory that contexts share, at least as large as the engine needs.
+            lock: held while a run that uses it is enqueued.
         """
         self.spec, self.device = spec, device
         self.profiles = tuple(known)
-        """Sizes it runs with."""
-        self.scratch = scratch
+        """Sizes it supports."""
+        self.lock, self._scratch = lock, scratch
         self._engine, self._trt = engine, trt
 
     def runner(self) -> EngineRunner:
@@ -77,13 +63,13 @@ class EngineGraph:
         """Return a new context for a profile.
 
         Raises:
-            EngineError: TensorRT gives none.
+            EngineError: if TensorRT refuses.
         """
         context = self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise EngineError(f"{self.spec.name}: TensorRT gives no context; the GPU may be out of memory")
-        if self.scratch.num_bytes:
-            context.set_device_memory(self.scratch.pointer, self.scratch.num_bytes)
+        if self._scratch.nbytes:
+            context.set_device_memory(self._scratch.pointer, self._scratch.nbytes)
         if not context.set_optimization_profile_async(index, self.device.stream):
             raise EngineError(f"{self.spec.name}: TensorRT refuses the profile {self.profiles[index].name}")
         return context
@@ -96,7 +82,7 @@ class EngineRunner:
         self._graph = graph
         self._bindings = Bindings(graph.spec, graph.device)
         self._contexts: dict[int, _Bound] = {}
-        self._known: dict[tuple[Shape, ...], int] = {}  # profile by the shapes of all inputs
+        self._known: dict[tuple[Shape, ...], int] = {}  # index of a profile by the shapes of all inputs
 
     def bind(self, tensors: Mapping[str, Buffer]) -> None:
         """See `Runner`."""
@@ -106,7 +92,7 @@ class EngineRunner:
         """See `Runner`.
 
         Raises:
-            EngineError: the engine was not built for these sizes, or TensorRT refuses to run.
+            EngineError: if the engine was not built for these sizes, or TensorRT refuses to run.
         """
         prepared = self._bindings.prepare()
         index = self._profile(prepared.inputs)
@@ -125,7 +111,7 @@ class EngineRunner:
 
 
 class _Bound:
-    """A context and what it was told last."""
+    """A context, and the shapes and addresses it has."""
 
     def __init__(self, graph: EngineGraph, index: int) -> None:
         self._graph = graph
@@ -137,7 +123,7 @@ class _Bound:
         context, name = self._context, self._graph.spec.name
         shapes = {key: array.shape for key, array in inputs.items()}
         if shapes != self._shapes:
-            self._shapes = {}
+            self._shapes = {}  # unknown until all are set: an error below leaves the context half changed
             for key, shape in shapes.items():
                 if not context.set_input_shape(key, shape):
                     raise EngineError(f"{name}: TensorRT refuses {key} of shape {shape}")
@@ -149,7 +135,7 @@ class _Bound:
                 if not context.set_tensor_address(key, array.pointer):
                     raise EngineError(f"{name}: TensorRT refuses the address of {key}")
                 self._addresses[key] = array.pointer
-        with self._graph.scratch.lock:
+        with self._graph.lock:
             if not context.execute_async_v3(self._graph.device.stream):
                 raise EngineError(f"{name}: TensorRT could not run the engine; its messages say why")
 
@@ -160,18 +146,18 @@ def open_engines(
     specs: Mapping[str, GraphSpec],
     known: Mapping[str, Sequence[Profile]],
     device: CudaDevice,
-) -> dict[str, EngineGraph]:
+) -> dict[str, Graph]:
     """Load engines that share one scratch buffer.
 
     Args:
         trt: the module.
         plans: serialized engines by graph.
         specs: contracts by graph.
-        known: the profiles each was built with.
-        device: where they run.
+        known: their profiles by graph.
+        device: the GPU.
 
     Raises:
-        EngineError: TensorRT cannot load one, or it does not fit its contract; the message begins with the graph.
+        EngineError: if TensorRT cannot load one, or it does not fit its contract; the message begins with the graph.
     """
     runtime = trt.Runtime(trt_logger(trt))
     engines = {}
@@ -181,20 +167,19 @@ def open_engines(
             raise EngineError(f"{name}: TensorRT {trt.__version__} cannot load the engine; build it again")
         _check(trt, engine, specs[name], known[name])
         engines[name] = engine
-    scratch = Scratch(device, max(engine.device_memory_size_v2 for engine in engines.values()))
+    # Runs of all engines follow each other on the stream, so memory for the largest one is enough.
+    num_bytes = max(engine.device_memory_size_v2 for engine in engines.values())
+    scratch, lock = device.block({"": ((num_bytes,), np.dtype(np.uint8))})[""], Lock()
     return {
-        name: EngineGraph(engine, specs[name], known[name], device, trt=trt, scratch=scratch)
+        name: EngineGraph(engine, specs[name], known[name], device, trt=trt, scratch=scratch, lock=lock)
         for name, engine in engines.items()
     }
 
 
 def _check(trt: TensorRt, engine: Any, spec: GraphSpec, known: Sequence[Profile]) -> None:  # Any: the module's class
-    """Hold an engine's tensors and profiles against the contract."""
-    inputs = {tensor.name: tensor.dtype for tensor in (*spec.inputs, *spec.states)}
-    outputs = {tensor.name: tensor.dtype for tensor in spec.outputs}
-    outputs |= {NEXT + tensor.name: tensor.dtype for tensor in spec.states}
-    expected = {name: (trt.TensorIOMode.INPUT, _type(trt, dtype)) for name, dtype in inputs.items()}
-    expected |= {name: (trt.TensorIOMode.OUTPUT, _type(trt, dtype)) for name, dtype in outputs.items()}
+    """Compare an engine's tensors and profiles with the contract."""
+    expected = {tensor.name: (trt.TensorIOMode.INPUT, _type(trt, tensor.dtype)) for tensor in spec.fed}
+    expected |= {tensor.name: (trt.TensorIOMode.OUTPUT, _type(trt, tensor.dtype)) for tensor in spec.returned}
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     got = {name: (engine.get_tensor_mode(name), engine.get_tensor_dtype(name)) for name in names}
     if odd := [name for name in got.keys() | expected.keys() if got.get(name) != expected.get(name)]:
@@ -202,7 +187,7 @@ def _check(trt: TensorRt, engine: Any, spec: GraphSpec, known: Sequence[Profile]
     if engine.num_optimization_profiles != len(known):
         got_profiles = f"{engine.num_optimization_profiles} profiles, expected {len(known)}"
         raise EngineError(f"{spec.name}: the engine has {got_profiles}; build it again")
-    if on_host := [name for name in inputs if engine.is_shape_inference_io(name)]:
+    if on_host := [name for name in spec.input_names if engine.is_shape_inference_io(name)]:
         raise EngineError(f"{spec.name}: shapes depend on what {on_host[0]} holds; export the checkpoint again")
 
 

@@ -1,8 +1,9 @@
-"""Engines on disk: each under the hash of all it depends on, beside a record that says what that was. No TensorRT here.
+"""Engines on disk, each under the hash of its key and beside a record of that key.
 
-An engine is loaded only if its record's key is, field by field, the key asked for and its bytes have the record's hash:
-one of another GPU, driver, TensorRT, graph or profile is never found, a damaged one is deleted and counts as missing.
-The store belongs to one user; engines hold code for the GPU, so none is ever taken from a bundle or from others.
+The store gives an engine only if its record's key equals the requested key in every field and its bytes have the
+record's hash. So an engine of another GPU, driver, TensorRT, graph or profile is never loaded, and a damaged one is
+deleted and counts as missing. The store belongs to one user: engines hold code for the GPU, and code is never taken
+from a bundle or from other users.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """What an engine is bound to, graphs apart."""
+    """The hardware and software that an engine is bound to."""
 
     gpu: str
     """Name and compute capability."""
     driver: str
     """Version of the driver."""
     tensorrt: str
-    """Version of TensorRT, all of it: engines of a later patch are refused too."""
+    """Full version of TensorRT: it refuses engines of another patch version too."""
 
     @property
     def digest(self) -> str:
@@ -45,7 +46,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineKey:
-    """All that an engine depends on."""
+    """Everything an engine depends on."""
 
     graph: str
     """Name of the graph."""
@@ -56,9 +57,9 @@ class EngineKey:
     profiles: str
     """Hash of all profiles."""
     options: str
-    """How it was built."""
+    """Options of the builder."""
     machine: Machine
-    """Where it was built, and where alone it runs."""
+    """It was built there and runs nowhere else."""
 
     @property
     def name(self) -> str:
@@ -68,32 +69,32 @@ class EngineKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineRecord:
-    """What lies beside an engine."""
+    """The JSON file beside an engine."""
 
     format_version: int
     """Of this record."""
     key: EngineKey
-    """What it depends on."""
+    """Of the engine."""
     source: str
-    """Path of the graph it was built from, for people."""
+    """Path of its graph, for people."""
     size: int
     """Bytes."""
     sha256: str
     """Of the engine."""
     built_s: float
-    """Seconds it took."""
+    """Seconds the build took."""
     built_at: str
     """UTC time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An engine of the store, or what is left of one."""
+    """An engine of the store, or the rest of a broken one."""
 
     path: Path
     """Of the engine."""
     record: EngineRecord | None
-    """None where it cannot be read."""
+    """None if it cannot be read."""
 
     def delete(self) -> None:
         """Delete it and its record."""
@@ -105,11 +106,11 @@ class EngineStore:
     """A directory of engines."""
 
     def __init__(self, directory: Path) -> None:
-        """Use a directory, which need not exist."""
+        """Use a directory; the first `save` creates it."""
         self.directory = directory
 
     def load(self, key: EngineKey) -> bytes | None:
-        """Return the engine of a key, None if there is none; a damaged one is deleted."""
+        """Return the engine of a key; None if it is missing or damaged. A damaged one is deleted."""
         stored = self._read(self._path(key))
         if stored is None:
             return None
@@ -120,12 +121,12 @@ class EngineStore:
         return plan
 
     def has(self, key: EngineKey) -> bool:
-        """Say whether an engine of a key is there, its bytes not looked at."""
+        """Return whether the store has an engine of a key, without reading its bytes."""
         stored = self._read(self._path(key))
         return stored is not None and stored.record is not None and stored.record.key == key
 
     def save(self, key: EngineKey, plan: bytes | memoryview, *, source: Path, built_s: float) -> None:
-        """Write an engine, then its record: one without the other counts as missing."""
+        """Write an engine, then its record; an engine without a record counts as missing."""
         path = self._path(key)
         self.directory.mkdir(parents=True, exist_ok=True)
         write_atomically(path, plan)
@@ -145,14 +146,14 @@ class EngineStore:
         Stored(self._path(key), None).delete()
 
     def engines(self) -> Iterator[Stored]:
-        """Yield every engine there is, and what is left of broken ones."""
+        """Yield every engine, and the rest of broken ones."""
         names = {path.with_suffix(ENGINE) for suffix in (ENGINE, RECORD) for path in self.directory.glob(f"*{suffix}")}
         for path in sorted(names):
             if (stored := self._read(path)) is not None:
                 yield stored
 
     def prune(self, keep: Callable[[EngineRecord], bool]) -> list[Stored]:
-        """Delete engines that are damaged or that `keep` does not want, and return them."""
+        """Delete damaged engines and those for which `keep` is False, and return them."""
         gone = []
         for stored in list(self.engines()):
             record = stored.record
@@ -162,7 +163,7 @@ class EngineStore:
         return gone
 
     def timings(self, machine: Machine) -> bytes:
-        """Return the timing cache of a machine, empty if there is none."""
+        """Return the timing cache of a machine; empty if there is none."""
         path = self.directory / f"{machine.digest}{TIMINGS}"
         return path.read_bytes() if path.is_file() else b""
 
@@ -185,7 +186,7 @@ class EngineStore:
 
     @staticmethod
     def _check(stored: Stored, key: EngineKey) -> tuple[str, bytes | None]:
-        """Return an engine's bytes, or what is wrong with it."""
+        """Return a problem and None, or an empty text and the engine's bytes."""
         record = stored.record
         if record is None:
             return "its record is missing or damaged", None
@@ -200,7 +201,7 @@ class EngineStore:
 
 
 def default_directory() -> Path:
-    """Return where a user's engines are kept: below XDG_CACHE_HOME, or below ~/.cache."""
+    """Return the directory of a user's engines, below XDG_CACHE_HOME or ~/.cache."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "bestow-edge" / "engines"
 

@@ -1,4 +1,4 @@
-"""The engines of one bundle on one machine: found in the store, or built and kept there. Knows no graphs that run."""
+"""The engines of one bundle for one machine: finds them in the store, or builds them and keeps them there."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
-from bestow_edge.core.bundle import BundleManifest, FileEntry, check_files
+from bestow_edge.core.bundle import FileEntry, check_files
 from bestow_edge.core.errors import ConfigError, EngineError
-from bestow_edge.runtime.devices.tensorrt.building import Options, Step, build_engine
+from bestow_edge.runtime.devices.backend import GraphFiles, Step
+from bestow_edge.runtime.devices.tensorrt.building import Options, build_engine
 from bestow_edge.runtime.devices.tensorrt.engine_store import EngineKey, EngineStore, Machine
 from bestow_edge.runtime.devices.tensorrt.library import TensorRt
-from bestow_edge.runtime.devices.tensorrt.profiles import Bounds, Profile, digest, profiles
+from bestow_edge.runtime.devices.tensorrt.profiles import Bounds, digest, profiles
 
 WORDS = ("rows", "prompt-tokens", "workspace-mb", "level")
 logger = logging.getLogger(__name__)
@@ -21,19 +21,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What engines are built with."""
+    """Settings of a bundle's engines, which are part of their keys."""
 
     bounds: Bounds = field(default_factory=Bounds)
-    """Sizes they run with."""
+    """Sizes that they support."""
     options: Options = field(default_factory=Options)
-    """How long and with how much memory TensorRT searches."""
+    """Time and memory of TensorRT's search."""
 
 
 def parse_settings(words: Sequence[str]) -> Settings:
-    """Return the settings that words such as `rows=9` ask for; the words are the options of `engines build`.
+    """Return the settings of words such as `rows=9`; the words are the options of `engines build`.
 
     Raises:
-        ConfigError: a word is unknown, or no whole number stands behind it.
+        ConfigError: if a word is unknown, or no whole number stands behind it.
     """
     values = {}
     for word in words:
@@ -50,48 +50,38 @@ class BundleEngines:
     """Engines of a bundle's graphs."""
 
     def __init__(
-        self,
-        directory: Path,
-        manifest: BundleManifest,
-        *,
-        trt: TensorRt,
-        machine: Machine,
-        store: EngineStore,
-        settings: Settings = Settings(),
+        self, files: GraphFiles, trt: TensorRt, machine: Machine, store: EngineStore, settings: Settings = Settings()
     ) -> None:
-        """Work out the keys; nothing is read or built yet.
+        """Make the keys; nothing is read or built yet.
 
         Args:
-            directory: the bundle.
-            manifest: its manifest.
+            files: the bundle's graphs.
             trt: the module.
-            machine: where engines are built and run.
-            store: where they are kept.
-            settings: how they are built.
+            machine: the engines are built for it.
+            store: keeps the engines.
+            settings: bounds of sizes and options of the builder.
 
         Raises:
-            EngineError: the bundle is not made for TensorRT, or a bound is out of range.
+            EngineError: if the bundle is not made for TensorRT, or a bound is out of range.
         """
-        check_target(directory, manifest)
-        self.machine, self.store, self.manifest = machine, store, manifest
-        self._directory, self._trt, self._settings = directory, trt, settings
-        self.profiles: dict[str, tuple[Profile, ...]] = {
-            name: profiles(spec, manifest, settings.bounds) for name, spec in manifest.specs.items()
-        }
-        """Of each graph, as its runner counts them."""
-        self.keys = {name: self._key(name) for name in manifest.specs}
-        """Of each graph."""
+        check_target(files)
+        self.machine, self.store, self.manifest = machine, store, files.manifest
+        self._directory, self._trt, self._settings = files.directory, trt, settings
+        self.profiles = {name: profiles(spec, files.manifest, settings.bounds) for name, _, spec in files}
+        """By graph; a runner counts them in this order."""
+        self.keys = {name: self._key(name) for name in self.profiles}
+        """By graph."""
 
     def missing(self) -> list[str]:
-        """Return the graphs whose engine is not in the store."""
+        """Return the graphs that have no engine in the store."""
         return [name for name, key in self.keys.items() if not self.store.has(key)]
 
     def load(self, name: str) -> bytes | None:
-        """Return a graph's engine, None if it is not in the store or was damaged."""
+        """Return a graph's engine; None if it is missing or damaged."""
         return self.store.load(self.keys[name])
 
     def forget(self) -> None:
-        """Delete the engines, so that they are built again: TensorRT refused one that was not damaged on disk."""
+        """Delete the engines, so that they are built again."""
         for key in self.keys.values():
             self.store.delete(key)
 
@@ -100,12 +90,12 @@ class BundleEngines:
 
         Args:
             name: of the graph.
-            step: told what is going on.
+            step: gets the progress, see `Step`.
 
         Raises:
-            BundleError: the graph is missing, or not what its hash in the manifest says.
-            EngineError: it cannot be built.
-            BuildCancelledError: `step` said so.
+            BundleError: if the graph is missing, or differs from its hash in the manifest.
+            EngineError: if the engine cannot be built.
+            BuildCancelledError: if `step` returned False.
         """
         file, key = self.manifest.graphs[name].file, self.keys[name]
         entries = tuple(entry for entry in self.manifest.files if entry.path in _parts(file))
@@ -139,22 +129,22 @@ class BundleEngines:
         )
 
 
-def check_target(directory: Path, manifest: BundleManifest) -> None:
-    """Refuse a bundle whose graphs are not made for TensorRT.
+def check_target(files: GraphFiles) -> None:
+    """Check that a bundle's graphs are made for TensorRT.
 
     Raises:
-        EngineError: what it is made for, and what to do.
+        EngineError: if they are made for another target.
     """
-    if manifest.target != "tensorrt":
-        problem = f"a bundle for {manifest.target}, and engines need standard operators"
-        raise EngineError(f"{directory}: {problem}; export its checkpoint with --target tensorrt")
+    if files.manifest.target != "tensorrt":
+        problem = f"a bundle for {files.manifest.target}, and engines need standard operators"
+        raise EngineError(f"{files.directory}: {problem}; export its checkpoint with --target tensorrt")
 
 
 def graph_hash(files: tuple[FileEntry, ...], name: str) -> str:
-    """Return one hash of a graph's file and its external data, from those in the manifest.
+    """Return one hash of a graph's file and its external data, from the manifest's hashes.
 
     Raises:
-        EngineError: the manifest does not list the file.
+        EngineError: if the manifest does not list the file.
     """
     hashes = {entry.path: entry.sha256 for entry in files if entry.path in _parts(name)}
     if name not in hashes:
@@ -163,5 +153,5 @@ def graph_hash(files: tuple[FileEntry, ...], name: str) -> str:
 
 
 def _parts(file: str) -> tuple[str, str]:
-    """Return a graph's file and where its weights lie if they are apart."""
+    """Return a graph's file and the file of its external data, if it has some."""
     return file, f"{file}.data"

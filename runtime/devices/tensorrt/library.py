@@ -1,31 +1,36 @@
-"""The `tensorrt` module: imported when it is needed, its version checked, its messages logged. Nothing else of it.
+"""The `tensorrt` module: a late import, a check of its version, its messages in Python's log, its machine.
 
-Names that TensorRT 10 or 11 lacks are never used; a test holds every name in this folder against 10.16 and 11.4.
+This folder uses names that both TensorRT 10 and 11 have; a test compares every name with those of 10.16 and 11.4.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+import re
+from pathlib import Path
 from typing import Any
 
 from bestow_edge.core.errors import EngineError, MissingExtraError
+from bestow_edge.runtime.devices.cuda import CudaDevice
+from bestow_edge.runtime.devices.tensorrt.engine_store import Machine
 
-OLDEST, NEWEST = 10, 11  # majors; 10 is the first with strongly typed networks of int64, and what a Jetson has
+OLDEST, NEWEST = 10, 11  # majors; 10 is the first with strongly typed int64 networks, and a Jetson's version
+DRIVER_FILE = Path("/proc/driver/nvidia/version")  # Linux; CUDA gives only the version of CUDA that the driver supports
 logger = logging.getLogger(__name__)
 TensorRt = Any  # the module: it has no types
-_loggers: dict[int, Any] = {}  # by module: TensorRT keeps the first logger it is given for good
+_loggers: dict[int, Any] = {}  # by module: TensorRT keeps the first logger until the process ends
 
 
 def import_tensorrt() -> TensorRt:
     """Return the module.
 
     Raises:
-        MissingExtraError: it is not installed.
-        EngineError: its libraries cannot be loaded, or it is too old or too new.
+        MissingExtraError: if it is not installed.
+        EngineError: if its libraries cannot be loaded, or it is too old or too new.
     """
     try:
-        trt = load_module()
+        trt: TensorRt = importlib.import_module("tensorrt")
     except ImportError as error:
         raise MissingExtraError("tensorrt", "tensorrt") from error
     except OSError as error:
@@ -36,22 +41,17 @@ def import_tensorrt() -> TensorRt:
     return trt
 
 
-def load_module() -> TensorRt:
-    """Return the module, or raise what importing it raises."""
-    return importlib.import_module("tensorrt")
-
-
 def trt_logger(trt: TensorRt) -> Any:  # Any: a class of the module
-    """Return the logger that everything of this process shares; its messages go to Python's logging."""
+    """Return the one TensorRT logger of this process; it passes messages to Python's logging."""
     if id(trt) not in _loggers:
         levels = {
             trt.ILogger.INTERNAL_ERROR: logging.ERROR,
             trt.ILogger.ERROR: logging.ERROR,
-            trt.ILogger.WARNING: logging.DEBUG,  # many, about things a user cannot change
+            trt.ILogger.WARNING: logging.DEBUG,  # many, and a user can change nothing about them
             trt.ILogger.INFO: logging.DEBUG,
         }
 
-        class Messages(trt.ILogger):  # type: ignore[misc]  # a class made where the module is known
+        class Messages(trt.ILogger):  # type: ignore[misc]  # the base class comes with the module
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
 
@@ -61,3 +61,15 @@ def trt_logger(trt: TensorRt) -> Any:  # Any: a class of the module
 
         _loggers[id(trt)] = Messages()
     return _loggers[id(trt)]
+
+
+def this_machine(trt: TensorRt, device: CudaDevice) -> Machine:
+    """Return the machine that engines built here are bound to."""
+    found = device.properties()
+    driver = f"CUDA {found['driver_cuda']}"
+    if DRIVER_FILE.is_file():
+        text = DRIVER_FILE.read_text(encoding="utf-8", errors="replace")
+        if number := re.search(r"\b\d+(\.\d+)+\b", text):
+            driver = f"{number[0]}, {driver}"
+    gpu = f"{found['gpu']}, compute capability {found['compute_capability']}"
+    return Machine(gpu=gpu, driver=driver, tensorrt=str(trt.__version__))

@@ -1,8 +1,8 @@
-"""Optimisation profiles: the sizes of input that an engine is built for. Plain Python, from graph contracts alone.
+"""Optimisation profiles: the sizes of inputs for which an engine is built, from graph contracts alone.
 
-A profile is a range of sizes with one that kernels are chosen for. The encoder has one for each chunk size; adapter and
-LLM have one for the prompt and one for a single token, with text caches and speech memory bounded. Profiles of a graph
-don't overlap in what decides between them, so that each size has one and only one.
+A profile has a range for each dynamic axis, and a usual size for which TensorRT chooses kernels. The encoder has a
+profile for each chunk size; adapter and LLM have one for the prompt and one for a single token, with bounds for text
+caches and speech memory. The ranges of frames or tokens do not overlap, so every size has exactly one profile.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from bestow_edge.core.tensors import BATCH, CAPACITY, FRAMES, SLOTS, TOKENS, Gra
 from bestow_edge.runtime.decoders.cached_graph import FIRST_TOKENS
 from bestow_edge.runtime.decoders.speech_memory import MAX_SLOTS
 
-USUAL_TOKENS = 256  # slots of a text cache that kernels are chosen for: a prompt and a minute of speech
-USUAL_SLOTS = 512  # the same of the speech memory: 41 s
+USUAL_TOKENS = 256  # slots of a text cache: a prompt and a minute of speech
+USUAL_SLOTS = 512  # of the speech memory: 41 s
 USUAL_PROMPT = 32  # tokens of a prompt
 Sizes = Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bounds:
-    """What a user may bound; engines take more memory and time to build the wider it is."""
+    """Bounds that a user may set; wider ones need more memory and longer builds."""
 
     rows: int = 5
     """Texts decoded at once: prompts of a session, or hypotheses of a beam."""
     prompt_tokens: int = 128
-    """Tokens of the longest prompt, with what a new segment repeats."""
+    """Tokens of the longest prompt, with the context that a new segment repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Range:
 
     least: int
     usual: int
-    """What kernels are chosen for."""
+    """TensorRT chooses kernels for it."""
     most: int
 
     def __contains__(self, size: int) -> bool:
@@ -64,25 +64,25 @@ class Profile:
         return shape("least"), shape("usual"), shape("most")
 
     def holds(self, sizes: Sizes) -> bool:
-        """Say whether it is made for these sizes of axes."""
+        """Return whether it covers these sizes of axes."""
         return all(size in self.axes[axis] for axis, size in sizes.items())
 
 
 def dynamic_inputs(spec: GraphSpec) -> list[TensorSpec]:
     """Return the inputs that have named axes."""
-    return [tensor for tensor in (*spec.inputs, *spec.states) if any(isinstance(axis, str) for axis in tensor.axes)]
+    return [tensor for tensor in spec.fed if any(isinstance(axis, str) for axis in tensor.axes)]
 
 
 def profiles(spec: GraphSpec, manifest: BundleManifest, bounds: Bounds) -> tuple[Profile, ...]:
-    """Return a graph's profiles, the one used most first.
+    """Return a graph's profiles, the most used one first.
 
     Args:
         spec: contract of the graph.
         manifest: of its bundle.
-        bounds: what the user bounds.
+        bounds: of the user.
 
     Raises:
-        EngineError: a bound is out of range.
+        EngineError: if a bound is out of range.
     """
     if bounds.rows < 1 or bounds.prompt_tokens < 2:
         raise EngineError(f"rows {bounds.rows}, prompt tokens {bounds.prompt_tokens}: expected at least 1 and 2")
@@ -100,12 +100,12 @@ def _speech(encoder: EncoderConfig) -> tuple[Profile, ...]:
 
 
 def _text(spec: GraphSpec, manifest: BundleManifest, bounds: Bounds) -> tuple[Profile, ...]:
-    """One for a token at a time and one for prompts, unless recurrent layers take prompts token by token too."""
+    """One for single tokens and one for prompts; recurrent layers need only the first, they read prompts by tokens."""
     prompt = min(bounds.prompt_tokens, manifest.max_text_tokens)
     shared = {BATCH: Range(1, 1, bounds.rows), SLOTS: Range(1, USUAL_SLOTS, MAX_SLOTS)}
     kinds = {
         "token": {TOKENS: Range(1, 1, 1), CAPACITY: _capacity(manifest.max_text_tokens)},
-        # A prompt comes first, when its cache is as small as can be: scratch memory follows from the largest.
+        # A prompt is the first run, when the cache is smallest: scratch memory follows from the largest cache.
         "prompt": {TOKENS: Range(2, min(USUAL_PROMPT, prompt), prompt), CAPACITY: _capacity(prompt)},
     }
     if spec.states:
@@ -118,7 +118,7 @@ def _text(spec: GraphSpec, manifest: BundleManifest, bounds: Bounds) -> tuple[Pr
 
 
 def _capacity(tokens: int) -> Range:
-    """Return the sizes of a cache that grows by doubling until it holds some tokens."""
+    """Return the sizes of a cache that doubles until it holds some tokens."""
     most = FIRST_TOKENS
     while most < tokens:
         most *= 2
@@ -129,10 +129,10 @@ def sizes_of(spec: GraphSpec, shapes: Mapping[str, Sequence[int]]) -> dict[str, 
     """Return the size of each named axis from the shapes of a graph's inputs.
 
     Raises:
-        EngineError: two inputs disagree, or one has another rank or another fixed size.
+        EngineError: if two inputs disagree, or one has another rank or another fixed size.
     """
     sizes: dict[str, int] = {}
-    for tensor in (*spec.inputs, *spec.states):
+    for tensor in spec.fed:
         shape = tuple(shapes[tensor.name])
         pairs = zip(tensor.axes, shape, strict=False)
         known = tuple(sizes.setdefault(axis, size) if isinstance(axis, str) else axis for axis, size in pairs)
@@ -142,10 +142,10 @@ def sizes_of(spec: GraphSpec, shapes: Mapping[str, Sequence[int]]) -> dict[str, 
 
 
 def choose(known: Sequence[Profile], sizes: Sizes, graph: str) -> int:
-    """Return the index of the profile that is made for some sizes.
+    """Return the index of the profile that covers some sizes.
 
     Raises:
-        EngineError: there is none; the message says which axis is out of range and what to do.
+        EngineError: if no profile does; the message names the axis that is out of range and the remedy.
     """
     for index, profile in enumerate(known):
         if profile.holds(sizes):
@@ -155,10 +155,10 @@ def choose(known: Sequence[Profile], sizes: Sizes, graph: str) -> int:
         most = max(profile.axes[axis].most for profile in known)
         if not least <= size <= most:
             word = {BATCH: "rows", TOKENS: "prompt-tokens"}.get(axis)
-            what = "export and build again"
+            remedy = "export and build again"
             if word:
-                what = f"bestow-edge engines build --{word} {size}, and --device tensorrt:0,{word}={size}"
-            raise EngineError(f"{graph}: {axis} {size}, its engine was built for {least} to {most}; {what}")
+                remedy = f"bestow-edge engines build --{word} {size}, and --device tensorrt:0,{word}={size}"
+            raise EngineError(f"{graph}: {axis} {size}, its engine was built for {least} to {most}; {remedy}")
     raise EngineError(f"{graph}: no profile of its engine holds {dict(sizes)}")
 
 

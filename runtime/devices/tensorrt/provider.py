@@ -1,9 +1,9 @@
-"""The other way to TensorRT: onnxruntime's TensorRT provider, with CUDA behind it, for whoever has onnxruntime alone.
+"""The device `onnxruntime-tensorrt`: onnxruntime's TensorRT provider, and CUDA for operators that it lacks.
 
-onnxruntime builds and keeps the engines then, one for each part of a graph that TensorRT takes, when a graph is loaded.
-The onnxruntime-gpu wheels of 1.24 to 1.31 are linked to TensorRT 10 (libnvinfer.so.10): with TensorRT 11 alone the
-provider does not start, which is an error here. Types are the graph's: no option asks for float16, so that onnxruntime
-makes a strongly typed network. Not yet run on hardware.
+When a graph is loaded, onnxruntime builds and keeps an engine for each part of it that TensorRT can run. The
+onnxruntime-gpu wheels of 1.24 to 1.31 are linked to TensorRT 10 (libnvinfer.so.10): with TensorRT 11 alone the provider
+does not start, which is an error here. No option names float16, so onnxruntime makes a strongly typed network with the
+graph's types. Not yet run on hardware.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from bestow_edge.core.bundle import BundleManifest
 from bestow_edge.core.errors import EngineError, MissingExtraError
 from bestow_edge.core.tensors import GraphSpec
+from bestow_edge.runtime.devices.backend import DeviceName, GraphFiles, Opened
+from bestow_edge.runtime.devices.base import Graph
 from bestow_edge.runtime.devices.cuda import CudaDevice
 from bestow_edge.runtime.devices.onnx_cpu import Provider
 from bestow_edge.runtime.devices.onnx_cuda import CudaOnnxGraph
 from bestow_edge.runtime.devices.tensorrt.building import MEGABYTE, Options
 from bestow_edge.runtime.devices.tensorrt.engine_store import default_directory
-from bestow_edge.runtime.devices.tensorrt.engines import Settings, check_target
+from bestow_edge.runtime.devices.tensorrt.engines import check_target, parse_settings
 from bestow_edge.runtime.devices.tensorrt.library import import_tensorrt
 from bestow_edge.runtime.devices.tensorrt.profiles import Profile, Range, dynamic_inputs, profiles
 
@@ -29,47 +30,34 @@ LINKED_MAJOR = "10"
 logger = logging.getLogger(__name__)
 
 
-def open_provider(
-    directory: Path, manifest: BundleManifest, device: CudaDevice, settings: Settings, *, threads: int
-) -> list[CudaOnnxGraph]:
-    """Load a bundle's graphs with the provider; the first time this takes minutes.
+def open_graphs(files: GraphFiles, name: DeviceName) -> Opened:
+    """Load a bundle's graphs with the provider, see `opening.open_graphs`; the first time this takes minutes.
 
-    Args:
-        directory: the bundle.
-        manifest: its manifest.
-        device: the GPU.
-        settings: how engines are built.
-        threads: CPU threads within one operator.
-
-    Raises:
-        BundleError: the provider is missing or did not start.
-        DeviceError: operators would run on the CPU.
-        EngineError: the bundle is not made for TensorRT, or TensorRT 11 is installed.
+    The options are those of `parse_settings`.
     """
-    check_target(directory, manifest)
+    settings, device = parse_settings(name.options), CudaDevice(name.index)
+    check_target(files)
     check_linked()
     cache = default_directory() / "onnxruntime"
     cache.mkdir(parents=True, exist_ok=True)
-    graphs = []
-    for name, spec in manifest.specs.items():
-        known = profiles(spec, manifest, settings.bounds)
+    graphs: dict[str, Graph] = {}
+    for graph, path, spec in files:
+        known = profiles(spec, files.manifest, settings.bounds)
         before = [tensorrt_provider(spec, known, device, settings.options, cache)]
-        path = directory / manifest.graphs[name].file
-        graph = CudaOnnxGraph(path, spec, device, threads=threads, before=before)
-        counts = {provider: sum(found.values()) for provider, found in graph.placement.items()}
-        logger.info("%s: operators by provider: %s", name, counts)
-        graphs.append(graph)
-    return graphs
+        graphs[graph] = loaded = CudaOnnxGraph(path, spec, device, threads=files.threads, before=before)
+        counts = {provider: sum(found.values()) for provider, found in loaded.placement.items()}
+        logger.info("%s: operators by provider: %s", graph, counts)
+    return Opened(graphs)
 
 
 def check_linked() -> None:
-    """Load TensorRT's libraries, where pip installed them, and refuse those that the provider is not linked to.
+    """Load TensorRT's libraries, if pip installed them, and check that the provider is linked to their version.
 
     Raises:
-        EngineError: TensorRT 11 is installed.
+        EngineError: if TensorRT 11 is installed.
     """
     try:
-        trt = import_tensorrt()  # it loads the libraries, wherever they are; the provider finds them loaded
+        trt = import_tensorrt()  # this loads the libraries, wherever they are, before the provider looks for them
     except MissingExtraError:
         logger.info("no Python package tensorrt: onnxruntime looks for libnvinfer.so.%s itself", LINKED_MAJOR)
         return
@@ -86,9 +74,9 @@ def tensorrt_provider(
 
     Args:
         spec: contract of the graph.
-        known: its profiles, which become one: the provider chooses none while it runs.
+        known: its profiles; they become one, because the provider cannot choose between several.
         device: the GPU.
-        options: how engines are built.
+        options: settings of TensorRT's builder.
         cache: directory for engines and timings; onnxruntime names the files by graph, GPU and TensorRT.
     """
     whole = union(known)
@@ -113,7 +101,7 @@ def tensorrt_provider(
 
 
 def union(known: Sequence[Profile]) -> Profile:
-    """Return one profile for all sizes, tuned as the first one is."""
+    """Return one profile for all sizes, with the usual sizes of the first one."""
 
     def joined(axis: str) -> Range:
         ranges = [profile.axes[axis] for profile in known]

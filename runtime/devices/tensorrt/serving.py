@@ -1,98 +1,80 @@
-"""Graphs of a TensorRT device: engines where they are built, otherwise others of the same bundle until they are.
+"""The device `tensorrt`: a bundle's engines, or graphs in onnxruntime that serve while the engines are built.
 
-A damaged or refused engine is deleted and built again, once. It knows the order of things, not how each is done.
+If an engine is damaged or TensorRT refuses it, it is deleted and built again, once.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from bestow_edge.core.bundle import BundleManifest
 from bestow_edge.core.errors import BundleError, DeviceError, EngineError
-from bestow_edge.runtime.devices.base import Graph
+from bestow_edge.runtime.devices.backend import DeviceName, GraphFiles, Opened, Step, Upgrade
+from bestow_edge.runtime.devices.base import Graphs
 from bestow_edge.runtime.devices.cuda import CudaDevice
-from bestow_edge.runtime.devices.tensorrt.background import Later
-from bestow_edge.runtime.devices.tensorrt.building import Step
+from bestow_edge.runtime.devices.onnx_cpu import cpu_graphs
+from bestow_edge.runtime.devices.onnx_cuda import cuda_graphs
 from bestow_edge.runtime.devices.tensorrt.engine_graph import open_engines
 from bestow_edge.runtime.devices.tensorrt.engine_store import EngineStore, default_directory
-from bestow_edge.runtime.devices.tensorrt.engines import BundleEngines, Settings
-from bestow_edge.runtime.devices.tensorrt.host import this_machine
-from bestow_edge.runtime.devices.tensorrt.library import TensorRt, import_tensorrt
+from bestow_edge.runtime.devices.tensorrt.engines import BundleEngines, Settings, parse_settings
+from bestow_edge.runtime.devices.tensorrt.library import import_tensorrt, this_machine
 
 logger = logging.getLogger(__name__)
-TRIES = 2  # an engine that was there may turn out to be refused
-Interim = Callable[[], Sequence[Graph]]
+TRIES = 2  # TensorRT may refuse an engine of the store
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """What serves a bundle."""
+def open_graphs(files: GraphFiles, name: DeviceName) -> Opened:
+    """Return engines, or interim graphs and the build of engines, see `opening.open_graphs`.
 
-    graphs: Sequence[Graph]
-    """Encoder, adapter, LLM."""
-    later: Later | None = None
-    """Builds better ones; None where these are the best."""
-
-
-def serve_engines(
-    directory: Path,
-    manifest: BundleManifest,
-    device: CudaDevice,
-    interim: Sequence[tuple[str, Interim]],
-    settings: Settings,
-) -> Opened:
-    """Return engines, or what serves until they are built.
-
-    Args:
-        directory: the bundle.
-        manifest: its manifest.
-        device: where engines run.
-        interim: names of what may serve meanwhile, the fastest first, and how to open it.
-        settings: how engines are, or were, built.
-
-    Raises:
-        EngineError: the bundle is not made for TensorRT, or TensorRT is too old.
-        MissingExtraError: TensorRT is not installed.
-        BundleError: nothing can serve meanwhile.
+    The options are those of `parse_settings`.
     """
-    trt = import_tensorrt()
-    store = EngineStore(default_directory())
-    machine = this_machine(trt, device)
-    engines = BundleEngines(directory, manifest, trt=trt, machine=machine, store=store, settings=settings)
-    serving = _Serving(engines, device, trt)
-    graphs = None if serving.engines.missing() else serving.load()
-    return Opened(graphs) if graphs is not None else Opened(_meanwhile(interim), serving.build)
+    settings, device = parse_settings(name.options), CudaDevice(name.index)
+    serving = EngineServing(files, device, settings)
+    if (engines := serving.load()) is not None:
+        return Opened(engines)
+    interim = [
+        ("onnxruntime's CUDA provider", lambda: cuda_graphs(files, device)),
+        ("the CPU", lambda: cpu_graphs(files)),
+    ]
+    return Opened(open_interim(interim), Upgrade("TensorRT engines", serving.build))
 
 
-class _Serving:
-    def __init__(self, engines: BundleEngines, device: CudaDevice, trt: TensorRt) -> None:
-        self.engines = engines
-        self._device, self._trt = device, trt
+class EngineServing:
+    """The engines of a bundle on a GPU, in the user's store."""
 
-    def load(self) -> Sequence[Graph] | None:
-        """Return the store's engines; None if one is missing, damaged or refused: what is no good is deleted."""
+    def __init__(self, files: GraphFiles, device: CudaDevice, settings: Settings) -> None:
+        """Find TensorRT and the store.
+
+        Raises:
+            EngineError: if the bundle is not made for TensorRT, or TensorRT is too old.
+            MissingExtraError: if TensorRT is not installed.
+        """
+        self._device, self._trt = device, import_tensorrt()
+        machine, store = this_machine(self._trt, device), EngineStore(default_directory())
+        self._engines = BundleEngines(files, self._trt, machine, store, settings)
+
+    def load(self) -> Graphs | None:
+        """Return the engines as graphs; None if one is missing, damaged or refused. Unusable ones are deleted."""
+        if self._engines.missing():
+            return None
         plans = {}
-        for name in self.engines.keys:
-            if (plan := self.engines.load(name)) is None:
+        for name in self._engines.keys:
+            if (plan := self._engines.load(name)) is None:
                 return None
             plans[name] = plan
-        specs, known = self.engines.manifest.specs, self.engines.profiles
         try:
-            return list(open_engines(self._trt, plans, specs, known, self._device).values())
+            return open_engines(self._trt, plans, self._engines.manifest.specs, self._engines.profiles, self._device)
         except EngineError as error:
             logger.warning("%s", error)
-            self.engines.forget()
+            self._engines.forget()
             return None
 
-    def build(self, step: Step) -> Sequence[Graph]:
-        """Build what is missing and return all engines."""
-        self._device.use()  # the thread's GPU is the one it builds for
+    def build(self, step: Step) -> Graphs:
+        """Build the missing engines and return all of them as graphs."""
+        self._device.use()  # TensorRT builds for the GPU of the calling thread
         for _ in range(TRIES):
-            for name in self.engines.missing():
-                self.engines.build(name, step)
+            for name in self._engines.missing():
+                self._engines.build(name, step)
             if (graphs := self.load()) is not None:
                 return graphs
         raise EngineError(
@@ -100,15 +82,20 @@ class _Serving:
         )
 
 
-def _meanwhile(interim: Sequence[tuple[str, Interim]]) -> Sequence[Graph]:
-    for name, serve in interim[:-1]:
+def open_interim(ways: Sequence[tuple[str, Callable[[], Graphs]]]) -> Graphs:
+    """Return the graphs of the first way that works.
+
+    Args:
+        ways: names and functions that load graphs, the fastest first; the error of the last one is raised.
+    """
+    for index, (name, load) in enumerate(ways, 1):
         try:
-            graphs = serve()
+            graphs = load()
         except (BundleError, DeviceError) as error:
+            if index == len(ways):
+                raise
             logger.info("%s cannot serve meanwhile: %s", name, error)
         else:
             logger.info("building TensorRT engines, which takes minutes; %s serves meanwhile", name)
             return graphs
-    name, serve = interim[-1]
-    logger.info("building TensorRT engines, which takes minutes; %s serves meanwhile", name)
-    return serve()
+    raise ValueError("no way to serve meanwhile")

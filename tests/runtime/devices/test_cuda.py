@@ -11,10 +11,9 @@ from fake_cuda import FakeRuntime, Kind
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bestow_edge.core.errors import ConfigError, DeviceError
+from bestow_edge.core.errors import DeviceError
 from bestow_edge.core.tensors import TensorSpec
 from bestow_edge.runtime.devices.cuda import CudaDevice
-from bestow_edge.runtime.devices.opening import open_device
 
 
 def device(**options: Any) -> tuple[CudaDevice, FakeRuntime]:
@@ -130,32 +129,6 @@ def test_only_what_is_asked_for_crosses_the_bus() -> None:
     assert runtime.bytes == {Kind.cudaMemcpyHostToDevice: 1600}
     gpu.get(buffer[:, 3])
     assert runtime.bytes[Kind.cudaMemcpyDeviceToHost] == 16
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("gpu", "device 'gpu': expected cpu, "),
-        ("cuda:x", "device 'cuda:x': expected cpu, "),
-        ("cuda:0,fast", "'fast' is unknown; expected cpu, "),
-        ("cuda:0,arena=much", "arena 'much' is no number"),
-        ("cpu,graphs", "expected cpu, "),
-    ],
-)
-def test_no_such_device_name(name: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        open_device(name)
-
-
-def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = FakeRuntime(gpus=2)
-    monkeypatch.setattr("bestow_edge.runtime.devices.cuda.import_runtime", lambda: runtime)
-    opened = open_device("cuda:1,graphs,arena=1.5,allow-cpu")
-    assert isinstance(opened, CudaDevice)
-    assert (opened.name, opened.options.arena_gb, opened.options.cuda_graphs) == ("cuda:1", 1.5, True)
-    assert open_device("cuda").name == "cuda:0"
-    with pytest.raises(DeviceError, match="device cuda:2: this machine has 2 GPUs, numbered from 0"):
-        open_device("cuda:2")
 
 
 def test_an_array_lives_until_the_gpu_has_read_it() -> None:

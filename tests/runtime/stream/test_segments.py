@@ -141,7 +141,8 @@ def bidirectional(
 
 
 def write_bursts(model: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
-    monkeypatch.setattr(model, "encoder", LoudnessGraph(model.encoder.spec))
+    spec = model.encoder.spec
+    model.take_graphs({**model.graphs, spec.name: LoudnessGraph(spec)})
     monkeypatch.setattr(session_module, "TextDecoder", BurstDecoder)
     monkeypatch.setattr(session_module, "Detokenizer", NumberText)
     monkeypatch.setattr(segments_module, "_begins_word", lambda *_: True)

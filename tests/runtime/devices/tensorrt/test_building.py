@@ -1,7 +1,7 @@
 """Building engines, with the fake module of both majors: types, profiles, caches, progress, what goes wrong."""
 
 import shutil
-from collections.abc import Callable
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from bestow_edge.core.errors import BundleIntegrityError, ConfigError, EngineErr
 from bestow_edge.core.specs.chunked import GRAPH as ENCODER
 from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
 from bestow_edge.core.specs.llm import GRAPH as LLM
+from bestow_edge.runtime.devices.backend import GraphFiles
 from bestow_edge.runtime.devices.tensorrt import library
 from bestow_edge.runtime.devices.tensorrt.building import BuildCancelledError, Options, build_engine
 from bestow_edge.runtime.devices.tensorrt.engine_store import EngineStore, Machine
@@ -34,7 +35,8 @@ def manifest(tensorrt_bundle: Path) -> BundleManifest:
 @pytest.fixture
 def engines(tensorrt_bundle: Path, manifest: BundleManifest, trt: Any, tmp_path: Path) -> BundleEngines:
     machine = Machine(gpu="Fake RTX", driver="1", tensorrt=trt.__version__)
-    return BundleEngines(tensorrt_bundle, manifest, trt=trt, machine=machine, store=EngineStore(tmp_path / "store"))
+    files = GraphFiles(directory=tensorrt_bundle, manifest=manifest)
+    return BundleEngines(files, trt, machine, EngineStore(tmp_path / "store"))
 
 
 def going_on(_phase: str, _done: int, _total: int) -> bool:
@@ -101,7 +103,8 @@ def test_a_graph_that_is_not_what_the_manifest_says(
     shutil.copytree(tensorrt_bundle, altered)
     graph = altered / "llm_step.onnx"
     graph.write_bytes(graph.read_bytes()[:-1] + b"!")
-    other = BundleEngines(altered, manifest, trt=trt, machine=engines.machine, store=engines.store)
+    files = GraphFiles(directory=altered, manifest=manifest)
+    other = BundleEngines(files, trt, engines.machine, engines.store)
     with pytest.raises(BundleIntegrityError, match=r"llm_step.onnx: SHA-256 differs"):
         other.build(LLM, going_on)
 
@@ -110,9 +113,8 @@ def test_keys_follow_what_an_engine_depends_on(
     tensorrt_bundle: Path, manifest: BundleManifest, trt: Any, engines: BundleEngines
 ) -> None:
     for settings in (Settings(bounds=Bounds(rows=2)), Settings(options=Options(level=5))):
-        other = BundleEngines(
-            tensorrt_bundle, manifest, trt=trt, machine=engines.machine, store=engines.store, settings=settings
-        )
+        files = GraphFiles(directory=tensorrt_bundle, manifest=manifest)
+        other = BundleEngines(files, trt, engines.machine, engines.store, settings)
         assert other.keys[LLM] != engines.keys[LLM]
     key = engines.keys[LLM]
     assert key.precision == "fp16"
@@ -131,8 +133,9 @@ def test_external_data_is_part_of_a_graphs_hash(manifest: BundleManifest) -> Non
 
 def test_a_bundle_for_another_target(tiny_bundle: Path, trt: Any, tmp_path: Path) -> None:
     machine = Machine(gpu="Fake RTX", driver="1", tensorrt=trt.__version__)
+    files = GraphFiles(directory=tiny_bundle, manifest=read_manifest(tiny_bundle))
     with pytest.raises(EngineError, match=r"a bundle for cpu, .*export its checkpoint with --target tensorrt"):
-        BundleEngines(tiny_bundle, read_manifest(tiny_bundle), trt=trt, machine=machine, store=EngineStore(tmp_path))
+        BundleEngines(files, trt, machine, EngineStore(tmp_path))
 
 
 def test_settings_in_words() -> None:
@@ -145,44 +148,29 @@ def test_settings_in_words() -> None:
             parse_settings([word])
 
 
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
-    """Let `import tensorrt` give something, or raise it."""
-
-    def put(found: Any) -> None:
-        def load() -> Any:
-            if isinstance(found, Exception):
-                raise found
-            return found
-
-        monkeypatch.setattr(library, "load_module", load)
-
-    return put
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_both_majors_are_taken(module: Callable[[Any], None], version: str) -> None:
-    trt = fake_tensorrt(version)
-    module(trt)
+def test_both_majors_are_taken(trt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
     assert library.import_tensorrt() is trt
 
 
-def test_no_tensorrt(module: Callable[[Any], None]) -> None:
-    module(ModuleNotFoundError("No module named 'tensorrt'"))
+def test_no_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(
         MissingExtraError, match=r"tensorrt is not installed; run: pip install 'bestow-edge\[tensorrt\]'"
     ):
         library.import_tensorrt()
-    module(OSError("libnvinfer.so.10: cannot open shared object file"))
+    monkeypatch.delitem(sys.modules, "tensorrt")
+    (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.10: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(EngineError, match=r"installed but cannot be loaded: libnvinfer.so.10"):
         library.import_tensorrt()
 
 
 @pytest.mark.parametrize("version", ["8.6.1", "12.0.0", "dev"])
-def test_another_major(module: Callable[[Any], None], version: str) -> None:
+def test_another_major(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     trt = fake_tensorrt(VERSIONS[0])
     trt.__version__ = version
-    module(trt)
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
     with pytest.raises(EngineError, match=f"TensorRT {version}: expected 10 or 11"):
         library.import_tensorrt()
 

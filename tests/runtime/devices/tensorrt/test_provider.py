@@ -1,11 +1,12 @@
 """onnxruntime's TensorRT provider: its options, its version limit, and that what it does not take goes to CUDA."""
 
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from fake_cuda import FakeRuntime, pretend_cpu_is_cuda
+from fake_cuda import install_cuda
+from fake_onnxruntime import install_onnxruntime
 from fake_tensorrt import VERSIONS, fake_tensorrt
 
 from bestow_edge.core.bundle import read_manifest
@@ -14,10 +15,8 @@ from bestow_edge.core.specs.chunked import GRAPH as ENCODER
 from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
 from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.runtime import TextEvent, load
-from bestow_edge.runtime.devices import cuda, onnx_cuda
 from bestow_edge.runtime.devices.cuda import CudaDevice
-from bestow_edge.runtime.devices.onnx_cpu import CPU_PROVIDER, open_session
-from bestow_edge.runtime.devices.tensorrt import library
+from bestow_edge.runtime.devices.onnx_cuda import CUDA_PROVIDER
 from bestow_edge.runtime.devices.tensorrt.building import Options
 from bestow_edge.runtime.devices.tensorrt.profiles import Bounds, profiles
 from bestow_edge.runtime.devices.tensorrt.provider import TENSORRT_PROVIDER, tensorrt_provider
@@ -27,8 +26,8 @@ from bestow_edge.runtime.devices.tensorrt.provider import TENSORRT_PROVIDER, ten
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU and TensorRT 10."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(cuda, "import_runtime", FakeRuntime)
-    monkeypatch.setattr(library, "load_module", lambda: fake_tensorrt(VERSIONS[0]))
+    install_cuda(monkeypatch)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(VERSIONS[0]))
 
 
 def test_options(tensorrt_bundle: Path, tmp_path: Path) -> None:
@@ -55,14 +54,7 @@ def test_options(tensorrt_bundle: Path, tmp_path: Path) -> None:
 def test_a_session_on_it(
     tensorrt_bundle: Path, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pretend_cpu_is_cuda(monkeypatch)
-    asked = []
-
-    def opened(path: Path, spec: Any, providers: Any, **options: Any) -> Any:
-        asked.append([name for name, _ in providers])
-        return open_session(path, spec, providers[-1:], **options)
-
-    monkeypatch.setattr(onnx_cuda, "open_session", opened)
+    onnxruntime = install_onnxruntime(monkeypatch, tensorrt=True)
     texts = []
     for device in ("cpu", "onnxruntime-tensorrt:0,rows=2"):
         with caplog.at_level("INFO"):
@@ -71,9 +63,9 @@ def test_a_session_on_it(
             events = session.feed(speech) + session.finish()
         texts.append([event.text for event in events if isinstance(event, TextEvent)])
     assert texts[0] == texts[1] != []
-    assert "llm_step: operators by provider: {'CPUExecutionProvider'" in caplog.text
+    assert "llm_step: operators by provider: {'CUDAExecutionProvider'" in caplog.text
     assert model.device.name == "cuda:0"
-    assert asked == [[TENSORRT_PROVIDER, CPU_PROVIDER]] * 3  # the CPU provider stands for CUDA's
+    assert [list(session.providers) for session in onnxruntime.sessions] == [[TENSORRT_PROVIDER, CUDA_PROVIDER]] * 3
 
 
 def test_it_is_missing(tensorrt_bundle: Path) -> None:
@@ -82,7 +74,7 @@ def test_it_is_missing(tensorrt_bundle: Path) -> None:
 
 
 def test_it_is_linked_to_tensorrt_10(tensorrt_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "load_module", lambda: fake_tensorrt(VERSIONS[1]))
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(VERSIONS[1]))
     with pytest.raises(
         EngineError, match=r"TensorRT 11.4.0.106: .* is linked to TensorRT 10; pip install 'tensorrt-cu13<11'"
     ):
@@ -92,10 +84,7 @@ def test_it_is_linked_to_tensorrt_10(tensorrt_bundle: Path, monkeypatch: pytest.
 def test_libraries_without_the_python_package_will_do(
     tensorrt_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def missing() -> Any:
-        raise ModuleNotFoundError("No module named 'tensorrt'")
-
-    monkeypatch.setattr(library, "load_module", missing)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     with caplog.at_level("INFO"), pytest.raises(BundleError, match="has no TensorrtExecutionProvider"):
         load(tensorrt_bundle, device="onnxruntime-tensorrt:0")
     assert "onnxruntime looks for libnvinfer.so.10 itself" in caplog.text

@@ -1,13 +1,13 @@
 """Sessions on TensorRT engines, which the fake module runs in onnxruntime, on a GPU whose memory is the host's."""
 
-from collections.abc import Callable, Sequence
+import sys
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_cuda import FakeRuntime
+from fake_cuda import FakeRuntime, install_cuda
 from fake_tensorrt import VERSIONS, fake_tensorrt
 
 from bestow_edge.core.bundle import read_manifest
@@ -19,12 +19,11 @@ from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
 from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.export.parity import cases
 from bestow_edge.runtime import TextEvent, load
-from bestow_edge.runtime.devices import cuda
-from bestow_edge.runtime.devices.base import Graph
+from bestow_edge.runtime.devices.backend import GraphFiles
+from bestow_edge.runtime.devices.base import Graphs
 from bestow_edge.runtime.devices.cuda import CudaDevice
-from bestow_edge.runtime.devices.tensorrt import library
-from bestow_edge.runtime.devices.tensorrt import serving as serve
 from bestow_edge.runtime.devices.tensorrt.engine_graph import EngineGraph, open_engines
+from bestow_edge.runtime.devices.tensorrt.serving import open_interim
 from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.records.golden import relative_error
 
@@ -43,16 +42,16 @@ def trt(request: pytest.FixtureRequest, store: Path, monkeypatch: pytest.MonkeyP
     """A machine with a GPU and TensorRT, and no engines yet."""
     assert not store.exists()
     module = fake_tensorrt(request.param)
-    monkeypatch.setattr(library, "load_module", lambda: module)
-    monkeypatch.setattr(cuda, "import_runtime", FakeRuntime)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    install_cuda(monkeypatch)
     return module
 
 
 def on_engines(bundle: Path) -> Model:
     """Return a model on engines, built if need be."""
     model = load(bundle, device="tensorrt:0", threads=1)
-    assert model.engines is None or model.engines.wait(60)
-    assert model.engines is None or model.engines.error is None
+    assert model.upgrade is None or model.upgrade.wait(60)
+    assert model.upgrade is None or model.upgrade.error is None
     assert isinstance(model.llm, EngineGraph)
     return model
 
@@ -65,7 +64,8 @@ def texts(model: Model, speech: np.ndarray, **options: Any) -> Texts:
 
 def test_every_graph_gives_what_onnxruntime_gives(tensorrt_bundle: Path, trt: Any) -> None:
     engines, plain = on_engines(tensorrt_bundle), load(tensorrt_bundle, threads=1)
-    for graph, reference in zip(engines.graphs(), plain.graphs(), strict=True):
+    for name, graph in engines.graphs.items():
+        reference = plain.graphs[name]
         for case, feeds in cases(graph.spec, engines.config):
             if graph.spec.name == ENCODER and feeds["mel"].shape[0] > 1:
                 continue  # a session's encoder hears one stream
@@ -93,7 +93,7 @@ def test_engines_are_found_again(tensorrt_bundle: Path, trt: Any, store: Path) -
     on_engines(tensorrt_bundle)
     assert len(trt._built) == 3
     model = load(tensorrt_bundle, device="tensorrt:0", threads=1)
-    assert model.engines is None, "nothing to build"
+    assert model.upgrade is None, "nothing to build"
     assert isinstance(model.encoder, EngineGraph)
     assert len(trt._built) == 3
     assert len(list(store.glob("*.engine"))) == 3
@@ -103,9 +103,9 @@ def test_engines_are_found_again(tensorrt_bundle: Path, trt: Any, store: Path) -
 def test_engines_of_another_gpu_or_tensorrt_are_never_loaded(
     tensorrt_bundle: Path, store: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    monkeypatch.setattr(cuda, "import_runtime", FakeRuntime)
+    install_cuda(monkeypatch)
     for count, module in enumerate((fake_tensorrt(version), fake_tensorrt(VERSIONS[1])), 1):
-        monkeypatch.setattr(library, "load_module", lambda module=module: module)
+        monkeypatch.setitem(sys.modules, "tensorrt", module)
         on_engines(tensorrt_bundle)
         assert len(list(store.glob("*.engine"))) == 3 * count
         assert len(module._built) == 3
@@ -122,33 +122,27 @@ def test_a_damaged_or_refused_engine_is_built_again(tensorrt_bundle: Path, trt: 
         trt._header = lambda: header() | {"gpu": "changed"}
     on_engines(tensorrt_bundle)
     assert len(trt._built) == (4 if damage == "bytes" else 6)
-    assert load(tensorrt_bundle, device="tensorrt:0", threads=1).engines is None
+    assert load(tensorrt_bundle, device="tensorrt:0", threads=1).upgrade is None
 
 
 class Held:
     """Lets a build go on when it is told to."""
 
-    def __init__(self, trt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, trt: Any) -> None:
         self.release = Event()
-        build = trt.Builder.build_serialized_network
+        trt._hold = self.wait
 
-        def waiting(builder: Any, network: Any, config: Any) -> Any:
-            while not self.release.wait(0.01):
-                if not config.progress_monitor.step_complete("waiting", 0):
-                    return None
-            return build(builder, network, config)
-
-        monkeypatch.setattr(trt.Builder, "build_serialized_network", waiting)
+    def wait(self, monitor: Any) -> bool:
+        while not self.release.wait(0.01):
+            if not monitor.step_complete("waiting", 0):
+                return False
+        return True
 
 
 def test_others_serve_meanwhile_and_engines_take_over_at_a_segments_border(
-    tensorrt_bundle: Path,
-    trt: Any,
-    speech: np.ndarray,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    tensorrt_bundle: Path, trt: Any, speech: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:
-    held = Held(trt, monkeypatch)
+    held = Held(trt)
     segments = SegmentConfig(max_s=3)
     expected = texts(load(tensorrt_bundle, threads=1), speech, segments=segments)
     with caplog.at_level("INFO"):
@@ -158,10 +152,10 @@ def test_others_serve_meanwhile_and_engines_take_over_at_a_segments_border(
     got = []
     with model.session(source="en", target="de", k=1, segments=segments) as session:
         got += session.feed(speech[:16000])
-        assert model.engines is not None
-        assert model.engines.running
+        assert model.upgrade is not None
+        assert model.upgrade.running
         held.release.set()
-        assert model.engines.wait(60)
+        assert model.upgrade.wait(60)
         assert model.device.name == "cuda:0"
         assert not trt._runs, "the segment goes on where it began"
         got += session.feed(speech[16000:])
@@ -171,13 +165,13 @@ def test_others_serve_meanwhile_and_engines_take_over_at_a_segments_border(
     assert [(event.text, event.end_s) for event in got if isinstance(event, TextEvent)] == expected
 
 
-def test_a_build_stops_when_it_is_told_to(tensorrt_bundle: Path, trt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    Held(trt, monkeypatch)
+def test_a_build_stops_when_it_is_told_to(tensorrt_bundle: Path, trt: Any) -> None:
+    Held(trt)
     model = load(tensorrt_bundle, device="tensorrt:0", threads=1)
-    assert model.engines is not None
-    model.engines.stop()
-    assert not model.engines.running
-    assert model.engines.error is None
+    assert model.upgrade is not None
+    model.upgrade.stop()
+    assert not model.upgrade.running
+    assert model.upgrade.error is None
     assert model.device.name == "cpu"
 
 
@@ -186,21 +180,23 @@ def test_a_build_that_fails_leaves_the_others_serving(
 ) -> None:
     trt._failing = True
     model = load(tensorrt_bundle, device="tensorrt:0", threads=1)
-    assert model.engines is not None
-    assert model.engines.wait(60)
-    assert isinstance(model.engines.error, EngineError)
+    assert model.upgrade is not None
+    assert model.upgrade.wait(60)
+    assert isinstance(model.upgrade.error, EngineError)
     assert "no TensorRT engines: encoder_chunk: TensorRT" in caplog.text
     assert texts(model, speech) == texts(load(tensorrt_bundle, threads=1), speech)
 
 
 def test_what_serves_first_is_the_fastest_that_can() -> None:
-    def broken() -> Sequence[Graph]:
+    def broken() -> Graphs:
         raise BundleError("this onnxruntime has no CUDAExecutionProvider")
 
-    assert serve._meanwhile([("CUDA", broken), ("the CPU", tuple)]) == ()
-    assert serve._meanwhile([("CUDA", lambda: ("graphs",)), ("the CPU", broken)]) == ("graphs",)  # type: ignore[arg-type,return-value]
+    fast: Graphs = {}
+    slow: Graphs = {}
+    assert open_interim([("CUDA", broken), ("the CPU", lambda: slow)]) is slow
+    assert open_interim([("CUDA", lambda: fast), ("the CPU", lambda: slow)]) is fast
     with pytest.raises(BundleError):
-        serve._meanwhile([("CUDA", broken), ("the CPU", broken)])
+        open_interim([("CUDA", broken), ("the CPU", broken)])
 
 
 def test_a_run_outside_the_profiles_says_what_to_do(tensorrt_bundle: Path, trt: Any) -> None:
@@ -214,7 +210,7 @@ def test_an_engine_that_is_not_the_graphs(tensorrt_bundle: Path, trt: Any) -> No
     on_engines(tensorrt_bundle)
     manifest, gpu = read_manifest(tensorrt_bundle), CudaDevice(0, runtime=FakeRuntime())
     model = load(tensorrt_bundle, device="tensorrt:0", threads=1)
-    profiles = {graph.spec.name: graph.profiles for graph in model.graphs() if isinstance(graph, EngineGraph)}
+    profiles = {graph.spec.name: graph.profiles for graph in model.graphs.values() if isinstance(graph, EngineGraph)}
     plans = _plans(trt, tensorrt_bundle)
     with pytest.raises(EngineError, match=r"llm_step: the engine's .* is not the graph's; build it again"):
         open_engines(trt, {LLM: plans[ADAPTER]}, manifest.specs, profiles, gpu)
@@ -227,11 +223,12 @@ def test_an_engine_that_is_not_the_graphs(tensorrt_bundle: Path, trt: Any) -> No
 def _plans(trt: Any, bundle: Path) -> dict[str, bytes]:
     from bestow_edge.runtime.devices.tensorrt.engine_store import EngineStore, default_directory
     from bestow_edge.runtime.devices.tensorrt.engines import BundleEngines
-    from bestow_edge.runtime.devices.tensorrt.host import this_machine
+    from bestow_edge.runtime.devices.tensorrt.library import this_machine
 
     machine = this_machine(trt, CudaDevice(0, runtime=FakeRuntime()))
     store = EngineStore(default_directory())
-    engines = BundleEngines(bundle, read_manifest(bundle), trt=trt, machine=machine, store=store)
+    files = GraphFiles(directory=bundle, manifest=read_manifest(bundle))
+    engines = BundleEngines(files, trt, machine, store)
     return {name: plan for name in engines.keys if (plan := engines.load(name)) is not None}
 
 
@@ -244,12 +241,9 @@ def _plans(trt: Any, bundle: Path) -> dict[str, bytes]:
         ("set_optimization_profile_async", r"encoder_chunk: TensorRT refuses the profile chunk_8"),
     ],
 )
-def test_what_tensorrt_refuses_at_run_time(
-    tensorrt_bundle: Path, trt: Any, monkeypatch: pytest.MonkeyPatch, refuse: str, message: str
-) -> None:
+def test_what_tensorrt_refuses_at_run_time(tensorrt_bundle: Path, trt: Any, refuse: str, message: str) -> None:
     model = on_engines(tensorrt_bundle)
-    refusing: Callable[..., bool] = lambda *_: False  # noqa: E731 - a stand-in for a method
-    monkeypatch.setattr(trt.IExecutionContext, refuse, refusing)
+    trt._refused = {refuse}
     _, feeds = next(
         (case, feeds) for case, feeds in cases(model.encoder.spec, model.config) if feeds["mel"].shape[1] == 8
     )
@@ -259,23 +253,13 @@ def test_what_tensorrt_refuses_at_run_time(
         runner.run()
 
 
-def test_addresses_are_told_when_they_change(
-    tensorrt_bundle: Path, trt: Any, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_addresses_are_told_when_they_change(tensorrt_bundle: Path, trt: Any, speech: np.ndarray) -> None:
     model = on_engines(tensorrt_bundle)
-    told = 0
-    tell = trt.IExecutionContext.set_tensor_address
-
-    def counting(context: Any, name: str, address: int) -> bool:
-        nonlocal told
-        told += 1
-        return bool(tell(context, name, address))
-
-    monkeypatch.setattr(trt.IExecutionContext, "set_tensor_address", counting)
     texts(model, speech)
     runs = len(trt._runs)
-    tensors = sum(len(graph.spec.input_names) + len(graph.spec.output_names) for graph in model.graphs()) / 3
-    assert told < runs * tensors / 2, "most runs find their buffers where they were"
+    specs = [graph.spec for graph in model.graphs.values()]
+    tensors = sum(len(spec.input_names) + len(spec.output_names) for spec in specs) / len(specs)
+    assert 0 < trt._calls["set_tensor_address"] < runs * tensors / 2, "most runs find their buffers where they were"
 
 
 @pytest.mark.parametrize("device", ["tensorrt:x", "tensorrt:0,rows=many", "tensorrt:0,graphs"])
