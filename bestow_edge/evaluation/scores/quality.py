@@ -7,13 +7,10 @@ Whisper's. Needs the extra `eval`.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jiwer
-import numpy as np
-import numpy.typing as npt
 from sacrebleu.metrics.base import Metric
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
@@ -62,8 +59,7 @@ def score_texts(references: Sequence[str], hypotheses: Sequence[str], *, languag
     single = BLEU(effective_order=True), CHRF()
     for row, (reference, said) in zip(utterances, pairs, strict=True):
         row["bleu"], row["chrf"] = (metric.sentence_score(said, [reference]).score for metric in single)
-    corpus["bleu"] = _score(BLEU(), pairs, interval(_bleu_draws(pairs)))
-    corpus["chrf"] = _score(CHRF(), pairs, interval(chrf(resampled_sums([chrf_counts(*pair) for pair in pairs]))))
+    corpus["bleu"], corpus["chrf"] = _score(BLEU(), pairs), _score(CHRF(), pairs)
     return Quality({name: corpus[name] for name in METRICS}, tuple(utterances))
 
 
@@ -123,55 +119,14 @@ def _ratio(above: float, below: float) -> float:
     return above / max(below, 1)
 
 
-def _score(metric: Metric, pairs: Sequence[tuple[str, str]], ends: tuple[float, float]) -> Score:
-    references, hypotheses = map(list, zip(*pairs, strict=True))
-    value = metric.corpus_score(hypotheses, [references]).score
-    return Score(value=value, low=ends[0], high=ends[1], signature=metric.get_signature().format())
+def _score(metric: Metric, pairs: Sequence[tuple[str, str]]) -> Score:
+    """Score the corpus, and corpora drawn from the counts that sacrebleu takes of each utterance.
 
-
-def _bleu_draws(pairs: Sequence[tuple[str, str]]) -> list[float]:
-    """Return BLEU of resampled corpora."""
-    metric = BLEU(effective_order=True)  # counts are the same with and without; sentence_score warns without
-    singles = [metric.sentence_score(said, [reference]) for reference, said in pairs]
-    counts = [[*single.counts, *single.totals, single.sys_len, single.ref_len] for single in singles]
-    orders = len(singles[0].counts)
-    return [
-        BLEU.compute_bleu(sums[:orders], sums[orders:-2], sums[-2], sums[-1], smooth_method="exp").score
-        for sums in resampled_sums(counts).astype(int).tolist()
-    ]
-
-
-def chrf_counts(reference: str, hypothesis: str) -> list[int]:
-    """Return the statistics of chrF: for each order its n-grams in the hypothesis, in the reference and in both."""
-    counts = []
-    for order in range(1, CHRF.CHAR_ORDER + 1):
-        wanted, said = (_ngrams("".join(text.split()), order) for text in (reference, hypothesis))
-        counts += [said.total() if wanted else 0, wanted.total(), (wanted & said).total()]
-    return counts
-
-
-def _ngrams(text: str, order: int) -> Counter[str]:
-    return Counter(text[at : at + order] for at in range(len(text) - order + 1))
-
-
-def chrf(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return chrF2 of summed statistics, as sacrebleu computes it but for many corpora at once.
-
-    Source: Popović 2015, "chrF". Precision and recall are means over the orders that both texts have.
-
-    Args:
-        sums: (corpora, 3 * orders) sums of `chrf_counts`.
-
-    Returns:
-        (corpora,) percent.
+    sacrebleu draws corpora itself (`n_bootstrap`), but tells only their mean and half the width of the interval, and
+    would print the draws into the signature. So its own steps are taken one by one.
     """
-    said, wanted, common = np.moveaxis(sums.reshape(len(sums), -1, 3), 2, 0)  # (corpora, orders) each
-    usable = (said > 0) & (wanted > 0)
-    number = np.maximum(usable.sum(axis=1), 1)
-    precision = (np.divide(common, said, out=np.zeros_like(common), where=usable)).sum(axis=1) / number
-    recall = (np.divide(common, wanted, out=np.zeros_like(common), where=usable)).sum(axis=1) / number
-    factor = CHRF.BETA**2
-    below = factor * precision + recall
-    above = (1 + factor) * precision * recall
-    scores: npt.NDArray[np.float64] = 100 * np.divide(above, below, out=np.zeros_like(below), where=below > 0)
-    return scores
+    references, hypotheses = map(list, zip(*pairs, strict=True))
+    counts = metric._extract_corpus_statistics(hypotheses, [references])
+    value = metric._aggregate_and_compute(counts).score
+    low, high = interval([metric._compute_score_from_stats(drawn).score for drawn in resampled_sums(counts).tolist()])
+    return Score(value=value, low=low, high=high, signature=metric.get_signature().format())
