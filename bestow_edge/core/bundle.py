@@ -24,7 +24,6 @@ from bestow_edge.core.files import sha256
 from bestow_edge.core.tensors import GraphSpec, Target, graph_specs
 
 MANIFEST_FILE = "bundle.json"
-TOKENIZER_FILE = "tokenizer.json"
 GOLDEN_FILE = "golden.npz"
 FORMAT = "bestow-edge-bundle"
 FORMAT_VERSION = 4

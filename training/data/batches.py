@@ -18,7 +18,6 @@ from bestow_edge.runtime.audio.files import read_audio
 from bestow_edge.training.data.examples import IGNORED, Example
 from bestow_edge.training.recipe.data import DataRecipe
 
-FRAMES_PER_S = 100  # mel frames
 Batch = dict[str, Tensor]
 
 

@@ -19,6 +19,7 @@ from bestow_edge.training.data.tokens import prompt_ids
 from bestow_edge.training.data.visibility import heard_steps, make_schedule
 from bestow_edge.training.recipe.stages import StageRecipe
 
+FRAMES_PER_S = 100  # mel frames
 COUNTS = 16  # the encoder learns to count heard pieces modulo this
 NO_LABEL = -1  # step at which no token is heard
 IGNORED = -100  # target of positions without loss, PyTorch's default

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from bestow_edge.core.config import SUBSAMPLING, ModelConfig
+from bestow_edge.core.config import ModelConfig
 from bestow_edge.model.base import BestowModel
-from bestow_edge.training.data.batches import FRAMES_PER_S
+from bestow_edge.training.data.examples import FRAMES_PER_S, num_steps
 from bestow_edge.training.learning.objective import PARTS, Objective
 from bestow_edge.training.learning.weights import add_lora
 from bestow_edge.training.recipe.recipe import Recipe
@@ -30,7 +30,7 @@ Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 @dataclass(frozen=True, slots=True)
-class StageNeeds:
+class StageEstimate:
     """What one process without sharding needs for a batch of a stage; FSDP divides the first three by the processes."""
 
     weights: int
@@ -63,7 +63,9 @@ def sizes(config: ModelConfig) -> dict[str, int]:
     return {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
 
 
-def stage_needs(config: ModelConfig, recipe: Recipe, stage: StageRecipe, vocab_size: int, shapes: Shapes) -> StageNeeds:
+def estimate_stage(
+    config: ModelConfig, recipe: Recipe, stage: StageRecipe, vocab_size: int, shapes: Shapes
+) -> StageEstimate:
     """Measure a stage.
 
     Args:
@@ -104,7 +106,7 @@ def stage_needs(config: ModelConfig, recipe: Recipe, stage: StageRecipe, vocab_s
         trainable = _trainable(objective)
         weights = sum(weight.numel() for weight in objective.parameters())
     moving = sum(trainable.values())
-    return StageNeeds(
+    return StageEstimate(
         weights=BYTES * weights,
         gradients=BYTES * moving,
         optimizer=2 * BYTES * moving,
@@ -124,7 +126,7 @@ def typical_shapes(config: ModelConfig, stage: StageRecipe) -> Shapes:
     seconds = min(TYPICAL_S, stage.batch_s)
     rows = max(1, int(stage.batch_s / seconds))
     frames, labels = int(seconds * FRAMES_PER_S), int(seconds * TYPICAL_TOKENS[1])
-    tokens, steps = TYPICAL_TOKENS[0] + labels, -(-(frames - 1) // SUBSAMPLING) + 1
+    tokens, steps = TYPICAL_TOKENS[0] + labels, num_steps(frames)
     whole = torch.int64
     return {
         "mel": ((rows, frames, config.features.num_mel_bins), torch.float32),

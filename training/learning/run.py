@@ -21,6 +21,7 @@ from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.files import write_atomically
 from bestow_edge.model.base import BestowModel
 from bestow_edge.model.checkpoint import load_weights, save_checkpoint
+from bestow_edge.model.pretrained.components import plain_config
 from bestow_edge.training.data.alignment import read_times, save_times
 from bestow_edge.training.data.batches import read_noises
 from bestow_edge.training.data.corpora.mixture import Corpora, MixedDataset
@@ -38,7 +39,6 @@ DEV_BATCHES = 8
 T = TypeVar("T")
 HEADS_FILE = "heads.safetensors"
 LABELS_FILE = "labels.json"
-UNKEPT = {"architectures", "dtype", "transformers_version"}  # fields that say nothing of the model's shape
 
 
 class Run:
@@ -70,8 +70,8 @@ class Run:
             texts, words = self.corpora.texts(), self.corpora.words
             tokenizer = train_tokenizer(texts, model.pairs, model.vocab_size, words)
             config = fresh_config(model, tokenizer.get_vocab_size(), _special_ids(tokenizer))
-        asked = () if self.corpora is None else self.corpora.questions()
-        self.config = replace(config, questions=tuple(sorted({*config.questions, *asked})))
+        questions = {*config.questions, *self.corpora.questions()}
+        self.config = replace(config, questions=tuple(sorted(questions)))
         self.tokenizer = self.labels = tokenizer
         if recipe.labels:
             self.labels = self._kept_labels() or train_tokenizer(self.corpora.transcripts(), (), recipe.labels)
@@ -169,9 +169,7 @@ class Run:
         self.objective = self.new_objective()
         directory = self.out / stage.name
         load_weights(self.objective.model, directory / "model")
-        if (directory / HEADS_FILE).is_file():  # runs of version 0.1.0 did not keep them
-            heads = read_state(directory / HEADS_FILE)
-            self.objective.load_state_dict(heads, strict=False)
+        self.objective.load_state_dict(read_state(directory / HEADS_FILE), strict=False)
 
 
 def batches_per_step(stage: StageRecipe, processes: int) -> int:
@@ -270,8 +268,8 @@ def _complete(values: dict[str, Any], part: str) -> dict[str, Any]:
     options = dict(values)
     model_type = options.pop("model_type", None)
     try:
-        full = json.loads(AutoConfig.for_model(model_type, **options).to_json_string(use_diff=False))
+        config = plain_config(AutoConfig.for_model(model_type, **options))
     except ValueError as error:
         raise ConfigError(f"model.{part}: transformers refuses this config: {error}") from error
-    kept = {key: value for key, value in full.items() if key not in UNKEPT and not key.startswith("_")}
-    return kept | {"model_type": model_type}
+    complete: dict[str, Any] = json.loads(json.dumps(config, sort_keys=True))  # as a checkpoint's config.json holds it
+    return complete

@@ -169,7 +169,7 @@ def _check(run: Run, stage: StageRecipe, directory: Path, processes: int) -> Non
 
 
 def _last_complete(directory: Path) -> Path | None:
-    """Return the newest checkpoint of the stage; one without its state was interrupted by version 0.1.0."""
+    """Return the newest whole training checkpoint of the stage: Trainer writes its state last."""
     complete = [path.parent for path in directory.glob("checkpoint-*/trainer_state.json")]
     return max(complete, key=lambda path: int(path.name.partition("-")[2])) if complete else None
 

@@ -5,12 +5,13 @@ Batches come from sources, mixed by weight (`training.corpora`): recordings as t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.prompts import parse_pair
+from bestow_edge.training.recipe.stages import StageRecipe
 
 SpokenTask = Literal["transcribe", "translate", "answer"]
 WordTimes = Literal["none", "manifest", "estimated", "aligned"]
@@ -235,55 +236,7 @@ class DataRecipe:
             raise ConfigError(f"data: buckets and readers must be at least 1, got {self.buckets} and {self.readers}")
 
 
-class StageNeeds(Protocol):
-    """The fields of a stage that say something about its data."""
-
-    @property
-    def name(self) -> str:
-        """Name of the stage."""
-
-    @property
-    def objective(self) -> str:
-        """What the stage teaches."""
-
-    @property
-    def sources(self) -> Mapping[str, float]:
-        """Sources it draws from and their weights; empty = all."""
-
-    @property
-    def best(self) -> str:
-        """Metric by which the best weights are kept."""
-
-    @property
-    def batch_s(self) -> float:
-        """Seconds of audio in a batch."""
-
-    @property
-    def pauses(self) -> float:
-        """Share of pauses."""
-
-    @property
-    def ctc_weight(self) -> float:
-        """Weight of CTC."""
-
-    @property
-    def alignment_weight(self) -> float:
-        """Weight of the alignment loss."""
-
-    @property
-    def count_weight(self) -> float:
-        """Weight of the count loss."""
-
-    @property
-    def attention_weight(self) -> float:
-        """Weight of the attention loss."""
-
-    @property
-    def augment(self) -> tuple[float, ...]:
-        """Strength of the augmentation, first and last step."""
-
-
-def drawn_sources(data: DataRecipe, stage: StageNeeds, *, dev: bool = False) -> dict[str, float]:
+def drawn_sources(data: DataRecipe, stage: StageRecipe, *, dev: bool = False) -> dict[str, float]:
     """Return the names and weights of the sources that a stage draws from.
 
     Without names of its own a stage draws from all sources, but `ctc` and `reading` from speech alone. The dev loss is
@@ -307,7 +260,7 @@ def check_pairs(data: DataRecipe, pairs: Sequence[str]) -> None:
             raise ConfigError(f"source {source.name}: pair {unknown[0]} is not one of the model's ({', '.join(pairs)})")
 
 
-def check_stages(data: DataRecipe, stages: Sequence[StageNeeds]) -> None:
+def check_stages(data: DataRecipe, stages: Sequence[StageRecipe]) -> None:
     """Check that the sources hold what the stages train on.
 
     Raises:
@@ -336,7 +289,7 @@ def check_stages(data: DataRecipe, stages: Sequence[StageNeeds]) -> None:
             raise ConfigError(f"{where}: batch_s is {stage.batch_s:g}, but {limit}; change one of the two")
 
 
-def _check_names(data: DataRecipe, stage: StageNeeds) -> None:
+def _check_names(data: DataRecipe, stage: StageRecipe) -> None:
     known = {source.name: source for source in data.sources}
     for name, weight in stage.sources.items():
         if name not in known:
@@ -348,12 +301,12 @@ def _check_names(data: DataRecipe, stage: StageNeeds) -> None:
             raise ConfigError(f"stage {stage.name}: {why}; remove it")
 
 
-def teaches_labels(stage: StageNeeds) -> bool:
+def teaches_labels(stage: StageRecipe) -> bool:
     """Say whether a stage teaches the encoder labels, after which recordings can be aligned with their words."""
     return bool(stage.ctc_weight or stage.alignment_weight)
 
 
-def _check_times(stage: StageNeeds, spoken: Sequence[SourceRecipe], *, heard: bool) -> None:
+def _check_times(stage: StageRecipe, spoken: Sequence[SourceRecipe], *, heard: bool) -> None:
     """Check that a loss on word times finds some; with nothing else to learn, in every source."""
     field_name = time_field(stage)
     untimed = [source.name for source in spoken if not source.timed(heard=heard)]
@@ -363,7 +316,7 @@ def _check_times(stage: StageNeeds, spoken: Sequence[SourceRecipe], *, heard: bo
         raise ConfigError(f"stage {stage.name}: {field_name} needs word times; give source {untimed[0]} {choices}")
 
 
-def needs_transcripts(data: DataRecipe, source: SourceRecipe, stages: Sequence[StageNeeds]) -> bool:
+def needs_transcripts(data: DataRecipe, source: SourceRecipe, stages: Sequence[StageRecipe]) -> bool:
     """Say whether an utterance without a transcript is of no use: to be joined, or to a stage that learns it."""
     if source.join is not None:
         return True
@@ -371,7 +324,7 @@ def needs_transcripts(data: DataRecipe, source: SourceRecipe, stages: Sequence[S
     return any(source in data.dev_sources or source.name in drawn_sources(data, stage) for stage in learn)
 
 
-def time_field(stage: StageNeeds) -> str | None:
+def time_field(stage: StageRecipe) -> str | None:
     """Return the first field of a stage that asks for word times."""
     names = ("pauses", "alignment_weight", "count_weight", "attention_weight")
     return next((name for name in names if getattr(stage, name)), None)

@@ -22,12 +22,11 @@ from bestow_edge.training.data.corpora.filters import REPEATED, TOO_SHORT_FOR_CT
 from bestow_edge.training.data.corpora.index_cache import Columns, IndexCache
 from bestow_edge.training.data.corpora.shards import shard_indexes
 from bestow_edge.training.data.corpora.text_files import LineFile
-from bestow_edge.training.data.examples import num_steps
+from bestow_edge.training.data.examples import FRAMES_PER_S, num_steps
 from bestow_edge.training.recipe.data import SourceRecipe
 
 LOOKED_AT = 50  # recordings whose files are looked for before anything runs
 AT_ONCE = 4096  # texts given to the tokenizer at once
-FRAMES_PER_S = 100
 UNCACHED = IndexCache(None)
 
 

@@ -18,10 +18,10 @@ from bestow_edge.core.utterances import Utterance
 from bestow_edge.training.data.augmentation import change_speed, scaled, spoken_features
 from bestow_edge.training.data.composition import LEVEL, Composed, Composer, Piece, Samples
 from bestow_edge.training.data.corpora.filters import Sieve
-from bestow_edge.training.data.corpora.index import FRAMES_PER_S, Corpus
+from bestow_edge.training.data.corpora.index import Corpus
 from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings
 from bestow_edge.training.data.corpora.word_times import Spans, heard_translation, labels_with_times, tokens_with_times
-from bestow_edge.training.data.examples import Example, ExampleMaker
+from bestow_edge.training.data.examples import FRAMES_PER_S, Example, ExampleMaker
 from bestow_edge.training.data.noises import sound
 from bestow_edge.training.data.tokens import answer_ids
 from bestow_edge.training.recipe.data import AugmentRecipe, JoinRecipe, SourceRecipe
