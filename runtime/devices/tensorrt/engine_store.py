@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from bestow_edge.core.config import read_json
 from bestow_edge.core.decoding import decode
@@ -200,9 +201,8 @@ class EngineStore:
 
 
 def default_directory() -> Path:
-    """Return where a user's engines are kept: below XDG_CACHE_HOME, or below ~/.cache."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "bestow-edge" / "engines"
+    """Return where a user's engines are kept: `bestow-edge/engines` in the system's folder of caches."""
+    return user_cache_path("bestow-edge", appauthor=False) / "engines"
 
 
 def _digest(fields: dict[str, object]) -> str:

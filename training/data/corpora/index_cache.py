@@ -6,16 +6,15 @@ processes that want one that is not there yet, one makes it and the others wait.
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from bestow_edge.training.data.corpora.filters import Report
 
@@ -47,7 +46,7 @@ class IndexCache:
         name = sha256(repr((FORMAT, [repr(part) for part in key], states)).encode()).hexdigest()[:32]
         path = self.directory / f"{name}.npz"
         self.directory.mkdir(parents=True, exist_ok=True)
-        with locked(path):
+        with FileLock(path.with_suffix(".lock")):
             if not path.is_file():
                 columns = build(report)
                 partial = path.with_suffix(".partial.npz")
@@ -56,16 +55,3 @@ class IndexCache:
             with np.load(path) as stored:
                 columns = {column: stored[column] for column in stored.files if column != "report"}
                 return columns, Report.from_state(json.loads(str(stored["report"])))
-
-
-@contextmanager
-def locked(file: Path, *, wait: bool = True) -> Iterator[None]:
-    """Let one process in at a time; the lock ends with the process, however that ends.
-
-    Args:
-        file: what is locked, by a file beside it.
-        wait: for another process; otherwise BlockingIOError is raised.
-    """
-    with file.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
+from filelock import FileLock, Timeout
 
 from bestow_edge.core.errors import AudioError, ManifestError
 from bestow_edge.core.utterances import Utterance
-from bestow_edge.training.data.corpora.index_cache import locked
 
 logger = logging.getLogger(__name__)
 Samples = npt.NDArray[np.float32]
@@ -165,14 +165,14 @@ def open_copy(shard: Path, cache: Path, kept: int) -> int:
     """
     cache.mkdir(parents=True, exist_ok=True)
     local = cache / f"{shard.parent.name}-{shard.name}"
-    with locked(local):
+    with FileLock(local.with_suffix(".lock")):
         if not local.exists() or local.stat().st_size != shard.stat().st_size:
             partial = local.with_suffix(".partial")
             shutil.copyfile(shard, partial)
             partial.replace(local)
         descriptor = os.open(local, os.O_RDONLY)
     for old in sorted(cache.glob("*.tar"), key=_modified_ns)[:-kept] if kept else []:
-        with suppress(BlockingIOError), locked(old, wait=False):  # busy: another process is about to open it
+        with suppress(Timeout), FileLock(old.with_suffix(".lock"), timeout=0):  # busy: another process is opening it
             old.unlink(missing_ok=True)
     return descriptor
 
