@@ -1,7 +1,7 @@
-"""Indexes kept on disk, so that millions of lines are read once and not at every start of every process.
+"""A cache of indexes on disk, so that millions of lines are read once and not at every start of every process.
 
-An index is found by what it was made from: files with size and time of change, filters, the tokenizer. Of several
-processes that want one that is not there yet, one makes it and the others wait.
+The key of an index is a hash of its inputs: files with size and modification time, filters, tokenizer. If several
+processes need a missing index, one makes it and the others wait.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from filelock import FileLock
 
 from bestow_edge.training.data.corpora.filters import Report
 
-FORMAT = "1"  # changes with what an index holds
+FORMAT = "1"  # to be changed with the content of indexes
 Columns = Mapping[str, npt.NDArray[Any]]  # Any: each column has its own dtype
 
 
 class IndexCache:
-    """A directory of indexes, or none."""
+    """A directory of indexes."""
 
     def __init__(self, directory: Path | None) -> None:
-        """Remember the directory, which is made when it is needed; None keeps nothing."""
+        """Use a directory, which is made when it is needed. None = no cache."""
         self.directory = directory
 
     def get(
         self, key: Sequence[object], files: Sequence[Path], report: Report, build: Callable[[Report], Columns]
     ) -> tuple[Columns, Report]:
-        """Return an index and its report, from the directory or made now.
+        """Return an index and its report. They are read from the directory, or built and stored.
 
         Args:
-            key: what it depends on beside the files; its `repr` is compared.
-            files: the files it is made from.
-            report: what was read and dropped before; it is changed.
-            build: makes the columns and completes the report.
+            key: inputs of the index beside the files; their `repr` is compared.
+            files: the files that are indexed.
+            report: of the lines read and dropped so far; it is changed.
+            build: returns the columns and completes the report.
         """
-        if self.directory is None or not all(path.is_file() for path in files):  # `build` says what is missing
+        if self.directory is None or not all(path.is_file() for path in files):  # `build` reports missing files
             return build(report), report
         states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         name = sha256(repr((FORMAT, [repr(part) for part in key], states)).encode()).hexdigest()[:32]
