@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from bestow_edge.core.files import write_atomically
 
@@ -20,18 +19,24 @@ class JsonLog(TrainerCallback):
     def __init__(self, path: Path, stage: str) -> None:
         self.path, self.stage = path, stage
 
-    def on_train_begin(self, args: object, state: Any, control: object, **_: object) -> None:  # noqa: ARG002
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:  # noqa: ARG002
         """Remove records that will be made again, and an incomplete line."""
         if state.is_world_process_zero:
             drop_records(self.path, self.stage, after=state.global_step)
 
-    def on_log(self, args: object, state: Any, control: object, logs: Any = None, **_: object) -> None:  # noqa: ARG002
-        """Write one line."""  # Any above: the callback protocol's types are not exported
-        if state.is_world_process_zero and "train_runtime" not in (
-            logs or {}
-        ):  # the summary of a stage is not a record
+    def on_log(
+        self,
+        args: object,  # noqa: ARG002 - the protocol's
+        state: TrainerState,
+        control: object,  # noqa: ARG002
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        """Write one line."""
+        record = {"stage": self.stage, "step": state.global_step, **(logs or {})}
+        if state.is_world_process_zero and "train_runtime" not in record:  # the summary of a stage is not a record
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"stage": self.stage, "step": state.global_step, **(logs or {})}) + "\n")
+                file.write(json.dumps(record) + "\n")
 
 
 def drop_records(path: Path, stage: str, *, after: int) -> None:

@@ -51,7 +51,7 @@ class StageEstimate:
         """Bytes in total."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values."""
         return asdict(self) | {"total": self.total}
 

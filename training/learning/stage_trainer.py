@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy, register_fsdp_forward_method
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl
 
 from bestow_edge.core.errors import ConfigError, TrainingError
 from bestow_edge.training.data.batches import Batch
@@ -78,9 +78,7 @@ class StageTrainer(Trainer):
             if state.fsdp_plugin.fsdp_version != 2:
                 raise ConfigError("FSDP version 1 is not supported; start with accelerate launch --fsdp_version 2")
             state.fsdp_plugin.set_state_dict_type("SHARDED_STATE_DICT")
-            if (
-                self.accelerator.mixed_precision == "bf16"
-            ):  # inputs and losses keep their dtype; autocast casts the rest
+            if self.accelerator.mixed_precision == "bf16":  # autocast casts; inputs and losses keep their dtype
                 state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
                     param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
                 )
@@ -154,7 +152,7 @@ class StageTrainer(Trainer):
                 logs |= {name: round(value, 4) for name, value in zip(PARTS, shown, strict=True)}
         super().log(logs, *args, **kwargs)
 
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+    def evaluate(self, *_: object, **__: object) -> dict[str, float]:
         """Evaluate on the dev set, log the metrics and keep the best weights."""
         self.objective.eval()
         with self.accelerator.autocast():
@@ -273,7 +271,7 @@ class Resume(TrainerCallback):
     def __init__(self, trainer: StageTrainer, checkpoint: Path) -> None:
         self.trainer, self.checkpoint = trainer, checkpoint
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
+    def on_train_begin(self, *_: object, **__: object) -> None:
         """Restore the sums."""
         self.trainer.resume_records(self.checkpoint)
 
@@ -284,7 +282,7 @@ class _Stop(TrainerCallback):
     def __init__(self, trainer: StageTrainer) -> None:
         self.trainer = trainer
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the protocol's
+    def on_step_end(self, args: object, state: object, control: TrainerControl, **_: object) -> None:  # noqa: ARG002 - the protocol's
         """Save and stop."""
         alone = self.trainer.processes == 1 and self.trainer.stop.signum
         if self.trainer.stopping or alone:

@@ -136,15 +136,13 @@ class SourceRecipe:
     """Shortest and longest window, seconds. Each time a longer utterance with known word times is used, a random window
     of it is drawn, similar to a segment of streamed speech. For transcripts only. Empty = whole utterances."""
     shards_at_once: int = 0
-    """Number of shards that are shuffled together before the next ones, so that reading is nearly sequential. 0 =
-    all."""
+    """Shards that are shuffled together before the next ones, so that reading is nearly sequential. 0 = all."""
     shard_cache: str = ""
     """Local directory to which shards are copied before they are read. Empty = read the originals."""
     batch_tokens: int = 8192
     """Texts: tokens in a batch, padding included."""
     max_tokens: int = 1024
-    """Texts: most tokens of a row. Of a longer plain text a random part is drawn each time; a longer pair is
-    dropped."""
+    """Texts: most tokens of a row. A longer pair is dropped; of a longer plain text a random part is drawn."""
     max_bad: int = 100
     """Number of unreadable recordings that a reading process skips and logs. One more is an error."""
 

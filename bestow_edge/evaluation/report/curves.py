@@ -82,9 +82,9 @@ def _draw_curve(axes: Axes, points: Sequence[SettingResult], metric: str, latenc
 def rendered(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     """Return the content of the picture's file. Equal results give equal bytes."""
     buffer = BytesIO()
-    metadata: dict[str, Any] = (
-        {"Date": None, "Creator": "bestow-edge"} if kind == "svg" else {"Software": "bestow-edge"}
-    )
+    metadata: dict[str, str | None] = {"Software": "bestow-edge"}
+    if kind == "svg":
+        metadata = {"Date": None, "Creator": "bestow-edge"}
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return buffer.getvalue()

@@ -54,7 +54,7 @@ class Findings:
     problems: list[Problem] = field(default_factory=list)
     """Problems in the order of the lines, duplicates last."""
     notes: Counter[str] = field(default_factory=Counter)
-    """Remarks that may be intended: other rates, empty texts, languages without a prompt; with the number of lines."""
+    """Unusual but allowed: other rates, empty texts, languages without a prompt; with the number of lines."""
 
     def to_dict(self) -> dict[str, object]:
         """Return the findings as JSON holds them."""

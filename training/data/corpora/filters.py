@@ -55,7 +55,7 @@ class Report:
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
         return f"source {self.name}: {self.kept} of {self.lines} {unit} kept{hours}; dropped: {reasons or 'none'}"
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> dict[str, object]:
         """Return all fields, for `from_state`."""
         return {
             "name": self.name,

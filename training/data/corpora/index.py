@@ -230,7 +230,7 @@ def ctc_steps(ids: Sequence[int]) -> int:
     return len(ids) + sum(one == following for one, following in pairwise(ids))
 
 
-def _count(durations_s: npt.NDArray[Any], kept: npt.NDArray[np.bool_], reason: str, report: Report) -> None:
+def _count(durations_s: npt.NDArray[np.float32], kept: npt.NDArray[np.bool_], reason: str, report: Report) -> None:
     if not kept.all():
         report.drop(reason, float(durations_s[~kept].sum(dtype=np.float64)), int((~kept).sum()))
 

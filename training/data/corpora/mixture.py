@@ -217,12 +217,12 @@ class Corpora:
 
         0 = there is no such stage, or recordings are joined: the words of a vocabulary are short enough.
         """
-        strengths = [0.0]
+        strengths = []
         for stage in self.stages:
             drawn = source in self.data.dev_sources or source.name in drawn_sources(self.data, stage)
             if teaches_labels(stage) and drawn and source.join is None:
                 strengths.append(max(stage.augment))
-        return 1 + self.data.augment.speed * max(strengths) if len(strengths) > 1 else 0.0
+        return 1 + self.data.augment.speed * max(strengths) if strengths else 0.0
 
     def to_align(self, stage: StageRecipe) -> list[Corpus]:
         """Return the training recordings of a stage with `word_times: aligned`."""

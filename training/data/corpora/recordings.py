@@ -12,7 +12,6 @@ import shutil
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +44,7 @@ class Recordings:
         self.cache, self.kept = cache, kept
         self._shards: OrderedDict[Path, int] = OrderedDict()  # open files, least recently used first
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Leave out open files: another process opens its own."""
         return self.__dict__ | {"_shards": OrderedDict()}
 

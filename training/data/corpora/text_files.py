@@ -12,7 +12,6 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from bestow_edge.core.errors import ManifestError
 from bestow_edge.core.utterances import decode_line, open_plain, raw_lines
@@ -42,7 +41,7 @@ class LineFile:
             self._plain = _decompressed(path)
             weakref.finalize(self, _remove, self._plain, os.getpid())
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Leave out the open file: another process opens its own."""
         return self.__dict__ | {"_descriptor": None}
 
