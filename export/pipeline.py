@@ -22,7 +22,6 @@ from torch import nn
 
 from bestow_edge.core.bundle import (
     GOLDEN_FILE,
-    TOKENIZER_FILE,
     BundleManifest,
     GraphEntry,
     ParityRow,
@@ -32,7 +31,7 @@ from bestow_edge.core.bundle import (
     list_files,
     write_manifest,
 )
-from bestow_edge.core.checkpoint import WEIGHTS_FILE, weight_shapes
+from bestow_edge.core.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE, weight_shapes
 from bestow_edge.core.errors import AgreementError, ExportError
 from bestow_edge.core.files import atomic_directory, sha256
 from bestow_edge.core.prompts import parse_pair, prompt_text

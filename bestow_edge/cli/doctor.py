@@ -161,7 +161,7 @@ def write_gpu_report(report: GpuReport) -> None:
     title = f"{report.gpu.get('gpu', 'No GPU')}: {report.bundle}"
     table = new_table(title, "check", "result", "figures, or why not")
     for finding in report.findings:
-        table.add_row(finding.what, finding.state, finding.told.replace("[", r"\["))  # rich's mark-up
+        table.add_row(finding.check, finding.state, finding.detail.replace("[", r"\["))  # rich's mark-up
     write_tables(table)
 
 

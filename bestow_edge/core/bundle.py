@@ -25,7 +25,6 @@ from bestow_edge.core.graphs import graph_specs
 from bestow_edge.core.tensors import GraphSpec, Target
 
 MANIFEST_FILE = "bundle.json"
-TOKENIZER_FILE = "tokenizer.json"
 GOLDEN_FILE = "golden.npz"
 FORMAT = "bestow-edge-bundle"
 FORMAT_VERSION = 5

@@ -1,4 +1,4 @@
-"""Files and directories that appear complete or not at all. Standard library only."""
+"""Files and directories that are written atomically: complete or not at all. Standard library only."""
 
 import hashlib
 import shutil
@@ -14,14 +14,14 @@ BLOCK_BYTES = 1 << 20
 
 @contextmanager
 def atomic_directory(target: Path, *, replace: bool) -> Iterator[Path]:
-    """Yield an empty sibling of `target` that takes its place when the block ends without an error.
+    """Yield an empty temporary directory that becomes `target` if the block ends without an error.
 
     Args:
         target: the directory to make.
-        replace: whether one that exists may be replaced.
+        replace: whether an existing directory may be replaced.
 
     Raises:
-        ConfigError: `target` exists and is not a directory, or may not be replaced.
+        ConfigError: if `target` is not a directory, or exists and may not be replaced.
     """
     target = target.resolve()
     check_free(target, replace=replace)
@@ -35,17 +35,17 @@ def atomic_directory(target: Path, *, replace: bool) -> Iterator[Path]:
 
 
 def check_free(target: Path, *, replace: bool) -> None:
-    """Refuse a path at which no directory can be made; for use before long work as well.
+    """Check that a directory can be made at a path. Call it before long work too.
 
     Raises:
-        ConfigError: `target` exists and is not a directory, or may not be replaced.
+        ConfigError: if `target` is not a directory, or exists and may not be replaced.
     """
     if target.exists() and (not replace or not target.is_dir()):
         raise ConfigError(f"{target.resolve()} exists; choose another path or allow it to be replaced (--force)")
 
 
 def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
-    """Write a file, text as UTF-8, so that it is never seen half written."""
+    """Write a file atomically, text as UTF-8."""
     encoded = content.encode() if isinstance(content, str) else content
     with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
         partial = Path(file.name)

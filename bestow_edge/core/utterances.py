@@ -1,12 +1,11 @@
-"""Speech manifests: JSON lines with NeMo's field names. Knows files and fields, not audio. Standard library only.
+"""Speech manifests: JSON lines with NeMo's field names. Standard library only.
 
 A line has `audio_filepath` (relative to the manifest), `duration` and `text`, and may have `offset`, `source_lang`,
 `target_lang`, `transcript`, `speaker`, `translations` {language: text} and `word_times`. With `question` and `answer`
-it is spoken question answering and needs no `text`. The index of a shard has `audio_bytes` too: where in the tar the
-recording lies. Files may be gzipped (`.jsonl.gz`).
+it is spoken question answering and needs no `text`. The index of a shard has `audio_bytes` too, the position of the
+recording in the tar. Files may be gzipped (`.jsonl.gz`).
 
-Training reads lines as they are (`bestow_edge.training.data.corpora`). Evaluation asks for more fields
-(`bestow_edge.evaluation.run.samples`).
+Training (`bestow_edge.training.data.corpora`) and evaluation (`bestow_edge.evaluation.run.samples`) read these files.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from bestow_edge.core.errors import ManifestError
 
 LINES = "a file of JSON lines"
 ROUNDING_S = 0.5
-"""A word may end this much behind its recording, whose duration is rounded."""
+"""A word may end this much after its recording, because durations are rounded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One recording and what was said in it."""
+    """One recording and its texts."""
 
     path: Path
     duration_s: float
     offset_s: float
     source_lang: str
     texts: Mapping[str, str]
-    """Text by language; the source language's entry, if there is one, is the transcript."""
+    """Text by language. The text in the source language, if there is one, is the transcript."""
     speaker: str
     corpus: str
-    """The manifest it came from, one name per directory."""
+    """Name of the manifest's directory."""
     question: str = ""
-    """What is asked about the speech; empty = nothing."""
+    """A question about the speech; empty = none."""
     answer: str = ""
     """The answer to the question."""
     word_times: tuple[tuple[float, float], ...] = ()
@@ -51,7 +50,7 @@ class Utterance:
 
     @property
     def transcript(self) -> str | None:
-        """The text in the language of the speech, None where there is none."""
+        """The text in the language of the speech, None if it is missing."""
         return self.texts.get(self.source_lang)
 
 
@@ -59,7 +58,7 @@ def read_manifest(path: Path) -> list[Utterance]:
     """Read all lines of a manifest.
 
     Raises:
-        ManifestError: the file is missing or empty, or a line is not valid; says which line and why.
+        ManifestError: if the file is missing or empty, or a line is not valid.
     """
     return [utterance for _, utterance in numbered_utterances(path)]
 
@@ -69,10 +68,10 @@ def numbered_utterances(path: Path, *, default_lang: str = "en") -> list[tuple[i
 
     Args:
         path: the manifest.
-        default_lang: language of the speech where a line does not say.
+        default_lang: language of the speech in lines that do not name it.
 
     Raises:
-        ManifestError: the file is missing or empty, or a line is not valid; says which line and why.
+        ManifestError: if the file is missing or empty, or a line is not valid.
     """
     lines = list(numbered_lines(path, LINES))
     if not lines:
@@ -88,7 +87,7 @@ def numbered_lines(path: Path, expected: str) -> Iterator[tuple[int, str]]:
         expected: what the file should be, for messages.
 
     Raises:
-        ManifestError: the file is missing or a line is not UTF-8.
+        ManifestError: if the file is missing or a line is not UTF-8.
     """
     for number, _, line in raw_lines(path, expected):
         yield number, decode_line(line, f"{path}:{number}")
@@ -97,14 +96,14 @@ def numbered_lines(path: Path, expected: str) -> Iterator[tuple[int, str]]:
 def raw_lines(path: Path, expected: str) -> Iterator[tuple[int, int, bytes]]:
     """Yield number (from 1), first byte in the file as decompressed, and bytes of each line that is not blank.
 
-    One line is held at a time, so files may be of any size.
+    One line is in memory at a time, so files may have any size.
 
     Args:
         path: the file; `.gz` is decompressed.
         expected: what the file should be, for messages.
 
     Raises:
-        ManifestError: the file is missing or not gzip.
+        ManifestError: if the file is missing, or ends in `.gz` and is not gzip.
     """
     if not path.is_file():
         raise ManifestError(f"{path}: no such manifest; expected {expected}")
@@ -120,15 +119,15 @@ def raw_lines(path: Path, expected: str) -> Iterator[tuple[int, int, bytes]]:
 
 
 def open_plain(path: Path) -> BinaryIO:
-    """Open a file, decompressed if it ends in `.gz`."""
+    """Open a file for reading. A file that ends in `.gz` is decompressed."""
     return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
 def decode_line(line: bytes, where: str) -> str:
-    """Return a line without its end and without a byte order mark.
+    """Return a line as text, without line end and byte order mark.
 
     Raises:
-        ManifestError: it is not UTF-8.
+        ManifestError: if it is not UTF-8.
     """
     line = line.rstrip(b"\r\n").removeprefix(codecs.BOM_UTF8)
     try:
@@ -142,7 +141,7 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
     """Read a line as a JSON object.
 
     Raises:
-        ManifestError: it is none.
+        ManifestError: if it is not a JSON object.
     """
     try:
         entry = json.loads(line)
@@ -158,12 +157,12 @@ def parse_utterance(line: str, manifest: Path, number: int, default_lang: str = 
 
     Args:
         line: the line.
-        manifest: the file it is from, to which `audio_filepath` is relative.
+        manifest: the file of the line; `audio_filepath` is relative to its folder.
         number: its number, for messages.
-        default_lang: language of the speech where the line does not say.
+        default_lang: language of the speech if the line does not name it.
 
     Raises:
-        ManifestError: it is not valid; says why.
+        ManifestError: if it is not valid.
     """
     where = f"{manifest}:{number}"
     entry = parse_object(line, where)
@@ -195,7 +194,7 @@ def texts_by_language(entry: Mapping[str, Any], source: str, where: str) -> dict
     """Return the texts of a line by language, from `text`, `target_lang`, `transcript` and `translations`.
 
     Raises:
-        ManifestError: one of these fields is missing or no text.
+        ManifestError: if one of these fields is missing or is not text.
     """
     target = str(entry.get("target_lang") or source)
     texts = entry.get("translations") or {}
@@ -232,7 +231,7 @@ def _word_times(
     for start, end in times:
         if not last <= start <= end <= duration_s + ROUNDING_S:
             limits = f"words in order, each within 0 and the duration {duration_s} s"
-            raise ManifestError(f"{where}: word_times has [{start}, {end}] behind {last}; expected {limits}")
+            raise ManifestError(f"{where}: word_times has [{start}, {end}] after {last}; expected {limits}")
         last = start
     return tuple((float(start), float(end)) for start, end in times)
 

@@ -105,7 +105,7 @@ def test_speak(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     code, _, err = run_here(capsys, *command)
     assert (code, err) == (
         2,
-        "error: libespeak-ng is not there; run: apt install espeak-ng (macOS: brew install espeak-ng)\n",
+        "error: libespeak-ng is not installed; run: apt install espeak-ng (macOS: brew install espeak-ng)\n",
     )
 
 

@@ -79,7 +79,7 @@ def test_what_is_not_known_is_said(cli: Cli, plain: Path, tmp_path: Path) -> Non
     done = cli("report", plain)
     assert done.returncode == 0, done.stderr
     assert "Not measured: give `--eval DIR`" in done.stdout
-    assert "Not known: nothing in the bundle says." in done.stdout
+    assert "Not known: the bundle does not name them." in done.stdout
     (tmp_path / "about.md").write_text("# Data\nNoise.", encoding="utf-8")
     assert "### Data\nNoise." in cli("report", plain, "--about", "about.md").stdout
 

@@ -94,7 +94,7 @@ def test_empty_lines_are_skipped_but_counted(tmp_path: Path) -> None:
         (LINE | {"word_times": "0.1"}, r":2: word_times is '0.1'; expected a list of .start, end. in seconds"),
         (LINE | {"word_times": [[0.1]]}, r":2: word_times is ..0.1..; expected a list"),
         (LINE | {"word_times": []}, r":2: word_times has 0 entries for 1 words"),
-        (LINE | {"word_times": [[0.5, 0.1]]}, r":2: word_times has .0.5, 0.1. behind 0.0; expected words in order"),
+        (LINE | {"word_times": [[0.5, 0.1]]}, r":2: word_times has .0.5, 0.1. after 0.0; expected words in order"),
         (LINE | {"word_times": [[1.0, 9.0]]}, r":2: word_times has .1.0, 9.0.*within 0 and the duration 1.5 s"),
         (LINE | {"audio_bytes": [1]}, r":2: audio_bytes is .1.; expected .first byte, number of bytes."),
         (LINE | {"audio_bytes": [0, -1]}, r":2: audio_bytes is .0, -1.; expected"),

@@ -27,7 +27,17 @@ LAYERS = {  # each folder, and the folders it may import besides itself
 }
 LIBRARIES = {  # of a light layer, all that it may import besides Python's own
     "core": {"numpy"},
-    "runtime": {"numpy", "tokenizers", "onnxruntime", "soundfile", "soxr", "sounddevice", "cuda", "tensorrt"},
+    "runtime": {
+        "numpy",
+        "tokenizers",
+        "onnxruntime",
+        "platformdirs",
+        "soundfile",
+        "soxr",
+        "sounddevice",
+        "cuda",
+        "tensorrt",
+    },
 }
 BLOCKED = [*sorted(HEAVY), "bestow_edge.export", "bestow_edge.training", "bestow_edge.model"]
 

@@ -1,7 +1,7 @@
-"""When words were heard, by the encoder itself: each transcript laid along the encoder's output by its labels.
+"""Forced alignment: word times of recordings, found by aligning the transcript's labels with the encoder's output.
 
-For recordings without word times. Estimates at an even pace are some steps off in every longer sentence; an encoder
-that an earlier stage has taught to hear, by CTC or by the words of other recordings, is not.
+It is for recordings without word times. Estimates at an even pace are several steps wrong in long sentences. An encoder
+trained in an earlier stage, by CTC or on recordings with word times, is more exact.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bestow_edge.core.features import log_mel
 from bestow_edge.core.files import write_atomically
 from bestow_edge.training.data.corpora.batch_plan import cut
 from bestow_edge.training.data.corpora.index import Corpus
-from bestow_edge.training.data.corpora.recordings import Recordings
+from bestow_edge.training.data.corpora.recordings import Recordings, at_least_ten_frames
 from bestow_edge.training.data.corpora.word_times import Spans, tokens_with_times
 from bestow_edge.training.data.examples import ExampleMaker
 from bestow_edge.training.learning.objective import Objective
@@ -30,54 +30,55 @@ from bestow_edge.training.learning.objective import Objective
 logger = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
 Steps = npt.NDArray[np.int64]
-TOLD = 5000  # utterances between two lines of progress
+LOG_EVERY = 5000  # utterances between two log lines
 
 
 def best_path(log_probs: Floats, labels: Sequence[int]) -> Steps | None:
-    """Return the first and the last step of each label on the likeliest path of CTC's trellis (Graves et al. 2006).
+    """Return the first and last step of each label on the most probable path of CTC's trellis (Graves et al. 2006).
 
     Args:
         log_probs: (steps, labels + 1) log-probabilities, the blank last.
-        labels: what is said, at least one.
+        labels: of the transcript, at least one.
 
     Returns:
-        (said, 2); None = so many labels need more steps.
+        (labels, 2); None = there are fewer steps than the labels need.
     """
-    states = np.full(2 * len(labels) + 1, log_probs.shape[1] - 1)
+    states = np.full(2 * len(labels) + 1, log_probs.shape[1] - 1)  # blank, label, blank, label, ..., blank
     states[1::2] = labels
-    may_skip = np.zeros(states.size, dtype=bool)  # the blank between two labels, if they differ
+    may_skip = np.zeros(states.size, dtype=bool)  # whether a path may skip the blank before: between different labels
     may_skip[3::2] = states[3::2] != states[1:-2:2]
     emitted = log_probs[:, states].astype(np.float64)  # (steps, states)
     score = np.full(states.size, -np.inf)
     score[:2] = emitted[0, :2]
-    came_by = np.zeros(emitted.shape, dtype=np.int8)  # 0 stayed, 1 from the state before, 2 from the one before that
+    back = np.zeros(emitted.shape, dtype=np.int8)  # best predecessor: 0, 1 or 2 states before
     for step in range(1, len(emitted)):
         by_one = np.concatenate([[-np.inf], score[:-1]])
         by_two = np.where(may_skip, np.concatenate([[-np.inf, -np.inf], score[:-2]]), -np.inf)
         ways = np.stack([score, by_one, by_two])
-        came_by[step] = ways.argmax(axis=0)
+        back[step] = ways.argmax(axis=0)
         score = ways.max(axis=0) + emitted[step]
-    state = states.size - 1 if score[-1] > score[-2] else states.size - 2
+    state = states.size - 1 if score[-1] > score[-2] else states.size - 2  # a path ends in the last label or blank
     if not np.isfinite(score[state]):
         return None
-    found = np.full((len(labels), 2), -1, dtype=np.int64)
+    spans = np.full((len(labels), 2), -1, dtype=np.int64)
     for step in range(len(emitted) - 1, -1, -1):
-        if state % 2:
-            found[state // 2, 0] = step
-            found[state // 2, 1] = max(found[state // 2, 1], step)
-        state -= int(came_by[step, state])
-    return found
+        if state % 2:  # odd states are labels
+            spans[state // 2, 0] = step
+            spans[state // 2, 1] = max(spans[state // 2, 1], step)
+        state -= int(back[step, state])
+    return spans
 
 
 def word_spans(path: Steps, words: Sequence[int], count: int, step_s: float) -> Spans:
-    """Turn the steps of labels into the times of words, the inverse of how `ExampleMaker` labels steps.
+    """Return the times of words from the steps of their labels, the inverse of `ExampleMaker`'s labelling of steps.
 
-    There the labels of a word share the steps from half a label behind its start to one step behind its end.
+    `ExampleMaker` spreads the n labels of a word evenly from start + (end - start) / 2n to one step after its end. The
+    first edge is known from the first label's step, so start = (2n * edge - end) / (2n - 1).
 
     Args:
         path: (labels, 2) first and last step of each label.
         words: (labels,) number of each label's word, ascending from 0.
-        count: words in all.
+        count: number of words.
         step_s: seconds of a step.
 
     Returns:
@@ -93,7 +94,7 @@ def word_spans(path: Steps, words: Sequence[int], count: int, step_s: float) -> 
             halves = 2 * len(mine)
             start_s = (halves * mine[0, 0] * step_s - end_s) / (halves - 1)
             spans[word] = np.clip(start_s, before_s, end_s), end_s
-        else:  # a word that is no label of its own
+        else:  # a word without a label of its own
             spans[word] = before_s
         before_s = spans[word, 1]
     return spans
@@ -102,32 +103,32 @@ def word_spans(path: Steps, words: Sequence[int], count: int, step_s: float) -> 
 def align(
     objective: Objective, corpus: Corpus, maker: ExampleMaker, rows: Steps, *, bf16: bool
 ) -> Iterator[tuple[str, Spans]]:
-    """Yield where each utterance is written and when its words were heard, (words, 2) seconds.
+    """Yield file and line of each utterance, and start and end of its words, (words, 2) seconds.
 
-    Utterances without transcript, with audio that cannot be read or with more labels than steps are left out.
+    Utterances without a transcript, with unreadable audio or with more labels than steps are left out.
 
     Args:
         objective: encoder and head of an earlier stage, on the device to compute on.
         corpus: the utterances.
         maker: holds the vocabulary of labels, the front-end and the stage.
-        rows: (utterances,) which of the corpus.
+        rows: (utterances,) row numbers in the corpus.
         bf16: compute in bfloat16.
     """
     recordings = Recordings(maker.config.features.sample_rate_hz)
     rows = rows[np.argsort(corpus.durations_s[rows], kind="stable")]
     for batch in np.split(rows, cut(corpus.durations_s[rows], maker.stage.batch_s)[1:]) if rows.size else ():
         items = list(_readable(corpus, recordings, batch))
-        heard = _hear(objective, maker, [waveform for _, _, waveform in items], bf16=bf16) if items else []
-        for (where, said, _), log_probs in zip(items, heard, strict=True):
-            count = len(said.split())
-            ids, _, words = tokens_with_times(maker.labels, said, np.zeros((count, 2)))
+        outputs = _log_probs(objective, maker, [waveform for _, _, waveform in items], bf16=bf16) if items else []
+        for (where, transcript, _), log_probs in zip(items, outputs, strict=True):
+            count = len(transcript.split())
+            ids, _, words = tokens_with_times(maker.labels, transcript, np.zeros((count, 2)))
             path = best_path(log_probs, ids)
             if path is not None:
                 yield where, word_spans(path, words, count, maker.config.step_s)
 
 
 def _readable(corpus: Corpus, recordings: Recordings, rows: Steps) -> Iterator[tuple[str, str, Floats]]:
-    """Yield where, transcript and waveform of the utterances that have both; batches count the others as bad."""
+    """Yield file and line, transcript and waveform. Unreadable recordings are skipped; batches count them."""
     for row in rows.tolist():
         item = corpus.utterance(row)
         if item.transcript and item.transcript.strip():
@@ -135,33 +136,32 @@ def _readable(corpus: Corpus, recordings: Recordings, rows: Steps) -> Iterator[t
                 yield corpus.where(row), item.transcript, recordings.read(item)
 
 
-def _hear(objective: Objective, maker: ExampleMaker, waveforms: Sequence[Floats], *, bf16: bool) -> list[Floats]:
+def _log_probs(objective: Objective, maker: ExampleMaker, waveforms: Sequence[Floats], *, bf16: bool) -> list[Floats]:
     """Return (steps, labels + 1) log-probabilities of each waveform."""
     config, device = maker.config.features, objective.ctc_head.weight.device
-    least = config.sample_rate_hz // 10  # as in batches: at least ten frames
-    mels = [log_mel(np.pad(samples, (0, max(0, least - samples.size))), config) for samples in waveforms]
+    mels = [log_mel(at_least_ten_frames(samples, config.sample_rate_hz), config) for samples in waveforms]
     frame_lens = torch.tensor([len(mel) for mel in mels], device=device)
     padded = pad_sequence([torch.from_numpy(mel) for mel in mels], batch_first=True).to(device)
     training = objective.training
     objective.eval()
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         speech = objective.encode(padded, frame_lens, max(maker.stage.lookaheads))
-        heard = objective.ctc_head(speech.steps).float().log_softmax(-1).cpu().numpy()
+        log_probs = objective.ctc_head(speech.steps).float().log_softmax(-1).cpu().numpy()
     objective.train(training)
-    return [row[:steps] for row, steps in zip(heard, speech.lens.tolist(), strict=True)]
+    return [row[:steps] for row, steps in zip(log_probs, speech.lens.tolist(), strict=True)]
 
 
 def save_times(
     objective: Objective, corpora: Sequence[Corpus], maker: ExampleMaker, file: Path, share: slice, *, bf16: bool
 ) -> None:
-    """Align a share of every corpus and write it, unless an earlier start of the run has.
+    """Align a share of every corpus and write the word times, unless an earlier start of the run wrote them.
 
     Args:
         objective: as in `align`.
         corpora: the utterances.
         maker: as in `align`.
         file: JSON lines `{"where": ..., "word_times": [[start, end], ...]}`, written at once.
-        share: which utterances of each corpus are this process's.
+        share: the utterances of each corpus that this process aligns.
         bf16: compute in bfloat16.
     """
     if file.is_file():
@@ -172,7 +172,7 @@ def save_times(
         wanted += rows.size
         for where, spans in align(objective, corpus, maker, rows, bf16=bf16):
             lines.append(json.dumps({"where": where, "word_times": spans.round(3).tolist()}) + "\n")
-            if len(lines) % TOLD == 0:
+            if len(lines) % LOG_EVERY == 0:
                 logger.info("stage %s: words of %d utterances aligned", maker.stage.name, len(lines))
     logger.info("stage %s: words of %d of %d utterances aligned", maker.stage.name, len(lines), wanted)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -180,10 +180,10 @@ def save_times(
 
 
 def read_times(files: Sequence[Path]) -> dict[str, Spans]:
-    """Return what `save_times` wrote: (words, 2) seconds by where an utterance is written."""
-    found = {}
+    """Return the word times that `save_times` wrote, (words, 2) seconds, by file and line of the utterance."""
+    times = {}
     for file in files:
         for line in file.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
-            found[entry["where"]] = np.array(entry["word_times"], dtype=np.float64).reshape(-1, 2)
-    return found
+            times[entry["where"]] = np.array(entry["word_times"], dtype=np.float64).reshape(-1, 2)
+    return times

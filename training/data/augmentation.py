@@ -1,6 +1,6 @@
-"""Changes made to training audio: speed, room, microphone, noise, level, masked features. numpy and soxr.
+"""Augmentation of training audio: speed, room, microphone, noise, level, masked features. numpy and soxr.
 
-Every function takes a random generator and returns a new array; nothing here knows texts.
+Functions draw from the given random generator only and return new arrays.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def scaled(recipe: AugmentRecipe, strength: float) -> AugmentRecipe:
 def spoken_features(
     samples: Samples, rng: np.random.Generator, recipe: AugmentRecipe, noises: Sequence[Samples], config: FeatureConfig
 ) -> Samples:
-    """Augment a waveform and return its features, augmented too.
+    """Augment a waveform, and return its augmented features.
 
     Args:
         samples: (samples,) float32.
-        rng: decides everything.
+        rng: source of all draws.
         recipe: chances and ranges.
         noises: recorded noises to cut from; may be empty.
         config: the front-end.
@@ -60,18 +60,18 @@ def spoken_features(
 
 
 def change_speed(samples: Samples, factor: float, rate_hz: int) -> Samples:
-    """Play `samples` faster by `factor`; pitch and formants rise with it."""
+    """Resample so that `samples` play faster by `factor`. Pitch and formants rise too."""
     return np.asarray(soxr.resample(samples, rate_hz * factor, rate_hz, quality="LQ"), dtype=np.float32)
 
 
 def augment(
     samples: Samples, rng: np.random.Generator, recipe: AugmentRecipe, noises: Sequence[Samples], rate_hz: int
 ) -> Samples:
-    """Apply band limit, room, microphone, noise and level, each with its chance.
+    """Apply band limit, room, microphone and noise, each by its chance, and change the level.
 
     Args:
         samples: (samples,) float32 speech at the joiner's level.
-        rng: decides everything.
+        rng: source of all draws.
         recipe: chances and ranges.
         noises: recorded noises to cut from; may be empty.
         rate_hz: sampling rate.
@@ -127,7 +127,7 @@ def _room(rng: np.random.Generator, rate_hz: int) -> Samples:
 
 def _microphone(frequency: npt.NDArray[np.floating], rng: np.random.Generator) -> npt.NDArray[np.float64]:
     high = rng.choice([3400, 3700, 4000, 5500, 8000]) * rng.uniform(0.95, 1.05)
-    steepness = rng.choice([16, 120])  # a microphone's slope, or the wall of a lower sampling rate
+    steepness = rng.choice([16, 120])  # the slope of a microphone, or the steep edge of a lower sampling rate
     low = rng.choice([0.0, 50.0, 150.0, 300.0])
     gain = 1 / np.sqrt(1 + (frequency / high) ** steepness) / np.sqrt(1 + (low / np.maximum(frequency, 1)) ** 4)
     tilt_db = rng.uniform(-6, 6) * np.log2(np.maximum(frequency, 60) / 1000) / 3
@@ -138,11 +138,11 @@ def _microphone(frequency: npt.NDArray[np.floating], rng: np.random.Generator) -
 
 
 def warp_features(mel: Samples, factor: float, config: FeatureConfig) -> Samples:
-    """Move formants by `factor` while pitch and pace stay: bin b takes the value found at its frequency / `factor`.
+    """Move formants by `factor` and keep pitch and pace: each bin takes the value at its frequency / `factor`.
 
     Args:
         mel: (frames, mel_bins) float32.
-        factor: above 1 makes the vocal tract shorter.
+        factor: above 1 for a shorter vocal tract.
         config: the front-end that made `mel`.
 
     Source: vocal tract length perturbation, Jaitly and Hinton 2013, with interpolated log-mel bins in place of moved
@@ -161,7 +161,7 @@ def mask_features(mel: Samples, rng: np.random.Generator, recipe: AugmentRecipe)
 
     Args:
         mel: (frames, mel_bins) float32.
-        rng: decides everything.
+        rng: source of all draws.
         recipe: widest masks.
 
     Source: Park et al. 2019 (arXiv 1904.08779), section 2, without time warping.

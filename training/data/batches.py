@@ -1,6 +1,6 @@
-"""Examples stacked into batches, and the recorded noises they are made with. numpy in, torch out.
+"""Stacks examples into batches, and reads recorded noises. numpy in, torch out.
 
-Which examples make up a batch is `training.corpora`'s matter.
+`training.data.corpora` chooses the examples of a batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from bestow_edge.runtime.audio.files import read_audio
 from bestow_edge.training.data.examples import IGNORED, Example
 from bestow_edge.training.recipe.data import DataRecipe
 
-FRAMES_PER_S = 100  # mel frames
 Batch = dict[str, Tensor]
 
 
@@ -53,7 +52,7 @@ def read_noises(data: DataRecipe, data_dir: Path, rate_hz: int) -> list[npt.NDAr
     """Decode the noise recordings of a recipe.
 
     Raises:
-        ManifestError: the directory is not there or holds no audio.
+        ManifestError: if the directory is missing or holds no audio.
     """
     if not data.augment.noise_files:
         return []

@@ -1,7 +1,7 @@
-"""Joins recordings into training utterances with known word times. Knows samples, not features or tokens.
+"""Joins recordings into training utterances with known word times.
 
-Recordings are decoded once and kept. What is drawn depends on the given random generator alone, so an utterance can be
-made again from its index and a run resumes on the very same data.
+Recordings are decoded once and kept in memory. Draws depend on the given random generator only, so an utterance can be
+made again from its index, and a resumed run sees the same data.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from bestow_edge.core.utterances import Utterance
 from bestow_edge.training.recipe.data import JoinRecipe
 
 Samples = npt.NDArray[np.float32]
-LEVEL = 0.08  # RMS every recording is brought to before it is joined, full scale = 1
+LEVEL = 0.08  # RMS of each recording when it is joined, full scale = 1
 SILENT_S = (0.3, 8.0)  # shortest and longest utterance without speech
-EDGE_S = 0.02  # kept around trimmed speech
-KEPT_S = 7200.0  # of decoded recordings in memory, 0.5 GB at 16 kHz; those beyond are decoded each time
+EDGE_S = 0.02  # silence kept around trimmed speech
+KEPT_S = 7200.0  # decoded recordings in memory, 0.5 GB at 16 kHz; others are decoded each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Piece:
     texts: Mapping[str, str]
     """Text by language."""
     start_s: float
-    """When its first sound begins, seconds from the start of the utterance."""
+    """Start of its first sound, seconds from the start of the utterance."""
     end_s: float
-    """When its last sound ends."""
+    """End of its last sound."""
     word_times: tuple[tuple[float, float], ...] = ()
-    """Start and end of each of its spoken words, seconds as above; empty = it is one word, or they are unknown."""
+    """Start and end of each of its words, seconds as above; empty = one word, or unknown."""
 
     def moved(self, later_s: float = 0.0, *, faster: float = 1.0) -> Piece:
-        """Return it as it is heard when the recording is played `faster` and begins `later_s` after that."""
+        """Return the piece with its times divided by `faster` and then moved by `later_s`."""
         times = tuple((start / faster + later_s, end / faster + later_s) for start, end in self.word_times)
         return Piece(self.texts, self.start_s / faster + later_s, self.end_s / faster + later_s, times)
 
@@ -51,7 +51,7 @@ class Composed:
 
 
 class Composer:
-    """Draws utterances out of recordings."""
+    """Draws recordings and joins them into utterances."""
 
     def __init__(
         self,
@@ -62,14 +62,14 @@ class Composer:
         *,
         timed: bool = False,
     ) -> None:
-        """Sort recordings by what is drawn first: language, corpus, then speaker or word.
+        """Group recordings in the order of the draws: language and corpus, then speaker or word.
 
         Args:
             utterances: the recordings.
-            join: how they are joined.
+            join: settings of the joining.
             rate_hz: sampling rate.
             read: returns the waveform of a recording, empty if it cannot be read.
-            timed: pieces have the word times of their recordings.
+            timed: whether pieces have the word times of their recordings.
         """
         self.join = join
         self.rate_hz = rate_hz
@@ -92,8 +92,8 @@ class Composer:
         """Draw one utterance.
 
         Args:
-            rng: decides everything.
-            num_pieces: recordings to join; 0 makes silence.
+            rng: source of all draws.
+            num_pieces: recordings to join; 0 = silence.
         """
         language, drawn = self._choose(rng, num_pieces)
         chosen = [item for item in drawn if self._decode(item).size]
@@ -128,7 +128,10 @@ class Composer:
     def _one_speaker(
         self, rng: np.random.Generator, by_key: Mapping[str, list[Utterance]], speaker: str, num_pieces: int
     ) -> list[Utterance]:
-        own = [hits for key in sorted(by_key) if (hits := [u for u in by_key[key] if u.speaker == speaker])]
+        own = []
+        for key in sorted(by_key):
+            mine = [item for item in by_key[key] if item.speaker == speaker]
+            own += [mine] if mine else []
         return [self._pick(rng, own[rng.integers(len(own))]) for _ in range(num_pieces)]
 
     @staticmethod
@@ -136,7 +139,7 @@ class Composer:
         return items[int(rng.integers(len(items)))]
 
     def _levelled(self, rng: np.random.Generator, item: Utterance, trim: bool) -> tuple[Samples, Piece]:
-        """Return a recording as it is joined, and what is said in it."""
+        """Return a recording at the level of the joined utterance, trimmed if asked, with its texts and times."""
         samples = self._decode(item)
         start, end = active_range(samples, self.rate_hz)
         times = item.word_times if self.timed else ()
@@ -172,7 +175,7 @@ class Composer:
 
 
 def active_range(samples: Samples, rate_hz: int) -> tuple[int, int]:
-    """Return first and last sample of the sound: where 20 ms blocks come within 30 dB of the loudest one, or all of it.
+    """Return the first sample of the sound and its end: the 20 ms blocks within 30 dB of the loudest, or all samples.
 
     Args:
         samples: (samples,) float32.

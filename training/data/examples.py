@@ -1,7 +1,6 @@
 """One training example: features, token ids, speech visibility and targets. numpy only.
 
-Puts together what the other modules make: features, a prompt, an answer and a schedule. Which ones those are is decided
-in `training.corpora`.
+`training.data.corpora` chooses the utterance and its prompt and makes the features.
 """
 
 from __future__ import annotations
@@ -19,10 +18,11 @@ from bestow_edge.training.data.tokens import prompt_ids
 from bestow_edge.training.data.visibility import heard_steps, make_schedule
 from bestow_edge.training.recipe.stages import StageRecipe
 
-COUNTS = 16  # the encoder learns to count heard pieces modulo this
-NO_LABEL = -1  # step at which no token is heard
+FRAMES_PER_S = 100  # mel frames
+COUNTS = 16  # the encoder learns the number of heard words modulo this
+NO_LABEL = -1  # label of a step without a token
 IGNORED = -100  # target of positions without loss, PyTorch's default
-NULL_FRAME = -1  # word steps of a position that has nothing to write
+NULL_FRAME = -1  # word steps of a position that writes no word yet
 Word = tuple[Sequence[int], float, float]  # token ids, start and end in seconds
 
 
@@ -41,13 +41,13 @@ class Example:
     transcript_ids: npt.NDArray[np.int64]
     """(labels,) tokens of the transcript, for the CTC loss"""
     step_labels: npt.NDArray[np.int64]
-    """(steps,) transcript token heard at each encoder step, -1 = none; a path through CTC's trellis; `IGNORED` where
-    word times are unknown"""
+    """(steps,) transcript token at each encoder step, `NO_LABEL` between tokens; `IGNORED` if word
+    times are unknown"""
     step_counts: npt.NDArray[np.int64]
-    """(steps,) pieces heard so far at each encoder step, modulo `COUNTS`; `IGNORED` where word times are unknown"""
+    """(steps,) words heard until each encoder step, modulo `COUNTS`; `IGNORED` if word times are unknown"""
     word_steps: npt.NDArray[np.int64]
-    """(tokens, 2) first step and end of the word each position writes next, all steps if its time is unknown;
-    `NULL_FRAME` where it writes none yet, `IGNORED` inside the prompt"""
+    """(tokens, 2) first step and end of the word that each position writes next, all steps if its time is unknown;
+    `NULL_FRAME` if it does not write yet, `IGNORED` inside the prompt"""
 
 
 class ExampleMaker:
@@ -66,9 +66,9 @@ class ExampleMaker:
         Args:
             config: of the model.
             tokenizer: of prompts and answers.
-            stage: what is made for it.
+            stage: the stage that trains on the examples.
             end_id: token that ends an answer.
-            labels: tokenizer of what the encoder's output is compared with; None = `tokenizer`.
+            labels: tokenizer of the labels for losses on the encoder's output; None = `tokenizer`.
         """
         self.config = config
         self.tokenizer = tokenizer
@@ -93,14 +93,14 @@ class ExampleMaker:
 
         Args:
             mel: (frames, mel_bins) features.
-            rng: decides policy and pauses.
+            rng: draws policy and pauses.
             prompt: token ids of the prompt.
             answer: token ids of the answer, without the end token.
             spans_s: (answer, 2) start and end of the word of each answer token, seconds; NaN = unknown.
-            transcript: labels of what is said, for CTC.
-            words: labels, start and end of each word that is said; None = the times are unknown.
-            heard_s: (answer,) when the word of each answer token has been heard, NaN = unknown, if it is not the end of
-                its span.
+            transcript: labels of the transcript, for CTC.
+            words: labels, start and end of each spoken word; None = the times are unknown.
+            heard_s: (answer,) time from which each answer token may be written, NaN = unknown; None = the end of its
+                span.
         """
         source_steps = self.config.encoder.num_steps(mel.shape[0])
         heard = heard_steps(spans_s[:, 1] if heard_s is None else heard_s, self.config.step_s, source_steps)
@@ -132,7 +132,7 @@ class ExampleMaker:
         )
 
     def build_text(self, prompt: Sequence[int], answer: Sequence[int]) -> Example:
-        """Build an example without speech, whose positions see the null frame alone.
+        """Build an example without speech. Its positions see the null frame only.
 
         Args:
             prompt: token ids without loss, at least one.
@@ -155,7 +155,7 @@ class ExampleMaker:
         )
 
     def _word_steps(self, spans_s: npt.NDArray[np.float64], source_steps: int) -> npt.NDArray[np.int64]:
-        """Return (words, 2) steps a word may be found in: from its onset to one step after its end, or all of them."""
+        """Return (words, 2) the steps of each word, from its onset to one step after its end; all steps if unknown."""
         known = ~np.isnan(spans_s[:, 1])
         first, last = (np.nan_to_num(spans_s) / self.config.step_s).T
         ends = np.minimum(np.ceil(last).astype(np.int64) + 2, source_steps)
@@ -165,7 +165,7 @@ class ExampleMaker:
     def _step_labels(self, words: Sequence[Word], source_steps: int) -> npt.NDArray[np.int64]:
         """Label the steps of each word with its labels, in equal shares.
 
-        A streaming encoder cannot know a piece by its onset, hence all of them come half a piece late.
+        A streaming encoder cannot recognise a label at its onset, so each one begins half a label late.
         """
         labels = np.full(source_steps, NO_LABEL, dtype=np.int64)
         step_s = self.config.step_s

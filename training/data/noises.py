@@ -1,7 +1,7 @@
-"""Sounds without speech, made up or recorded: coloured noise, melodies, clatter. numpy only.
+"""Sounds without speech, synthetic or recorded: coloured noise, melodies, clatter. numpy only.
 
-Behind speech they are noise; alone they teach the model to write nothing: music and household clatter drew words out of
-a model that had met hiss alone (docs/log.md).
+They are added to speech as noise. Utterances of such sounds alone teach the model to write nothing: a model trained
+with hiss alone wrote words for music and household clatter (docs/log.md).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def sound(count: int, rng: np.random.Generator, recordings: Sequence[Samples], r
 
     Args:
         count: samples wanted.
-        rng: decides everything.
+        rng: source of all draws.
         recordings: recorded noises to cut from; may be empty.
         rate_hz: sampling rate.
 
@@ -44,14 +44,14 @@ def sound(count: int, rng: np.random.Generator, recordings: Sequence[Samples], r
 
 
 def coloured(count: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return (count,) noise that falls by 0 to 6 dB an octave."""
+    """Return (count,) of noise whose spectrum falls by 0 to 6 dB an octave."""
     white = np.fft.rfft(rng.standard_normal(max(count, 2)))
     colour = np.arange(1, white.size + 1) ** -rng.uniform(0, 1.0)
     return np.fft.irfft(white * colour, max(count, 2))[:count]
 
 
 def melody(count: int, rng: np.random.Generator, rate_hz: int) -> npt.NDArray[np.float64]:
-    """Return (count,) of one to three instruments, each of its own timbre and pace."""
+    """Return (count,) of one to three instruments, each with its own timbre and pace."""
     out = np.zeros(count)
     for _ in range(rng.integers(1, 4)):
         amplitudes = np.arange(1.0, HARMONICS + 1) ** np.float64(-rng.uniform(0.3, 2.0))
@@ -59,7 +59,7 @@ def melody(count: int, rng: np.random.Generator, rate_hz: int) -> npt.NDArray[np
         start = 0
         while start < count:
             length = min(count - start, int(usual_s * rng.choice([0.5, 1, 1, 2]) * rate_hz))
-            if rng.random() < 0.85:  # the rest are rests
+            if rng.random() < 0.85:  # else a rest
                 out[start : start + length] += _note(length, rng, amplitudes, decay_s, rate_hz)
             start += length
     return out
@@ -70,14 +70,14 @@ def _note(
 ) -> npt.NDArray[np.float64]:
     frequency = LOWEST_NOTE_HZ * 2 ** (rng.integers(0, 40) / 12)
     seconds = np.arange(count) / rate_hz
-    heard = int(min(HARMONICS, rate_hz / 2 // frequency))
-    partials = np.sin(2 * np.pi * frequency * np.outer(np.arange(1, heard + 1), seconds))  # (partials, samples)
+    audible = int(min(HARMONICS, rate_hz / 2 // frequency))
+    partials = np.sin(2 * np.pi * frequency * np.outer(np.arange(1, audible + 1), seconds))  # (partials, samples)
     attack = np.minimum(1, seconds / 0.01)
-    return np.asarray(amplitudes[:heard] @ partials * attack * np.exp(-seconds / decay_s))
+    return np.asarray(amplitudes[:audible] @ partials * attack * np.exp(-seconds / decay_s))
 
 
 def clatter(count: int, rng: np.random.Generator, rate_hz: int) -> npt.NDArray[np.float64]:
-    """Return (count,) of one to ten blows a second on things that ring at a few frequencies each."""
+    """Return (count,) of one to ten blows a second, each ringing at a few frequencies."""
     out = np.zeros(count)
     seconds = np.arange(rate_hz // 4) / rate_hz
     for _ in range(rng.poisson(count / rate_hz * rng.uniform(1, 10))):

@@ -1,7 +1,7 @@
-"""The tokenizer of a model trained from scratch, and answers as token ids. Knows text only.
+"""The tokenizer of a model trained from scratch, and token ids of prompts and answers.
 
-A pretrained LLM brings its own `tokenizer.json`; this one is for small models: byte-level BPE, so that no text is
-unknown, trained on the transcripts, with the chat format's special tokens.
+A pretrained LLM has its own `tokenizer.json`. The tokenizer here is for small models: byte-level BPE, which encodes any
+text, trained on the transcripts, with the special tokens of the chat format.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def train_tokenizer(
 
     Args:
         texts: transcripts and translations.
-        pairs: language pairs, whose prompts are learned too.
+        pairs: language pairs; their prompts are training texts too.
         vocab_size: number of tokens, special ones and 256 bytes included.
-        words: words that count as if `WORD_TEXTS` texts had them, so that each becomes a token.
+        words: words to be tokens of their own. Each counts as if `WORD_TEXTS` texts contained it.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -46,9 +46,9 @@ def train_tokenizer(
 
 
 def prompt_ids(tokenizer: Tokenizer, asked: str | Asked, chat: ChatTemplate) -> list[int]:
-    """Return the token ids of a whole prompt, of a language pair (`en-de`) or of what else is asked."""
-    what = parse_pair(asked) if isinstance(asked, str) else asked
-    ids: list[int] = tokenizer.encode(prompt_text(what, chat), add_special_tokens=False).ids
+    """Return the token ids of the prompt for a language pair (`en-de`) or for another request."""
+    request = parse_pair(asked) if isinstance(asked, str) else asked
+    ids: list[int] = tokenizer.encode(prompt_text(request, chat), add_special_tokens=False).ids
     return ids
 
 

@@ -1,7 +1,7 @@
-"""When the words of an utterance are heard, and what that makes of masks and targets. numpy only.
+"""Masks and targets of an answer, from the times of its words. numpy only.
 
-It simulates the live loop on the true word ends: a token waits for its policy, and if its word has not been heard by
-then the model should say EOS, which pauses it until more speech has been read. The mask itself comes from
+It simulates the live loop with the true word ends: each token waits for the policy. If its word has not been heard by
+then, the target is EOS, which pauses the model until more speech has been read. The mask comes from
 `bestow_edge.core.policy.visible_steps`.
 """
 
@@ -24,11 +24,11 @@ class Schedule:
     visible: Ints
     """(prompt + answer,) speech steps each position sees."""
     paused: npt.NDArray[np.bool_]
-    """(answer + 1,) positions tried too early, whose target is EOS."""
+    """(answer + 1,) positions shown before their word was heard, whose target is EOS."""
 
 
 def heard_steps(end_s: npt.NDArray[np.float64], step_s: float, source_steps: int) -> Ints:
-    """Return after how many encoder steps each token's word has been heard; 0 where its end is NaN, unknown.
+    """Return the number of encoder steps after which each token's word has been heard; 0 if its end is unknown (NaN).
 
     Step s (from 0) is centred on s * step_s, so a word that ends at t is heard with steps 0..ceil(t / step_s).
     """
@@ -51,12 +51,12 @@ def make_schedule(
     Args:
         policy: the read/write policy.
         prompt_tokens: tokens of the prompt.
-        heard: (answer,) steps after which each answer token's word has been heard; 0 where unknown.
+        heard: (answer,) steps after which each answer token's word has been heard; 0 = unknown.
         source_steps: encoder steps of the utterance.
-        pauses: share of the positions that had to wait which are shown at a moment before their word was heard.
-        rng: decides which positions and moments.
+        pauses: share of the waiting positions that are shown at a step before their word was heard.
+        rng: draws these positions and steps.
     """
-    num_answers = heard.size + 1  # the end token comes last; it is right at any moment after the last word
+    num_answers = heard.size + 1  # the end token comes last; it is right at any step after the last word
     at_least = np.zeros(num_answers, dtype=np.int64)
     paused = np.zeros(num_answers, dtype=np.bool_)
     reached = 0
@@ -67,7 +67,7 @@ def make_schedule(
         if waits and rng.random() < pauses:
             at_least[index] = first + int(rng.integers(waits)) * policy.read_steps
             paused[index] = True
-    if rng.random() < pauses:  # silence after the last word: still nothing to say
+    if rng.random() < pauses:  # silence after the last word: EOS at any later step too
         at_least[-1] = rng.integers(at_least[-1], source_steps + 1)
     visible = visible_steps(
         policy,

@@ -1,4 +1,4 @@
-"""What torch's CPU kernels are slow at, done in another way during training. Results differ by rounding alone."""
+"""Faster replacements for some CPU kernels of torch in training. Results differ by rounding only."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from bestow_edge.model.base import SpeechModel
 
 
 def use_fast_kernels(model: SpeechModel) -> None:
-    """Choose the faster of two ways where the CPU has both. Nothing else of the model changes.
+    """Replace three operations of a model in place.
 
-    - Attention of the LLM over short texts: operator by operator a third of the time of the fused kernel.
-    - The shift of relative positions as a view: transformers' pads and copies, of which torch.compile makes a loop of
-      integer divisions.
-    - Depthwise convolutions of images, in the sub-sampling: backwards float32 takes 53 ms where bfloat16 takes 174
-      (100 s of speech, 48 channels, one thread of an EPYC with AVX-512).
+    - Attention of the LLM: for short texts, separate operators take a third of the time of the fused kernel.
+    - The shift of relative positions becomes a view. transformers pads and copies, which torch.compile turns into a
+      loop of integer divisions.
+    - Depthwise convolutions of the sub-sampling run in float32. The backward pass takes 53 ms instead of 174 ms in
+      bfloat16 (100 s of speech, 48 channels, one thread of an EPYC with AVX-512).
     """
     model.llm.set_attn_implementation("eager")
     for module in model.encoder.modules():
@@ -30,13 +30,13 @@ def use_fast_kernels(model: SpeechModel) -> None:
 
 
 def relative_shift(scores: Tensor) -> Tensor:
-    """Turn scores by relative position into scores by key, as transformers' `_rel_shift` does for the keys there are.
+    """Turn scores by relative position into scores by key, as transformers' `_rel_shift`.
 
     Args:
         scores: (batch, heads, queries, positions), contiguous; positions run from the oldest key to the newest.
 
     Returns:
-        (batch, heads, queries, keys or more), a view: entry (i, j) is that of position queries - 1 - i + j.
+        (batch, heads, queries, keys or more), a view: entry (i, j) is the score of position queries - 1 - i + j.
     """
     queries, positions = scores.shape[2:]
     if queries == 1:
@@ -46,7 +46,7 @@ def relative_shift(scores: Tensor) -> Tensor:
 
 
 def _as_weights(module: nn.Conv2d, forward: Any, x: Tensor, **options: Any) -> Tensor:  # Any: the module's own
-    """Compute in the weights' own type, float32 unless something shards them in another, whatever autocast wants."""
+    """Compute in the dtype of the weights in spite of autocast: float32, unless FSDP shards them in another dtype."""
     with torch.autocast(x.device.type, enabled=False):
         out: Tensor = forward(x.to(module.weight.dtype), **options).to(x.dtype)
     return out

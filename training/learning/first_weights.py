@@ -1,13 +1,13 @@
-"""First weights of an encoder: random ones that learn, or those of another encoder. Torch only.
+"""Initial weights of an encoder: random ones, or those of another encoder.
 
-transformers fills every matrix with a normal of standard deviation 0.02, which suits 1024 channels. In a small encoder
-the sub-sampling then passes on little but a constant: log-mel features are far from zero mean and ReLUs keep it so.
-Giving each channel of the sub-sampling zero mean and unit variance on real features (layer-sequential unit variance,
-Mishkin and Matas 2015, arXiv 1511.06422) takes thousands of steps off the plateau at the start of training.
+transformers initialises every matrix with a standard deviation of 0.02, which suits 1024 channels. In a small encoder
+the output of the sub-sampling is then nearly constant, because log-mel features are far from zero mean and ReLUs keep
+the offset. If each channel of the sub-sampling has zero mean and unit variance on real features (layer-sequential unit
+variance, Mishkin and Matas 2015, arXiv 1511.06422), the plateau at the start of training is thousands of steps shorter.
 
-A Conformer layer ends in a LayerNorm, so what its random branches add is never small beside its input: after eight such
-layers little of the output changes with time. Branches that start at zero (as in Fixup, Zhang et al. 2019, arXiv
-1901.09321) make every layer begin as an identity, and a deep encoder then learns as fast as a shallow one.
+A Conformer layer ends in a LayerNorm, so the output of its random branches is as large as its input. After eight such
+layers the output hardly changes with time. If the branches start at zero (as in Fixup, Zhang et al. 2019, arXiv
+1901.09321), each layer begins as an identity, and a deep encoder learns as fast as a shallow one.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from bestow_edge.core.errors import CheckpointError
 from bestow_edge.model.checkpoint import load_checkpoint
 from bestow_edge.training.learning.weights import load_state
 
-LAYERS = "layers."  # how the names of an encoder's layers begin
+LAYERS = "layers."  # prefix of the names of an encoder's layers
 
 
 @torch.no_grad()
 def init_encoder(encoder: PreTrainedModel, features: Tensor) -> None:
-    """Weights for each layer's fan-in, silent branches, and a sub-sampling standardised on typical features.
+    """Initialise matrices by their sizes, branches with zeros, and standardise the sub-sampling on typical features.
 
     Args:
         encoder: an encoder with random weights and transformers' FastConformer sub-sampling.
-        features: (batch, frames, mel_bins) float log-mel of typical speech, no padding.
+        features: (batch, frames, mel_bins) float log-mel of typical speech, without padding.
     """
     for module in encoder.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -73,23 +73,22 @@ def _standardise(stage: Any, subsampling: nn.Module, features: Tensor, *, channe
 
 
 def take_encoder(encoder: PreTrainedModel, checkpoint: Path, layers: Sequence[int]) -> None:
-    """Load the weights of a checkpoint's encoder, or of some of its layers.
+    """Load the encoder of a checkpoint, or some of its layers.
 
     Args:
-        encoder: an encoder of the same sizes, with as many layers as are taken.
-        checkpoint: directory of a whole model.
-        layers: which layers, ascending from 0; empty = all.
+        encoder: an encoder of the same sizes, with the number of layers that are taken.
+        checkpoint: directory of a checkpoint.
+        layers: numbers of the layers to take, ascending from 0; empty = all.
 
     Raises:
-        CheckpointError: there is no checkpoint, or its encoder has other sizes or no such layer.
+        CheckpointError: if there is no checkpoint, or its encoder has other sizes or lacks a layer.
     """
     state = load_checkpoint(checkpoint).encoder.state_dict()
-    there = sorted({int(name.split(".")[1]) for name in state if name.startswith(LAYERS)})
-    if missing := set(layers) - set(there):
-        raise CheckpointError(
-            f"{checkpoint}: its encoder has {len(there)} layers, numbered from 0, and no {min(missing)}"
-        )
-    places = {layer: place for place, layer in enumerate(layers or there)}
+    known = sorted({int(name.split(".")[1]) for name in state if name.startswith(LAYERS)})
+    if missing := set(layers) - set(known):
+        numbered = f"its encoder has {len(known)} layers, numbered from 0"
+        raise CheckpointError(f"{checkpoint}: {numbered}, and no {min(missing)}")
+    places = {layer: place for place, layer in enumerate(layers or known)}
     taken = {}
     for name, weight in state.items():
         if name.startswith(LAYERS):

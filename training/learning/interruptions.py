@@ -1,7 +1,4 @@
-"""What stops a run from outside, as typed errors: signals, full disks, too little memory, killed processes.
-
-Knows exceptions and signals, not training.
-"""
+"""Interruptions of a run: signals, full disks, lack of memory, killed processes. They become typed errors."""
 
 from __future__ import annotations
 
@@ -26,13 +23,13 @@ NO_WORKER = ("dataloader worker", "dataloader timed out")
 
 @contextmanager
 def typed_failures(doing: str) -> Iterator[None]:
-    """Turn what the system does to a run into errors that say what to change.
+    """Turn failures of the system into errors whose messages name the remedy.
 
     Args:
-        doing: where the run was, for the message, such as "stage words".
+        doing: activity of the run, for the message, such as "stage words".
 
     Raises:
-        TrainingError: the disk or the memory is full, or a data loader's process has died.
+        TrainingError: if the disk or the memory is full, or a process of a data loader has died.
     """
     try:
         yield
@@ -45,7 +42,7 @@ def typed_failures(doing: str) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Say whether a file could not be written for lack of space; torch and safetensors have no error of their own."""
+    """Return whether a file could not be written for lack of space. torch and safetensors have no such error type."""
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return True
     below = error.__cause__ or error.__context__
@@ -72,13 +69,13 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def no_orphans() -> Iterator[None]:
-    """Kill the processes begun in a block that fails: they ignore SIGTERM, and Python would wait for them."""
+    """Kill the child processes of a block that fails. They ignore SIGTERM, and Python would wait for them."""
     before = set(multiprocessing.active_children())
     try:
         yield
     except BaseException:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise an error of its own
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise another error
         for child in set(multiprocessing.active_children()) - before:
             child.kill()
             child.join()
@@ -86,17 +83,17 @@ def no_orphans() -> Iterator[None]:
 
 
 class StopSignal:
-    """Notes SIGINT and SIGTERM for the time of a `with` block, once; a second signal does what it always does."""
+    """Records the first SIGINT or SIGTERM within a `with` block. A second signal has its usual effect."""
 
     def __init__(self) -> None:
         self.signum = 0
         self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> StopSignal:
-        """Listen; in another thread than the main one, where Python cannot, do nothing."""
+        """Install the handlers. In threads other than the main one Python cannot, so nothing is done."""
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
-                self._before[signum] = signal.signal(signum, self._note)
+                self._before[signum] = signal.signal(signum, self._record)
         return self
 
     def __exit__(
@@ -104,7 +101,7 @@ class StopSignal:
     ) -> None:
         self._restore()
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the protocol's
+    def _record(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the protocol's
         self.signum = signum
         self._restore()
 
@@ -114,6 +111,6 @@ class StopSignal:
 
 
 def ignore_signals(_worker: int) -> None:
-    """Leave signals to the training process: Ctrl-C and schedulers send them to data loader processes too."""
+    """Ignore signals in a data loader process. Ctrl-C and schedulers send them to all processes of a run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

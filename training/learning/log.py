@@ -1,39 +1,46 @@
-"""What a run writes beside its weights: `log.jsonl`, one JSON object a line. Imports transformers."""
+"""The log of a run, `log.jsonl`: one JSON object a line."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from bestow_edge.core.files import write_atomically
 
 
 class JsonLog(TrainerCallback):
-    """Appends every record of a stage to a file.
+    """Appends the records of a stage to a file.
 
-    A run that was killed has records behind its last save; they are dropped when it goes on and makes them again.
+    A killed run may have records after its last save. They are removed when it is resumed, which makes them again.
     """
 
     def __init__(self, path: Path, stage: str) -> None:
         self.path, self.stage = path, stage
 
-    def on_train_begin(self, args: object, state: Any, control: object, **_: object) -> None:  # noqa: ARG002
-        """Drop records that are made again, and a line that was cut."""
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:  # noqa: ARG002
+        """Remove records that will be made again, and an incomplete line."""
         if state.is_world_process_zero:
             drop_records(self.path, self.stage, after=state.global_step)
 
-    def on_log(self, args: object, state: Any, control: object, logs: Any = None, **_: object) -> None:  # noqa: ARG002
-        """Write one line."""  # Any above: the callback protocol's types are not exported
-        if state.is_world_process_zero and "train_runtime" not in (logs or {}):  # the summary's times are no record
+    def on_log(
+        self,
+        args: object,  # noqa: ARG002 - the protocol's
+        state: TrainerState,
+        control: object,  # noqa: ARG002
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        """Write one line."""
+        record = {"stage": self.stage, "step": state.global_step, **(logs or {})}
+        if state.is_world_process_zero and "train_runtime" not in record:  # the summary of a stage is not a record
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"stage": self.stage, "step": state.global_step, **(logs or {})}) + "\n")
+                file.write(json.dumps(record) + "\n")
 
 
 def drop_records(path: Path, stage: str, *, after: int) -> None:
-    """Remove a stage's records behind a step from a file of JSON lines, and lines that are no JSON."""
+    """Remove the records of a stage after a step from a file of JSON lines, and lines that are not JSON."""
     if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,7 +1,7 @@
-"""What a stage needs before it is run: weights, trainable ones, memory and arithmetic. Torch without real weights.
+"""Estimates of a stage before it runs: weights, trainable weights, memory and operations.
 
-Everything is measured on fake tensors (`torch._subclasses.fake_tensor`), which have shapes and no content: the forward
-pass runs as in training and autograd says what it keeps.
+They are measured with fake tensors (`torch._subclasses.fake_tensor`), which have a shape but no content. The forward
+pass runs as in training, and autograd's hooks report the tensors that it saves.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.model.base import SpeechModel
-from bestow_edge.training.data.batches import FRAMES_PER_S
+from bestow_edge.training.data.examples import FRAMES_PER_S
 from bestow_edge.training.learning.objective import PARTS, Objective
 from bestow_edge.training.learning.weights import add_lora
 from bestow_edge.training.recipe.recipe import Recipe
 from bestow_edge.training.recipe.stages import LoraRecipe, StageRecipe
 
 BYTES = 4  # weights, gradients and both moments of AdamW are float32
-TYPICAL_S = 12.0  # utterance that a batch is made of where there are no data
-TYPICAL_TOKENS = 24, 3.1  # of its prompt, and a second of its answer
+TYPICAL_S = 12.0  # length of an utterance if there are no data
+TYPICAL_TOKENS = 24, 3.1  # tokens of its prompt, and of its answer a second
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 @dataclass(frozen=True, slots=True)
-class StageNeeds:
-    """What one process without sharding needs for a batch of a stage; FSDP divides the first three by the processes."""
+class StageEstimate:
+    """Needs of one process without sharding for a batch. FSDP divides the first three fields by the processes."""
 
     weights: int
     """Bytes of the weights."""
@@ -40,44 +40,46 @@ class StageNeeds:
     optimizer: int
     """Bytes of AdamW's moments."""
     activations: int
-    """Bytes that autograd keeps between the forward and the backward pass."""
+    """Bytes that autograd saves between the forward and the backward pass."""
     trainable: dict[str, int]
     """Trainable weights of each part, of the helper heads and of LoRA."""
     forward_flops: int
-    """Operations of matrix products and convolutions in a forward pass; training needs about three times as many."""
+    """Operations of matrix products and convolutions in a forward pass. Training needs about three times as many."""
 
     @property
     def total(self) -> int:
-        """Bytes of all."""
+        """Bytes in total."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values."""
         return asdict(self) | {"total": self.total}
 
 
 def sizes(config: ModelConfig) -> dict[str, int]:
-    """Return the number of weights of each part; tied ones count once."""
+    """Return the number of weights of each part. Tied weights count once."""
     with FakeTensorMode():
         model = SpeechModel.from_config(config)
     return {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
 
 
-def stage_needs(config: ModelConfig, recipe: Recipe, stage: StageRecipe, vocab_size: int, shapes: Shapes) -> StageNeeds:
+def estimate_stage(
+    config: ModelConfig, recipe: Recipe, stage: StageRecipe, vocab_size: int, shapes: Shapes
+) -> StageEstimate:
     """Measure a stage.
 
     Args:
         config: of the model.
-        recipe: its precision counts.
-        stage: what trains and how.
+        recipe: holds precision and label smoothing.
+        stage: the stage.
         vocab_size: of the labels.
         shapes: of a batch.
     """
-    kept: dict[int, int] = {}
+    saved_bytes: dict[int, int] = {}  # by storage: views of one storage count once
 
-    def keep(tensor: Tensor) -> Tensor:
+    def save(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage.nbytes()
+        saved_bytes[storage._cdata] = storage.nbytes()
         return tensor
 
     if "layerdrop" in (network := config.encoder.network):  # which layers are left out depends on what tensors hold
@@ -95,16 +97,16 @@ def stage_needs(config: ModelConfig, recipe: Recipe, stage: StageRecipe, vocab_s
         batch: dict[str, Any] = {name: torch.zeros(shape, dtype=kind) for name, (shape, kind) in shapes.items()}
         batch["lookahead"] = max(stage.lookaheads)
         flops = FlopCounterMode(display=False)
-        saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        saved = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
         with flops, saved, torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
             outputs = objective(items=torch.ones(len(PARTS)), **batch)
         own = {weight.untyped_storage()._cdata for weight in objective.parameters()}
-        activations = sum(size for storage, size in kept.items() if storage not in own)
+        activations = sum(size for storage, size in saved_bytes.items() if storage not in own)
         del outputs
         trainable = _trainable(objective)
         weights = sum(weight.numel() for weight in objective.parameters())
     moving = sum(trainable.values())
-    return StageNeeds(
+    return StageEstimate(
         weights=BYTES * weights,
         gradients=BYTES * moving,
         optimizer=2 * BYTES * moving,
@@ -120,7 +122,7 @@ def shapes_of(batch: Mapping[str, Tensor]) -> Shapes:
 
 
 def typical_shapes(config: ModelConfig, stage: StageRecipe) -> Shapes:
-    """Return the shapes of a batch of utterances of 12 s, for where there are no data."""
+    """Return the shapes of a batch of 12 s utterances, for estimates without data."""
     seconds = min(TYPICAL_S, stage.batch_s)
     rows = max(1, int(stage.batch_s / seconds))
     frames, labels = int(seconds * FRAMES_PER_S), int(seconds * TYPICAL_TOKENS[1])
@@ -140,7 +142,7 @@ def typical_shapes(config: ModelConfig, stage: StageRecipe) -> Shapes:
 
 
 def _add_fake_lora(llm: nn.Module, lora: LoraRecipe, fake: FakeTensorMode) -> None:
-    """Add LoRA without weights, then fake ones: peft would move its layers, which fake ones cannot."""
+    """Add LoRA without weights, then give it fake weights. peft moves its layers, which fake tensors do not allow."""
     add_lora(llm, lora, empty=True)
     with fake:
         for name, module in llm.named_modules():
@@ -159,7 +161,7 @@ def _trainable(objective: Objective) -> dict[str, int]:
 
 
 def _measurable(stage: StageRecipe) -> StageRecipe:
-    """Return the stage with another loss on the same head for CTC, whose shapes depend on what tensors hold."""
+    """Return the stage with the alignment loss in place of CTC, whose shapes depend on the content of tensors."""
     if not stage.ctc_weight:
         return replace(stage, compile=False)
     return replace(stage, compile=False, ctc_weight=0.0, alignment_weight=stage.alignment_weight or stage.ctc_weight)

@@ -1,7 +1,7 @@
-"""The training losses, each as a sum over what it counts, so that any split of the batches adds up to the same.
+"""The training losses, each as a sum over its items, so that the result does not depend on the split into batches.
 
-Knows tensors, not data. A step's loss is the sum of each loss over all its batches divided by its count over all of
-them (answer tokens, encoder steps, ...), however they are spread over processes and accumulation.
+The loss of a step is the sum of each loss over all batches, divided by the number of its items (answer tokens, encoder
+steps, ...) in all batches. Neither depends on the number of processes or on gradient accumulation.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from bestow_edge.model.base import Outputs, Speech, SpeechModel
 from bestow_edge.training.data.examples import COUNTS, IGNORED, NO_LABEL, NULL_FRAME
 from bestow_edge.training.recipe.stages import StageRecipe
 
-BLANK_WEIGHT = 0.3  # nine steps in ten hold no label; at equal weight the words are learned late
+BLANK_WEIGHT = 0.3  # of ten steps nine have no label; at equal weight words are learned late
 PARTS = ("token_loss", "ctc_loss", "alignment_loss", "count_loss", "attention_loss", "reading_loss", "right")
-"""What a batch gives, in the order of `count_items` and of the objective's `sums`; `right` is no loss."""
+"""The sums of a batch, in the order of `count_items` and of the objective's `sums`. `right` is not a loss."""
 
 
 def count_items(batch: dict[str, Tensor]) -> Tensor:
-    """Return (parts,) float32: what the sum of each of `PARTS` over this batch is to be divided by."""
+    """Return (parts,) float32, the number of items of each of `PARTS` in a batch."""
     answered = (batch["targets"] != IGNORED).sum()
     labels = batch["step_labels"]
     counts = (
@@ -38,7 +38,7 @@ def count_items(batch: dict[str, Tensor]) -> Tensor:
 
 
 class Objective(nn.Module):
-    """The model with its losses, in the form transformers' Trainer drives."""
+    """The model with its losses, in the form that transformers' Trainer expects."""
 
     def __init__(self, model: SpeechModel, *, vocab_size: int, label_smoothing: float) -> None:
         super().__init__()
@@ -48,20 +48,14 @@ class Objective(nn.Module):
         self.count_head = nn.Linear(width, COUNTS)
         self.label_smoothing = label_smoothing
         self.stage: StageRecipe | None = None
-        layers: Any = (model.encoder._no_split_modules, model.llm._no_split_modules)  # Any: lists, sets or None
-        self._no_split_modules = sorted(
-            {name for names in layers for name in names or ()}
-        )  # FSDP's and compile's units
+        layers = set(model.encoder._no_split_modules or ()) | set(model.llm._no_split_modules or ())
+        self._no_split_modules = sorted(layers)  # classes of the layers, which FSDP shards and compile compiles
 
     def prepare(self, stage: StageRecipe) -> None:
-        """Set weights of losses and what moves for one stage; LoRA's own weights are left as they are."""
+        """Set the stage, freeze the parts it does not train, and compile layers. LoRA is always trained."""
         self.stage = stage
-        modules: dict[str, Any] = {
-            "encoder": self.model.encoder,
-            "connector": self.model.connector,
-            "llm": self.model.llm,
-        }
-        for name, module in modules.items():
+        parts: dict[str, nn.Module] = {name: getattr(self.model, name) for name in ("encoder", "connector", "llm")}
+        for name, module in parts.items():
             for key, weight in module.named_parameters():
                 weight.requires_grad_(name in stage.trained or "lora_" in key)
         self.ctc_head.requires_grad_(bool(stage.ctc_weight or stage.alignment_weight))
@@ -75,7 +69,7 @@ class Objective(nn.Module):
                     module.compile(dynamic=True)
 
     def train(self, mode: bool = True) -> Objective:
-        """Switch to training; a frozen encoder stays as in evaluation, so that its batch norms don't move."""
+        """Switch to training. A frozen encoder stays in evaluation mode, so that its batch norms do not change."""
         super().train(mode)
         if self.stage is not None and "encoder" not in self.stage.trained:
             self.model.encoder.train(False)
@@ -83,7 +77,7 @@ class Objective(nn.Module):
 
     @property
     def prepared(self) -> StageRecipe:
-        """The stage it is prepared for."""
+        """The stage of `prepare`."""
         if self.stage is None:
             raise RuntimeError("prepare the objective for a stage first")
         return self.stage
@@ -97,11 +91,11 @@ class Objective(nn.Module):
         return (answer, *encoder, stage.attention_weight, stage.reading_weight, 0.0)
 
     def forward(self, *, items: Tensor, **batch: Tensor) -> dict[str, Tensor]:
-        """Return `loss` and, for records, the sums of `PARTS` as `sums`, (parts,) float.
+        """Return `loss` and, for the log, the sums of `PARTS` as `sums`, (parts,) float.
 
         Args:
-            items: (parts,) float, what the sums are divided by in the loss: `count_items` over all batches of the step.
-            **batch: as `bestow_edge.training.data.batches.collate` returns it; all of it speech or all of it text.
+            items: (parts,) float, `count_items` over all batches of the step; the loss divides the sums by them.
+            **batch: as `bestow_edge.training.data.batches.collate` returns it, all speech or all text.
         """
         stage = self.prepared
         zero = items.new_zeros(())
@@ -122,10 +116,10 @@ class Objective(nn.Module):
         return outputs.logits
 
     def encode(self, mel: Tensor, frame_lens: Tensor, lookahead: int) -> Speech:
-        """Encode speech; a batch of text gives no steps, by way of a moment of silence.
+        """Encode speech. A batch of text gives zero steps.
 
-        The silence touches every weight of the encoder, as processes that work together need it: they wait for each
-        other's gradients and shards.
+        For text the encoder runs on a short silence, so that every weight takes part in the step: other processes wait
+        for its gradients and shards.
         """
         trained = self.stage is not None and "encoder" in self.stage.trained
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
@@ -143,13 +137,13 @@ class Objective(nn.Module):
         stage, steps = self.prepared, speech.steps
         sums = [steps.new_zeros((), dtype=torch.float32)] * 3
         if stage.ctc_weight or stage.alignment_weight:
-            heard = self.ctc_head(steps).float().log_softmax(-1)  # (batch, steps, vocab + blank)
+            log_probs = self.ctc_head(steps).float().log_softmax(-1)  # (batch, steps, vocab + blank)
             if not steps.shape[1]:
-                sums[0] = heard.sum()  # of nothing: 0, but the head is part of the loss as for speech
+                sums[0] = log_probs.sum()  # 0 without steps, but the head takes part in the step as for speech
             elif stage.ctc_weight:
-                sums[0] = self._ctc(heard, speech.lens, batch["transcript_ids"])
+                sums[0] = self._ctc(log_probs, speech.lens, batch["transcript_ids"])
             if stage.alignment_weight:
-                sums[1] = self._alignment(heard, batch["step_labels"])
+                sums[1] = self._alignment(log_probs, batch["step_labels"])
         if stage.count_weight:
             counts = self.count_head(steps).float().flatten(0, 1)
             labels = batch["step_counts"].flatten()
@@ -178,7 +172,7 @@ class Objective(nn.Module):
         return answer, [attended, read, right]
 
     def _token_sums(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cross-entropy of the answer's next tokens and how many of them are right."""
+        """Return the summed cross-entropy of the answer's next tokens, and the number of right ones."""
         loss = F.cross_entropy(
             logits.float().flatten(0, 1),
             targets.flatten(),
@@ -190,7 +184,7 @@ class Objective(nn.Module):
         return loss, right.sum().float()
 
     def _alignment(self, log_probs: Tensor, step_labels: Tensor) -> Tensor:
-        """Cross-entropy along one path of CTC's trellis, known where words have times; needs no search for it."""
+        """Return the cross-entropy along the path of CTC's trellis that word times define."""
         blank = self.ctc_head.out_features - 1
         labels = step_labels.masked_fill(step_labels == NO_LABEL, blank)
         weight = log_probs.new_ones(blank + 1)
@@ -199,10 +193,10 @@ class Objective(nn.Module):
 
     @staticmethod
     def _attention(attention: Tensor, word_steps: Tensor) -> Tensor:
-        """Negative log of the attention that each answer position pays to the steps of its own word.
+        """Return the negative log of each answer position's attention to the steps of its own word.
 
-        A position with nothing to write belongs to the null frame. It teaches the order of words, which next-token loss
-        alone leaves to chance, and makes the attention of the exported graph fit for alignment.
+        A position that writes no word should attend to the null frame. The loss teaches the order of words, which the
+        next-token loss alone does not, and makes the attention of the exported graph usable for alignment.
         """
         null = attention.shape[-1] - 1
         ranges = torch.where(word_steps == NULL_FRAME, word_steps.new_tensor([null, null + 1]), word_steps)
@@ -212,7 +206,7 @@ class Objective(nn.Module):
         return -(paid.log() * (word_steps[..., 0] != IGNORED)).sum()
 
     def _ctc(self, log_probs: Tensor, step_lens: Tensor, transcript_ids: Tensor) -> Tensor:
-        """Sum over utterances of CTC's loss for each label."""
+        """Return the sum over utterances of CTC's loss divided by the number of labels."""
         log_probs = log_probs.transpose(0, 1)  # (steps, batch, vocab + blank)
         label_lens = (transcript_ids >= 0).sum(-1)
         labels = transcript_ids.clamp(min=0)

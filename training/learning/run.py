@@ -1,7 +1,4 @@
-"""A recipe made real: its data, tokenizer and model, from random weights or from a checkpoint. Torch side only.
-
-It knows where a run's files are, not how weights are trained.
-"""
+"""A run: the data, tokenizer and model of a recipe, from random weights or from a checkpoint, and the run's files."""
 
 from __future__ import annotations
 
@@ -22,6 +19,7 @@ from bestow_edge.core.files import write_atomically
 from bestow_edge.core.specs.chunked import ChunkedConfig
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import load_weights, save_checkpoint
+from bestow_edge.model.pretrained.components import plain_config
 from bestow_edge.training.data.alignment import read_times, save_times
 from bestow_edge.training.data.batches import read_noises
 from bestow_edge.training.data.corpora.mixture import Corpora, MixedDataset
@@ -39,25 +37,24 @@ DEV_BATCHES = 8
 T = TypeVar("T")
 HEADS_FILE = "heads.safetensors"
 LABELS_FILE = "labels.json"
-UNKEPT = {"architectures", "dtype", "transformers_version"}  # fields that say nothing of the model's shape
 
 
 class Run:
-    """A recipe with its data read: what every stage shares."""
+    """Data, tokenizer and model, which all stages share."""
 
     def __init__(self, recipe: Recipe, data_dir: Path, out: Path, *, weights: bool = True) -> None:
-        """Read manifests, take or train the tokenizer and build the model.
+        """Read manifests, load or train the tokenizer, and build the model.
 
         Args:
-            recipe: what to do.
+            recipe: the recipe.
             data_dir: directory the recipe's manifests are relative to.
             out: directory of the run.
-            weights: make the model too; without them there is no `objective`.
+            weights: whether to build the model; without it there is no `objective`.
 
         Raises:
-            ManifestError: a manifest or a noise directory is missing or wrong.
-            ConfigError: the model's parts don't fit each other, the recipe or the tokenizer.
-            CheckpointError: what `init` names is no checkpoint.
+            ManifestError: if a manifest or a noise directory is missing or wrong.
+            ConfigError: if the model's parts do not fit each other, the recipe or the tokenizer.
+            CheckpointError: if `init` is not a checkpoint.
         """
         self.recipe, self.out = recipe, out
         set_seed(recipe.seed)
@@ -71,8 +68,8 @@ class Run:
             texts, words = self.corpora.texts(), self.corpora.words
             tokenizer = train_tokenizer(texts, model.pairs, model.vocab_size, words)
             config = fresh_config(model, tokenizer.get_vocab_size(), _special_ids(tokenizer))
-        asked = () if self.corpora is None else self.corpora.questions()
-        self.config = replace(config, questions=tuple(sorted({*config.questions, *asked})))
+        questions = {*config.questions, *self.corpora.questions()}
+        self.config = replace(config, questions=tuple(sorted(questions)))
         self.tokenizer = self.labels = tokenizer
         if recipe.labels:
             self.labels = self._kept_labels() or train_tokenizer(self.corpora.transcripts(), (), recipe.labels)
@@ -102,7 +99,7 @@ class Run:
         )
 
     def _typical_features(self) -> Tensor | None:
-        """Return (1, frames, mel_bins): a batch of speech in one row, None = no source has any."""
+        """Return a batch of speech joined into one row, (1, frames, mel_bins). None = there is no source of speech."""
         spoken = {source.name: source.weight for source in self.recipe.data.sources if not source.texts}
         if not spoken:
             return None
@@ -113,14 +110,14 @@ class Run:
         return torch.cat([mel[:length] for mel, length in rows])[None]
 
     def maker(self, stage: StageRecipe) -> ExampleMaker:
-        """Return what makes a stage's examples."""
+        """Return the maker of a stage's examples."""
         return ExampleMaker(self.config, self.tokenizer, stage, self.end_id, self.labels)
 
     def align(self, stage: StageRecipe, *, process: int, processes: int) -> Path | None:
-        """Align this process's share of the recordings with `word_times: aligned`; None = there is nothing to align.
+        """Align this process's share of the recordings with `word_times: aligned`.
 
         Returns:
-            The directory in which every process writes its share, to be read with `read_aligned`.
+            The directory in which every process writes its share, for `read_aligned`. None = no recordings to align.
         """
         before = self.recipe.stages[: self.recipe.stages.index(stage)]
         maker = self.maker(stage)
@@ -136,50 +133,48 @@ class Run:
         return directory
 
     def read_aligned(self, directory: Path, processes: int) -> None:
-        """Take the word times that all processes have written."""
+        """Read the word times that all processes have written."""
         files = [directory / f"{process}_of_{processes}.jsonl" for process in range(processes)]
         self.corpora.aligned = read_times(files)
 
     def dataset(self, stage: StageRecipe, *, dev: bool, processes: int = 1) -> MixedDataset:
-        """Return a stage's batches, for training or for the dev loss; the same for any number of processes."""
+        """Return a stage's batches, for training or for the dev loss. They are equal for any number of processes."""
         seed = self.recipe.seed * 1000 + self.recipe.stages.index(stage) * 2 + dev
         num_batches = DEV_BATCHES if dev else stage.steps * batches_per_step(stage, processes)
         noises = [] if dev else self.noises
         return self.corpora.dataset(self.maker(stage), dev=dev, num_batches=num_batches, seed=seed, noises=noises)
 
     def save(self, state: State, directory: Path) -> None:
-        """Write the weights of an `Objective`, LoRA merged, as a checkpoint; the heads are left out."""
+        """Write the weights of an `Objective` as a checkpoint, with LoRA merged and without the heads."""
         model = SpeechModel.from_config(self.config)
         load_state(model, split(state)[0], str(directory))
         save_checkpoint(model, self.tokenizer.to_str(), directory)
 
     def _kept_labels(self) -> Tokenizer | None:
-        """Return the vocabulary that the heads of an earlier stage were trained with, whatever the data are now."""
+        """Return the label vocabulary of an earlier stage, if there is one. The data may have changed since."""
         path = self.out / LABELS_FILE
         return Tokenizer.from_file(str(path)) if path.is_file() else None
 
     def save_stage(self, stage: StageRecipe, state: State) -> None:
-        """Write the result of a stage: heads first, because the checkpoint says that it is complete."""
+        """Write the result of a stage. The checkpoint comes last: with it the stage is complete."""
         if self.recipe.labels:
             write_atomically(self.out / LABELS_FILE, self.labels.to_str())
         save_state(split(state)[1], self.out / stage.name / HEADS_FILE)
         self.save(state, self.out / stage.name / "model")
 
     def load_stage(self, stage: StageRecipe) -> None:
-        """Make the model anew with the result of a stage."""
+        """Build the model again with the result of a stage."""
         self.objective = self.new_objective()
         directory = self.out / stage.name
         load_weights(self.objective.model, directory / "model")
-        if (directory / HEADS_FILE).is_file():  # runs of version 0.1.0 did not keep them
-            heads = read_state(directory / HEADS_FILE)
-            self.objective.load_state_dict(heads, strict=False)
+        self.objective.load_state_dict(read_state(directory / HEADS_FILE), strict=False)
 
 
 def batches_per_step(stage: StageRecipe, processes: int) -> int:
     """Return the batches of one optimiser step over all processes.
 
     Raises:
-        ConfigError: the processes cannot share them evenly.
+        ConfigError: if the processes cannot share them evenly.
     """
     wanted = stage.batches_per_step or processes
     if wanted % processes:
@@ -194,7 +189,7 @@ def fresh_config(model: ModelRecipe, vocab_size: int, special_ids: dict[str, int
     """Return the complete config of a model with random weights.
 
     Raises:
-        ConfigError: transformers knows no such encoder or LLM, or the parts don't fit.
+        ConfigError: if transformers does not know the encoder or the LLM, or the parts do not fit.
     """
     network = model.encoder.settled_network(model.features)
     llm = {**model.llm, "vocab_size": vocab_size, **special_ids}
@@ -205,7 +200,7 @@ def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> int:
     """Return the token that ends an answer.
 
     Raises:
-        ConfigError: the vocabulary lacks a token that training needs.
+        ConfigError: if the vocabulary lacks a token that training needs.
     """
     rows, size = config.llm.get("vocab_size", 0), tokenizer.get_vocab_size()
     if size > rows:
@@ -233,12 +228,12 @@ def given(recipe: Recipe) -> tuple[ModelConfig | None, Tokenizer | None]:
     tokenizer_file = directory / TOKENIZER_FILE
     try:
         return config, Tokenizer.from_file(str(tokenizer_file))
-    except Exception as error:  # tokenizers raises no other
+    except Exception as error:  # tokenizers has no error type of its own
         raise CheckpointError(f"{tokenizer_file}: not a tokenizer ({error}); make the checkpoint again") from error
 
 
 def _compare(model: ModelRecipe, config: ModelConfig, directory: Path) -> None:
-    """Check that a recipe's model is the checkpoint's."""
+    """Check that the model of a recipe is equal to that of the checkpoint."""
     given, found = model_config(model, network=model.encoder.network, llm=model.llm).to_dict(), config.to_dict()
     pairs = [("pairs", given["pairs"], found["pairs"])]
     networks = given["encoder"].pop("network"), found["encoder"]["network"]
@@ -254,26 +249,26 @@ def _compare(model: ModelRecipe, config: ModelConfig, directory: Path) -> None:
 
 
 def _known(value: T | None) -> T:
-    """Return what the recipe's checks have made sure of."""
+    """Return a value that the recipe's checks guarantee."""
     if value is None:
         raise ConfigError("recipe: give model or init")
     return value
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    ids: dict[str, Any] = {}  # Any: token_to_id has no id for what is not there
+    ids: dict[str, Any] = {}  # Any: token_to_id may return None
     for name, token in (("bos", BEGIN), ("eos", END), ("pad", PAD)):
         ids[f"{name}_token_id"] = tokenizer.token_to_id(token)
     return ids
 
 
 def _complete(values: dict[str, Any], part: str) -> dict[str, Any]:
-    """Return a transformers config with every field it has, as JSON holds it."""
+    """Return a transformers config with all its fields, also those left out in the recipe."""
     options = dict(values)
     model_type = options.pop("model_type", None)
     try:
-        full = json.loads(AutoConfig.for_model(model_type, **options).to_json_string(use_diff=False))
+        config = plain_config(AutoConfig.for_model(model_type, **options))
     except ValueError as error:
         raise ConfigError(f"model.{part}: transformers refuses this config: {error}") from error
-    kept = {key: value for key, value in full.items() if key not in UNKEPT and not key.startswith("_")}
-    return kept | {"model_type": model_type}
+    complete: dict[str, Any] = json.loads(json.dumps(config, sort_keys=True))  # as a checkpoint's config.json holds it
+    return complete

@@ -1,11 +1,10 @@
-"""transformers' Trainer for one stage: exact over any number of processes, exact after any interruption.
+"""transformers' Trainer for one stage. Losses are exact for any number of processes and after any interruption.
 
-It knows batches, losses and files of one stage; which stages there are and what comes of their weights is
-`bestow_edge.training.learning.trainer`'s. Differences from Trainer as it is:
+Differences from Trainer:
 
-- a step's loss is normalised over all its batches in all processes (`objective.count_items`);
-- evaluation sums losses over the dev batches and writes some dev utterances down;
-- a training checkpoint appears complete or not at all, and holds what records are made of.
+- the loss of a step is normalised over all its batches in all processes (`objective.count_items`);
+- evaluation sums the losses over the dev batches and decodes some dev utterances;
+- a training checkpoint is written atomically and holds the running sums of the log's records.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy, register_fsdp_forward_method
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl
 
 from bestow_edge.core.errors import ConfigError, TrainingError
 from bestow_edge.training.data.batches import Batch
@@ -33,7 +32,7 @@ from bestow_edge.training.learning.validation import Evaluation
 from bestow_edge.training.learning.weights import State, flush_directory, load_state, merged, read_state, save_state
 
 WEIGHTS, RECORDS, PARTIAL = "model.safetensors", "records-{}.json", ".partial"
-KEPT = 0.95  # of the smoothed parts of the loss at each step
+KEPT = 0.95  # weight of earlier steps in the smoothed parts of the loss
 
 
 class StageTrainer(Trainer):
@@ -43,16 +42,16 @@ class StageTrainer(Trainer):
         """Wrap Trainer.
 
         Args:
-            stop: notes signals; all processes stop at the same step.
-            evaluation: the dev set and what is made of it.
-            snapshots: directory for the weights at each save, for their mean; None = none.
-            **kwargs: Trainer's own.
+            stop: records signals. All processes stop at the same step.
+            evaluation: of the dev set.
+            snapshots: directory for the weights at each save, from which their mean is made; None = no snapshots.
+            **kwargs: arguments of Trainer.
         """
         self.stop, self.evaluation, self.snapshots = stop, evaluation, snapshots
         self.stopping = False
-        self._counted = torch.zeros(0)  # which parts this step has anything of
+        self._counted = torch.zeros(0)  # 1 for the parts of the loss that have items in this step
         self._sums: Tensor | None = None  # of the parts of this step's loss
-        self._smoothed: Tensor | None = None  # (2, parts) sums and weights of the steps that had the part
+        self._smoothed: Tensor | None = None  # (2, parts) smoothed sums, and their weights
         self.directory = Path(kwargs["args"].output_dir)
         super().__init__(**kwargs)
         self.loss_is_scaled_for_ga = True
@@ -65,10 +64,10 @@ class StageTrainer(Trainer):
         return int(self.args.world_size)
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Use FSDP on processors too, where accelerate has it for accelerators only, and keep its state sharded.
+        """Use FSDP on CPUs too, which accelerate supports on GPUs only, and save its state sharded.
 
         Raises:
-            ConfigError: the launcher asks for the first version of FSDP.
+            ConfigError: if the launcher asks for version 1 of FSDP.
         """
         super().create_accelerator_and_postprocess()
         state = self.accelerator.state
@@ -79,7 +78,7 @@ class StageTrainer(Trainer):
             if state.fsdp_plugin.fsdp_version != 2:
                 raise ConfigError("FSDP version 1 is not supported; start with accelerate launch --fsdp_version 2")
             state.fsdp_plugin.set_state_dict_type("SHARDED_STATE_DICT")
-            if self.accelerator.mixed_precision == "bf16":  # inputs and losses stay as they are, autocast does the rest
+            if self.accelerator.mixed_precision == "bf16":  # autocast casts; inputs and losses keep their dtype
                 state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
                     param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
                 )
@@ -94,7 +93,7 @@ class StageTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Return batches r, r + N, r + 2 N, ... for process r of N."""
-        dataset: Any = self.train_dataset  # Any: a MixedDataset, which Trainer forgets
+        dataset: Any = self.train_dataset  # Any: a MixedDataset, whose type Trainer loses
         loader = DataLoader(
             dataset,
             batch_size=1,  # one item of the dataset is a whole batch
@@ -108,7 +107,7 @@ class StageTrainer(Trainer):
         return shared
 
     def get_batch_samples(self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device) -> Any:
-        """Take a step's batches; return them with what its sums are divided by, counted in all processes."""
+        """Return the batches of a step, and the number of items of its losses in all processes."""
         self._end_step()
         batches = [next(epoch_iterator) for _ in range(num_batches)]
         stopped = torch.tensor([float(self.stop.signum != 0)])
@@ -125,7 +124,7 @@ class StageTrainer(Trainer):
         return_outputs: bool = False,  # noqa: ARG002 - Trainer's signature
         num_items_in_batch: Any = None,
     ) -> Any:  # Any: Trainer's own types are wider
-        """Return this batch's share of the step's loss, times the processes whose gradients are averaged."""
+        """Return this batch's share of the step's loss, times the processes, because their gradients are averaged."""
         with self.accelerator.autocast():
             outputs = model(**inputs, items=num_items_in_batch)
         shares = outputs["sums"] / num_items_in_batch.clamp(min=1e-6)
@@ -141,7 +140,7 @@ class StageTrainer(Trainer):
             self._sums = None
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:  # Any: passed through
-        """Add the smoothed parts of the loss to Trainer's own record."""
+        """Add the smoothed parts of the loss to Trainer's record."""
         if "loss" in logs:
             self._end_step()
             parts = self._smoothed
@@ -153,8 +152,8 @@ class StageTrainer(Trainer):
                 logs |= {name: round(value, 4) for name, value in zip(PARTS, shown, strict=True)}
         super().log(logs, *args, **kwargs)
 
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Evaluate on the dev set, report it and keep the best weights."""
+    def evaluate(self, *_: object, **__: object) -> dict[str, float]:
+        """Evaluate on the dev set, log the metrics and keep the best weights."""
         self.objective.eval()
         with self.accelerator.autocast():
             metrics = self.evaluation.run(self)
@@ -168,7 +167,7 @@ class StageTrainer(Trainer):
         return metrics
 
     def full_state(self) -> State:
-        """Return all weights under plain names, LoRA merged; in the first process, the others take part."""
+        """Return all weights with LoRA merged. All processes must call it; the first gets the result."""
         if self.is_fsdp_enabled:
             from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -179,12 +178,12 @@ class StageTrainer(Trainer):
         return merged(state, self.objective.stage.lora if self.objective.stage else None) if state else {}
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:  # Any: Trainer's
-        """Write Trainer's checkpoint aside, then rename it and remove the one before."""
+        """Write Trainer's checkpoint to a temporary directory, rename it and remove the one before."""
         directory, step = self.directory, self.state.global_step
         target = directory / f"checkpoint-{step}"
         partial = directory / PARTIAL
         self._typed(lambda: self._write(model, trial, partial, step))
-        self._wait()
+        self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             flush_directory(partial)
             if target.exists():
@@ -194,7 +193,7 @@ class StageTrainer(Trainer):
                 if other != target:
                     shutil.rmtree(other)
             shutil.rmtree(partial)
-        self._wait()
+        self.accelerator.wait_for_everyone()
 
     def _write(self, model: torch.nn.Module, trial: Any, partial: Path, step: int) -> None:  # Any: as above
         (partial / f"checkpoint-{step}").mkdir(parents=True, exist_ok=True)
@@ -217,7 +216,11 @@ class StageTrainer(Trainer):
                     old.unlink()
 
     def _typed(self, write: Callable[[], None]) -> None:
-        """Write something; a full disk leaves nothing half written."""
+        """Call `write`. If the disk is full, remove the incomplete checkpoint.
+
+        Raises:
+            TrainingError: if the disk is full.
+        """
         try:
             write()
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -230,16 +233,12 @@ class StageTrainer(Trainer):
             ) from error
 
     def any_process(self, flag: bool) -> bool:
-        """Say whether a flag is set in any process."""
+        """Return whether a flag is set in any process."""
         if self.processes == 1:
             return flag
         total = torch.tensor(float(flag), device=self.args.device)
         torch.distributed.all_reduce(total)
         return bool(total)
-
-    def _wait(self) -> None:
-        if self.processes > 1:
-            torch.distributed.barrier()
 
     def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002 - Any: Trainer's
         return str(self.directory / PARTIAL)
@@ -256,7 +255,7 @@ class StageTrainer(Trainer):
         load_state(self.objective, read_state(Path(resume_from_checkpoint) / WEIGHTS), resume_from_checkpoint)
 
     def resume_records(self, checkpoint: Path) -> None:
-        """Go on with the sums that the next record of the loss is made of."""
+        """Restore the running sums of the next record of the log."""
         path = checkpoint / RECORDS.format(self.args.process_index)
         if path.is_file():
             records = json.loads(path.read_text(encoding="utf-8"))
@@ -267,23 +266,23 @@ class StageTrainer(Trainer):
 
 
 class Resume(TrainerCallback):
-    """Restores the sums of a training checkpoint once Trainer has set up its own."""
+    """Restores the running sums of a training checkpoint after Trainer has reset them."""
 
     def __init__(self, trainer: StageTrainer, checkpoint: Path) -> None:
         self.trainer, self.checkpoint = trainer, checkpoint
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Restore them."""
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        """Restore the sums."""
         self.trainer.resume_records(self.checkpoint)
 
 
 class _Stop(TrainerCallback):
-    """Ends a run that was asked to stop, after the step that is being made."""
+    """Ends a run after the current step if a signal came."""
 
     def __init__(self, trainer: StageTrainer) -> None:
         self.trainer = trainer
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the protocol's
+    def on_step_end(self, args: object, state: object, control: TrainerControl, **_: object) -> None:  # noqa: ARG002 - the protocol's
         """Save and stop."""
         alone = self.trainer.processes == 1 and self.trainer.stop.signum
         if self.trainer.stopping or alone:

@@ -1,7 +1,7 @@
-"""Runs a recipe's stages one after the other and writes the checkpoint. Torch side only.
+"""Runs the stages of a recipe one after the other and writes the checkpoint.
 
-Each stage has a directory of its own under the output with its training checkpoint, from which an interrupted run goes
-on; a stage that is complete is not run again. How one stage trains is `bestow_edge.training.learning.stage_trainer`'s.
+Each stage has its own directory in the output, with the training checkpoint from which an interrupted run is resumed. A
+complete stage is not run again. `bestow_edge.training.learning.stage_trainer` trains one stage.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ COMPILERS = {"darwin": "clang++", "win32": "cl"}
 
 
 def train(recipe: Recipe, data_dir: Path, out: Path, callbacks: Sequence[TrainerCallback] = ()) -> Path:
-    """Train all stages, going on where an earlier run stopped.
+    """Train all stages. A stopped run is resumed.
 
-    In a process started by `accelerate launch` or `torchrun` it is one of several; `out` is a directory that all see.
+    `accelerate launch` and `torchrun` start several processes. All must see the directory `out`.
 
     Args:
-        recipe: what to do.
+        recipe: the recipe.
         data_dir: directory the recipe's manifests are relative to.
-        out: directory for the stages, the log and, at last, `checkpoint/`.
-        callbacks: more Trainer callbacks, such as a progress display.
+        out: directory of the stages, the log and the final `checkpoint/`.
+        callbacks: additional Trainer callbacks, such as a progress display.
 
     Returns:
         The checkpoint's directory.
 
     Raises:
-        ConfigError: recipe, model or number of processes don't fit each other.
-        ManifestError: data are missing or wrong.
-        TrainingStoppedError: SIGINT or SIGTERM came; the state is saved.
-        TrainingError: memory, disk or a process is gone; the last save is complete.
+        ConfigError: if recipe, model and number of processes do not fit each other.
+        ManifestError: if data are missing or wrong.
+        TrainingStoppedError: if SIGINT or SIGTERM came. The state is saved.
+        TrainingError: if memory or disk are full or a process died. The last save is complete.
     """
     torch.set_num_threads(_threads(recipe.workers))
     with typed_failures("preparing the run"):
@@ -98,13 +98,13 @@ def _train_stage(run: Run, stage: StageRecipe, stop: StopSignal, callbacks: Sequ
         eval_dataset=run.dataset(stage, dev=True),
         callbacks=[JsonLog(run.out / "log.jsonl", stage.name), *callbacks],
     )
-    trainer.remove_callback(PrinterCallback)  # it prints; records go to the log and to the callbacks
+    trainer.remove_callback(PrinterCallback)  # it prints the records, which go to the log and to the callbacks
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = str(run.out / "tensorboard" / stage.name)
     if last is not None:
         trainer.add_callback(Resume(trainer, last))
-    torch.manual_seed(run.recipe.seed + arguments.process_index)  # processes drop out other units
+    torch.manual_seed(run.recipe.seed + arguments.process_index)  # each process has its own dropout
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if trainer.stopping and trainer.state.global_step < stage.steps:
         raise TrainingStoppedError(stop.signum, stage.name, trainer.state.global_step)
@@ -117,7 +117,7 @@ def _train_stage(run: Run, stage: StageRecipe, stop: StopSignal, callbacks: Sequ
 
 
 def _averaged(state: State, stage: StageRecipe, directory: Path) -> State:
-    """Return the mean over the last saves where the stage wants it; tied weights come once from the files."""
+    """Return the mean of the weights at the last saves if the stage asks for it. Files have tied weights once."""
     if stage.average == 1:
         return state
     found = sorted(directory.glob("snapshots/*.safetensors"), key=lambda path: int(path.stem))
@@ -127,10 +127,10 @@ def _averaged(state: State, stage: StageRecipe, directory: Path) -> State:
 
 
 def _check_compiler(stage: StageRecipe) -> None:
-    """Look for what torch.compile needs on processors, by the name that torch chooses.
+    """Check that the C++ compiler is installed that torch.compile uses on CPUs.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: if it is missing.
     """
     compiler = os.environ.get("CXX") or COMPILERS.get(sys.platform, "g++")
     if stage.compile and not torch.cuda.is_available() and shutil.which(compiler) is None:
@@ -141,10 +141,10 @@ def _check_compiler(stage: StageRecipe) -> None:
 
 
 def _check(run: Run, stage: StageRecipe, directory: Path, processes: int) -> None:
-    """Check what several processes and an earlier start have to do with each other, and tidy up behind the latter.
+    """Compare the number of processes with an earlier start, and remove the latter's incomplete checkpoint.
 
     Raises:
-        ConfigError: they contradict each other.
+        ConfigError: if the numbers of batches differ, or FSDP cannot run the encoder.
     """
     batches = batches_per_step(stage, processes)
     fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
@@ -169,7 +169,7 @@ def _check(run: Run, stage: StageRecipe, directory: Path, processes: int) -> Non
 
 
 def _last_complete(directory: Path) -> Path | None:
-    """Return the newest checkpoint of the stage; one without its state was interrupted by version 0.1.0."""
+    """Return the newest whole training checkpoint of the stage: Trainer writes its state last."""
     complete = [path.parent for path in directory.glob("checkpoint-*/trainer_state.json")]
     return max(complete, key=lambda path: int(path.name.partition("-")[2])) if complete else None
 
@@ -208,10 +208,10 @@ def _arguments(run: Run, stage: StageRecipe, directory: Path) -> TrainingArgumen
 
 
 def _threads(workers: int) -> int:
-    """Return the threads of one process; more of all processes than cores slowed it tenfold.
+    """Return the threads of one process. With more threads than cores, training was ten times slower.
 
-    OMP_NUM_THREADS decides for a single one: workers that only read texts leave their cores idle. Launchers of several
-    set it to 1 unasked.
+    A single process follows OMP_NUM_THREADS, because workers that read only texts leave their cores idle. Of several
+    processes the launcher sets it to 1 by default, so it is ignored.
     """
     on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     chosen = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]

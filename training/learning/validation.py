@@ -1,11 +1,12 @@
 """Evaluation between steps: losses on the dev set, hypotheses with their scores, the best weights so far.
 
-Every process takes its share of the dev batches and of the utterances; sums and texts are put together.
+Each process takes its share of the dev batches and of the utterances. Sums and texts are gathered.
 """
 
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,10 +31,10 @@ SAMPLES = "samples.jsonl"
 
 
 class Evaluation:
-    """The dev set of a stage and what is made of it."""
+    """The dev set of a stage and its metrics."""
 
     def __init__(self, run: Run, stage: StageRecipe) -> None:
-        """Keep what it needs; batches are made at the first evaluation and kept."""
+        """Store run and stage. Batches are made at the first evaluation and kept."""
         self._run, self.stage = run, stage
         self._batches: list[tuple[Batch, float]] = []
         self._utterances: list[Utterance] = []
@@ -63,18 +64,16 @@ class Evaluation:
         return metrics
 
     def _read(self, trainer: StageTrainer) -> None:
-        """Make this process's dev batches; all have as many, surplus ones count nothing."""
+        """Make this process's dev batches. All processes have equally many; surplus ones have weight 0."""
         dataset = self._run.dataset(self.stage, dev=True)
         rounds = -(-DEV_BATCHES // trainer.processes)
         mine = range(trainer.args.process_index, rounds * trainer.processes, trainer.processes)
         self._batches = [(dataset[index % DEV_BATCHES], float(index < DEV_BATCHES)) for index in mine]
         wanted = self._run.recipe.hypotheses.utterances
-        if wanted and self.stage.objective == "bestow":
-            index = 0
-            while len(self._utterances) < wanted and index < DEV_BATCHES:
+        for index in range(DEV_BATCHES if self.stage.objective == "bestow" else 0):
+            if len(self._utterances) < wanted:
                 self._utterances += utterances_of(dataset[index])
-                index += 1
-            self._utterances = self._utterances[:wanted]
+        self._utterances = self._utterances[:wanted]
 
     def _hypotheses(self, trainer: StageTrainer) -> dict[str, float]:
         recipe, config = self._run.recipe.hypotheses, self._run.config
@@ -94,7 +93,7 @@ class Evaluation:
         if processes > 1:
             gathered: list[Any] = [None] * processes  # Any: torch fills it
             torch.distributed.all_gather_object(gathered, texts)
-            texts = [text for some in gathered for text in some][: len(self._utterances)]
+            texts = list(chain.from_iterable(gathered))[: len(self._utterances)]
         if trainer.is_world_process_zero():
             self._write_samples(trainer.state.global_step, texts)
         transcripts = {pair: pair.split("-")[0] == pair.split("-")[1] for pair in config.pairs}
@@ -109,12 +108,13 @@ class Evaluation:
         path = self._run.out / SAMPLES
         drop_records(path, self.stage.name, after=step - 1)
         with path.open("a", encoding="utf-8") as file:
-            for kind, right, said in texts:
-                record = {"stage": self.stage.name, "step": step, "pair": kind, "reference": right, "hypothesis": said}
+            for pair, reference, hypothesis in texts:
+                record = {"stage": self.stage.name, "step": step, "pair": pair}
+                record |= {"reference": reference, "hypothesis": hypothesis}
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def is_best(self, metrics: dict[str, float], step: int) -> bool:
-        """Say whether the stage's chosen metric is better than at every earlier evaluation."""
+        """Return whether the stage's metric `best` is better than at every earlier evaluation."""
         name = self.stage.best
         if not name or f"eval_{name}" not in metrics:
             return False
@@ -122,13 +122,13 @@ class Evaluation:
         if not path.is_file():
             return True
         kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["metric"] != name or kept["step"] >= step:  # made by a run that was killed behind its last save
+        if kept["metric"] != name or kept["step"] >= step:  # of a run that was killed after its last save
             return True
         value = metrics[f"eval_{name}"]
         return bool(value > kept["value"] if name in HIGHER_IS_BETTER else value < kept["value"])
 
     def keep_best(self, state: State, metrics: dict[str, float], step: int) -> None:
-        """Write the weights to `best/`, then what they are."""
+        """Write the weights to `best/`, then step and metric to `best.json`."""
         directory = self._run.out / self.stage.name
         self._run.save(state, directory / "best")
         record = {"metric": self.stage.best, "step": step, "value": metrics[f"eval_{self.stage.best}"]}

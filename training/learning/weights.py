@@ -1,7 +1,7 @@
-"""Weights on their way to files: LoRA merged, tied ones written once, means over saves. Knows names and tensors.
+"""Reading and writing of weights: LoRA is merged, tied weights are written once, saves are averaged.
 
-The weights of an `Objective` are those of the model under `model.` and those of the helper heads, which are no part of
-a checkpoint but of a run's state.
+The weights of an `Objective` are those of the model, under `model.`, and of the heads for losses on the encoder. The
+heads belong to the state of a run, not to a checkpoint.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def add_lora(llm: nn.Module, lora: LoraRecipe, *, empty: bool = False) -> None:
     Args:
         llm: the LLM.
         lora: sizes and targets.
-        empty: leave their weights on the meta device, without content.
+        empty: whether to leave its weights on the meta device, without content.
 
     Raises:
-        ConfigError: no layer has such a name.
+        ConfigError: if no layer has a name of `targets`.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    alpha: Any = lora.alpha  # peft says int and takes any number
+    alpha: Any = lora.alpha  # Any: peft declares int, but takes any number
     config = LoraConfig(r=lora.rank, lora_alpha=alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets))
     try:
         inject_adapter_in_model(config, llm, low_cpu_mem_usage=empty)
@@ -45,7 +45,7 @@ def add_lora(llm: nn.Module, lora: LoraRecipe, *, empty: bool = False) -> None:
 
 
 def merged(state: Mapping[str, Tensor], lora: LoraRecipe | None) -> State:
-    """Return weights under the names they have without LoRA, its changes added to them."""
+    """Return the weights under their names without LoRA, with its changes added."""
     if lora is None:
         return dict(state)
     plain: State = {}
@@ -64,7 +64,7 @@ def merged(state: Mapping[str, Tensor], lora: LoraRecipe | None) -> State:
 
 
 def unshared(state: Mapping[str, Tensor]) -> State:
-    """Return the weights with each that is tied to another once, as safetensors wants them."""
+    """Return the weights with tied ones only once, as safetensors requires."""
     seen: set[tuple[int, torch.Size]] = set()
     single: State = {}
     for name, weight in state.items():
@@ -77,7 +77,7 @@ def unshared(state: Mapping[str, Tensor]) -> State:
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights to a safetensors file that appears complete or not at all."""
+    """Write weights to a safetensors file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -88,10 +88,10 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load weights into a module; a tied weight may be there once.
+    """Load weights into a module. Tied weights may be given once.
 
     Raises:
-        CheckpointError: weights are missing, surplus or of another shape.
+        CheckpointError: if weights are missing, surplus or of another shape.
     """
     own = module.state_dict()
     try:
@@ -109,7 +109,7 @@ def read_state(path: Path) -> State:
     """Read a safetensors file.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: if it is missing or damaged.
     """
     try:
         return load_file(str(path))
@@ -118,13 +118,13 @@ def read_state(path: Path) -> State:
 
 
 def split(state: Mapping[str, Tensor]) -> tuple[State, State]:
-    """Return the weights of the model, under its own names, and those of the heads."""
+    """Return the weights of the model, without the prefix, and those of the heads."""
     model = {name.removeprefix(MODEL): weight for name, weight in state.items() if name.startswith(MODEL)}
     return model, {name: weight for name, weight in state.items() if name.startswith(HEADS)}
 
 
 def mean_state(paths: Sequence[Path]) -> State:
-    """Return the mean of the weights in several files of the same names; what is no float is the last file's."""
+    """Return the mean of the weights in several files. Tensors that are not floats come from the last file."""
     total: dict[str, Tensor] = {}
     last: State = {}
     for path in paths:
@@ -137,7 +137,7 @@ def mean_state(paths: Sequence[Path]) -> State:
 
 
 def flush_directory(directory: Path) -> None:
-    """Have every file of a directory on the disk before it takes its name, for power that fails."""
+    """Write every file of a directory through to the disk, so that a power failure after its renaming is harmless."""
     for path in [*directory.rglob("*"), directory]:
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -1,66 +1,67 @@
-"""The `data:` part of a recipe: where utterances and texts come from and what is made of them. Knows no torch.
+"""The `data:` part of a recipe: sources of utterances and texts, filters and augmentation. No torch.
 
-Batches come from sources, mixed by weight (`training.corpora`): recordings as they are or joined on the fly, and texts.
+A batch comes from one source (`training.data.corpora`): recordings, used as they are or joined on the fly, or texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.prompts import parse_pair
+from bestow_edge.training.recipe.stages import StageRecipe
 
 SpokenTask = Literal["transcribe", "translate", "answer"]
 WordTimes = Literal["none", "manifest", "estimated", "aligned"]
-SPEECH_OBJECTIVES = frozenset({"ctc", "reading"})  # of stages; they have no use for texts
+SPEECH_OBJECTIVES = frozenset({"ctc", "reading"})  # objectives of stages that cannot use texts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JoinRecipe:
     """How recordings of one language, words or sentences, are joined into longer utterances on the fly.
 
-    Two hours of them are kept decoded in the memory of each process that reads. When each is heard is known; when each
-    word of a sentence is, with `word_times: manifest` of the source.
+    Each reading process keeps two hours of decoded recordings in memory. The times of the recordings within the
+    utterance are known; those of the words of a sentence are known with `word_times: manifest` of the source.
     """
 
     vocabulary: tuple[str, ...] = ()
-    """Use only recordings whose transcript has just these words, each of them as often; empty uses all."""
+    """Use only recordings whose transcript consists of these words, all words equally often. Empty = all recordings."""
     mixed_speakers: float = 0.0
     """Share of utterances whose recordings come from several speakers of one corpus."""
     max_gap_s: float = 0.3
-    """Usual longest pause between recordings, seconds."""
+    """Longest ordinary pause between recordings, seconds."""
     long_pauses: float = 0.1
-    """Share of pauses that are drawn up to 1.5 s long instead."""
+    """Share of pauses that are longer, up to 1.5 s."""
     trim: float = 0.5
-    """Share of utterances whose recordings lose their silent edges before they are joined."""
+    """Share of utterances whose recordings are trimmed of silence before they are joined."""
     noise_only: float = 0.0
-    """Share of utterances without any speech, whose answer is empty."""
+    """Share of utterances without speech and with an empty answer."""
     distractors: float = 0.0
-    """Chance of one recording with words outside `vocabulary` in an utterance; the answer leaves it out."""
+    """Chance that an utterance has one recording with words outside `vocabulary`, which is not in the answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentRecipe:
-    """Chances and ranges of the changes made to each training utterance."""
+    """Chances and ranges of the augmentation of training utterances."""
 
     speed: float = 0.0
-    """Largest change of playing speed (pitch and formants move along), 0.15 = from 0.85 to 1.15."""
+    """Largest change of playing speed, and of pitch and formants with it; 0.15 = from 0.85 to 1.15."""
     warp: float = 0.0
-    """Largest change of the frequency axis alone, as of longer and shorter vocal tracts, 0.1 = from 0.9 to 1.1."""
+    """Largest change of the frequency axis, as by longer and shorter vocal tracts; 0.1 = from 0.9 to 1.1."""
     narrow: float = 0.0
-    """Chance of a sampling rate of 8 kHz: nothing is left above 4 kHz."""
+    """Chance of resampling to 8 kHz and back, which removes everything above 4 kHz."""
     room: float = 0.0
     """Chance of a room's echo (decaying noise, RT60 0.08 to 0.6 s)."""
     filter: float = 0.0
-    """Chance of a random band limit and tilt, as of other microphones and telephones."""
+    """Chance of a random band limit and tilt, as by other microphones and telephones."""
     noise: float = 0.0
     """Chance of added noise at 10 to 35 dB below the speech."""
     noise_files: str = ""
-    """Directory of noise recordings under the data directory; without it noise is coloured noise alone."""
+    """Directory of noise recordings, relative to the data directory. Empty = synthetic noise only."""
     gain_db: float = 0.0
-    """Level is moved at random by up to this many decibels down, and a third of it up."""
+    """Largest random decrease of the level, dB. The largest increase is a third of it."""
     mask_bins: int = 0
     """SpecAugment: widest of two masks over mel bins."""
     mask_frames: int = 0
@@ -69,24 +70,24 @@ class AugmentRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilterRecipe:
-    """Which recordings are left out; what was dropped and why is logged once for each source."""
+    """Filters of recordings. The number of dropped ones and the reasons are logged for each source."""
 
     min_s: float = 0.1
-    """Shortest one, seconds."""
+    """Shortest recording, seconds."""
     max_s: float = 40.0
-    """Longest one, seconds; no more than any stage's `batch_s`, but where recordings are joined."""
+    """Longest recording, seconds. No more than any stage's `batch_s`, except where recordings are joined."""
     min_words: int = 0
     """Fewest words of the text."""
     min_chars_per_s: float = 0.0
-    """Fewest characters of the text a second; catches texts that lack words."""
+    """Fewest characters of the text a second. Finds texts that lack words."""
     max_chars_per_s: float = 0.0
-    """Most characters of the text a second; catches texts of other recordings. 0 = any number."""
+    """Most characters of the text a second. Finds texts of other recordings. 0 = any number."""
     max_tokens_per_s: float = 0.0
     """Most tokens of the transcript a second; wait-k writes 1 / (L * 0.08 s) of them. 0 = any number."""
     languages: tuple[str, ...] = ()
     """Languages of the speech that are kept; empty = all."""
     dedup: Literal["none", "recording", "text"] = "none"
-    """Drop utterances whose recording (file and offset), or whose text, occurred before in the source."""
+    """Drop utterances whose recording (file and offset) or whose text occurred before in the source."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -100,7 +101,7 @@ class FilterRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceRecipe:
-    """One corpus, or several alike: recordings (`manifests`, `shards`) or texts (`texts`)."""
+    """One or several similar corpora: recordings (`manifests`, `shards`) or texts (`texts`)."""
 
     name: str
     """Its name in logs and messages."""
@@ -109,44 +110,44 @@ class SourceRecipe:
     shards: tuple[str, ...] = ()
     """Directories that `bestow-edge data shard` wrote, relative to the data directory."""
     texts: tuple[str, ...] = ()
-    """Text files (.tsv, .jsonl, also gzipped), relative to the data directory; batches of these have no speech."""
+    """Text files (.tsv, .jsonl, gzipped or not), relative to the data directory. Their batches have no speech."""
     weight: float = 1.0
-    """Share of the batches, relative to the other sources'; a stage may name other weights."""
+    """Share of the batches, relative to the other sources. A stage may set other weights."""
     join: JoinRecipe | None = None
-    """Join short recordings into longer utterances on the fly; left out = take them as they are."""
+    """Join short recordings into longer utterances on the fly. Left out = use them as they are."""
     tasks: tuple[SpokenTask, ...] = ("transcribe", "translate")
-    """What is asked of speech, one drawn each time an utterance is used; `answer` asks the lines' questions. Texts:
-    `[answer]` learns column answer after question and passage (language in column lang), the others mean nothing."""
+    """Speech: tasks, of which one is drawn each time an utterance is used; `answer` asks the question of the line.
+    Texts: `[answer]` learns column answer after question and passage (language in column lang); other tasks have no
+    effect."""
     pairs: tuple[str, ...] = ()
-    """Speech: language pairs asked for, one named twice twice as often; empty = all the model has. Texts: those to
-    translate, empty = none."""
+    """Speech: language pairs to ask for, empty = all of the model. A pair that is listed twice is drawn twice as often.
+    Texts: pairs to translate, empty = none."""
     columns: tuple[str, ...] = ()
-    """Texts: columns (or JSON fields, or language codes) that are learned as plain text, next token by next token."""
+    """Texts: columns (or JSON fields, or language codes) that are learned as plain text by next-token prediction."""
     as_spoken: bool = False
-    """Texts: those to translate and passages stand in the prompt as they would be transcribed, words in lower case and
-    nothing else, so that an LLM learns to read what it will hear; rows with digits or symbols in them are dropped."""
+    """Texts: write the texts to translate and the passages in the prompt like transcripts, as words in lower case, so
+    that the LLM learns to read the form in which speech will come. Rows with digits or symbols are dropped."""
     word_times: WordTimes = "none"
-    """When words were heard: unknown, `word_times` of the manifest, estimated: words in proportion to their letters
-    between the first and the last sound; or aligned: as the encoder heard them when a stage before had taught it labels
-    (`ctc_weight`, `alignment_weight`), until then unknown. Pauses and the alignment, count and attention losses learn
-    from utterances whose times are known, as those of joined recordings are."""
+    """Times of the words. `none`: unknown. `manifest`: the field `word_times` of the lines. `estimated`: words in
+    proportion to their letters between the first and the last sound. `aligned`: aligned by the encoder of an earlier
+    stage with labels (`ctc_weight`, `alignment_weight`), unknown in stages before. Pauses and the alignment, count and
+    attention losses use utterances with known times, among them joined recordings."""
     window_s: tuple[float, ...] = ()
-    """Shortest and longest window, seconds: a random part is taken of each longer utterance whose word times are known,
-    another one each time, as speech is cut where it is streamed. For transcripts alone. Empty = all of them whole."""
+    """Shortest and longest window, seconds. Each time a longer utterance with known word times is used, a random window
+    of it is drawn, similar to a segment of streamed speech. For transcripts only. Empty = whole utterances."""
     shards_at_once: int = 0
-    """Shards shuffled together; the others wait, so reading is nearly sequential. 0 = all, reads anywhere."""
+    """Shards that are shuffled together before the next ones, so that reading is nearly sequential. 0 = all."""
     shard_cache: str = ""
-    """Local directory that shards are copied to whole before they are read; empty = read them where they are."""
+    """Local directory to which shards are copied before they are read. Empty = read the originals."""
     batch_tokens: int = 8192
     """Texts: tokens in a batch, padding included."""
     max_tokens: int = 1024
-    """Texts: most tokens of a row. A longer plain text gives a random part of itself each time, a pair is dropped."""
+    """Texts: most tokens of a row. A longer pair is dropped; of a longer plain text a random part is drawn."""
     max_bad: int = 100
-    """Recordings that may turn out unreadable during training, each skipped and logged, before it is an error; counted
-    by each process that reads."""
+    """Number of unreadable recordings that a reading process skips and logs. One more is an error."""
 
     def __post_init__(self) -> None:
-        """Check what goes together."""
+        """Check which fields may be combined."""
         where = f"source {self.name}"
         spoken = bool(self.manifests or self.shards)
         if spoken == bool(self.texts):
@@ -192,39 +193,39 @@ class SourceRecipe:
         if self.texts or self.join is not None or self.word_times not in {"manifest", "aligned"}:
             raise ConfigError(f"{where}: window_s needs recordings that are not joined, word_times manifest or aligned")
         if self.tasks != ("transcribe",):
-            raise ConfigError(f"{where}: window_s is for tasks: [transcribe]; no other text is known of a part")
+            raise ConfigError(f"{where}: window_s is for tasks: [transcribe]; a window has no other text")
 
-    def timed(self, *, heard: bool) -> bool:
-        """Say whether word times are known to a stage; `heard`: a stage before has taught the encoder labels."""
+    def timed(self, *, aligned: bool) -> bool:
+        """Return whether a stage knows word times; `aligned` = an earlier stage has taught the encoder labels."""
         if self.word_times == "aligned":
-            return heard
+            return aligned
         return self.join is not None or self.word_times != "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataRecipe:
-    """Where training data comes from and what is made of it."""
+    """Sources, filters and augmentation of the training data."""
 
     sources: tuple[SourceRecipe, ...]
-    """What batches are made of; each batch comes from one of them."""
+    """Sources of the batches. Each batch comes from one of them."""
     dev_sources: tuple[SourceRecipe, ...]
-    """What the loss during training is reported on, without augmentation."""
+    """Sources of the dev loss, without augmentation."""
     buckets: int = 30
-    """Length classes of a source; a batch is drawn from one, so that little of it is padding. 1 = no classes."""
+    """Length classes of a source. A batch is drawn from one class, so that it has little padding. 1 = no classes."""
     filter: FilterRecipe = field(default_factory=FilterRecipe)
-    """Which recordings are left out."""
+    """Filters of recordings."""
     readers: int = 1
-    """Processes that read: process i mod `readers` reads batch i. Shards read a few at a time are divided among them,
-    and the batches of a turn come from one source, so that no process waits for another's longer one. Set it to the
-    number of training processes; the order of batches depends on it, not on how many processes there are."""
+    """Number of readers: reader i mod `readers` reads batch i. With `shards_at_once` the shards are divided among the
+    readers. All readers take batches of the same source in a turn, so that no process waits for a longer batch. Set it
+    to the number of training processes. The order of batches depends on it, not on the number of processes."""
     index_cache: str = ""
-    """Directory that keeps what was read of the sources, relative to the data directory: millions of lines are read
-    once then, not at every start of every process. Empty = none."""
+    """Directory of a cache of indexes, relative to the data directory. With it, millions of lines are read once and not
+    at every start of every process. Empty = no cache."""
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
-    """Changes made to the speech of `sources`, joined or not."""
+    """Augmentation of the speech of `sources`, joined or not."""
 
     def __post_init__(self) -> None:
-        """Check that there is data."""
+        """Check that there are sources with unique names."""
         for kind, sources in (("sources", self.sources), ("dev_sources", self.dev_sources)):
             if not sources:
                 raise ConfigError(f"data: {kind} is empty; give at least one")
@@ -235,59 +236,11 @@ class DataRecipe:
             raise ConfigError(f"data: buckets and readers must be at least 1, got {self.buckets} and {self.readers}")
 
 
-class StageNeeds(Protocol):
-    """The fields of a stage that say something about its data."""
-
-    @property
-    def name(self) -> str:
-        """Name of the stage."""
-
-    @property
-    def objective(self) -> str:
-        """What the stage teaches."""
-
-    @property
-    def sources(self) -> Mapping[str, float]:
-        """Sources it draws from and their weights; empty = all."""
-
-    @property
-    def best(self) -> str:
-        """Metric by which the best weights are kept."""
-
-    @property
-    def batch_s(self) -> float:
-        """Seconds of audio in a batch."""
-
-    @property
-    def pauses(self) -> float:
-        """Share of pauses."""
-
-    @property
-    def ctc_weight(self) -> float:
-        """Weight of CTC."""
-
-    @property
-    def alignment_weight(self) -> float:
-        """Weight of the alignment loss."""
-
-    @property
-    def count_weight(self) -> float:
-        """Weight of the count loss."""
-
-    @property
-    def attention_weight(self) -> float:
-        """Weight of the attention loss."""
-
-    @property
-    def augment(self) -> tuple[float, ...]:
-        """Strength of the augmentation, first and last step."""
-
-
-def drawn_sources(data: DataRecipe, stage: StageNeeds, *, dev: bool = False) -> dict[str, float]:
+def drawn_sources(data: DataRecipe, stage: StageRecipe, *, dev: bool = False) -> dict[str, float]:
     """Return the names and weights of the sources that a stage draws from.
 
-    Without names of its own a stage draws from all sources, but `ctc` and `reading` from speech alone. The dev loss is
-    that of all `dev_sources`, likewise.
+    A stage without `sources` draws from all sources, or from all speech for `ctc` and `reading`. The dev loss uses all
+    `dev_sources`, with the same exception.
     """
     if stage.sources and not dev:
         return dict(stage.sources)
@@ -297,26 +250,26 @@ def drawn_sources(data: DataRecipe, stage: StageNeeds, *, dev: bool = False) -> 
 
 
 def check_pairs(data: DataRecipe, pairs: Sequence[str]) -> None:
-    """Check that sources of speech ask for the model's language pairs alone.
+    """Check that sources of speech ask only for language pairs of the model.
 
     Raises:
-        ConfigError: one asks for another.
+        ConfigError: if a source asks for another pair.
     """
     for source in (*data.sources, *data.dev_sources):
         if not source.texts and (unknown := [pair for pair in source.pairs if pair not in pairs]):
             raise ConfigError(f"source {source.name}: pair {unknown[0]} is not one of the model's ({', '.join(pairs)})")
 
 
-def check_stages(data: DataRecipe, stages: Sequence[StageNeeds]) -> None:
+def check_stages(data: DataRecipe, stages: Sequence[StageRecipe]) -> None:
     """Check that the sources hold what the stages train on.
 
     Raises:
-        ConfigError: a stage names an unknown source, needs speech where all is text, word times that none of its
-            sources has, or a larger batch for the longest utterances.
+        ConfigError: if a stage names an unknown source, has no speech but needs it, lacks word times that it needs, or
+            its batch is too small for the longest utterances.
     """
     if late := [source.name for source in data.dev_sources if source.word_times == "aligned"]:
         raise ConfigError(f"dev source {late[0]}: word_times aligned is for training; choose manifest or estimated")
-    heard = False
+    aligned = False
     for stage in stages:
         where = f"stage {stage.name}"
         _check_names(data, stage)
@@ -328,15 +281,15 @@ def check_stages(data: DataRecipe, stages: Sequence[StageNeeds]) -> None:
             raise ConfigError(f"{where}: objective {stage.objective} needs speech; its data.{empty} are all texts")
         if not dev_spoken and stage.best in {"wer", "bleu"}:
             raise ConfigError(f"{where}: best: {stage.best} needs speech; data.dev_sources are all texts")
-        _check_times(stage, spoken, heard=heard)
-        heard = heard or teaches_labels(stage)
+        _check_times(stage, spoken, aligned=aligned)
+        aligned = aligned or teaches_labels(stage)
         whole = any(source.join is None for source in spoken + dev_spoken)
         if whole and stage.batch_s < data.filter.max_s:
             limit = f"data.filter.max_s lets utterances of {data.filter.max_s:g} s in"
             raise ConfigError(f"{where}: batch_s is {stage.batch_s:g}, but {limit}; change one of the two")
 
 
-def _check_names(data: DataRecipe, stage: StageNeeds) -> None:
+def _check_names(data: DataRecipe, stage: StageRecipe) -> None:
     known = {source.name: source for source in data.sources}
     for name, weight in stage.sources.items():
         if name not in known:
@@ -348,30 +301,30 @@ def _check_names(data: DataRecipe, stage: StageNeeds) -> None:
             raise ConfigError(f"stage {stage.name}: {why}; remove it")
 
 
-def teaches_labels(stage: StageNeeds) -> bool:
-    """Say whether a stage teaches the encoder labels, after which recordings can be aligned with their words."""
+def teaches_labels(stage: StageRecipe) -> bool:
+    """Return whether a stage teaches the encoder labels, with which recordings can be aligned."""
     return bool(stage.ctc_weight or stage.alignment_weight)
 
 
-def _check_times(stage: StageNeeds, spoken: Sequence[SourceRecipe], *, heard: bool) -> None:
-    """Check that a loss on word times finds some; with nothing else to learn, in every source."""
+def _check_times(stage: StageRecipe, spoken: Sequence[SourceRecipe], *, aligned: bool) -> None:
+    """Check that a source has the word times a loss needs; all sources must have them if there is no other loss."""
     field_name = time_field(stage)
-    untimed = [source.name for source in spoken if not source.timed(heard=heard)]
+    untimed = [source.name for source in spoken if not source.timed(aligned=aligned)]
     alone = stage.objective == "ctc" and not stage.ctc_weight
     if field_name and untimed and (alone or len(untimed) == len(spoken)):
         choices = "word_times: manifest (the lines have word_times) or estimated; aligned needs a stage before"
         raise ConfigError(f"stage {stage.name}: {field_name} needs word times; give source {untimed[0]} {choices}")
 
 
-def needs_transcripts(data: DataRecipe, source: SourceRecipe, stages: Sequence[StageNeeds]) -> bool:
-    """Say whether an utterance without a transcript is of no use: to be joined, or to a stage that learns it."""
+def needs_transcripts(data: DataRecipe, source: SourceRecipe, stages: Sequence[StageRecipe]) -> bool:
+    """Return whether a source's utterances need a transcript: to be joined, or for a loss of a stage."""
     if source.join is not None:
         return True
     learn = [stage for stage in stages if stage.ctc_weight or stage.objective == "ctc"]
     return any(source in data.dev_sources or source.name in drawn_sources(data, stage) for stage in learn)
 
 
-def time_field(stage: StageNeeds) -> str | None:
-    """Return the first field of a stage that asks for word times."""
+def time_field(stage: StageRecipe) -> str | None:
+    """Return the first field of a stage that needs word times."""
     names = ("pauses", "alignment_weight", "count_weight", "attention_weight")
     return next((name for name in names if getattr(stage, name)), None)

@@ -1,4 +1,4 @@
-"""Recipes: one YAML file that says how a model is trained. Knows fields and their checks, not torch.
+"""Recipes: the YAML file of a training run. No torch.
 
 `load_recipe` reads a file strictly into the dataclasses below: an unknown or misspelt key is an error.
 """
@@ -50,14 +50,14 @@ class ModelRecipe:
     vocab_size: int = 512
     """Size of the byte-level BPE tokenizer trained on the transcripts."""
     encoder_from: str = ""
-    """Checkpoint directory, relative to the recipe's file, whose encoder's weights are the first ones; `encoder` has to
+    """Checkpoint directory, relative to the recipe's file, with the initial weights of the encoder. `encoder` must
     repeat its sizes. Empty = random weights."""
     encoder_layers: tuple[int, ...] = ()
-    """Which layers of that encoder are taken, ascending from 0; empty = all. An encoder that lost some learns again far
-    sooner than a random one."""
+    """Numbers of that encoder's layers to take, ascending from 0; empty = all. An encoder with layers removed learns
+    far faster than a random one."""
 
     def __post_init__(self) -> None:
-        """Check what a tokenizer and the parts' heads need."""
+        """Check vocabulary, attention heads and layers."""
         if self.vocab_size < SMALLEST_VOCAB:
             raise ConfigError(
                 f"model: vocab_size {self.vocab_size}; special tokens and 256 bytes need at least {SMALLEST_VOCAB}"
@@ -82,12 +82,12 @@ class ModelRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HypothesesRecipe:
-    """What is written for some dev utterances at each evaluation, under wait-k at one K; in `samples.jsonl`."""
+    """Hypotheses of some dev utterances, decoded at each evaluation under wait-k and written to `samples.jsonl`."""
 
     utterances: int = 8
-    """Utterances of the dev set; 0 = none."""
+    """Number of dev utterances; 0 = none."""
     k: int = 0
-    """K; 0 = the model's default policy's. L is always the model's."""
+    """K; 0 = that of the model's default policy. L is always the model's."""
     lookahead: int | None = None
     """Look-ahead of the encoder, steps; left out = the model's default."""
 
@@ -99,30 +99,30 @@ class HypothesesRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A whole training run."""
+    """A training run."""
 
     model: ModelRecipe | None = None
-    """What is trained, from random weights. Beside `init` it may repeat the checkpoint's values, which are compared;
-    with it `--dry-run` works where the checkpoint is not."""
+    """The model to train from random weights. Together with `init` it may repeat the checkpoint's values, which are
+    compared; then `--dry-run` works without the checkpoint."""
     data: DataRecipe
-    """On what."""
+    """The training data."""
     stages: tuple[StageRecipe, ...]
-    """In which order."""
+    """The stages in their order."""
     init: str = ""
     """Checkpoint directory to start from, relative to the recipe's file, such as `bestow-edge init` makes."""
     pairs: tuple[str, ...] = ()
-    """Language pairs to train in place of the checkpoint's; with `init` alone."""
+    """Language pairs to train in place of the checkpoint's. Only with `init` and without `model`."""
     seed: int = 0
     """Seed of weights, data and masks."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Arithmetic of matrix products; weights stay fp32."""
+    """Precision of matrix products. Weights stay fp32."""
     labels: int = 0
-    """Size of a vocabulary of its own for the losses on the encoder's output, trained on the transcripts; 0 = the LLM's
-    tokens. A few hundred pieces of words are learned far sooner than thousands of words."""
+    """Size of a separate vocabulary for the losses on the encoder's output, trained on the transcripts. 0 = the tokens
+    of the LLM. A few hundred pieces of words are learned far faster than thousands of words."""
     label_smoothing: float = 0.0
     """Label smoothing of the next-token loss."""
     save_steps: int = 250
-    """Steps between training checkpoints, from which a run resumes."""
+    """Steps between training checkpoints, from which a run can be resumed."""
     eval_steps: int = 0
     """Steps between evaluations on the dev set; 0 = `save_steps`."""
     log_steps: int = 25
@@ -130,12 +130,12 @@ class Recipe:
     hypotheses: HypothesesRecipe = field(default_factory=HypothesesRecipe)
     """Texts written and scored at each evaluation."""
     report_to: tuple[Literal["tensorboard"], ...] = ()
-    """Where transformers' Trainer reports besides `log.jsonl`; `tensorboard` writes to `tensorboard/` in the output."""
+    """Additional reports of transformers' Trainer; `tensorboard` writes to `tensorboard/` in the output."""
     workers: int = 1
     """Data loader processes for each training process."""
 
     def __post_init__(self) -> None:
-        """Check what the parts need of each other."""
+        """Check that the parts fit each other."""
         if not self.stages:
             raise ConfigError("recipe: stages is empty; give at least one")
         if self.model is None and not self.init:
@@ -167,10 +167,10 @@ class Recipe:
 
 
 def check_lookaheads(recipe: Recipe, encoder: EncoderConfig) -> None:
-    """Check that every look-ahead trained with is one of the model's.
+    """Check that all look-aheads of a recipe are look-aheads of the model.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: if one is not.
     """
     wanted = {stage.name: set(stage.lookaheads) for stage in recipe.stages}
     if recipe.hypotheses.lookahead is not None:
@@ -181,24 +181,24 @@ def check_lookaheads(recipe: Recipe, encoder: EncoderConfig) -> None:
 
 
 def pairs_of(recipe: Recipe) -> tuple[str, ...]:
-    """Return the language pairs that a recipe trains: its own, or those of the checkpoint it starts from.
+    """Return the language pairs of a recipe, or those of its checkpoint.
 
     Raises:
-        CheckpointError: the recipe names none and `init` is no checkpoint.
+        CheckpointError: if the recipe has no pairs and `init` is not a checkpoint.
     """
     own = recipe.pairs or (recipe.model.pairs if recipe.model else ())
     return own or load_config(Path(recipe.init)).pairs
 
 
 def load_recipe(path: Path, *, init: Path | None = None) -> Recipe:
-    """Read a recipe; its `init` and `encoder_from` come back relative to the current directory.
+    """Read a recipe, and make its `init` and `encoder_from` relative to the current directory.
 
     Args:
         path: the YAML file.
-        init: checkpoint directory that takes the place of the recipe's.
+        init: checkpoint directory that replaces the recipe's.
 
     Raises:
-        ConfigError: the file is missing, not YAML, or has unknown, missing or wrong fields.
+        ConfigError: if the file is missing, not YAML, or has unknown, missing or wrong fields.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe; examples/digits.yaml is one")
@@ -216,7 +216,7 @@ def load_recipe(path: Path, *, init: Path | None = None) -> Recipe:
 
 
 def model_config(recipe: ModelRecipe, *, network: dict[str, Any], llm: dict[str, Any], **chat: Any) -> ModelConfig:
-    """Put a complete `ModelConfig` together from the recipe and the complete transformers configs."""
+    """Return the `ModelConfig` of a recipe with the given transformers configs."""
     return ModelConfig(
         encoder=replace(recipe.encoder, network=network),
         connector=recipe.connector,

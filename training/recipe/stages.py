@@ -1,6 +1,6 @@
-"""The fields of one stage of a recipe: what it teaches, which weights move and how. Knows checks, not torch.
+"""The fields of one stage of a recipe: objective, trained parts, optimiser and losses. No torch.
 
-Each stage begins with the weights of the one before it.
+Each stage begins with the weights of the stage before.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ USED: dict[str, tuple[Part, ...]] = {
     "text": ("llm",),
 }
 """Parts of the model that each objective runs."""
-ANSWER_FIELDS = ("streaming", "pauses", "attention_weight", "reading_weight")  # of the answer and its view of speech
+ANSWER_FIELDS = ("streaming", "pauses", "attention_weight", "reading_weight")  # fields that concern the answer
 ENCODER_LOSSES = ("ctc_weight", "alignment_weight", "count_weight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraRecipe:
-    """Low-rank changes of the LLM's matrices in place of the matrices; added to them in every checkpoint."""
+    """LoRA: low-rank changes of the LLM's matrices are trained, not the matrices. Checkpoints have them added."""
 
     rank: int = 16
     """Rank of each change; the paper's LoRA runs have 1024 (section 4.1) and 256 (Table 4)."""
@@ -34,7 +34,7 @@ class LoraRecipe:
     dropout: float = 0.0
     """Dropout before each change, training only."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Ends of the names of the LLM's linear layers that get one."""
+    """Last parts of the names of the linear layers that get LoRA."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -44,7 +44,7 @@ class LoraRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageRecipe:
-    """One stage of training; each starts from the weights of the one before."""
+    """One stage of training."""
 
     name: str
     """Name of its directory under the output."""
@@ -55,64 +55,64 @@ class StageRecipe:
     learning_rate: float
     """Peak learning rate; cosine decay to 0 after `warmup_steps`."""
     objective: Literal["bestow", "ctc", "reading", "text"] = "bestow"
-    """`bestow`: the answer, given speech. `ctc`: the encoder alone, by the weights of the losses on its output; its
-    heads are no part of a checkpoint. `reading`: the answer by encoder and connector without the LLM, whose embeddings of
-    tokens the connector's output is compared with. `text`: the LLM alone as a language model of the batches' texts, no
-    speech."""
+    """`bestow`: the answer, given speech. `ctc`: the encoder only, by the losses on its output; the heads of these
+    losses are not part of a checkpoint. `reading`: encoder and connector without the LLM; the connector's output is
+    compared with the LLM's token embeddings. `text`: the LLM only, as a language model of texts without speech."""
     sources: dict[str, float] = field(default_factory=dict)
-    """Names of the `data.sources` it draws from, with their shares of the batches: `{digits: 2, read: 1}`. Empty = all
-    by their own weights; `ctc` and `reading` leave out texts."""
+    """Names of `data.sources` to draw from, with their shares of the batches: `{digits: 2, read: 1}`. Empty = all by
+    their own weights; `ctc` and `reading` leave out texts."""
     trains: tuple[Part, ...] = ()
-    """Parts whose weights move: encoder, connector, llm; the others are frozen. Empty = all that the objective uses, but
-    with `lora` not the llm."""
+    """Parts to train: encoder, connector, llm. The others are frozen. Empty = all parts that the objective uses, with
+    `lora` without the llm."""
     lora: LoraRecipe | None = None
-    """Train low-rank changes of the LLM; its own weights are frozen."""
+    """Train low-rank changes of the LLM. Its own weights are frozen."""
     batches_per_step: int = 0
-    """Batches whose gradients make one optimiser step, over all processes; each process accumulates its share. The same
-    number gives the same losses on any number of processes that divides it. 0 = one for each process."""
+    """Batches of one optimiser step over all processes. Each process accumulates the gradients of its share. Losses are
+    equal for any number of processes that divides this number. 0 = one batch for each process."""
     warmup_steps: int = 100
     """Linear warm-up, steps."""
     weight_decay: float = 1e-3
     """AdamW's weight decay of matrices (paper: 1e-3)."""
     max_grad_norm: float = 1.0
-    """Gradients of a larger norm are scaled down to it (paper: 1.0); 0 = never."""
+    """Gradients with a larger norm are scaled down to this norm (paper: 1.0); 0 = never."""
     activation_checkpointing: bool = False
-    """Keep only the inputs of encoder and LLM layers and compute the rest again: far less memory, a third more time."""
+    """Save only the inputs of encoder and LLM layers and compute the rest again: far less memory, a third more time."""
     compile: bool = False
-    """Compile encoder and LLM layers with torch.compile: a minute or two at the start, then faster steps. On CPUs it
+    """Compile encoder and LLM layers with torch.compile: one or two minutes at the start, then faster steps. On CPUs it
     needs a C++ compiler."""
     pieces: tuple[int, ...] = (1, 1)
-    """Most recordings that sources with `join` join into one utterance, at the first and at the last step."""
+    """Most recordings of a joined utterance at the first and at the last step, for sources with `join`."""
     augment: tuple[float, ...] = (1.0, 1.0)
-    """Strength of `data.augment` at the first and at the last step: its chances and ranges are multiplied by it."""
+    """Factor of the chances and ranges of `data.augment` at the first and at the last step."""
     streaming: float = 0.0
-    """Share of utterances under a wait-k mask; the others are offline (K * L = infinity)."""
+    """Share of utterances with a wait-k mask. The others are offline (K * L = infinity)."""
     k_min: int = 3
     """Smallest K drawn, per utterance (paper: 3)."""
     k_max: int = 12
     """Largest K drawn (paper: 12)."""
     pauses: float = 0.0
-    """Share of positions whose word has not been heard yet and whose target is a pause (EOS); needs word times."""
+    """Share of positions that are shown before their word was heard, with a pause (EOS) as target; needs word times."""
     ctc_weight: float = 0.0
     """Weight of the CTC loss on the encoder's output."""
     alignment_weight: float = 0.0
-    """Weight of the cross-entropy of each encoder step with the word heard there; needs word times."""
+    """Weight of the cross-entropy of each encoder step with the label of its word; needs word times."""
     count_weight: float = 0.0
-    """Weight of the cross-entropy of each encoder step with the number of words heard so far; needs word times."""
+    """Weight of the cross-entropy of each encoder step with the number of words until then; needs word times."""
     attention_weight: float = 0.0
-    """Weight of the loss that turns each answer token's cross-attention to its own word; needs word times."""
+    """Weight of the loss on each answer token's cross-attention to its own word; needs word times."""
     reading_weight: float = 0.0
-    """Weight of the loss of objective `reading` beside that of the LLM's answer, for `bestow`."""
+    """Weight of the loss of `reading` in addition to that of the answer, for `bestow`."""
     lookaheads: tuple[int, ...] = (13,)
-    """Look-aheads one of which is drawn for each batch."""
+    """Look-aheads of the encoder, of which one is drawn for each batch."""
     best: Literal["", "loss", "right", "wer", "bleu"] = ""
-    """Dev metric by which `best/` in the stage's directory is kept, a whole checkpoint. `right` is the share of right
-    next tokens, `wer` and `bleu` those of the hypotheses. Empty = keep none."""
+    """Dev metric of the checkpoint `best/` in the stage's directory. `right` is the share of right next tokens; `wer`
+    and `bleu` are those of the hypotheses. Empty = no such checkpoint."""
     average: int = 1
-    """The stage's result is the mean of the weights at its last so many saves; helps small models. 1 = the last."""
+    """Number of last saves whose weights are averaged for the stage's result, which helps small models. 1 = the
+    last."""
 
     def __post_init__(self) -> None:
-        """Check ranges and what contradicts itself."""
+        """Check ranges and contradictions."""
         if not self.name or "/" in self.name or self.name in {".", "..", "checkpoint", "tensorboard"}:
             raise ConfigError(f"stage {self.name!r}: choose another name, it names a directory of the run")
         if self.steps < 1 or self.batch_s <= 0 or self.learning_rate <= 0:
@@ -138,8 +138,8 @@ class StageRecipe:
             "reading": ("reading_weight",),
             "text": (*ANSWER_FIELDS, *ENCODER_LOSSES),
         }[self.objective]
-        if set_ones := [name for name in weightless if getattr(self, name)]:
-            raise ConfigError(f"{where} has no use for {', '.join(set_ones)}; remove what contradicts it")
+        if unused := [name for name in weightless if getattr(self, name)]:
+            raise ConfigError(f"{where} has no use for {', '.join(unused)}; remove what contradicts it")
         if self.objective == "ctc" and not (self.ctc_weight or self.alignment_weight):
             raise ConfigError(f"{where} has no loss; set ctc_weight: 1.0 (or alignment_weight where words have times)")
         texts = ("wer", "bleu") if self.objective == "bestow" else ()
@@ -162,12 +162,12 @@ class StageRecipe:
 
     @property
     def trained(self) -> tuple[Part, ...]:
-        """Parts whose own weights move."""
+        """Parts whose own weights are trained."""
         if self.trains:
             return self.trains
         return tuple(part for part in USED[self.objective] if not (self.lora and part == "llm"))
 
 
 def between(ends: Sequence[float], done: float) -> float:
-    """Return the value at a share `done` of the way from the first to the last."""
+    """Return the value at the share `done` of the way from the first to the last value."""
     return ends[0] + (ends[1] - ends[0]) * done

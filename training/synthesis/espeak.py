@@ -1,14 +1,12 @@
-"""Texts spoken by libespeak-ng, with the moments of their words: a program, `python -I -S espeak.py LIBRARY`.
+"""A program that speaks texts with libespeak-ng and returns word times: `python -I -S espeak.py LIBRARY`.
 
-The library takes up noise and pitch where the text before left them, so that the same text would sound different by
-what was spoken earlier. So it starts once, and each text is spoken by a copy of the process (fork) that ends with it;
-where there are no copies (Windows), the program ends after one text. Standard library only, to start quickly. Knows no
-files, no manifests.
+The library's noise and pitch depend on the texts spoken before. So the program loads it once and speaks each text in a
+forked process; without fork (Windows) it ends after one text. Standard library only, to start quickly.
 
 For each text it reads a line `VOICE WORDS_PER_MINUTE PITCH GAP BYTES` and the text (UTF-8), and writes a line `rate
-words bytes`, for each word event a line `place first end` (place in the text, from 0; samples), and the 16-bit samples.
-A word begins with its first sound and ends with the pause behind it or the next word. What goes wrong ends it, with a
-reason on standard error.
+words bytes`, for each word event a line `place first end` (position in the text, from 0; samples), and the 16-bit
+samples. A word begins with its first sound and ends at the pause after it or at the next word. On an error the program
+ends with a message on standard error.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ WORD, END, PHONEME = 1, 5, 7
 RATE, PITCH, WORDGAP = 1, 3, 7
 FORKS = hasattr(os, "fork")
 Moment = tuple[int, int, int, bytes]
-"""Of an event: type, place in the text from 1, sample, name of the phoneme."""
+"""Type of an event, position in the text from 1, sample, name of the phoneme."""
 
 
 class Event(ctypes.Structure):
@@ -55,7 +53,7 @@ def say(library: Any, text: bytes) -> tuple[bytes, list[Moment]]:  # Any: functi
         16-bit samples, and the events.
 
     Raises:
-        SystemExit: the library fails.
+        SystemExit: if the library fails.
     """
     sound = bytearray()
     moments: list[Moment] = []
@@ -77,7 +75,7 @@ def say(library: Any, text: bytes) -> tuple[bytes, list[Moment]]:  # Any: functi
 
 
 def word_spans(moments: Iterable[Moment], num_samples: int) -> list[tuple[int, int, int]]:
-    """Return place in the text, from 0, first sample and end of each word event.
+    """Return position in the text, from 0, first sample and end of each word event.
 
     Args:
         moments: events in their order. Phonemes whose names begin with `_` are pauses.
@@ -103,13 +101,13 @@ def speak(library: Any, rate_hz: int, request: list[str], text: bytes) -> None: 
     """Speak a text and write it to standard output.
 
     Args:
-        library: started.
+        library: the initialised library.
         rate_hz: of its samples.
         request: voice, words a minute, pitch and gap.
         text: UTF-8.
 
     Raises:
-        SystemExit: the library refuses the voice or fails.
+        SystemExit: if the library refuses the voice or fails.
     """
     voice, *numbers = request
     if library.espeak_SetVoiceByName(voice.encode()):
@@ -124,10 +122,10 @@ def speak(library: Any, rate_hz: int, request: list[str], text: bytes) -> None: 
 
 
 def main(path: str) -> None:
-    """Speak what standard input asks for until it ends.
+    """Speak the texts of standard input.
 
     Raises:
-        SystemExit: the library does not start, refuses a voice or fails.
+        SystemExit: if the library does not start, refuses a voice or fails.
     """
     library = ctypes.CDLL(path)
     rate_hz = library.espeak_Initialize(SYNCHRONOUS, 0, None, PHONEME_EVENTS | DONT_EXIT)
@@ -138,7 +136,7 @@ def main(path: str) -> None:
         text = sys.stdin.buffer.read(int(count))
         copy = os.fork() if FORKS else 0
         if copy and os.waitpid(copy, 0)[1]:
-            sys.exit(1)  # the copy has said why
+            sys.exit(1)  # the forked process has printed the reason
         if not copy:
             speak(library, rate_hz, request, text)
             return

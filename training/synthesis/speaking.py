@@ -1,8 +1,7 @@
-"""Texts spoken by espeak-ng: a table's column becomes recordings and a manifest. Rooms and noise come in training.
+"""Makes recordings and a manifest of a table's texts, spoken by espeak-ng. Rooms and noise are added in training.
 
-The rows are drawn by the seed, and so is each row's voice. A recording appears complete or not at all, its line is
-appended to `manifest.partial.jsonl`, and that becomes `manifest.jsonl` at last. A run that was stopped goes on behind
-the last line.
+The seed draws the rows and the voice of each row. A recording is written atomically, then its line is appended to
+`manifest.partial.jsonl`, which is renamed to `manifest.jsonl` at the end. A stopped run continues after the last line.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ import soundfile
 
 from bestow_edge.core.errors import ConfigError, ManifestError
 from bestow_edge.core.files import sha256, write_atomically
-from bestow_edge.core.utterances import parse_object, read_manifest
+from bestow_edge.core.utterances import read_manifest
+from bestow_edge.training.data.corpora.shards import check_plan
 from bestow_edge.training.data.corpora.text_batches import TextFile
 from bestow_edge.training.data.corpora.words import plain
 from bestow_edge.training.synthesis.voices import BASES, RATE_HZ, Espeak, draw_voice, espeak_library, speak, variants_of
@@ -33,16 +33,16 @@ from bestow_edge.training.synthesis.voices import BASES, RATE_HZ, Espeak, draw_v
 PLAN_FILE, MANIFEST, PARTIAL, AUDIO = "speak.json", "manifest.jsonl", "manifest.partial.jsonl", "audio"
 FORMAT = "bestow-edge speech 2"
 QUESTION = ("question", "answer")
-AHEAD = 4  # rows that wait for an earlier one, for each worker
+AHEAD = 4  # finished rows of each worker that may wait for an earlier row
 IN_A_FOLDER = 1000
 FORMATS = {"flac": (".flac", "FLAC", "PCM_16"), "opus": (".ogg", "OGG", "OPUS")}  # suffix, and soundfile's names
 Progress = Callable[[int, int], None]
-"""Called with utterances done and all of them."""
+"""Called with the number of finished utterances and of all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speaking:
-    """What is spoken and how."""
+    """Texts, voices and format of the speech."""
 
     column: str
     """Column of the texts to speak."""
@@ -51,11 +51,11 @@ class Speaking:
     translations: tuple[str, ...] = ()
     """Columns, named by their language, that are kept as translations."""
     count: int = 0
-    """Rows to speak; 0 = all that can be."""
+    """Rows to speak; 0 = all that can be spoken."""
     voices: str = "train"
     """`train`, `test`, or names of variants."""
     seed: int = 0
-    """Decides which rows are spoken, and each one's voice."""
+    """Draws the rows, and the voice of each row."""
     format: Literal["flac", "opus"] = "flac"
     """Of the recordings."""
 
@@ -71,18 +71,18 @@ class Speaking:
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """What `speak_texts` did."""
+    """The result of `speak_texts`."""
 
     utterances: int
-    """Utterances there are now."""
+    """Number of utterances."""
     seconds: float
     """Audio in them."""
     made_before: int
-    """Utterances that an earlier run had made."""
+    """Utterances of earlier runs among them."""
     voices: int
     """Voices among them."""
     left_out: int
-    """Rows of the table that are no plain words."""
+    """Rows of the table that have more than plain words."""
 
 
 def speak_texts(
@@ -93,26 +93,27 @@ def speak_texts(
     workers: int = 1,
     progress: Progress = lambda _done, _all: None,
 ) -> Spoken:
-    """Speak a column of a table, going on where an earlier run was stopped.
+    """Speak a column of a table. A stopped run is continued.
 
     Args:
         path: a table (.tsv) or JSON lines, gzipped or not.
         out: directory of the manifest and its recordings.
-        settings: what and how.
-        workers: texts spoken at once.
-        progress: called after each one.
+        settings: texts, voices and format.
+        workers: number of texts spoken at once.
+        progress: called after each text.
 
     Raises:
-        ManifestError: the table is wrong, or no row can be spoken.
-        ConfigError: espeak-ng is missing, or `out` holds other speech.
-        AudioError: espeak-ng fails.
+        ManifestError: if the table is wrong, or no row can be spoken.
+        ConfigError: if espeak-ng is missing, or `out` holds other speech.
+        AudioError: if espeak-ng fails.
     """
     library = espeak_library()
     texts = TextFile(path)
     rows, left_out = _plain_rows(texts, settings)
     rows = rows[np.random.default_rng(settings.seed).permutation(len(rows))][: settings.count or None]
     (out / AUDIO).mkdir(parents=True, exist_ok=True)
-    _agree(out / PLAN_FILE, {"format": FORMAT, "texts": [path.name, sha256(path)], **asdict(settings)})
+    plan = {"format": FORMAT, "texts": [path.name, sha256(path)], **asdict(settings)}
+    check_plan(out / PLAN_FILE, plan, "speech")
     done = _complete_lines(out / (MANIFEST if (out / MANIFEST).is_file() else PARTIAL))
     progress(done, len(rows))
     if not (out / MANIFEST).is_file():
@@ -120,9 +121,8 @@ def speak_texts(
             idle: SimpleQueue[Espeak] = SimpleQueue()
             for _ in range(workers):
                 idle.put(stack.enter_context(Espeak(library)))
-            for number, entry in enumerate(
-                _entries(_Speaker(texts, out, settings, idle), rows, done, workers), done + 1
-            ):
+            entries = _entries(_Speaker(texts, out, settings, idle), rows, done, workers)
+            for number, entry in enumerate(entries, done + 1):
                 partial.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 partial.flush()
                 progress(number, len(rows))
@@ -133,7 +133,7 @@ def speak_texts(
 
 
 def _plain_rows(texts: TextFile, settings: Speaking) -> tuple[npt.NDArray[np.int64], int]:
-    """Return (rows, 2) first byte and number of the lines that can be spoken, and how many cannot."""
+    """Return (rows, 2) first byte and number of the lines that can be spoken, and the number of the others."""
     found, left_out = array("q"), 0
     for number, offset, row in texts.rows():
         translated = all(texts.cell(row, column, number) for column in settings.translations)
@@ -146,25 +146,8 @@ def _plain_rows(texts: TextFile, settings: Speaking) -> tuple[npt.NDArray[np.int
     return np.frombuffer(found, dtype=np.int64).reshape(-1, 2), left_out
 
 
-def _agree(path: Path, plan: dict[str, Any]) -> None:  # Any: plain values for JSON
-    """Note what is being made, or check that it is what was begun.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    wanted = json.dumps(plan, indent=1)
-    if not path.exists():
-        write_atomically(path, wanted)
-        return
-    there = parse_object(path.read_text(encoding="utf-8").replace("\n", " "), str(path))
-    if changed := [key for key, value in json.loads(wanted).items() if there.get(key) != value]:
-        raise ConfigError(
-            f"{path.parent}: holds speech with another {', '.join(changed)}; choose another directory or delete it"
-        )
-
-
 def _complete_lines(path: Path) -> int:
-    """Return how many lines are complete; cut off one that is not."""
+    """Return the number of complete lines. An incomplete last line is removed."""
     if not path.is_file():
         return 0
     content = path.read_bytes()
@@ -177,8 +160,8 @@ def _complete_lines(path: Path) -> int:
 def _entries(
     speaker: _Speaker, rows: npt.NDArray[np.int64], done: int, workers: int
 ) -> Iterator[dict[str, Any]]:  # Any: values of a manifest's line
-    """Yield the lines of the rows from `done` on, in order, while the next ones are being spoken."""
-    pool = ThreadPoolExecutor(workers)  # threads will do: espeak-ng is another process, and so much of the rest is C
+    """Yield the manifest lines of the rows from `done` on, in order. Workers speak the next rows meanwhile."""
+    pool = ThreadPoolExecutor(workers)  # threads suffice: espeak-ng is another process, and most of the rest is C
     waiting: deque[Future[dict[str, Any]]] = deque()
     try:
         for index, (offset, number) in enumerate(rows[done:].tolist(), done):
@@ -199,7 +182,7 @@ class _Speaker:
     out: Path
     settings: Speaking
     idle: SimpleQueue[Espeak]
-    """One for each worker."""
+    """An espeak-ng for each worker that does not speak now."""
 
     def __call__(self, index: int, offset: int, number: int) -> dict[str, Any]:  # Any: values of a manifest's line
         """Speak a row, write the recording and return its line."""

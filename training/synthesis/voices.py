@@ -1,6 +1,7 @@
-"""Speech made by espeak-ng: its voices, and one text spoken by one of them. Knows no files and no manifests.
+"""Speech of espeak-ng: its voices, and texts spoken by them.
 
-It is formant synthesis, far from a person: what is trained on it is to be mixed with real speech and judged on it.
+espeak-ng is a formant synthesiser and sounds unlike people. Mix its speech with recordings of people in training, and
+evaluate on recordings of people only.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from bestow_edge.training.synthesis.espeak import FORKS
 
 LIBRARY = "espeak-ng"
 ELSEWHERE = ("/opt/homebrew/lib/libespeak-ng.dylib", "/usr/local/lib/libespeak-ng.dylib")
-"""Homebrew's; Python does not look there."""
+"""Homebrew's paths, where Python does not search."""
 SPEAKER = Path(__file__).with_name("espeak.py")
 RATE_HZ = 16_000
-SPEECH_RMS = 0.08  # full scale = 1, as recordings that are joined
+SPEECH_RMS = 0.08  # full scale = 1; equal to that of joined recordings
 BASES = {
     "en": ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc", "en-029"),
     "de": ("de",),
@@ -37,7 +38,7 @@ BASES = {
     "it": ("it",),
     "pt": ("pt", "pt-br"),
 }
-"""espeak-ng's accents of each language, by the names of their files: `en` is British, and `en-gb` takes no variant."""
+"""espeak-ng's accents of each language by file name. `en` is British; `en-gb` cannot be combined with a variant."""
 TRAIN = (
     "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5", "klatt", "klatt2", "klatt3",
     "adam", "Alex", "Alicia", "Andrea", "Andy", "Annie", "antonio", "aunty", "belinda", "benjamin", "boris",
@@ -45,37 +46,39 @@ TRAIN = (
     "Lee", "linda", "marcelo", "Mario", "max", "Michael", "michel", "miguel", "Mike", "pablo", "paul", "pedro",
     "quincy", "rob", "robert", "shelby", "steph", "travis", "victor", "zac",
 )  # fmt: skip
-"""Variants of a voice that stay intelligible: whispers, croaks and robots are left out."""
+"""Intelligible variants of a voice. Whispers, croaks and robots are left out."""
 TEST = ("Nguyen", "anika", "iven", "iven2", "klatt4", "sandro", "steph2")
-"""Variants that nothing is trained on; examples/accented_digits.py has none of them either."""
+"""Variants for tests. Training does not use them, nor does examples/accented_digits.py."""
 Mark = tuple[int, int, int]
-"""Of a word event: its place in the text, first sample and end."""
+"""Position in the text, first sample and end of a word event."""
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """One way to speak."""
+    """Voice, pace and pitch of a text."""
 
     name: str
-    """Accent and variant, as espeak-ng wants them: `en-us+f2`."""
+    """Accent and variant in espeak-ng's form: `en-us+f2`."""
     words_per_minute: int
     pitch: int
     """0 to 99."""
     gap: int
-    """Pause between words beside the usual one, 10 ms."""
+    """Additional pause between words, 10 ms."""
 
 
 def variants_of(voices: str) -> tuple[str, ...]:
     """Return the variants that `train`, `test` or a list of names (`m1,f2`) stands for.
 
     Raises:
-        ConfigError: a name is none of a variant.
+        ConfigError: if a variant is unknown.
     """
     if voices in {"train", "test"}:
         return TRAIN if voices == "train" else TEST
     names = tuple(voices.split(","))
     if unknown := [name for name in names if name not in TRAIN + TEST]:
-        raise ConfigError(f"voices: {unknown[0]!r} is none; expected train, test or some of {', '.join(TRAIN + TEST)}")
+        raise ConfigError(
+            f"voices: {unknown[0]!r} is unknown; expected train, test or some of {', '.join(TRAIN + TEST)}"
+        )
     return names
 
 
@@ -83,9 +86,9 @@ def draw_voice(rng: np.random.Generator, language: str, variants: Sequence[str])
     """Draw accent, variant, pace and pitch.
 
     Args:
-        rng: decides everything.
+        rng: source of all draws.
         language: one of `BASES`.
-        variants: what to draw from.
+        variants: to draw from.
     """
     bases = BASES[language]
     name = f"{bases[int(rng.integers(len(bases)))]}+{variants[int(rng.integers(len(variants)))]}"
@@ -95,36 +98,32 @@ def draw_voice(rng: np.random.Generator, language: str, variants: Sequence[str])
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """A text as it was spoken."""
+    """The speech of a text."""
 
     samples: npt.NDArray[np.float32]
-    """(samples,) at `RATE_HZ`, of the loudness that joined recordings have."""
+    """(samples,) at `RATE_HZ`, at the level of joined recordings."""
     word_times: list[Span]
-    """Of each word of `words.plain`."""
+    """Start and end of each word of `words.plain`."""
 
 
 def espeak_library() -> str:
-    """Return the library of espeak-ng, as the system's loader wants it.
+    """Return the name or path of espeak-ng's library, for the system's loader.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: if it is not installed.
     """
-    found = find_library(LIBRARY) or find_library(f"lib{LIBRARY}")  # Windows has it by its whole name
+    found = find_library(LIBRARY) or find_library(f"lib{LIBRARY}")  # Windows wants the full name
     found = found or next((path for path in ELSEWHERE if Path(path).is_file()), None)
     if found is None:
-        raise ConfigError(f"lib{LIBRARY} is not there; run: apt install {LIBRARY} (macOS: brew install {LIBRARY})")
+        raise ConfigError(f"lib{LIBRARY} is not installed; run: apt install {LIBRARY} (macOS: brew install {LIBRARY})")
     return found
 
 
 class Espeak:
-    """Speaks texts one after the other, each as if it were the first: a process that is kept, for one thread."""
+    """Speaks texts one after the other in a child process. Earlier texts do not change later ones. For one thread."""
 
     def __init__(self, library: str) -> None:
-        """Remember the library; the process starts with the first text.
-
-        Args:
-            library: of espeak-ng.
-        """
+        """Store the path of espeak-ng's library. The process starts with the first text."""
         self.library = library
         self._process: subprocess.Popen[bytes] | None = None
         self._problems = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
@@ -140,21 +139,21 @@ class Espeak:
         self._end()
         self._problems.close()
 
-    def say(self, text: str, voice: Voice) -> tuple[npt.NDArray[np.int16], int, list[Mark]]:
-        """Have espeak-ng say a text.
+    def speak(self, text: str, voice: Voice) -> tuple[npt.NDArray[np.int16], int, list[Mark]]:
+        """Speak a text.
 
         Returns:
-            (samples,), their rate in Hz, and of each word event its place in the text, first sample and end.
+            Samples, (samples,); their rate in Hz; and position in the text, first sample and end of each word event.
 
         Raises:
-            AudioError: it fails.
+            AudioError: if espeak-ng fails.
         """
         content = text.encode()
         request = f"{voice.name} {voice.words_per_minute} {voice.pitch} {voice.gap} {len(content)}\n"
-        asked, answers = self._pipes()
-        with suppress(BrokenPipeError):  # it has ended: there is no answer
-            asked.write(request.encode() + content)
-            asked.flush()
+        requests, answers = self._pipes()
+        with suppress(BrokenPipeError):  # the process has ended: there is no answer
+            requests.write(request.encode() + content)
+            requests.flush()
         head = answers.readline().split()
         rate_hz, words, size = map(int, head) if len(head) == 3 else (0, 0, 0)
         marks = [answers.readline().split() for _ in range(words)]
@@ -166,7 +165,7 @@ class Espeak:
         return np.frombuffer(sound, dtype=np.int16), rate_hz, [(int(a), int(b), int(c)) for a, b, c in marks]
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
-        """Return where to ask and where answers come from, of the process that runs or of a new one."""
+        """Return the pipes for requests and answers. The process is started if it does not run."""
         if self._process is None:
             command = [sys.executable, "-I", "-S", str(SPEAKER), self.library]
             pipe = subprocess.PIPE
@@ -174,7 +173,7 @@ class Espeak:
         return cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
 
     def _problem(self, code: int) -> str:
-        """Return the last that the process said before it ended, and forget it."""
+        """Return the last line of the process's errors, and clear them."""
         self._problems.seek(0)
         lines = self._problems.read().decode(errors="replace").strip().splitlines()
         self._problems.seek(0)
@@ -193,21 +192,21 @@ class Espeak:
 
 
 def speak(text: str, voice: Voice, rng: np.random.Generator, espeak: Espeak) -> Speech:
-    """Speak a text, with silence of random length before and behind.
+    """Speak a text, with silence of random length before and after.
 
     Args:
-        text: what to say; words by `words.plain`.
-        voice: how.
-        rng: decides the silence.
-        espeak: says it.
+        text: the text; its words are those of `words.plain`.
+        voice: voice, pace and pitch.
+        rng: draws the silence.
+        espeak: the synthesiser.
 
     Raises:
-        AudioError: espeak-ng fails or says nothing.
+        AudioError: if espeak-ng fails or the speech is empty.
     """
     text = composed(text)
-    spoken, rate_hz, marks = espeak.say(text, voice)
+    spoken, rate_hz, marks = espeak.speak(text, voice)
     if not spoken.any() or not marks:
-        raise AudioError(f"{LIBRARY}, voice {voice.name}: said nothing for {text!r:.60}")
+        raise AudioError(f"{LIBRARY}, voice {voice.name}: spoke nothing for {text!r:.60}")
     resampled = soxr.resample(spoken.astype(np.float32) / 32_768, rate_hz, RATE_HZ)
     levelled = resampled * (SPEECH_RMS / np.sqrt(np.mean(resampled**2, dtype=np.float64)))
     before, behind = (int(RATE_HZ * rng.uniform(*limits)) for limits in ((0.05, 0.35), (0.1, 0.4)))

@@ -40,7 +40,7 @@ def show_plan(recipe: Recipe, data_dir: Path, out: Path, *, as_json: bool) -> No
 
 def make_plan(recipe: Recipe, data_dir: Path, out: Path) -> dict[str, Any]:  # Any: plain values for JSON
     """Return the plan as plain values."""
-    from bestow_edge.training.learning.memory_estimate import shapes_of, sizes, stage_needs, typical_shapes
+    from bestow_edge.training.learning.memory_estimate import estimate_stage, shapes_of, sizes, typical_shapes
     from bestow_edge.training.learning.run import batches_per_step
 
     run, config, missing = _prepare(recipe, data_dir, out)
@@ -49,7 +49,7 @@ def make_plan(recipe: Recipe, data_dir: Path, out: Path) -> dict[str, Any]:  # A
     for stage in recipe.stages:
         batch = run.dataset(stage, dev=False)[0] if run else None
         shapes = typical_shapes(config, stage) if batch is None else shapes_of(batch)
-        needs = stage_needs(config, recipe, stage, vocab_size, shapes)
+        needs = estimate_stage(config, recipe, stage, vocab_size, shapes)
         wanted = stage.batches_per_step or batches_per_step(stage, 1)
         facts = {"name": stage.name, "objective": stage.objective, "steps": stage.steps, "batch_s": stage.batch_s}
         facts |= {"batches_per_step": wanted, "learning_rate": stage.learning_rate}

@@ -1,1 +1,1 @@
-"""Curves, pages and model cards made of scores."""
+"""Curves, HTML reports and model cards."""

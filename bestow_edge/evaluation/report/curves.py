@@ -1,4 +1,4 @@
-"""Latency-quality curves as PNG and SVG. Knows results, not how they came about. Needs matplotlib (extra `eval`)."""
+"""Latency-quality curves as PNG and SVG. Needs matplotlib (extra `eval`)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ TITLES = {
 }
 PANELS = {"LAAL": "audio alone", "LAAL_CA": "with computing time"}
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "bestow-edge", "font.size": 9}  # Any: hundreds of literal keys
-# Text stays text and ids are the same every time, so that a picture changes only where its numbers do.
+# SVG text stays text and ids are constant, so a picture changes only where its numbers change.
 MARKERS = "osv^Dp*hX"
 
 
 def draw(results: Sequence[SettingResult], metric: str, title: str) -> Figure:
     """Draw quality over LAAL, without and with computing time: a line for each policy and look-ahead.
 
-    Bands are 95 % confidence intervals of the quality. Offline settings are horizontal lines: what hearing everything
-    first gives.
+    Bands are 95 % confidence intervals of the quality. An offline setting is a horizontal line, the quality reached by
+    hearing the whole utterance first.
 
     Args:
         results: at least one.
@@ -66,7 +66,8 @@ def _draw_curve(axes: Axes, points: Sequence[SettingResult], metric: str, latenc
     timed = [point for point in points if latency in point.scores]
     quality = [point.scores[metric] for point in timed]
     times_s = [point.scores[latency].value / 1000 for point in timed]
-    low, high, values = ([getattr(score, end) for score in quality] for end in ("low", "high", "value"))
+    low, high = [score.low for score in quality], [score.high for score in quality]
+    values = [score.value for score in quality]
     if len(timed) > 1:
         axes.fill_between(times_s, low, high, color=color, alpha=0.08, linewidth=0)
     else:
@@ -79,11 +80,11 @@ def _draw_curve(axes: Axes, points: Sequence[SettingResult], metric: str, latenc
 
 
 def rendered(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
-    """Return the picture as a file's content, the same bytes for the same results."""
+    """Return the content of the picture's file. Equal results give equal bytes."""
     buffer = BytesIO()
-    metadata: dict[str, Any] = (
-        {"Date": None, "Creator": "bestow-edge"} if kind == "svg" else {"Software": "bestow-edge"}
-    )
+    metadata: dict[str, str | None] = {"Software": "bestow-edge"}
+    if kind == "svg":
+        metadata = {"Date": None, "Creator": "bestow-edge"}
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return buffer.getvalue()

@@ -1,9 +1,10 @@
-"""What an evaluation ran on: processor, cores and versions. Standard library only."""
+"""The machine and the library versions of an evaluation. Standard library only."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,9 +23,14 @@ def usable_cores() -> int:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, this package, what runs models and what scores texts, if installed."""
-    found = {"python": platform.python_version()}
-    for name in ("bestow-edge", *RUNTIMES, *SCORERS):
+    """Return the versions of Python, of this package and of the libraries that run models and score texts."""
+    return {"python": platform.python_version()} | installed(("bestow-edge", *RUNTIMES, *SCORERS))
+
+
+def installed(distributions: Iterable[str]) -> dict[str, str]:
+    """Return the version of each distribution that is installed."""
+    found = {}
+    for name in distributions:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

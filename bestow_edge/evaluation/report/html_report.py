@@ -1,6 +1,6 @@
-"""An HTML report in one file: picture, tables and texts, without scripts or a server. Knows results, nothing of models.
+"""The HTML report: curves, tables and texts in one file, without scripts.
 
-Everything that comes from models, manifests or file names is escaped.
+Texts from models, manifests and file names are escaped.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def page(record: Mapping[str, Any], results: Sequence[SettingResult], metric: st
     Args:
         record: content of `results.json`.
         results: the settings' results with their utterances.
-        metric: score that orders the utterances.
+        metric: the score by which utterances are sorted.
         svg: the curves.
     """
     title = f"{record['manifest']['file']}, {record['pair']}"
-    picture = svg[svg.index("<svg") :]  # without the XML header, which HTML does not know
+    picture = svg[svg.index("<svg") :]  # HTML has no XML header
     latencies = [name for name in _names(results) if name not in METRICS]
     parts = [
         f"<h1>{escape(title)}</h1>",
@@ -53,14 +53,17 @@ def page(record: Mapping[str, Any], results: Sequence[SettingResult], metric: st
 
 
 def signatures(results: Sequence[SettingResult]) -> list[str]:
-    """Return sacrebleu's signatures, as papers print them."""
+    """Return sacrebleu's signatures in the form that papers print."""
     scores = results[0].scores
     return [f"{name}: {score.signature}" for name, score in scores.items() if score.signature]
 
 
 def _names(results: Sequence[SettingResult]) -> list[str]:
     """Return the names of all scores in the order of their first appearance."""
-    return list(dict.fromkeys(name for result in results for name in result.scores))
+    names: dict[str, None] = {}
+    for result in results:
+        names.update(dict.fromkeys(result.scores))
+    return list(names)
 
 
 def _facts(record: Mapping[str, Any]) -> str:
@@ -76,17 +79,17 @@ def _facts(record: Mapping[str, Any]) -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a table of cells that are HTML already."""
+    """Return a table. Its cells are HTML, so they are not escaped again."""
     lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>"]
     lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
     return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
 
 
 def _scores(results: Sequence[SettingResult], names: Iterable[str]) -> str:
-    names = list(names)
-    rows = (
-        [escape(result.setting.name), *(_cell(name, result.scores.get(name)) for name in names)] for result in results
-    )
+    names, rows = list(names), []
+    for result in results:
+        cells = [_cell(name, result.scores.get(name)) for name in names]
+        rows.append([escape(result.setting.name), *cells])
     return _table(["setting", *map(escape, names)], rows)
 
 

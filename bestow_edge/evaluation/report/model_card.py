@@ -1,6 +1,6 @@
-"""A model card in Markdown from a bundle and evaluations of it. Standard library only; it runs nothing.
+"""A model card in Markdown, written from a bundle and its evaluations. Standard library only; no model is run.
 
-What a bundle does not know, its data and licence, comes from a text its maker wrote; without one the card says so.
+Training data and licence are not in a bundle. They come from a text by its author; if there is none, the card says so.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def model_card(
 
     Args:
         bundle: its directory.
-        evaluations: directories that `bestow-edge eval` wrote for it.
-        about: Markdown about data and licence; None = `LICENSES.md` in the bundle or beside it, if there is one.
-        relative_to: directory the card will lie in, for the curves' addresses; None leaves the curves out.
+        evaluations: directories that `bestow-edge eval` wrote for this bundle.
+        about: Markdown about data and licence; None = `LICENSES.md` in the bundle or beside it, if it exists.
+        relative_to: directory of the card, to which the links to curves are relative; None = without curves.
 
     Raises:
-        BundleError: there is no bundle.
-        ConfigError: a directory holds no finished evaluation, or one of another bundle.
+        BundleError: if the bundle is missing or damaged.
+        ConfigError: if a directory holds no finished evaluation, or that of another bundle.
     """
     manifest = read_manifest(bundle)
     results = [_read_results(directory, bundle) for directory in evaluations]
@@ -103,7 +103,7 @@ def _files(manifest: BundleManifest) -> str:
 
 
 def _parity(manifest: BundleManifest) -> str:
-    """Return the worst comparison of each graph at each precision."""
+    """Return a table with the largest error of each graph at each precision."""
     groups: dict[tuple[str, str], list[ParityRow]] = {}
     for row in manifest.parity:
         groups.setdefault((row.graph, row.precision), []).append(row)
@@ -119,8 +119,8 @@ def _evaluation(record: Mapping[str, Any], directory: Path, relative_to: Path | 
     title = f"## Quality and latency: {manifest['file']}, {record['pair']}"
     where = f"{machine['processor']}, {machine['cores']} cores"
     how = f"{record['jobs']} process(es) of {record['threads']} thread(s)"
-    what = f"{manifest['utterances']} utterances, {manifest['audio_s']:.0f} s of audio"
-    facts = f"{what}. Measured {record['created'][:10]} on {where}, {how}."
+    speech = f"{manifest['utterances']} utterances, {manifest['audio_s']:.0f} s of audio"
+    facts = f"{speech}. Measured {record['created'][:10]} on {where}, {how}."
     quality = _scores(settings, METRICS, "Quality in percent, with 95 % confidence intervals:", interval=True)
     times = _scores(
         settings, LATENCIES, "Latency in ms; `_CA` with computing time; RTF is computing over audio:", interval=False
@@ -148,7 +148,7 @@ def _data(bundle: Path, about: str | None) -> str:
     if about is None and found:
         about = found[0].read_text(encoding="utf-8")
     if about is None:
-        about = f"Not known: nothing in the bundle says. Add {DATA_FILE} to it or give `--about FILE`."
+        about = f"Not known: the bundle does not name them. Add {DATA_FILE} to it or give `--about FILE`."
     lines = [f"##{line}" if line.startswith("#") else line for line in about.strip().splitlines()]
     return "## Data and licence\n\n" + "\n".join(lines)
 
@@ -156,5 +156,8 @@ def _data(bundle: Path, about: str | None) -> str:
 def _versions(manifest: BundleManifest, results: Sequence[Mapping[str, Any]]) -> str:
     rows = [("bundle", f"{FORMAT} {FORMAT_VERSION}"), ("checkpoint", f"SHA-256 `{manifest.checkpoint_sha256}`")]
     rows += [("exported with", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))]
-    rows += [("evaluated with", ", ".join(f"{n} {v}" for n, v in record["versions"].items())) for record in results[:1]]
-    return "## Versions\n\n" + _table(("what", "version"), rows)
+    if results:
+        rows.append(
+            ("evaluated with", ", ".join(f"{name} {version}" for name, version in results[0]["versions"].items()))
+        )
+    return "## Versions\n\n" + _table(("part", "version"), rows)

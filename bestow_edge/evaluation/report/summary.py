@@ -1,9 +1,9 @@
-"""What an evaluation is about, and every file of its results. Puts the other modules together; knows no terminal.
+"""The description of an evaluation, and the files of its results.
 
 DIR/SETTING/utterances.jsonl   text and scores of each utterance
 DIR/curve.svg, DIR/curve.png   quality over latency
-DIR/report.html                everything for people
-DIR/results.json               everything for programs; written last
+DIR/report.html                all results, for people
+DIR/results.json               all results, for programs; written last
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ from typing import Any
 from bestow_edge.core.bundle import MANIFEST_FILE, read_manifest
 from bestow_edge.core.files import sha256
 from bestow_edge.core.prompts import Pair
-from bestow_edge.evaluation.report import curves
-from bestow_edge.evaluation.report import html_report as page
+from bestow_edge.evaluation.report import curves, html_report
 from bestow_edge.evaluation.report.hardware import describe_machine, versions
 from bestow_edge.evaluation.run.directory import FORMAT, FORMAT_VERSION, RESULTS_FILE, Store, samples_sha256
 from bestow_edge.evaluation.run.listening import BLOCK_MS
 from bestow_edge.evaluation.run.runner import Runner
 from bestow_edge.evaluation.run.samples import Samples
 from bestow_edge.evaluation.run.settings import Setting
-from bestow_edge.evaluation.scores import intervals as bootstrap
+from bestow_edge.evaluation.scores import intervals
 from bestow_edge.evaluation.scores.instances import Instance
 from bestow_edge.evaluation.scores.results import SettingResult, score_setting
 
 
 def describe(manifest: Path, samples: Samples, runner: Runner) -> dict[str, Any]:
-    """Return everything that has to be the same to go on with an earlier run, as JSON."""
+    """Return the fields that must be equal for an earlier run to be continued, as JSON."""
     bundle = read_manifest(runner.bundle)
     return {
         "pair": runner.name,
@@ -60,33 +59,33 @@ def score(settings: Sequence[Setting], found: Sequence[Sequence[Instance]], pair
     return [score_setting(setting, instances, pair) for setting, instances in zip(settings, found, strict=True)]
 
 
-def write(store: Store, what: dict[str, Any], results: Sequence[SettingResult], metric: str) -> dict[str, Any]:
+def write(store: Store, evaluated: dict[str, Any], results: Sequence[SettingResult], metric: str) -> dict[str, Any]:
     """Write every file of results and return the content of `results.json`.
 
     Args:
         store: the directory.
-        what: what `describe` returned.
+        evaluated: as returned by `describe`.
         results: of all settings.
-        metric: quality in the curves, one of `bestow_edge.evaluation.scores.score.METRICS`.
+        metric: quality score of the curves, one of `bestow_edge.evaluation.scores.score.METRICS`.
     """
     record = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        **what,
+        **evaluated,
         "metric": metric,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(),
         "versions": versions(),
-        "confidence": {"level": bootstrap.CONFIDENCE, "resamples": bootstrap.RESAMPLES, "seed": bootstrap.SEED},
+        "confidence": {"level": intervals.CONFIDENCE, "resamples": intervals.RESAMPLES, "seed": intervals.SEED},
         "settings": [result.record() for result in results],
     }
     for result in results:
         lines = (json.dumps(utterance, ensure_ascii=False) + "\n" for utterance in result.utterances)
         store.write("utterances.jsonl", "".join(lines), result.setting)
-    figure = curves.draw(results, metric, f"{what['manifest']['file']}, {what['pair']}")
+    figure = curves.draw(results, metric, f"{evaluated['manifest']['file']}, {evaluated['pair']}")
     svg = curves.rendered(figure, "svg")
     store.write("curve.svg", svg)
     store.write("curve.png", curves.rendered(figure, "png"))
-    store.write("report.html", page.page(record, results, metric, svg.decode()))
+    store.write("report.html", html_report.page(record, results, metric, svg.decode()))
     store.write(RESULTS_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return record

@@ -1,9 +1,7 @@
-"""The directory of an evaluation: what is evaluated, what is finished, and logs that survive a stop at any time.
+"""The directory of an evaluation. Finished utterances are logged at once, so a run can be stopped at any time.
 
-    DIR/evaluation.json            what is evaluated; another evaluation may not go on in the same directory
-    DIR/SETTING/instances.log      SimulEval's log of a setting; a line is added when an utterance is finished
-
-It knows files and instances; the runner makes them, `bestow_edge.evaluation.scores.results` scores them.
+DIR/evaluation.json            description of the evaluation; a different one is refused in the same directory
+DIR/SETTING/instances.log      SimulEval's log of a setting; one line for each finished utterance
 """
 
 from __future__ import annotations
@@ -28,21 +26,21 @@ FORMAT_VERSION = 1
 
 
 class Store:
-    """One directory of results."""
+    """The directory of one evaluation."""
 
-    def __init__(self, directory: Path, what: Mapping[str, Any]) -> None:
-        """Open a directory, or make it.
+    def __init__(self, directory: Path, evaluated: Mapping[str, Any]) -> None:
+        """Open the directory, or create it.
 
         Args:
-            directory: where results go.
-            what: everything that has to be the same to go on with an earlier run, as JSON.
+            directory: of the results.
+            evaluated: fields that must be equal for an earlier run to be continued, as JSON.
 
         Raises:
-            ConfigError: it holds something else, or another evaluation.
+            ConfigError: if it holds other files or another evaluation.
         """
         self.directory = directory
         path = directory / EVALUATION_FILE
-        record = {"format": FORMAT, "format_version": FORMAT_VERSION, **what}
+        record = {"format": FORMAT, "format_version": FORMAT_VERSION, **evaluated}
         if path.is_file():
             _check_same(path, record)
             return
@@ -56,16 +54,16 @@ class Store:
 
         Args:
             setting: the setting.
-            number: utterances there are.
+            number: utterances of the evaluation.
 
         Raises:
-            ConfigError: the log is damaged, other than in a last line that was cut short.
+            ConfigError: if the log is damaged. An incomplete last line is no damage: it is removed.
         """
         path = self._log(setting)
         if not path.is_file():
             return {}
         lines = path.read_bytes().split(b"\n")
-        whole = lines[:-1]  # what follows the last line end was being written when the run was stopped
+        whole = lines[:-1]  # text behind the last line end was being written when the run was stopped
         if lines[-1]:
             write_atomically(path, b"".join(line + b"\n" for line in whole))
         try:
@@ -77,14 +75,14 @@ class Store:
         return {instance.index: instance for instance in found}
 
     def add(self, setting: Setting, instance: Instance) -> None:
-        """Add a finished utterance to a setting's log."""
+        """Append a finished utterance to the log of a setting."""
         path = self._log(setting)
         path.parent.mkdir(exist_ok=True)
         with path.open("a", encoding="utf-8") as log:
             log.write(instance.to_line() + "\n")
 
     def complete(self, setting: Setting, number: int) -> list[Instance]:
-        """Sort the log of a setting whose utterances are all finished, and return it."""
+        """Sort the log of a setting whose utterances are all finished, and return its instances."""
         found = self.finished(setting, number)
         if len(found) != number:
             raise RuntimeError(f"{setting.name}: {len(found)} of {number} utterances are finished")
@@ -93,7 +91,7 @@ class Store:
         return instances
 
     def write(self, name: str, content: str | bytes, setting: Setting | None = None) -> Path:
-        """Write a file of results and return its path."""
+        """Write a file and return its path."""
         path = (self.directory if setting is None else self._log(setting).parent) / name
         write_atomically(path, content)
         return path
@@ -103,11 +101,11 @@ class Store:
 
 
 def samples_sha256(samples: Samples) -> str:
-    """Return a hash of recordings and references: their paths' names, places, lengths, texts and questions, if any."""
-    rows = [
-        [item.path.name, item.offset_s, item.duration_s, item.length_s, item.reference, *filter(None, [item.question])]
-        for item in samples.items
-    ]
+    """Return a hash over the samples: file name, offset, lengths, reference and, if there is one, the question."""
+    rows = []
+    for item in samples.items:
+        row = [item.path.name, item.offset_s, item.duration_s, item.length_s, item.reference]
+        rows.append([*row, item.question] if item.question else row)
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
@@ -119,5 +117,4 @@ def _check_same(path: Path, new: Mapping[str, Any]) -> None:
     for name in [*new, *old]:
         if old.get(name) != new.get(name):
             was, now = (json.dumps(record.get(name), ensure_ascii=False) for record in (old, new))
-            what = f"{path.parent} holds an evaluation with {name} {was}, not {now}"
-            raise ConfigError(f"{what}; choose another --out")
+            raise ConfigError(f"{path.parent} holds an evaluation with {name} {was}, not {now}; choose another --out")

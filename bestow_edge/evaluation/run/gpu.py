@@ -1,8 +1,8 @@
-"""What a GPU does with a bundle: parity with the CPU, time of each graph, streams at once, memory. For owners of one.
+"""Checks of a bundle on a GPU: parity with the CPU, time of each graph, concurrent streams, memory.
 
-Every check gives a finding, also one that could not be made, with the reason; a failing check stops no other. The
-report is one file that can be attached to a bug report. Without a GPU it says what was not done. It knows backends as
-routes: functions that load a bundle's graphs on a device.
+Each check ends in a finding: passed, failed, or skipped with the reason. A failed check does not stop the others. The
+report is one file that can be attached to a bug report. A route is a way to run a bundle on a GPU: the function that
+loads its graphs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +28,7 @@ from bestow_edge import __version__
 from bestow_edge.core.bundle import BundleManifest, check_files, read_manifest
 from bestow_edge.core.errors import ConfigError, DeviceError, MissingExtraError
 from bestow_edge.core.utterances import read_manifest as read_speech
-from bestow_edge.evaluation.report.hardware import describe_machine
+from bestow_edge.evaluation.report.hardware import describe_machine, installed
 from bestow_edge.evaluation.run.listening import listen
 from bestow_edge.runtime.assets.recordings import sample_manifest
 from bestow_edge.runtime.audio.files import read_audio
@@ -48,23 +47,24 @@ State = Literal["ok", "failed", "not done"]
 Load = Callable[[GraphFiles, CudaDevice], Graphs]
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "cuda-bindings", "numpy", "tensorrt", "tensorrt-cu13", "torch")
 NO_GPU = "no GPU that this installation can use"
-WARM_UP = 5  # runs before time is taken: libraries choose kernels, CUDA graphs are captured
-SAME_WORDS = 0.9  # share of a text's words: in float16 a close decision may fall otherwise
+WARM_UP = 5  # runs before the timed ones: libraries choose kernels, CUDA graphs are captured
+SAME_WORDS = 0.9  # least share of equal words: in float16 a close decision may differ
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
     """The outcome of one check."""
 
-    what: str
+    check: str
+    """Name of the check."""
     state: State
-    told: str
-    """Figures, or why it failed or was not done."""
+    detail: str
+    """Figures, or the reason for a failure or an omission."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphFigures:
-    """One graph on one route."""
+    """Error and times of one graph on one route."""
 
     route: str
     graph: str
@@ -77,52 +77,52 @@ class GraphFigures:
 
 @dataclass(kw_only=True, slots=True)
 class GpuReport:
-    """Everything found, as it is packed."""
+    """The report of all checks, in the form in which it is stored."""
 
     made: str
-    """When, UTC."""
+    """Time of the report, UTC."""
     bestow_edge: str = __version__
     python: str = platform.python_version()
     machine: dict[str, str | int] = field(default_factory=describe_machine)
     versions: dict[str, str] = field(default_factory=dict)
-    """Of what is installed of `DISTRIBUTIONS`."""
+    """Installed versions of `DISTRIBUTIONS`."""
     gpu: dict[str, str | int] = field(default_factory=dict)
-    """What the CUDA runtime says of the GPU; empty without one."""
+    """Properties of the GPU from the CUDA runtime; empty without a GPU."""
     driver: str = ""
-    """What nvidia-smi says; empty where there is none."""
+    """Output of nvidia-smi; empty if it is not installed."""
     bundle: str = ""
     findings: list[Finding] = field(default_factory=list)
     graphs: list[GraphFigures] = field(default_factory=list)
 
     @property
     def failed(self) -> bool:
-        """A check failed."""
+        """Whether a check failed."""
         return any(finding.state == "failed" for finding in self.findings)
 
     def pack(self, path: Path) -> None:
-        """Write everything to one file."""
+        """Write the report to a file."""
         path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Examination:
-    """What is to be checked."""
+    """Settings of the checks."""
 
     bundle: Path | None = None
-    """None = the embedded demo, which is made for CPUs: parts of it run on the CPU."""
+    """None = the embedded demo. It is made for CPUs, so some of its operators run on the CPU."""
     reference: Path | None = None
-    """fp32 bundle of the same checkpoint that the CPU runs for comparison; None = the bundle itself."""
+    """fp32 bundle of the same checkpoint, run on the CPU for comparison; None = the bundle itself."""
     device: str = "cuda:0"
     runs: int = 50
     """Timed runs of each graph."""
     streams: tuple[int, ...] = (1,)
-    """Numbers of streams heard at once."""
+    """Numbers of concurrent streams to try."""
     speech_s: float = 20.0
     """Speech that each stream hears."""
 
 
 class SkippedError(Exception):
-    """A check cannot be made here; the message says why."""
+    """A check is not possible here. The message gives the reason."""
 
 
 def load_onnx(files: GraphFiles, device: CudaDevice) -> Graphs:
@@ -158,25 +158,25 @@ ROUTES: dict[str, Load] = {"onnxruntime CUDA": load_onnx, "TensorRT": load_engin
 
 
 def examine(asked: Examination, progress: Callable[[str], None]) -> GpuReport:
-    """Check a GPU and what a bundle does on it.
+    """Check a GPU, and a bundle on it.
 
     Args:
-        asked: what to check.
-        progress: told what is being done.
+        asked: settings of the checks.
+        progress: called with the name of each check.
 
     Raises:
-        ConfigError: the device's name is none of a GPU.
+        ConfigError: if the device is not a GPU.
     """
     directory = embedded_bundle() if asked.bundle is None else asked.bundle
     report = GpuReport(made=datetime.now(UTC).isoformat(timespec="seconds"), bundle=str(directory))
     progress("looking for a GPU")
-    report.versions, report.driver = _versions(), _nvidia_smi()
+    report.versions, report.driver = installed(DISTRIBUTIONS), _nvidia_smi()
     device = _open(report, asked)
     _check_provider(report)
     for route, load in ROUTES.items():
         if device is None:
-            for what in ("parity and time of each graph", "texts of a stream", "streams at once", "memory"):
-                report.findings.append(Finding(what=f"{route}: {what}", state="not done", told=NO_GPU))
+            for check in ("parity and time of each graph", "texts of a stream", "streams at once", "memory"):
+                report.findings.append(Finding(check=f"{route}: {check}", state="not done", detail=NO_GPU))
             continue
         _Route(report, asked, directory, device, progress).check(route, load)
     return report
@@ -200,42 +200,42 @@ class _Route:
         """Check graphs, texts, streams and memory."""
         free, total = self._device.memory()
         graphs: Graphs = {}
-        with self._finding(f"{route}: bundle") as told:
+        with self._finding(f"{route}: bundle") as figures:
             manifest = read_manifest(self._directory)
             check_files(self._directory, manifest, hashes=False)
             graphs = load(GraphFiles(directory=self._directory, manifest=manifest), self._device)
-            told.append(_placements(graphs))
+            figures.append(_placements(graphs))
         if not graphs:
             return
         for name, graph in graphs.items():
-            with self._finding(f"{route}: {name} as on the CPU") as told:
-                told.append(self._compare(route, name, graph, manifest))
-        with self._finding(f"{route}: texts of a stream") as told:
-            told.append(self._texts(graphs, manifest))
+            with self._finding(f"{route}: {name} as on the CPU") as figures:
+                figures.append(self._compare(route, name, graph, manifest))
+        with self._finding(f"{route}: texts of a stream") as figures:
+            figures.append(self._texts(graphs, manifest))
         for count in self._asked.streams:
-            with self._finding(f"{route}: {count} streams at once") as told:
-                told.append(self._streams(graphs, manifest, count))
-        with self._finding(f"{route}: memory") as told:
+            with self._finding(f"{route}: {count} streams at once") as figures:
+                figures.append(self._streams(graphs, manifest, count))
+        with self._finding(f"{route}: memory") as figures:
             used = free - self._device.memory()[0]
-            told.append(f"{used / 1e9:.2f} GB used by graphs and streams, of {total / 1e9:.1f} GB")
+            figures.append(f"{used / 1e9:.2f} GB used by graphs and streams, of {total / 1e9:.1f} GB")
 
     @contextmanager
-    def _finding(self, what: str) -> Iterator[list[str]]:
-        """Note how a check ends; what the block appends is told."""
-        self._progress(what)
-        told: list[str] = []
+    def _finding(self, check: str) -> Iterator[list[str]]:
+        """Record the outcome of a check. The block appends its figures to the list."""
+        self._progress(check)
+        figures: list[str] = []
         try:
-            yield told
-        except SkippedError as reason:
-            self._report.findings.append(Finding(what=what, state="not done", told=str(reason)))
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong on a GPU belongs in the report, and the rest too
-            told = [f"{type(error).__name__}: {' '.join(str(error).split()):.500}"]
-            self._report.findings.append(Finding(what=what, state="failed", told=told[0]))
+            yield figures
+        except SkippedError as error:
+            self._report.findings.append(Finding(check=check, state="not done", detail=str(error)))
+        except Exception as error:  # noqa: BLE001 - every error of a GPU belongs in the report, and the other checks go on
+            reason = f"{type(error).__name__}: {' '.join(str(error).split()):.500}"
+            self._report.findings.append(Finding(check=check, state="failed", detail=reason))
         else:
-            self._report.findings.append(Finding(what=what, state="ok", told="; ".join(told)))
+            self._report.findings.append(Finding(check=check, state="ok", detail="; ".join(figures)))
 
     def _compare(self, route: str, name: str, graph: Graph, manifest: BundleManifest) -> str:
-        """Run a graph's golden inputs on CPU and GPU."""
+        """Run the golden inputs of a graph on CPU and GPU, and compare outputs and times."""
         directory = self._directory if self._asked.reference is None else self._asked.reference
         known = manifest if self._asked.reference is None else read_manifest(directory)
         feeds = read_golden(directory, known, name)
@@ -253,7 +253,7 @@ class _Route:
         return f"error {error:.1e} of {allowed:.0e}; {p50:.2f} ms (p95 {p95:.2f}), CPU {np.median(cpu_ms):.2f} ms"
 
     def _texts(self, graphs: Graphs, manifest: BundleManifest) -> str:
-        """Compare what a session writes on CPU and GPU."""
+        """Compare the texts of a session on CPU and GPU."""
         gpu = _model(self._directory, manifest, graphs)
         cpu = Model(self._directory, manifest, device="cpu", threads=0)
         (got, _), (want, _) = (_hear(model, self._asked.speech_s) for model in (gpu, cpu))
@@ -263,7 +263,7 @@ class _Route:
         return f"{same:.0%} of {len(got.split())} words are the CPU's"
 
     def _streams(self, graphs: Graphs, manifest: BundleManifest, count: int) -> str:
-        """Hear the same speech several times at once."""
+        """Run the same speech in several concurrent streams."""
         model = _model(self._directory, manifest, graphs)
         _hear(model, self._asked.speech_s)
         started = time.perf_counter()
@@ -283,11 +283,11 @@ def _open(report: GpuReport, asked: Examination) -> CudaDevice | None:
     try:
         device = open_gpu(name)
     except (DeviceError, MissingExtraError) as error:
-        report.findings.append(Finding(what="GPU", state="not done", told=str(error)))
+        report.findings.append(Finding(check="GPU", state="not done", detail=str(error)))
         return None
     report.gpu = device.properties()
-    told = f"{report.gpu['gpu']}, compute capability {report.gpu['compute_capability']}"
-    report.findings.append(Finding(what="GPU", state="ok", told=told))
+    found = f"{report.gpu['gpu']}, compute capability {report.gpu['compute_capability']}"
+    report.findings.append(Finding(check="GPU", state="ok", detail=found))
     return device
 
 
@@ -295,19 +295,9 @@ def _check_provider(report: GpuReport) -> None:
     try:
         providers = ", ".join(import_onnxruntime().get_available_providers())
     except MissingExtraError as error:
-        report.findings.append(Finding(what="onnxruntime", state="not done", told=str(error)))
+        report.findings.append(Finding(check="onnxruntime", state="not done", detail=str(error)))
     else:
-        report.findings.append(Finding(what="onnxruntime", state="ok", told=f"providers: {providers}"))
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        report.findings.append(Finding(check="onnxruntime", state="ok", detail=f"providers: {providers}"))
 
 
 def _nvidia_smi() -> str:
@@ -316,7 +306,7 @@ def _nvidia_smi() -> str:
         return ""
     query = "--query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm,temperature.gpu"
     try:
-        done = subprocess.run(  # noqa: S603 - a program of the driver, and no input of anyone
+        done = subprocess.run(  # noqa: S603 - the driver's own program, with constant arguments
             [program, query, "--format=csv"], capture_output=True, text=True, timeout=20, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -325,16 +315,17 @@ def _nvidia_smi() -> str:
 
 
 def _placements(graphs: Graphs) -> str:
-    """Say which provider runs how many operators of each graph, where the route knows."""
-    told = []
+    """Return how many operators of each graph run on which provider. Only onnxruntime reports it."""
+    lines = []
     for name, graph in graphs.items():
-        found: dict[str, dict[str, int]] = getattr(graph, "placement", {})
-        told += [f"{name}: {sum(operators.values())} operators on {where}" for where, operators in found.items()]
-    return "; ".join(told) or "loaded"
+        placement: dict[str, dict[str, int]] = getattr(graph, "placement", {})
+        for provider, operators in placement.items():
+            lines.append(f"{name}: {sum(operators.values())} operators on {provider}")
+    return "; ".join(lines) or "loaded"
 
 
 def _timed(graph: Graph, feeds: Mapping[str, Array], runs: int) -> tuple[dict[str, Array], list[float]]:
-    """Return a graph's outputs on the host, and how long its runs took, milliseconds."""
+    """Return the outputs of a graph on the host, and the time of each run in milliseconds."""
     runner = graph.runner()
     given = {tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in graph.spec.fed}
     runner.bind(given if graph.device is CPU else {name: graph.device.put(array) for name, array in given.items()})
@@ -349,14 +340,14 @@ def _timed(graph: Graph, feeds: Mapping[str, Array], runs: int) -> tuple[dict[st
 
 
 def _model(directory: Path, manifest: BundleManifest, graphs: Graphs) -> Model:
-    """Return a model whose graphs are these."""
+    """Return a model that runs the given graphs."""
     model = Model(directory, manifest, device="cpu", threads=0)
     model.take_graphs(graphs)
     return model
 
 
 def _hear(model: Model, speech_s: float) -> tuple[str, float]:
-    """Return what a model writes about speech that ships with the package, and how long that is, seconds."""
+    """Return the text that a model writes for the packaged speech, and the length of the speech in seconds."""
     pair = model.config.pairs[0]
     source, _, target = pair.partition("-")
     session, rate_hz = model.session(source=source, target=target), model.sample_rate_hz

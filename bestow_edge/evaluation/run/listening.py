@@ -1,8 +1,7 @@
-"""One utterance heard block by block as SimulEval would give it, and every word with the time it was written.
+"""Runs a session on one utterance, block by block as SimulEval does, and records the time of each word.
 
-A word counts as written once it is known to be whole: the next one begins, the model has nothing more to write yet, a
-segment ends or the audio does. Agents of SimulEval have to write whole words, so both sides measure the same. It knows
-sessions and blocks of audio, not files or scores.
+A word counts as written when it is complete: when the next word begins, the model pauses, or the segment or the audio
+ends. SimulEval's agents write complete words too, so both measure the same times.
 """
 
 from __future__ import annotations
@@ -21,32 +20,32 @@ from bestow_edge.runtime.stream.events import Decision, SegmentEvent, TextEvent
 from bestow_edge.runtime.stream.session import Session
 
 BLOCK_MS = 80
-"""Audio given at once: one encoder step. SimulEval's --source-segment-size; delays are multiples of it."""
+"""Length of a block: one encoder step. It is SimulEval's --source-segment-size; delays are multiples of it."""
 SILENCE_DB = -30.0
-"""Level below the loudest 10 ms at which an utterance has not begun or is over."""
+"""Level of silence, relative to the loudest 10 ms."""
 
 Samples = npt.NDArray[np.float32]
 
 
 class WordStream:
-    """A session that takes audio at its file's rate and gives whole words."""
+    """A session that takes audio at the rate of its file and returns complete words."""
 
     def __init__(self, session: Session, rate_hz: int) -> None:
-        """Listen with a fresh session, of one prompt, to audio of `rate_hz`."""
+        """Take a fresh session of one prompt for audio of `rate_hz`."""
         self._session = session
         self._resampler = StreamResampler(rate_hz, session.model.sample_rate_hz)
         self._open = ""
         self._paused = False
         self.texts: list[str] = []
-        """Text of each event so far; together they are the whole text."""
-        session.on_decision = self._hear
+        """Text of each event so far. Joined, they are the text of the utterance."""
+        session.on_decision = self._record_pause
 
     def feed(self, samples: Samples, *, ended: bool) -> list[str]:
-        """Hear a block and return the words that are known to be whole now.
+        """Take a block of audio and return the words that are complete now.
 
         Args:
             samples: (samples,) float32 at the file's rate; may be empty.
-            ended: whether this was the last block.
+            ended: whether this is the last block.
         """
         events = self._session.feed(self._resampler.feed(samples))
         if ended:
@@ -70,31 +69,31 @@ class WordStream:
         word, self._open = self._open, ""
         return [word] if word else []
 
-    def _hear(self, decision: Decision) -> None:
+    def _record_pause(self, decision: Decision) -> None:
         self._paused = decision.verdict == "pause"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heard:
-    """What one utterance gave. Times are ms from its start."""
+    """Text and times of one utterance. Times are milliseconds from its start."""
 
     text: str
-    """All that was written."""
+    """The text that was written."""
     delays: tuple[float, ...]
-    """Audio given when each word was known to be whole."""
+    """Audio given when each word was complete."""
     elapsed: tuple[float, ...]
-    """The same plus the computing until then."""
+    """The same plus the computing time until then."""
     pieces: tuple[tuple[str, float, float], ...]
-    """Text of each event, audio given and elapsed time when it came: what a reader sees first."""
+    """Text of each event, with the audio given and the time elapsed when it came."""
     computing_ms: float
-    """Computing for the whole utterance."""
+    """Computing time of the utterance."""
     length_ms: float
     """Length of the audio."""
     speech_end_ms: float
-    """Where the speech in it ends, by its level."""
+    """End of the speech, estimated by its level."""
 
     def instance(self, index: int, reference: str, source: str) -> Instance:
-        """Return it as a line of SimulEval's log; what SimulEval does not know goes to `extra`."""
+        """Return the entry of SimulEval's log. Fields that SimulEval does not have go to `extra`."""
         return Instance(
             index=index,
             prediction=" ".join(self.text.split()),
@@ -114,13 +113,13 @@ class Heard:
 def listen(
     session: Session, waveform: Samples, rate_hz: int, *, clock: Callable[[], float] = time.perf_counter
 ) -> Heard:
-    """Run a session on an utterance as fast as it can, in blocks of `BLOCK_MS`.
+    """Run a session on an utterance in blocks of `BLOCK_MS`, without waiting for real time.
 
     Args:
         session: a fresh session of one prompt.
         waveform: (samples,) float32.
         rate_hz: of the waveform.
-        clock: seconds.
+        clock: returns seconds.
     """
     stream = WordStream(session, rate_hz)
     delays: list[float] = []
@@ -147,9 +146,9 @@ def listen(
 
 
 def speech_end_ms(waveform: Samples, rate_hz: int) -> float:
-    """Estimate where speech ends: behind the last 10 ms that are less than 30 dB below the loudest ones.
+    """Estimate the end of the speech: the last 10 ms that are less than 30 dB below the loudest 10 ms.
 
-    Noise louder than that makes it the end of the audio.
+    Under louder noise it is the end of the audio.
 
     Args:
         waveform: (samples,) float32, at least one.

@@ -1,7 +1,4 @@
-"""Runs every utterance at every setting, in this process or in several, and keeps what is finished in a `Store`.
-
-It knows models, samples and settings; not scores, nor terminals.
-"""
+"""Runs every utterance at every setting, in one process or in several, and stores the finished ones in a `Store`."""
 
 from __future__ import annotations
 
@@ -37,13 +34,13 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runner:
-    """How utterances are run. Sent to other processes as it is."""
+    """Model, languages and processes of an evaluation. It is pickled for the worker processes."""
 
     bundle: Path
     pair: Pair
-    """Languages; where samples have questions, of speech and answers."""
+    """Languages; with questions, those of speech and answers."""
     questions: bool = False
-    """Whether samples have questions, whose answers are scored."""
+    """Whether each sample's question is asked and its answer is scored."""
     device: str = "cpu"
     threads: int = 1
     """Threads of each process."""
@@ -52,7 +49,7 @@ class Runner:
 
     @property
     def name(self) -> str:
-        """What is evaluated, in short."""
+        """Name of the task, for headings."""
         return f"questions about {self.pair.source}" if self.questions else str(self.pair)
 
     def run(
@@ -62,28 +59,25 @@ class Runner:
         store: Store,
         progress: Callable[[int, int], None],
     ) -> list[list[Instance]]:
-        """Run what is not finished yet.
+        """Run the utterances that are not finished yet.
 
         Args:
-            samples: what is heard.
-            settings: at which settings.
-            store: holds what was finished before and takes what is finished now.
-            progress: told how many utterances are finished, and of how many, counting those of all settings.
+            samples: the utterances.
+            settings: the settings.
+            store: holds the utterances finished earlier and takes those finished now.
+            progress: called with the number of finished utterances and of all, both over all settings.
 
         Returns:
-            Instances of each setting, in the samples' order.
+            Instances of each setting, in the order of the samples.
 
         Raises:
-            AudioError, BundleError, ConfigError: a recording or the bundle cannot be used.
-            SessionError: a process died.
+            AudioError, BundleError, ConfigError: if a recording or the bundle cannot be used.
+            SessionError: if a worker process died.
         """
         before = [store.finished(setting, len(samples)) for setting in settings]
-        tasks = [
-            Task(setting, index, sample)
-            for setting, found in zip(settings, before, strict=True)
-            for index, sample in enumerate(samples)
-            if index not in found
-        ]
+        tasks = []
+        for setting, found in zip(settings, before, strict=True):
+            tasks += [Task(setting, index, sample) for index, sample in enumerate(samples) if index not in found]
         total = len(settings) * len(samples)
         progress(total - len(tasks), total)
         with closing(self._results(tasks)) as results:
@@ -93,7 +87,7 @@ class Runner:
         return [store.complete(setting, len(samples)) for setting in settings]
 
     def _results(self, tasks: Sequence[Task]) -> Generator[tuple[Task, Instance]]:
-        """Yield finished tasks in any order."""
+        """Yield tasks as they finish, in any order."""
         if not tasks:
             return
         if self.jobs == 1:
@@ -109,7 +103,7 @@ class Runner:
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             except BrokenProcessPool as error:
-                lost = "a process ended before its work did, perhaps for want of memory"
+                lost = "a process ended before its work did, perhaps for lack of memory"
                 raise SessionError(f"{lost}; run the same command with fewer --jobs") from error
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -131,12 +125,12 @@ def run_task(model: Model, pair: Pair, task: Task) -> Instance:
     return replace(instance, extra={**instance.extra, "question": sample.question}) if sample.question else instance
 
 
-_process: dict[str, tuple[Model, Pair]] = {}  # of a worker: one model for all its tasks
+_process: dict[str, tuple[Model, Pair]] = {}  # of a worker process: one model for all its tasks
 
 
 def _start(runner: Runner) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process tells the others
-    logging.getLogger("bestow_edge").setLevel(logging.ERROR)  # what there is to say the first process says
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process stops the workers
+    logging.getLogger("bestow_edge").setLevel(logging.ERROR)  # the main process has logged it
     _process["loaded"] = runner.load_model(), runner.pair
 
 

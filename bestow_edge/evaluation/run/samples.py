@@ -1,12 +1,11 @@
-"""Evaluation manifests: recordings and what should be written, from three kinds of files, checked before anything runs.
+"""Evaluation manifests: recordings and their references, in three formats.
 
-- JSON lines with NeMo's fields (`.json`, `.jsonl`), see `bestow_edge.core.utterances`; these may hold questions and
+- JSON lines with NeMo's fields (`.json`, `.jsonl`), see `bestow_edge.core.utterances`; they may have questions and
   answers;
 - tab-separated values (`.tsv`) with a header: `path` and `sentence` as in Common Voice, `translation` as in CoVoST;
 - SimulEval's lists: one audio file a line, and the references in a second file.
 
-It knows files and audio headers, not models. Every error names file and line, and the first one ends the reading: there
-is no evaluation of half a manifest.
+The whole manifest is checked before a model runs. An error names file and line and ends the evaluation.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ JSON_SUFFIXES = (".json", ".jsonl")
 CLIPS = "clips"
 """Folder beside Common Voice's tables that holds the recordings."""
 ROUNDING_S = 0.05
-"""Durations in manifests are rounded: what is this near to the end of the file ends there."""
+"""Durations in manifests are rounded: an utterance that ends this near to the end of its file ends there."""
 EXCESS_S = 0.5
-"""A duration longer than the file by more than this is an error."""
+"""A duration that exceeds the file by more than this is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +36,30 @@ class Sample:
     path: Path
     """Audio file."""
     offset_s: float
-    """Where in the file it begins, seconds."""
+    """Its start in the file, seconds."""
     duration_s: float | None
     """Its length, seconds; None = to the end of the file."""
     length_s: float
-    """Its length in any case, seconds."""
+    """Its length, also where `duration_s` is None, seconds."""
     reference: str
-    """What should be written."""
+    """The right text."""
     question: str = ""
-    """What is asked about it; empty = its text."""
+    """A question about the recording; empty = its text is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What is evaluated."""
+    """The samples of a manifest."""
 
     items: tuple[Sample, ...]
-    """In the manifest's order."""
+    """In the order of the manifest."""
     left_out: int
-    """Lines of a NeMo manifest whose speech is in another language, or that have no question where those are asked."""
+    """Lines of a NeMo manifest that were skipped: speech in another language, or without the question that is asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line as it was read, its audio unchecked."""
+    """A line of a manifest, before its audio file is checked."""
 
     where: str
     path: Path
@@ -76,16 +75,16 @@ def read_samples(
     """Read and check a manifest.
 
     Args:
-        manifest: the file; its suffix tells the kind: `.json` and `.jsonl` NeMo's, `.tsv` a table, others SimulEval's
+        manifest: the file. Its suffix is the format: `.json` and `.jsonl` NeMo's, `.tsv` a table, others SimulEval's
             source list.
         pair: languages; those of the references are `pair.target`.
-        questions: ask each line's `question`, whose `answer` is the reference; NeMo's manifests alone have them.
-        target: SimulEval's target list, for a source list alone.
-        audio: directory that paths are relative to; None = the manifest's, for tables also `clips` in it.
+        questions: ask the `question` of each line; its `answer` is the reference. Only NeMo's manifests have them.
+        target: SimulEval's target list, for a source list only.
+        audio: directory that paths are relative to; None = that of the manifest, for tables also `clips` in it.
 
     Raises:
-        ManifestError: a file is missing or not UTF-8, a line lacks something or repeats another one, a duration is
-            negative or longer than the file, a reference is empty, or an audio file is missing or none.
+        ManifestError: if a file is missing or not UTF-8, a line lacks a field or repeats another line, a duration is
+            negative or exceeds the file, a reference is empty, or an audio file is missing or cannot be read.
     """
     suffix = manifest.suffix.lower()
     listed = suffix not in {*JSON_SUFFIXES, ".tsv"}
@@ -103,14 +102,11 @@ def read_samples(
         lines = list(_table(manifest, pair, audio))
     else:
         numbered = numbered_utterances(manifest, default_lang=pair.source)
-        used = [
-            (number, item)
-            for number, item in numbered
-            if item.source_lang == pair.source and (item.question or not questions)
-        ]
-        left_out = len(numbered) - len(used)
-        read = _asked if questions else _nemo
-        lines = [read(item, manifest, number, pair, audio) for number, item in used]
+        read, lines = (_asked if questions else _nemo), []
+        for number, item in numbered:
+            if item.source_lang == pair.source and (item.question or not questions):
+                lines.append(read(item, manifest, number, pair, audio))
+        left_out = len(numbered) - len(lines)
     if not lines:
         without = "are in other languages or have no question" if questions else "are in other languages"
         raise ManifestError(f"{manifest}: nothing to evaluate for {pair}; {left_out} lines {without}")
@@ -138,7 +134,7 @@ def _path(item: Utterance, manifest: Path, audio: Path | None) -> Path:
 
 
 def _table(manifest: Path, pair: Pair, audio: Path | None) -> Iterator[_Line]:
-    """Yield the rows of a table. Quotes mean nothing in these corpora's files."""
+    """Yield the rows of a table. Quotes are ordinary characters in these corpora, so this is not a CSV reader."""
     wanted = "sentence" if pair.task == "transcribe" else "translation"
     rows = list(numbered_lines(manifest, "a table with a header"))
     if not rows:
@@ -159,7 +155,7 @@ def _table(manifest: Path, pair: Pair, audio: Path | None) -> Iterator[_Line]:
 
 
 def _lists(source: Path, target: Path, audio: Path) -> Iterator[_Line]:
-    """Yield the lines of SimulEval's two lists, which belong together by their numbers."""
+    """Yield the lines of SimulEval's two lists. Equal line numbers belong together."""
     sources = dict(numbered_lines(source, "a list of audio files"))
     targets = dict(numbered_lines(target, "a list of references"))
     if not sources:
@@ -183,7 +179,7 @@ def _check_unique(lines: Sequence[_Line]) -> None:
 
 
 def _checked(line: _Line) -> Sample:
-    """Look at a recording's header."""
+    """Check the reference and the audio file of a line."""
     if not line.reference.strip():
         raise ManifestError(f"{line.where}: the reference is empty; write what is said or remove the line")
     if not line.path.is_file():

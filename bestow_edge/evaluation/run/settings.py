@@ -1,4 +1,4 @@
-"""What an evaluation varies: policies with their parameters, and look-aheads. Knows no files and runs nothing."""
+"""The settings of an evaluation: policies with their parameters, and look-aheads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import POLICIES, AlignAtt, Policy
 
 VARIED = {"wait-k": "k", "align-att": "threshold"}
-"""The parameter that trades latency for quality, by policy; the others have none."""
+"""The parameter of each policy that trades latency for quality. Other policies do not have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class Setting:
 
     @property
     def curve(self) -> str:
-        """Name of the line it is a point of."""
+        """Name of its curve."""
         return f"{self.policy}, look-ahead {self.lookahead}"
 
     @property
     def point(self) -> str:
-        """What tells it from the other points of its line, such as `K=3`; empty if there are none."""
+        """Label of its point on the curve, such as `K=3`; empty if the curve is one point."""
         varied = VARIED.get(self.policy, "")
         return f"{varied.upper() if len(varied) == 1 else varied}={self.fields[varied]}" if varied else ""
 
@@ -46,7 +46,7 @@ class Setting:
         """Return the policy.
 
         Raises:
-            ConfigError: a parameter is out of range.
+            ConfigError: if a parameter is out of range.
         """
         kind: Any = POLICIES[self.policy]  # a dataclass with these fields
         try:
@@ -56,7 +56,7 @@ class Setting:
         return policy
 
     def record(self) -> dict[str, object]:
-        """Return it as JSON shows it."""
+        """Return its fields for JSON."""
         return {"name": self.name, "policy": self.policy, **self.fields, "lookahead": self.lookahead}
 
 
@@ -73,12 +73,12 @@ def all_settings(
     Args:
         config: the model.
         policies: names in `POLICIES`.
-        varied: values of `k` and `threshold`; for those that are missing or empty the model's or the policy's own one.
+        varied: values of `k` and `threshold`; missing or empty = the default of the model or the policy.
         l: steps read at once, None = the model's.
-        lookaheads: right contexts, none = the model's.
+        lookaheads: right contexts, empty = the model's.
 
     Raises:
-        ConfigError: there is no such policy, parameter or look-ahead, a value is out of range, or one comes twice.
+        ConfigError: if a policy, parameter or look-ahead is unknown, a value is out of range, or one is given twice.
     """
     if unknown := [name for name in policies if name not in POLICIES]:
         raise ConfigError(f"policy {unknown[0]!r}: expected one of {', '.join(POLICIES)}")
@@ -88,12 +88,11 @@ def all_settings(
     contexts = config.encoder.right_contexts
     if wrong := [steps for steps in lookaheads if steps not in contexts]:
         raise ConfigError(f"lookahead {wrong[0]}: this model has {', '.join(map(str, contexts))}")
-    found = [
-        Setting(name, fields, lookahead)
-        for lookahead in lookaheads or [config.encoder.default_right_context]
-        for name in policies
-        for fields in _fields(name, varied, config.policy if l is None else replace(config.policy, l=l))
-    ]
+    default = config.policy if l is None else replace(config.policy, l=l)
+    found: list[Setting] = []
+    for lookahead in lookaheads or [config.encoder.default_right_context]:
+        for name in policies:
+            found += [Setting(name, fields, lookahead) for fields in _fields(name, varied, default)]
     if len({setting.name for setting in found}) < len(found):
         raise ConfigError("a policy, a value or a look-ahead is named twice; name each once")
     for setting in found:

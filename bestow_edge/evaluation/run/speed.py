@@ -1,7 +1,7 @@
-"""How fast a bundle runs on this machine: each graph, a whole stream, its lag and its memory.
+"""Speed of a bundle on this machine: times of the graphs, real-time factor, lag and memory of a stream.
 
-Audio is given as if a microphone had recorded it, but without waiting; what came when follows from the computing it
-took. It knows bundles and recordings, not tables.
+Audio is fed without waiting for real time. The time at which a text would have appeared is the audio fed until then
+plus the computing time.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from bestow_edge.evaluation.scores.lag import length_adaptive_average_lagging
 from bestow_edge.runtime.devices.base import CPU, Buffer, Graph, Runner
 from bestow_edge.runtime.model import Model
 
-READ_BYTES = 512 << 20  # of the array read to measure bandwidth: more than any cache
+READ_BYTES = 512 << 20  # array read to measure bandwidth, larger than any cache
 READS = 5
-PREFILL = " prefill"  # of a prompt, apart from the steps of single tokens
+PREFILL = " prefill"  # suffix of runs with several tokens: prompts, as opposed to single steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphTimes:
-    """Runs of one graph, milliseconds."""
+    """Times of the runs of one graph, milliseconds."""
 
     graph: str
     runs: int
@@ -41,37 +41,37 @@ class GraphTimes:
     p95_ms: float
     max_ms: float
     share: float
-    """Of the time of all graphs."""
+    """Share of the time of all graphs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speed:
-    """What was measured on one stream."""
+    """Measurements of one stream."""
 
     graphs: tuple[GraphTimes, ...]
     audio_s: float
     computing_s: float
     rtf: float
-    """Computing over audio."""
+    """Real-time factor: computing time over audio."""
     first_text_s: float | None
-    """From the start of the audio to the first text, waiting for both audio and computing; None without any text."""
+    """From the start of the audio to the first text, computing included; None = no text came."""
     tokens: int
     laal_ms: float | None
-    """Length-adaptive average lagging of the texts' pieces behind the audio alone."""
+    """Length-adaptive average lagging of the pieces of text, without computing time."""
     lag_ms: float | None
-    """What computing adds to it: computation-aware minus non-computation-aware LAAL."""
+    """Lag added by computing: computation-aware LAAL minus LAAL."""
     llm_bytes: int
-    """Of the LLM graph: what a token has to read."""
+    """Size of the LLM graph, which each token reads once."""
     bandwidth_gb_s: float | None
-    """Measured by reading an array with as many threads as cores, 1e9 bytes a second; None for graphs on a GPU."""
+    """Memory bandwidth with a thread for each core, 1e9 bytes a second; None for graphs on a GPU."""
     llm_reads: float | None
-    """LLM step (p50) over the time to read its bytes once; None for graphs on a GPU and without steps."""
+    """Median LLM step over the time to read `llm_bytes` once; None for graphs on a GPU and without steps."""
     peak_memory_gb: float | None
-    """Of the whole process so far, 1e9 bytes; None where the system does not tell."""
+    """Peak of the whole process so far, 1e9 bytes; None where the system does not report it."""
 
 
 class TimedGraph:
-    """A loaded graph whose runs are timed."""
+    """A loaded graph that records the time of its runs."""
 
     def __init__(self, graph: Graph, times: dict[str, list[float]]) -> None:
         """Time a graph into `times`, seconds by name."""
@@ -79,7 +79,7 @@ class TimedGraph:
         self._graph, self._times = graph, times
 
     def runner(self) -> Runner:
-        """Return a runner with bindings of its own."""
+        """Return a timed runner with its own bindings."""
         return _TimedRunner(self._graph, self._times)
 
 
@@ -96,25 +96,25 @@ class _TimedRunner:
     def run(self) -> Mapping[str, Buffer]:
         started = time.perf_counter()
         out = self._runner.run()
-        self._device.get()  # on a GPU a run has only been asked for until now
+        self._device.get()  # waits for the GPU, where a run is asynchronous
         name = self._spec.name + (PREFILL if self._tokens > 1 else "")
         self._times[name].append(time.perf_counter() - started)
         return out
 
 
 def _tokens(spec: GraphSpec, tensors: Mapping[str, Buffer]) -> int:
-    """Return the size of the axis `tokens` of the inputs given, 0 if none has it."""
-    sizes = [
-        tensors[t.name].shape[t.axes.index("tokens")] for t in spec.inputs if t.name in tensors and "tokens" in t.axes
-    ]
-    return max(sizes, default=0)
+    """Return the size of the axis `tokens` of the bound inputs, 0 if no input has it."""
+    for tensor in spec.inputs:
+        if tensor.name in tensors and "tokens" in tensor.axes:
+            return int(tensors[tensor.name].shape[tensor.axes.index("tokens")])
+    return 0
 
 
 def measure(model: Model, waveform: npt.NDArray[np.float32], **session: Any) -> Speed:
-    """Run one session and measure it; whatever was measured before is not in it, but for the peak of memory.
+    """Run one session and measure it. Earlier runs of the process count only in the peak of memory.
 
     Args:
-        model: the loaded bundle; its graphs are timed from then on.
+        model: the loaded bundle. Its graphs are replaced by timed ones.
         waveform: (samples,) float32 at the model's rate.
         **session: arguments of `Model.session`.
     """  # Any above: they are passed through
@@ -124,7 +124,7 @@ def measure(model: Model, waveform: npt.NDArray[np.float32], **session: Any) -> 
     opened = model.session(**session)
     prefill_ms = (time.perf_counter() - started) * 1000
     heard = listen(opened, waveform, model.sample_rate_hz)
-    peak = peak_memory_gb()  # before an array is read to measure bandwidth
+    peak = peak_memory_gb()  # before the array for the bandwidth is allocated
     bandwidth = read_bandwidth() if model.device is CPU else None
     steps = times[LLM]
     llm = model.manifest.graphs[LLM].file
@@ -148,7 +148,7 @@ def measure(model: Model, waveform: npt.NDArray[np.float32], **session: Any) -> 
 
 
 def read_bandwidth() -> float:
-    """Return how fast this process reads memory, 1e9 bytes a second: the best of several reads with all cores."""
+    """Return the memory bandwidth of this process, 1e9 bytes a second: the best of several reads with all cores."""
     parts = np.array_split(np.ones(READ_BYTES // 8), usable_cores())
     best = float("inf")
     for _ in range(READS):
@@ -163,7 +163,7 @@ def read_bandwidth() -> float:
 
 
 def peak_memory_gb() -> float | None:
-    """Return the most memory this process has had, 1e9 bytes."""
+    """Return the peak of this process's memory, 1e9 bytes; None on Windows."""
     try:
         import resource
     except ImportError:  # Windows

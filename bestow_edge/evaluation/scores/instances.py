@@ -1,8 +1,7 @@
-"""One evaluated utterance, and logs of them in SimulEval's format. Standard library only.
+"""One evaluated utterance, and logs of utterances in SimulEval's format. Standard library only.
 
 A log (`instances.log`) has one JSON object a line. Times are milliseconds from the start of the utterance: `delays` is
-the audio that had been given when a word was written, `elapsed` the same plus all computing until then. It knows
-nothing of models; `bestow_edge.evaluation.scores.lag` scores what it reads.
+the audio given until a word was written, `elapsed` the same plus all computing time until then.
 """
 
 from __future__ import annotations
@@ -19,28 +18,28 @@ from bestow_edge.core.errors import ManifestError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Instance:
-    """What was written for one utterance, and when."""
+    """Words written for one utterance, and their times."""
 
     index: int
     """Number in the manifest, from 0."""
     prediction: str
     """Words written, joined by single spaces."""
     reference: str | None
-    """What should have been written; None if nobody knows."""
+    """The right text; None = unknown."""
     delays: tuple[float, ...]
     """Audio given when each word was written, ms."""
     elapsed: tuple[float, ...] = ()
-    """The same plus computing time, ms; empty if it was not measured."""
+    """The same plus computing time, ms; empty = not measured."""
     source_length: float
     """Length of the audio, ms."""
     source: tuple[str, ...] = ()
-    """Where the audio comes from."""
+    """Path of the audio."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of the line, which scorers leave alone."""
+    """Other fields of the line."""
 
     @property
     def reference_words(self) -> int:
-        """Words that should have been written, counted as SimulEval does; those written if nobody knows."""
+        """Words of the reference, counted as SimulEval does; without a reference the words written."""
         return len(self.delays) if self.reference is None else len(self.reference.split(" "))
 
     def to_line(self) -> str:
@@ -62,7 +61,7 @@ def read_log(path: Path) -> list[Instance]:
     """Read all instances of a log.
 
     Raises:
-        ManifestError: the file is missing, empty or no UTF-8, or a line is not an instance; says which line and why.
+        ManifestError: if the file is missing, empty or not UTF-8, or a line is not an instance.
     """
     if not path.is_file():
         raise ManifestError(f"{path}: no such log; expected a file of JSON lines")
@@ -76,7 +75,7 @@ def read_log(path: Path) -> list[Instance]:
 
 
 def log_text(instances: Iterable[Instance]) -> str:
-    """Return a whole log."""
+    """Return the content of a log."""
     return "".join(f"{instance.to_line()}\n" for instance in instances)
 
 
@@ -88,7 +87,7 @@ def parse_line(line: bytes, where: str) -> Instance:
         where: file and line number, for messages.
 
     Raises:
-        ManifestError: it is not an instance.
+        ManifestError: if it is not an instance.
     """
     try:
         entry = json.loads(line.decode("utf-8"))

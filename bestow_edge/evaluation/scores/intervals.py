@@ -1,4 +1,4 @@
-"""Confidence intervals by resampling utterances. numpy only; knows sums, not what they mean.
+"""Confidence intervals by resampling utterances (bootstrap). numpy only.
 
 Source: Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation"; Koehn 2004,
 "Statistical significance tests for machine translation evaluation".
@@ -16,15 +16,15 @@ Array = npt.NDArray[np.float64]
 RESAMPLES = 1000
 SEED = 12345
 CONFIDENCE = 0.95
-BLOCK_NUMBERS = 1_000_000  # of the draws at once in double precision: 8 MB
+BLOCK_NUMBERS = 1_000_000  # draws converted to float64 at once: 8 MB
 
 
 def resampled_sums(statistics: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED) -> Array:
-    """Return the sums of statistics over corpora drawn with replacement; the same draws for the same seed.
+    """Return the sums of statistics over corpora drawn with replacement. Equal seeds give equal draws.
 
     Args:
         statistics: (utterances, statistics), such as word errors and words.
-        resamples: corpora to draw, each of as many utterances.
+        resamples: number of corpora. Each has as many utterances as the original.
         seed: of the draws.
 
     Returns:
@@ -38,16 +38,16 @@ def resampled_sums(statistics: npt.ArrayLike, *, resamples: int = RESAMPLES, see
     return np.concatenate([block.astype(np.float64) @ values for block in blocks])
 
 
-@lru_cache(maxsize=1)  # all scores of all settings are drawn from the same number of utterances
+@lru_cache(maxsize=1)  # all scores of all settings have the same number of utterances
 def _times_drawn(number: int, resamples: int, seed: int) -> npt.NDArray[np.uint16]:
-    """Return how often each utterance is in each drawn corpus: (resamples, number)."""
+    """Return how often each utterance occurs in each drawn corpus: (resamples, number)."""
     rng = np.random.default_rng(seed)
     drawn = (np.bincount(rng.integers(number, size=number), minlength=number) for _ in range(resamples))
     return np.stack([times.astype(np.uint16) for times in drawn])
 
 
 def interval(scores: npt.ArrayLike) -> tuple[float, float]:
-    """Return both ends of the 95 % interval of (resamples,) scores; draws without a score are NaN and left out."""
+    """Return both ends of the 95 % interval of (resamples,) scores. NaN, a draw without a score, is left out."""
     values = np.asarray(scores, np.float64)
     known = values[~np.isnan(values)]
     if not known.size:
@@ -58,7 +58,7 @@ def interval(scores: npt.ArrayLike) -> tuple[float, float]:
 
 
 def ratio_interval(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> tuple[float, float]:
-    """Return the interval of a sum over utterances divided by another; ones below make it that of a mean.
+    """Return the interval of the ratio of two sums over utterances. With ones below, the ratio is a mean.
 
     Args:
         numerators: (utterances,), such as word errors.

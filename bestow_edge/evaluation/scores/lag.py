@@ -2,12 +2,12 @@
 
 A score takes times of words in milliseconds, from the start of the utterance. With delays (audio given) it is the
 non-computation-aware score; with elapsed times (audio and computing) the computation-aware one, whose name ends in
-`_CA`. Where SimulEval deviates from a paper, the function says so and follows SimulEval, whose numbers everybody
-prints. It knows words and times, not models.
+`_CA`. Where SimulEval deviates from a paper, the function follows SimulEval and its docstring says so.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, groupby, pairwise
 from statistics import fmean
@@ -21,11 +21,11 @@ Score = Callable[[Sequence[float], float, int], float]
 
 
 def average_lagging(times: Sequence[float], source_length: float, target_length: int) -> float:
-    """AL: how far the words lag behind an ideal writer who spreads the reference evenly over the source.
+    """AL: mean lag of the words behind an ideal writer, who spreads the reference evenly over the source.
 
     Source: Ma et al. 2019, "STACL", arXiv 1810.08398, section 4; for speech Ren et al. 2020, "SimulSpeech". Words after
-    the first one that is written at the end of the source don't count. As in SimulEval, a first word after the end
-    of the source (possible with computing time) is the whole score.
+    the first one that is written at the end of the source do not count. As in SimulEval, the score is the time of the
+    first word if that comes after the end of the source, as it may with computing time.
 
     Args:
         times: when each word was written, ms; at least one.
@@ -40,7 +40,7 @@ def average_lagging(times: Sequence[float], source_length: float, target_length:
 
 
 def length_adaptive_average_lagging(times: Sequence[float], source_length: float, target_length: int) -> float:
-    """LAAL: average lagging behind a writer of the longer of hypothesis and reference.
+    """LAAL: average lagging with the longer of hypothesis and reference as the target.
 
     Source: Papi et al. 2022, "Over-Generation Cannot Be Rewarded", arXiv 2206.05807; Polák et al. 2022, arXiv
     2204.06028. Arguments are those of `average_lagging`.
@@ -49,7 +49,7 @@ def length_adaptive_average_lagging(times: Sequence[float], source_length: float
 
 
 def average_proportion(times: Sequence[float], source_length: float, target_length: int) -> float:
-    """AP: mean share of the source given when a word was written.
+    """AP: mean share of the source that was given when a word was written.
 
     Source: Cho and Esipova 2016, arXiv 1606.02012, section 5. As in SimulEval, the sum over the hypothesis is divided
     by the reference's length. Arguments are those of `average_lagging`.
@@ -58,7 +58,7 @@ def average_proportion(times: Sequence[float], source_length: float, target_leng
 
 
 def differentiable_average_lagging(times: Sequence[float], source_length: float, target_length: int) -> float:  # noqa: ARG001 - one signature for all scores
-    """DAL: average lagging in which every word takes at least its share of the source's time.
+    """DAL: average lagging in which each word takes at least its share of the source's length.
 
     Source: Cherry and Foster 2019, arXiv 1906.00048; Arivazhagan et al. 2019, arXiv 1906.05218, section 3.3. The pace
     is that of the hypothesis; the reference's length is not used. Arguments are those of `average_lagging`.
@@ -72,11 +72,11 @@ def average_token_delay(delays: Sequence[float], elapsed: Sequence[float] = ()) 
     """ATD: mean time between a written word and the spoken word at the same place, counted from both starts.
 
     Source: Kano et al. 2023, arXiv 2211.13173, sections 3 and 4. The source heard between two writes is a chunk, cut
-    into words of 300 ms; written words have no length. Words that the output is ahead of the input by when a chunk
-    begins are left out of the count, so that long output is not taken for low latency.
+    into words of 300 ms; written words have no length. Words written ahead of the
+    spoken ones when a chunk begins are subtracted from the word's number, so that long output is not low latency.
 
     Args:
-        delays: audio given when each word was written, ms; at least one. They alone decide what a chunk is.
+        delays: audio given when each word was written, ms; at least one. They define the chunks.
         elapsed: the same with computing time; empty for the non-computation-aware score.
     """
     heard = list(dict.fromkeys(delays))  # ends of the source's chunks
@@ -103,7 +103,7 @@ def _pieces(length: float) -> list[float]:
 
 
 def _written_times(delays: Sequence[float], elapsed: Sequence[float]) -> list[float]:
-    """Return when each word was written if computing one word delays those after it, ms."""
+    """Return the time of each word in ms. The computing time of a word delays the words after it."""
     computed = (
         [time - delay for time, delay in zip(elapsed, delays, strict=True)] if any(elapsed) else [0.0] * len(delays)
     )
@@ -132,7 +132,7 @@ SCORES: Mapping[str, Score] = {
     "StartOffset": start_offset,
     "EndOffset": end_offset,
 }
-"""Scores that take times, source length and target length, by SimulEval's names; ATD has a signature of its own."""
+"""Scores of times, source length and target length, by SimulEval's names. ATD has another signature."""
 
 NAMES = ("AL", "LAAL", "AP", "DAL", "ATD", "StartOffset", "EndOffset")
 COMPUTATION_AWARE = "_CA"
@@ -141,8 +141,8 @@ COMPUTATION_AWARE = "_CA"
 def latency_scores(instance: Instance) -> dict[str, float]:
     """Return every score of one utterance by SimulEval's names: `LAAL`, `LAAL_CA` and so on.
 
-    AP is a proportion, the others are milliseconds. Empty if nothing was written; without those that end in `_CA` if
-    no computing time was measured.
+    AP is a proportion, the others are milliseconds. Without words there are no scores; without elapsed times there are
+    no scores in `_CA`.
     """
     scores: dict[str, float] = {}
     if not instance.delays:
@@ -158,20 +158,20 @@ def latency_scores(instance: Instance) -> dict[str, float]:
 
 def mean_scores(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean of each score over the utterances that have it, as SimulEval does."""
-    values: dict[str, list[float]] = {}
+    values: defaultdict[str, list[float]] = defaultdict(list)
     for single in scores:
         for name, value in single.items():
-            values.setdefault(name, []).append(value)
+            values[name].append(value)
     return {name: fmean(found) for name, found in values.items()}
 
 
 def normalized_erasure(outputs: Sequence[Sequence[str]]) -> float:
-    """NE: words that were taken back, for each word of the final text; 0 for text that is only appended to.
+    """NE: number of erased words over the words of the final text; 0 for append-only text.
 
     Source: Arivazhagan et al. 2020, "Re-translation versus Streaming", arXiv 2004.03643, section 2.2.
 
     Args:
-        outputs: words shown after each update; the last are the final text.
+        outputs: words shown after each update; the last update is the final text.
     """
     if not outputs or not outputs[-1]:
         return 0.0

@@ -1,19 +1,15 @@
 """Quality of texts against references: WER, CER, BLEU, chrF, ROUGE-L and accuracy, all in percent.
 
-It knows texts and languages, not models or times. WER and CER are jiwer's, BLEU and chrF sacrebleu's, the normaliser is
-Whisper's. Needs the extra `eval`.
+WER and CER are jiwer's, BLEU and chrF sacrebleu's, the normaliser is Whisper's. Needs the extra `eval`.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jiwer
-import numpy as np
-import numpy.typing as npt
 from sacrebleu.metrics.base import Metric
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
@@ -31,21 +27,21 @@ class Quality:
     """Scores of a corpus and of its utterances."""
 
     corpus: Mapping[str, Score]
-    """By the names in `bestow_edge.evaluation.scores.score.METRICS`."""
+    """Scores of the corpus, by the names in `bestow_edge.evaluation.scores.score.METRICS`."""
     utterances: tuple[Mapping[str, float], ...]
-    """The same names for each utterance, in order."""
+    """Scores of each utterance by the same names."""
 
 
 def score_texts(references: Sequence[str], hypotheses: Sequence[str], *, language: str) -> Quality:
     """Score hypotheses.
 
     Args:
-        references: what should have been written, at least one.
-        hypotheses: what was written, as many.
-        language: of the texts; "en" is normalised with Whisper's English rules, others with its basic ones.
+        references: the right texts, at least one.
+        hypotheses: the texts that were written, one for each reference.
+        language: of the texts. "en" is normalised by Whisper's English rules, others by its basic rules.
 
     Raises:
-        ValueError: there are no texts, or not as many of both.
+        ValueError: if there are no texts, or more of one kind than of the other.
     """
     if not references or len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references and {len(hypotheses)} hypotheses; expected one of each or more")
@@ -60,17 +56,16 @@ def score_texts(references: Sequence[str], hypotheses: Sequence[str], *, languag
         for row, count in zip(utterances, counts, strict=True):
             row[name] = 100 * _ratio(*count)
     single = BLEU(effective_order=True), CHRF()
-    for row, (reference, said) in zip(utterances, pairs, strict=True):
-        row["bleu"], row["chrf"] = (metric.sentence_score(said, [reference]).score for metric in single)
-    corpus["bleu"] = _score(BLEU(), pairs, interval(_bleu_draws(pairs)))
-    corpus["chrf"] = _score(CHRF(), pairs, interval(chrf(resampled_sums([chrf_counts(*pair) for pair in pairs]))))
+    for row, (reference, hypothesis) in zip(utterances, pairs, strict=True):
+        row["bleu"], row["chrf"] = (metric.sentence_score(hypothesis, [reference]).score for metric in single)
+    corpus["bleu"], corpus["chrf"] = _score(BLEU(), pairs), _score(CHRF(), pairs)
     return Quality({name: corpus[name] for name in METRICS}, tuple(utterances))
 
 
 def normalizer(language: str) -> Normalize:
     """Return Whisper's text normaliser. Source: Radford et al. 2022, arXiv 2212.04356, appendix C.
 
-    The English one writes numbers as figures and takes "o" for zero ("O'Neil" becomes "0 neil").
+    The English rules write numbers as figures and take "o" for zero ("O'Neil" becomes "0 neil").
     """
     found: Normalize = EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
     return found
@@ -81,11 +76,11 @@ def rouge_l(reference: str, hypothesis: str) -> float:
 
     Source: Lin 2004, "ROUGE"; words as in the package rouge_score, without stemming: runs of a-z and 0-9 in lower case.
     """
-    wanted, said = (re.findall(r"[a-z0-9]+", text.lower()) for text in (reference, hypothesis))
-    if not wanted or not said:
+    expected, written = (re.findall(r"[a-z0-9]+", text.lower()) for text in (reference, hypothesis))
+    if not expected or not written:
         return 0.0
-    common = _common_length(wanted, said)
-    return 2 * common / (len(wanted) + len(said))  # = 2PR / (P + R) with P = common / said, R = common / wanted
+    common = _common_length(expected, written)
+    return 2 * common / (len(expected) + len(written))  # 2PR / (P + R), P = common / written, R = common / expected
 
 
 def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
@@ -100,16 +95,16 @@ def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def _all_counts(pairs: Sequence[tuple[str, str]], normalize: Normalize) -> dict[str, list[tuple[float, float]]]:
-    """Return numerator and denominator for each pair of reference and hypothesis, of every score that is a ratio."""
+    """Return the scores that are ratios: numerator and denominator for each pair of reference and hypothesis."""
     plain = normalizer("")
-    spoken = [(normalize(reference), normalize(said)) for reference, said in pairs]
+    normalized = [(normalize(reference), normalize(hypothesis)) for reference, hypothesis in pairs]
     return {
         "wer": [_errors(jiwer.process_words(*pair)) for pair in pairs],
-        "wer_normalized": [_errors(jiwer.process_words(*pair)) for pair in spoken],
+        "wer_normalized": [_errors(jiwer.process_words(*pair)) for pair in normalized],
         "cer": [_errors(jiwer.process_characters(*pair)) for pair in pairs],
-        "cer_normalized": [_errors(jiwer.process_characters(*pair)) for pair in spoken],
+        "cer_normalized": [_errors(jiwer.process_characters(*pair)) for pair in normalized],
         "rouge_l": [(rouge_l(*pair), 1) for pair in pairs],
-        "accuracy": [(plain(reference).split() == plain(said).split(), 1) for reference, said in pairs],
+        "accuracy": [(plain(one).split() == plain(other).split(), 1) for one, other in pairs],
     }
 
 
@@ -119,59 +114,18 @@ def _errors(found: jiwer.WordOutput | jiwer.CharacterOutput) -> tuple[float, flo
 
 
 def _ratio(above: float, below: float) -> float:
-    """Divide; a reference without words counts as one, as in jiwer."""
+    """Return the quotient. A reference without words counts as one word, as in jiwer."""
     return above / max(below, 1)
 
 
-def _score(metric: Metric, pairs: Sequence[tuple[str, str]], ends: tuple[float, float]) -> Score:
-    references, hypotheses = map(list, zip(*pairs, strict=True))
-    value = metric.corpus_score(hypotheses, [references]).score
-    return Score(value=value, low=ends[0], high=ends[1], signature=metric.get_signature().format())
+def _score(metric: Metric, pairs: Sequence[tuple[str, str]]) -> Score:
+    """Return the score of the corpus with its interval, from sacrebleu's counts of each utterance.
 
-
-def _bleu_draws(pairs: Sequence[tuple[str, str]]) -> list[float]:
-    """Return BLEU of resampled corpora."""
-    metric = BLEU(effective_order=True)  # counts are the same with and without; sentence_score warns without
-    singles = [metric.sentence_score(said, [reference]) for reference, said in pairs]
-    counts = [[*single.counts, *single.totals, single.sys_len, single.ref_len] for single in singles]
-    orders = len(singles[0].counts)
-    return [
-        BLEU.compute_bleu(sums[:orders], sums[orders:-2], sums[-2], sums[-1], smooth_method="exp").score
-        for sums in resampled_sums(counts).astype(int).tolist()
-    ]
-
-
-def chrf_counts(reference: str, hypothesis: str) -> list[int]:
-    """Return the statistics of chrF: for each order its n-grams in the hypothesis, in the reference and in both."""
-    counts = []
-    for order in range(1, CHRF.CHAR_ORDER + 1):
-        wanted, said = (_ngrams("".join(text.split()), order) for text in (reference, hypothesis))
-        counts += [said.total() if wanted else 0, wanted.total(), (wanted & said).total()]
-    return counts
-
-
-def _ngrams(text: str, order: int) -> Counter[str]:
-    return Counter(text[at : at + order] for at in range(len(text) - order + 1))
-
-
-def chrf(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return chrF2 of summed statistics, as sacrebleu computes it but for many corpora at once.
-
-    Source: Popović 2015, "chrF". Precision and recall are means over the orders that both texts have.
-
-    Args:
-        sums: (corpora, 3 * orders) sums of `chrf_counts`.
-
-    Returns:
-        (corpora,) percent.
+    sacrebleu's own bootstrap (`n_bootstrap`) returns the mean of the draws and half the interval's width, not both
+    ends, and changes the signature. So its steps are called one by one: counts, sums, score.
     """
-    said, wanted, common = np.moveaxis(sums.reshape(len(sums), -1, 3), 2, 0)  # (corpora, orders) each
-    usable = (said > 0) & (wanted > 0)
-    number = np.maximum(usable.sum(axis=1), 1)
-    precision = (np.divide(common, said, out=np.zeros_like(common), where=usable)).sum(axis=1) / number
-    recall = (np.divide(common, wanted, out=np.zeros_like(common), where=usable)).sum(axis=1) / number
-    factor = CHRF.BETA**2
-    below = factor * precision + recall
-    above = (1 + factor) * precision * recall
-    scores: npt.NDArray[np.float64] = 100 * np.divide(above, below, out=np.zeros_like(below), where=below > 0)
-    return scores
+    references, hypotheses = map(list, zip(*pairs, strict=True))
+    counts = metric._extract_corpus_statistics(hypotheses, [references])
+    value = metric._aggregate_and_compute(counts).score
+    low, high = interval([metric._compute_score_from_stats(drawn).score for drawn in resampled_sums(counts).tolist()])
+    return Score(value=value, low=low, high=high, signature=metric.get_signature().format())

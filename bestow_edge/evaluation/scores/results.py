@@ -1,6 +1,6 @@
-"""Finished instances to scores: of each utterance and, with confidence intervals, of each setting.
+"""Scores of finished instances: of each utterance and, with confidence intervals, of each setting.
 
-It knows instances and scores, not models, files or how results are shown. Needs the extra `eval`.
+Needs the extra `eval`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bestow_edge.evaluation.scores.score import Score
 
 @dataclass(frozen=True, slots=True)
 class SettingResult:
-    """What one setting gave."""
+    """Scores and texts of one setting."""
 
     setting: Setting
     """The setting."""
@@ -29,10 +29,10 @@ class SettingResult:
     utterances: tuple[Mapping[str, object], ...]
     """Text and scores of each utterance."""
     silent: int
-    """Utterances for which nothing was written; latency scores leave them out."""
+    """Utterances without any written word. Latency scores leave them out."""
 
     def record(self) -> dict[str, object]:
-        """Return it as JSON shows it, without the utterances."""
+        """Return its fields for JSON, without the utterances."""
         scores = {name: asdict(score) for name, score in self.scores.items()}
         for score in scores.values():
             if not score["signature"]:
@@ -41,7 +41,7 @@ class SettingResult:
 
 
 def score_setting(setting: Setting, instances: Sequence[Instance], pair: Pair) -> SettingResult:
-    """Score what a setting gave, at least one utterance, all with references."""
+    """Score the instances of a setting: at least one, all with references."""
     references = [instance.reference or "" for instance in instances]
     quality = score_texts(references, [instance.prediction for instance in instances], language=pair.target)
     times = [latency_scores(instance) | own_scores(instance) for instance in instances]
@@ -55,7 +55,7 @@ def score_setting(setting: Setting, instances: Sequence[Instance], pair: Pair) -
         {
             "index": instance.index,
             "source": " ".join(instance.source),
-            **{name: instance.extra[name] for name in ("question",) if name in instance.extra},
+            **({"question": instance.extra["question"]} if "question" in instance.extra else {}),
             "reference": instance.reference,
             "prediction": instance.prediction,
             "scores": {**texts, **single},
@@ -67,14 +67,14 @@ def score_setting(setting: Setting, instances: Sequence[Instance], pair: Pair) -
 
 
 def own_scores(instance: Instance) -> dict[str, float]:
-    """Return what SimulEval does not measure, from what `bestow_edge.evaluation.run.listening` notes beside its fields.
+    """Return the scores that SimulEval does not have, from fields that `bestow_edge.evaluation.run.listening` adds.
 
-    - `FirstText`: audio given when the first text appeared, be it part of a word, ms;
+    - `FirstText`: audio given when the first text appeared, even a part of a word, ms;
     - `SpeechEndToLastWord`: from the end of the speech, by its level, to the last word, ms; negative if it came before;
     - `NE`: normalised erasure;
     - `RTF`: computing time over the length of the audio.
 
-    Those of time also with computing, `_CA`.
+    The first two also come with computing time, as `_CA`.
     """
     pieces, speech_end_ms = instance.extra["pieces"], instance.extra["speech_end_ms"]
     scores = {"RTF": instance.extra["computing_ms"] / instance.source_length}
@@ -87,7 +87,7 @@ def own_scores(instance: Instance) -> dict[str, float]:
 
 
 def _rtf(instances: Sequence[Instance]) -> Score:
-    """Return computing over audio of the whole corpus, which is not the mean over utterances."""
+    """Return computing time over audio of the whole corpus. It differs from the mean over utterances."""
     computing = [instance.extra["computing_ms"] for instance in instances]
     audio = [instance.source_length for instance in instances]
     low, high = ratio_interval(computing, audio)

@@ -1,4 +1,4 @@
-"""A score with its interval, the names and units of all scores, and how they are printed. Needs no extra."""
+"""A score with its interval; names and units of all scores. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ METRICS = ("wer", "wer_normalized", "cer", "cer_normalized", "bleu", "chrf", "ro
 """Names of the scores of quality."""
 LOWER_IS_BETTER = frozenset({"wer", "wer_normalized", "cer", "cer_normalized"})
 UNITS: Mapping[str, str] = {"AP": "", "AP_CA": "", "RTF": "", "NE": ""} | dict.fromkeys(METRICS, "%")
-"""Units of scores; those that are missing are milliseconds."""
+"""Units of scores. Scores that are not listed are milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,10 +23,10 @@ class Score:
     high: float
     """Upper end."""
     signature: str = ""
-    """How sacrebleu says it was computed; for BLEU and chrF."""
+    """sacrebleu's signature; for BLEU and chrF."""
 
     def shown(self, name: str, *, interval: bool = True) -> str:
-        """Return it for people: percent with one decimal, milliseconds with none, others with three.
+        """Format the score: percent with one decimal, milliseconds without, others with three.
 
         Args:
             name: of the score.

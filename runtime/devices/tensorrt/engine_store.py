@@ -1,9 +1,8 @@
-"""Engines on disk, each under the hash of its key and beside a record of that key.
+"""TensorRT engines on disk. An engine's file is named by a hash of its key, and a JSON record beside it holds the key.
 
-The store gives an engine only if its record's key equals the requested key in every field and its bytes have the
-record's hash. So an engine of another GPU, driver, TensorRT, graph or profile is never loaded, and a damaged one is
-deleted and counts as missing. The store belongs to one user: engines hold code for the GPU, and code is never taken
-from a bundle or from other users.
+An engine is loaded only if every field of its record's key is equal to the requested key and its bytes match the
+record's hash. So an engine for another GPU, driver, TensorRT, graph or profile is never loaded. A damaged engine is
+deleted. The store belongs to one user: engines hold code for the GPU, so they are never taken from a bundle.
 """
 
 from __future__ import annotations
@@ -11,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from bestow_edge.core.config import read_json
 from bestow_edge.core.decoding import decode
@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """The hardware and software that an engine is bound to."""
+    """GPU, driver and TensorRT of an engine."""
 
     gpu: str
     """Name and compute capability."""
     driver: str
     """Version of the driver."""
     tensorrt: str
-    """Full version of TensorRT: it refuses engines of another patch version too."""
+    """Full version of TensorRT. Engines of another patch release are refused too."""
 
     @property
     def digest(self) -> str:
@@ -46,55 +46,55 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineKey:
-    """Everything an engine depends on."""
+    """Everything that an engine depends on."""
 
     graph: str
     """Name of the graph."""
     onnx_sha256: str
     """Hash of the `.onnx` file and its external data."""
     precision: str
-    """Of its weights."""
+    """Precision of the weights."""
     profiles: str
     """Hash of all profiles."""
     options: str
-    """Options of the builder."""
+    """Build options."""
     machine: Machine
-    """It was built there and runs nowhere else."""
+    """Machine on which it was built. It does not run on others."""
 
     @property
     def name(self) -> str:
-        """Its files' name without suffix."""
+        """Name of its files without suffix."""
         return f"{self.graph}-{_digest(asdict(self))}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineRecord:
-    """The JSON file beside an engine."""
+    """The JSON record of an engine."""
 
     format_version: int
-    """Of this record."""
+    """Version of this record's format."""
     key: EngineKey
-    """Of the engine."""
+    """Key of the engine."""
     source: str
-    """Path of its graph, for people."""
+    """Path of the graph it was built from, for listings."""
     size: int
     """Bytes."""
     sha256: str
-    """Of the engine."""
+    """Hash of the engine's bytes."""
     built_s: float
-    """Seconds the build took."""
+    """Duration of the build, seconds."""
     built_at: str
-    """UTC time."""
+    """End of the build, UTC."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An engine of the store, or the rest of a broken one."""
+    """An engine of the store. Its file or its record may be missing."""
 
     path: Path
-    """Of the engine."""
+    """Path of the engine's file."""
     record: EngineRecord | None
-    """None if it cannot be read."""
+    """None = it cannot be read."""
 
     def delete(self) -> None:
         """Delete it and its record."""
@@ -106,11 +106,11 @@ class EngineStore:
     """A directory of engines."""
 
     def __init__(self, directory: Path) -> None:
-        """Use a directory; the first `save` creates it."""
+        """Use a directory. It is made when the first engine is saved."""
         self.directory = directory
 
     def load(self, key: EngineKey) -> bytes | None:
-        """Return the engine of a key; None if it is missing or damaged. A damaged one is deleted."""
+        """Return the engine of a key, None if it is missing. A damaged engine is deleted and counts as missing."""
         stored = self._read(self._path(key))
         if stored is None:
             return None
@@ -121,12 +121,12 @@ class EngineStore:
         return plan
 
     def has(self, key: EngineKey) -> bool:
-        """Return whether the store has an engine of a key, without reading its bytes."""
+        """Return whether there is an engine of a key. Its bytes are not checked."""
         stored = self._read(self._path(key))
         return stored is not None and stored.record is not None and stored.record.key == key
 
     def save(self, key: EngineKey, plan: bytes | memoryview, *, source: Path, built_s: float) -> None:
-        """Write an engine, then its record; an engine without a record counts as missing."""
+        """Write an engine, then its record. An engine without a record counts as missing."""
         path = self._path(key)
         self.directory.mkdir(parents=True, exist_ok=True)
         write_atomically(path, plan)
@@ -142,33 +142,33 @@ class EngineStore:
         write_atomically(path.with_suffix(RECORD), json.dumps(asdict(record), indent=2) + "\n")
 
     def delete(self, key: EngineKey) -> None:
-        """Delete the engine of a key, if there is one."""
+        """Delete the engine of a key if it exists."""
         Stored(self._path(key), None).delete()
 
     def engines(self) -> Iterator[Stored]:
-        """Yield every engine, and the rest of broken ones."""
+        """Yield all engines, also those whose file or record is missing."""
         names = {path.with_suffix(ENGINE) for suffix in (ENGINE, RECORD) for path in self.directory.glob(f"*{suffix}")}
         for path in sorted(names):
             if (stored := self._read(path)) is not None:
                 yield stored
 
     def prune(self, keep: Callable[[EngineRecord], bool]) -> list[Stored]:
-        """Delete damaged engines and those for which `keep` is False, and return them."""
-        gone = []
+        """Delete engines that are damaged or for which `keep` is false, and return them."""
+        deleted = []
         for stored in list(self.engines()):
             record = stored.record
             if record is None or not keep(record) or self._check(stored, record.key)[1] is None:
                 stored.delete()
-                gone.append(stored)
-        return gone
+                deleted.append(stored)
+        return deleted
 
     def timings(self, machine: Machine) -> bytes:
-        """Return the timing cache of a machine; empty if there is none."""
+        """Return the timing cache of a machine, empty if it does not exist."""
         path = self.directory / f"{machine.digest}{TIMINGS}"
         return path.read_bytes() if path.is_file() else b""
 
     def save_timings(self, machine: Machine, timings: bytes) -> None:
-        """Keep the timing cache of a machine."""
+        """Write the timing cache of a machine."""
         self.directory.mkdir(parents=True, exist_ok=True)
         write_atomically(self.directory / f"{machine.digest}{TIMINGS}", timings)
 
@@ -186,7 +186,7 @@ class EngineStore:
 
     @staticmethod
     def _check(stored: Stored, key: EngineKey) -> tuple[str, bytes | None]:
-        """Return a problem and None, or an empty text and the engine's bytes."""
+        """Return the problem of an engine, empty if it has none, and its bytes, None if it has a problem."""
         record = stored.record
         if record is None:
             return "its record is missing or damaged", None
@@ -201,9 +201,8 @@ class EngineStore:
 
 
 def default_directory() -> Path:
-    """Return the directory of a user's engines, below XDG_CACHE_HOME or ~/.cache."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "bestow-edge" / "engines"
+    """Return where a user's engines are kept: `bestow-edge/engines` in the system's folder of caches."""
+    return user_cache_path("bestow-edge", appauthor=False) / "engines"
 
 
 def _digest(fields: dict[str, object]) -> str:

@@ -31,7 +31,7 @@ def checked(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 
 def states(report: GpuReport) -> dict[str, str]:
-    return {finding.what: finding.state for finding in report.findings}
+    return {finding.check: finding.state for finding in report.findings}
 
 
 def test_everything_is_checked_on_a_gpu(checked: Callable[..., GpuReport], tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_everything_is_checked_on_a_gpu(checked: Callable[..., GpuReport], tmp_p
     report.pack(tmp_path / "gpu.json")
     packed = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     assert packed["gpu"]["gpu"] == "Fake GPU"
-    assert packed["findings"][0]["told"] == "Fake GPU, compute capability 8.7"
+    assert packed["findings"][0]["detail"] == "Fake GPU, compute capability 8.7"
 
 
 def test_a_failing_check_stops_no_other(checked: Callable[..., GpuReport], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_a_failing_check_stops_no_other(checked: Callable[..., GpuReport], monke
     assert found["onnxruntime CUDA: llm_step as on the CPU"] == "failed"
     assert found["onnxruntime CUDA: texts of a stream"] == "ok"
     assert report.failed
-    told = [finding.told for finding in report.findings if finding.state == "failed"]
+    told = [finding.detail for finding in report.findings if finding.state == "failed"]
     assert told[0] == "DeviceError: differs from the CPU by 5.0e-01, allowed are 1e-03"
 
 
@@ -84,9 +84,9 @@ def test_without_a_gpu_it_says_what_was_not_done(
     if "installed" in error:
         monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     report = examine(Examination(bundle=tiny_bundle), lambda _: None)
-    found = [finding for finding in report.findings if finding.what != "onnxruntime"]
+    found = [finding for finding in report.findings if finding.check != "onnxruntime"]
     assert {finding.state for finding in found} == {"not done"}
-    assert found[0].told.startswith(error)
+    assert found[0].detail.startswith(error)
     assert len(found) == 1 + 4 * len(gpu.ROUTES)
     assert not report.failed
 
@@ -131,7 +131,7 @@ def test_a_gpu_without_what_runs_graphs_on_it(
 ) -> None:
     install_onnxruntime(monkeypatch, cuda=False)
     report = checked()
-    told = {finding.what: finding.told for finding in report.findings if finding.state == "not done"}
+    told = {finding.check: finding.detail for finding in report.findings if finding.state == "not done"}
     assert "this onnxruntime has no CUDA; pip uninstall -y onnxruntime" in told["onnxruntime CUDA: bundle"]
     assert told["TensorRT: bundle"] == "a bundle for cpu; export its checkpoint with --target tensorrt"
     assert not report.failed
@@ -144,7 +144,7 @@ def test_engines_are_checked_once_they_are_built(
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = checked(bundle=tensorrt_bundle, streams=(1,))
-    (told,) = [finding.told for finding in first.findings if finding.state == "not done"]
+    (told,) = [finding.detail for finding in first.findings if finding.state == "not done"]
     assert told == "no engines of this bundle for this machine; first: bestow-edge engines build BUNDLE"
     model = load(tensorrt_bundle, device="tensorrt:0", threads=1)
     assert model.upgrade is not None

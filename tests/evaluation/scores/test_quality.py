@@ -10,11 +10,19 @@ sacrebleu = pytest.importorskip("sacrebleu")
 pytest.importorskip("whisper_normalizer")
 
 from bestow_edge.evaluation.scores.intervals import interval, ratio_interval, resampled_sums  # noqa: E402 - after the extra is known to be there
-from bestow_edge.evaluation.scores.quality import chrf, chrf_counts, normalizer, rouge_l, score_texts  # noqa: E402
+from bestow_edge.evaluation.scores.quality import normalizer, rouge_l, score_texts  # noqa: E402
 from bestow_edge.evaluation.scores.score import METRICS  # noqa: E402
 
 REFERENCES = ["Guten Morgen, Herr Müller!", "eins zwei drei vier", "Das ist ein Haus.", "null"]
 HYPOTHESES = ["guten Morgen Herr Müller", "eins zwei zwei vier fünf", "Das ist ein Haus.", ""]
+
+
+def spoken(number: int) -> tuple[list[str], list[str]]:
+    """Return texts of six words, and hypotheses in which a fifth of the words are wrong."""
+    rng = np.random.default_rng(1)
+    words = rng.choice(["eins", "zwei", "drei", "vier"], (number, 6))
+    heard = np.where(rng.random(words.shape) < 0.2, "null", words)
+    return [" ".join(row) for row in words], [" ".join(row) for row in heard]
 
 
 def test_the_corpus_scores_are_those_of_the_libraries() -> None:
@@ -73,23 +81,23 @@ def test_rouge_l(reference: str, hypothesis: str, score: float) -> None:
 
 
 def test_intervals_hold_the_score_and_are_the_same_every_time() -> None:
-    rng = np.random.default_rng(1)
-    words = rng.choice(["eins", "zwei", "drei", "vier"], (60, 6))
-    said = np.where(rng.random(words.shape) < 0.2, "null", words)
-    references, hypotheses = ([" ".join(row) for row in rows] for rows in (words, said))
+    references, hypotheses = spoken(60)
     first, second = (score_texts(references, hypotheses, language="de").corpus for _ in range(2))
     assert first == second
     for name, score in first.items():
         assert score.low < score.value < score.high, name
 
 
-def test_chrf_of_many_corpora_is_sacrebleus() -> None:
-    metric = sacrebleu.CHRF()
-    pairs = list(zip(REFERENCES, HYPOTHESES, strict=True))
-    counts = np.array([chrf_counts(*pair) for pair in pairs], float)
-    ours = chrf(np.vstack([counts, counts.sum(axis=0)]))
-    singles = [metric.sentence_score(said, [reference]).score for reference, said in pairs]
-    assert ours == pytest.approx([*singles, metric.corpus_score(HYPOTHESES, [REFERENCES]).score])
+@pytest.mark.parametrize("name", ["bleu", "chrf"])
+def test_the_intervals_are_as_wide_as_those_sacrebleu_draws(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SACREBLEU_SEED", "1")
+    references, hypotheses = spoken(200)
+    ours = score_texts(references, hypotheses, language="de").corpus[name]
+    metric = {"bleu": sacrebleu.BLEU, "chrf": sacrebleu.CHRF}[name]()
+    theirs = metric.corpus_score(hypotheses, [references], n_bootstrap=1000)
+    assert ours.value == theirs.score
+    assert (ours.high - ours.low) / 2 == pytest.approx(theirs._ci, rel=0.1)
+    assert (ours.high + ours.low) / 2 == pytest.approx(theirs._mean, rel=0.02)
 
 
 def test_intervals_of_a_mean_are_those_of_the_theory() -> None:

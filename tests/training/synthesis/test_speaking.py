@@ -57,7 +57,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         tone = (8000 * np.sin(np.arange(2205 * len(places)) / 5)).astype(np.int16)
         return tone, 22_050, [(place, 2205 * index, 2205 * (index + 1)) for index, place in enumerate(places)]
 
-    monkeypatch.setattr(Espeak, "say", tones)
+    monkeypatch.setattr(Espeak, "speak", tones)
     monkeypatch.setattr(module, "espeak_library", lambda: "a library")
     return said
 
@@ -141,7 +141,7 @@ def test_questions_are_kept(tmp_path: Path) -> None:
 def test_voices() -> None:
     assert not set(TRAIN) & set(TEST)
     assert variants_of("m1,sandro") == ("m1", "sandro")
-    with pytest.raises(ConfigError, match="voices: 'm9' is none; expected train, test or some of m1, m2"):
+    with pytest.raises(ConfigError, match="voices: 'm9' is unknown; expected train, test or some of m1, m2"):
         variants_of("m1,m9")
     rng = np.random.default_rng(0)
     drawn = [draw_voice(rng, "en", TEST) for _ in range(600)]
@@ -174,7 +174,7 @@ def test_a_language_without_voices() -> None:
 def test_without_the_library(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voices, "find_library", lambda _name: None)
     monkeypatch.setattr(voices, "ELSEWHERE", (str(tmp_path / "libespeak-ng.dylib"),))
-    with pytest.raises(ConfigError, match="libespeak-ng is not there; run: apt install espeak-ng"):
+    with pytest.raises(ConfigError, match="libespeak-ng is not installed; run: apt install espeak-ng"):
         speak_texts(table, tmp_path / "out", ENGLISH)
     (tmp_path / "libespeak-ng.dylib").touch()
     assert espeak_library() == str(tmp_path / "libespeak-ng.dylib")
@@ -191,7 +191,7 @@ def test_a_voice_that_is_none_and_a_text_without_words() -> None:
     with Espeak(espeak_library()) as espeak:
         with pytest.raises(AudioError, match="espeak-ng, voice xx: no such voice"):
             speak("ja", Voice("xx", 160, 50, 0), rng, espeak)
-        with pytest.raises(AudioError, match=r"espeak-ng, voice de\+m1: said nothing for ' '"):
+        with pytest.raises(AudioError, match=r"espeak-ng, voice de\+m1: spoke nothing for ' '"):
             speak(" ", Voice("de+m1", 160, 50, 0), rng, espeak)
         assert speak("ja", Voice("de+m1", 160, 50, 0), rng, espeak).word_times  # it goes on after both
 
@@ -200,7 +200,7 @@ def test_a_voice_that_is_none_and_a_text_without_words() -> None:
 @pytest.mark.parametrize("base", sorted({base for bases in BASES.values() for base in bases}))
 def test_every_accent_has_variants(base: str) -> None:
     with Espeak(espeak_library()) as espeak:
-        first, second = (espeak.say("no", Voice(f"{base}+{name}", 160, 50, 0))[0] for name in ("m1", "f2"))
+        first, second = (espeak.speak("no", Voice(f"{base}+{name}", 160, 50, 0))[0] for name in ("m1", "f2"))
     assert first.size != second.size or (first != second).any()
 
 

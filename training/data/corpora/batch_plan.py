@@ -1,8 +1,7 @@
-"""Which utterances make up which batch: shuffled, sorted into classes of length and cut by total length.
+"""The plan of batches: utterances are shuffled, sorted into length classes and cut by total length.
 
-Everything follows from the seed and the batch's number: an epoch is planned from lengths alone, without reading one
-recording, and a run that goes on plans the same epoch again. An epoch of millions takes seconds and a few
-bytes for each.
+A batch is a function of the seed and its number. An epoch is planned from the lengths alone, without reading a
+recording, so a resumed run plans the same epoch again. A plan of millions takes seconds and a few bytes for each.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from bestow_edge.core.errors import ConfigError
 
 Rows = npt.NDArray[np.int64]
-EPOCHS_KEPT = 2  # the current one, and the one before or after it at its border
+EPOCHS_KEPT = 2  # the current epoch, and its neighbour at the border
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class Epoch:
 
 
 class Plan:
-    """An endless order of batches."""
+    """An endless sequence of batches."""
 
     def __init__(
         self,
@@ -49,22 +48,22 @@ class Plan:
 
         Args:
             lengths: (rows,) seconds or tokens.
-            limit: most of a batch: number of rows times the longest one. A longer row is a batch by itself.
+            limit: upper bound of rows times longest row in a batch. A longer row is a batch of its own.
             buckets: length classes.
-            seed: with the epoch's number, decides the order.
-            files: (rows,) which shard a row is in, ascending; needed for `files_at_once`.
-            files_at_once: rows of this many shards are shuffled together, while the others wait; 0 = all rows.
-            groups: readers that each have shards of their own. Without `files_at_once` they share one order.
+            seed: decides the order, with the number of the epoch.
+            files: (rows,) shard of each row, ascending; needed for `files_at_once`.
+            files_at_once: number of shards whose rows are shuffled together before the next ones; 0 = all rows.
+            groups: readers, each with its own shards. Without `files_at_once` they share one order.
 
         Raises:
-            ConfigError: there are fewer shards than readers.
+            ConfigError: if there are fewer shards than readers.
         """
         self.lengths, self.limit, self.seed = lengths, limit, seed
         self.files_at_once, self.groups = files_at_once, groups
         by_length = np.sort(lengths)
         sums = np.cumsum(by_length, dtype=np.float64)
         self._edges = by_length[np.searchsorted(sums, np.linspace(0, sums[-1], buckets + 1)[1:-1])]
-        self._bounds = np.array([0, lengths.size])  # of the files' rows
+        self._bounds = np.array([0, lengths.size])  # rows of each file
         if files_at_once and files is not None:
             self._bounds = np.searchsorted(files, np.arange(int(files[-1]) + 2))
             if len(self._bounds) - 1 < groups:
@@ -73,10 +72,10 @@ class Plan:
         self._sizes: dict[int, int] = {}
 
     def batch(self, group: int, number: int) -> Rows:
-        """Return the rows of a group's batch `number`, from 0 and without end.
+        """Return the rows of a group's batch `number`, counted from 0 over all epochs.
 
-        Every epoch has as many batches as the first one. One that comes out larger loses its last batches, in random
-        order as they are; one that comes out smaller repeats some.
+        Every epoch has as many batches as the first. A larger epoch loses its last batches, which are in random order;
+        a smaller one repeats some.
         """
         group, number = self._turn(group, number)
         if group not in self._sizes:
@@ -88,11 +87,11 @@ class Plan:
         return rows
 
     def num_batches(self) -> int:
-        """Return the batches of an epoch, those of all groups."""
+        """Return the number of batches in an epoch, over all groups."""
         return sum(self._epoch(group, 0).starts.size for group in range(self.groups if self.files_at_once else 1))
 
     def padding(self) -> float:
-        """Return the share of the first epoch's batches that is padding."""
+        """Return the share of padding in the batches of the first epoch."""
         padded = total = 0.0
         for group in range(self.groups if self.files_at_once else 1):
             epoch = self._epoch(group, 0)
@@ -136,18 +135,16 @@ class Plan:
 
 
 def cut(lengths: npt.NDArray[np.float32], limit: float) -> Rows:
-    """Return where each batch begins when rows are taken in order as long as number times longest stays in the limit.
+    """Return the first row of each batch. Rows are taken in order while rows times longest row is within the limit.
 
     Args:
         lengths: (rows,), at least one.
-        limit: the most.
+        limit: upper bound of a batch.
     """
     starts, start = [], 0
     while start < lengths.size:
         starts.append(start)
-        most = max(
-            1, int(limit / max(float(lengths[start]), 1e-3))
-        )  # no more rows can fit than of the first one's length
+        most = max(1, int(limit / max(float(lengths[start]), 1e-3)))  # rows that fit if none is longer than the first
         longest = np.maximum.accumulate(lengths[start : start + most])
         costs = longest * np.arange(1, longest.size + 1)
         start += max(1, int(np.searchsorted(costs, limit, side="right")))

@@ -1,6 +1,6 @@
-"""What is wrong with manifests, shards and text files: every line looked at, every recording decoded, in threads.
+"""Checks of manifests, shards and text files: every line is parsed and every recording is decoded, in threads.
 
-It reads on after a problem and gathers them all, where training stops at the first. Knows files, not models.
+A check reads on after a problem and reports all of them, whereas training stops at the first.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from bestow_edge.training.data.corpora.recordings import Samples, decode
 from bestow_edge.training.data.corpora.text_files import LineFile
 
 AT_ONCE = 256  # lines given to the threads at once
-LENGTH_S = 0.1  # a duration may be this far from the recording's
-SILENT_DB = -60.0  # a recording whose RMS is below, full scale = 0, is silent
+LENGTH_S = 0.1  # allowed difference between a duration and the recording's
+SILENT_DB = -60.0  # a recording with an RMS below this, full scale = 0, is silent
 Progress = Callable[[int, int], None]
-"""Called with lines done and all of them."""
+"""Called with the number of finished lines and of all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong."""
+    """One problem of a file."""
 
     where: str
     """File and line."""
     kind: str
     """One word: line, missing, unreadable, duration, silent, text, duplicate."""
     message: str
-    """What was got and what was expected."""
+    """What was found and what was expected."""
 
 
 @dataclass(slots=True)
 class Findings:
-    """What a check found."""
+    """The result of a check."""
 
     lines: int = 0
-    """Lines looked at."""
+    """Lines checked."""
     seconds: float = 0.0
-    """Audio decoded."""
+    """Seconds of decoded audio."""
     problems: list[Problem] = field(default_factory=list)
-    """What is wrong, in the order of the lines, duplicates last."""
+    """Problems in the order of the lines, duplicates last."""
     notes: Counter[str] = field(default_factory=Counter)
-    """What may be meant so: other rates, empty texts, languages without a prompt; with the number of lines."""
+    """Unusual but allowed: other rates, empty texts, languages without a prompt; with the number of lines."""
 
     def to_dict(self) -> dict[str, object]:
         """Return the findings as JSON holds them."""
@@ -64,14 +64,14 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Looked:
-    """What a thread says about one line."""
+class _Checked:
+    """The result of one line."""
 
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
     seconds: float
     fingerprint: int | None
-    """Of the samples; None = there are none, or nothing is to be compared."""
+    """Hash of the samples; None = the recording could not be decoded."""
 
 
 def check_manifests(
@@ -81,12 +81,12 @@ def check_manifests(
 
     Args:
         paths: the files.
-        rate_hz: the rate the model wants; another one of a recording is a note.
+        rate_hz: rate of the model. A recording with another rate is noted.
         jobs: threads that decode.
-        progress: called now and then.
+        progress: called after every few hundred lines.
 
     Raises:
-        ManifestError: a manifest is missing.
+        ManifestError: if a manifest is missing.
     """
     findings = Findings()
     files = [LineFile(path, LINES) for path in paths]
@@ -96,21 +96,17 @@ def check_manifests(
         for file_id, file in enumerate(files):
             lines = _lines(file, findings)
             while chunk := list(islice(lines, AT_ONCE)):
-                looked = pool.map(lambda line, path=file.path: _look(line, path, rate_hz), chunk)
-                for (number, _), seen in zip(chunk, looked, strict=True):
-                    _add(findings, seen)
-                    if seen.fingerprint is not None:
-                        prints.append(seen.fingerprint)
+                results = pool.map(lambda line, path=file.path: _check_line(line, path, rate_hz), chunk)
+                for (number, _), checked in zip(chunk, results, strict=True):
+                    _add(findings, checked)
+                    if checked.fingerprint is not None:
+                        prints.append(checked.fingerprint)
                         file_ids.append(file_id)
                         numbers.append(number)
                 progress(findings.lines, total)
-    where = [file.where for file in files]
-    findings.problems += [
-        Problem(
-            where[file_ids[row]](numbers[row]), "duplicate", f"same samples as {where[file_ids[one]](numbers[one])}"
-        )
-        for row, one in _repeated(prints)
-    ]
+    for row, first in _repeated(prints):
+        where, earlier = (files[file_ids[one]].where(numbers[one]) for one in (row, first))
+        findings.problems.append(Problem(where, "duplicate", f"same samples as {earlier}"))
     return findings
 
 
@@ -118,7 +114,7 @@ def check_texts(path: Path) -> Findings:
     """Check a table (.tsv) or JSON lines of texts.
 
     Raises:
-        ManifestError: the file is missing or is no text file.
+        ManifestError: if the file is missing or is not a text file.
     """
     from bestow_edge.training.data.corpora.text_batches import TextFile
 
@@ -131,20 +127,17 @@ def check_texts(path: Path) -> Findings:
         except ManifestError as error:
             findings.problems.append(_of_line(error, where))
             continue
-        findings.problems += [
-            Problem(where, "text", f"{column}: {found}") for column, text in row.items() for found in odd_letters(text)
-        ]
+        for column, text in row.items():
+            findings.problems += [Problem(where, "text", f"{column}: {problem}") for problem in odd_letters(text)]
     return findings
 
 
 def odd_letters(text: str) -> Iterator[str]:
-    """Yield what is wrong with the characters of a text: control characters, the mark of lost ones, odd composition."""
+    """Yield the problems of a text's characters: control characters, replacement characters, another form than NFC."""
     if "\ufffd" in text:
         yield "has U+FFFD, the mark of characters that were lost; decode the source again"
-    if control := {letter for letter in text if unicodedata.category(letter) in {"Cc", "Co", "Cn", "Cs"}} - {
-        "\t",
-        "\n",
-    }:
+    control = {letter for letter in text if unicodedata.category(letter) in {"Cc", "Co", "Cn", "Cs"}} - {"\t", "\n"}
+    if control:
         codes = ", ".join(f"U+{ord(letter):04X}" for letter in sorted(control))
         yield f"has {codes}, control or unassigned characters; remove them"
     if not unicodedata.is_normalized("NFC", text):
@@ -152,7 +145,7 @@ def odd_letters(text: str) -> Iterator[str]:
 
 
 def _lines(file: LineFile, findings: Findings) -> Iterator[tuple[int, str]]:
-    """Yield numbered lines; one that is not UTF-8 ends the file, because the lines behind it cannot be trusted."""
+    """Yield numbered lines. A line that is not UTF-8 ends the file, because later lines cannot be trusted."""
     try:
         for number, _, line in file.lines():
             yield number, line
@@ -162,26 +155,24 @@ def _lines(file: LineFile, findings: Findings) -> Iterator[tuple[int, str]]:
         findings.problems.append(Problem(str(file.path), "line", str(error)))
 
 
-def _add(findings: Findings, seen: _Looked) -> None:
+def _add(findings: Findings, checked: _Checked) -> None:
     findings.lines += 1
-    findings.seconds += seen.seconds
-    findings.problems += seen.problems
-    findings.notes.update(seen.notes)
+    findings.seconds += checked.seconds
+    findings.problems += checked.problems
+    findings.notes.update(checked.notes)
 
 
-def _look(line: tuple[int, str], manifest: Path, rate_hz: int) -> _Looked:
-    """Look at one line and its recording."""
+def _check_line(line: tuple[int, str], manifest: Path, rate_hz: int) -> _Checked:
+    """Check one line and its recording."""
     number, text = line
     where = f"{manifest}:{number}"
     try:
         item = parse_utterance(text, manifest, number)
     except ManifestError as error:
-        return _Looked((_of_line(error, where),), (), 0.0, None)
-    problems = [
-        Problem(where, "text", f"{name} {found}")
-        for name, said in [*item.texts.items(), ("question", item.question), ("answer", item.answer)]
-        for found in odd_letters(said)
-    ]
+        return _Checked((_of_line(error, where),), (), 0.0, None)
+    problems: list[Problem] = []
+    for name, content in [*item.texts.items(), ("question", item.question), ("answer", item.answer)]:
+        problems += [Problem(where, "text", f"{name} {problem}") for problem in odd_letters(content)]
     notes = [] if item.source_lang in LANGUAGES else [f"speech in {item.source_lang!r}, for which there is no prompt"]
     if item.transcript is not None and not item.transcript.strip():
         notes.append("empty text: nothing is said")
@@ -189,16 +180,16 @@ def _look(line: tuple[int, str], manifest: Path, rate_hz: int) -> _Looked:
         samples, file_rate_hz, length_s = _recording(item)
     except AudioError as error:
         kind = "unreadable" if item.path.is_file() else "missing"
-        return _Looked((*problems, Problem(where, kind, str(error))), tuple(notes), 0.0, None)
+        return _Checked((*problems, Problem(where, kind, str(error))), tuple(notes), 0.0, None)
     if file_rate_hz != rate_hz:
         notes.append(f"recorded at {file_rate_hz} Hz, resampled to {rate_hz} Hz")
     problems += _of_sound(where, item, samples, length_s, windowed='"offset"' in text)
     digest = int.from_bytes(blake2b(samples.tobytes(), digest_size=8).digest(), "little")
-    return _Looked(tuple(problems), tuple(notes), item.duration_s, digest)
+    return _Checked(tuple(problems), tuple(notes), item.duration_s, digest)
 
 
 def _recording(item: Utterance) -> tuple[Samples, int, float]:
-    """Decode an utterance, however short its file is; also return rate and length of the file behind the offset."""
+    """Decode an utterance, even if its file is too short; see `decode` for the values."""
     file: Path | io.BytesIO = item.path
     if item.audio_bytes is not None and item.path.is_file():
         with item.path.open("rb") as shard:
@@ -207,17 +198,10 @@ def _recording(item: Utterance) -> tuple[Samples, int, float]:
     return decode(file, item, lacking_s=np.inf)
 
 
-def _of_sound(
-    where: str,
-    item: Utterance,
-    samples: Samples,
-    length_s: float,
-    *,
-    windowed: bool,
-) -> Iterator[Problem]:
-    said_s = item.duration_s
-    if said_s > length_s + LENGTH_S or (not windowed and said_s < length_s - LENGTH_S):
-        yield Problem(where, "duration", f"manifest says {said_s:g} s, {item.path.name} has {length_s:.3f} s")
+def _of_sound(where: str, item: Utterance, samples: Samples, length_s: float, *, windowed: bool) -> Iterator[Problem]:
+    stated_s = item.duration_s
+    if stated_s > length_s + LENGTH_S or (not windowed and stated_s < length_s - LENGTH_S):
+        yield Problem(where, "duration", f"manifest says {stated_s:g} s, {item.path.name} has {length_s:.3f} s")
     level_db = 20 * np.log10(np.sqrt(np.mean(samples**2, dtype=np.float64)) + 1e-10)
     if level_db < SILENT_DB and (item.transcript or item.answer):
         yield Problem(where, "silent", f"{item.path.name} is silent ({level_db:.0f} dB) but has a text")
@@ -228,7 +212,7 @@ def _of_line(error: ManifestError, where: str) -> Problem:
 
 
 def _repeated(prints: array[int]) -> Iterator[tuple[int, int]]:
-    """Yield each row whose fingerprint occurred before, and the row where it first did."""
+    """Yield each row whose fingerprint occurred before, and the row of its first occurrence."""
     values = np.frombuffer(prints, dtype=np.uint64)
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     for row in np.flatnonzero(first[inverse] != np.arange(values.size)).tolist():

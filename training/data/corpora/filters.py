@@ -1,6 +1,6 @@
-"""Which utterances are left out, why, and how much that was. Knows texts and durations, not audio.
+"""Filters: which utterances are dropped, for which reason, and how much audio that is.
 
-Reasons are phrases that make a sentence of the report: "12 longer than 40 s".
+A reason is a phrase that follows a number in the report: "12 longer than 40 s".
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ TOO_SHORT_FOR_CTC = "too short for their transcript, for CTC"
 
 @dataclass(slots=True)
 class Report:
-    """What a source holds and what was dropped of it."""
+    """Size of a source, and the lines dropped from it."""
 
     name: str
-    """The source."""
+    """Name of the source."""
     lines: int = 0
     """Lines read."""
     seconds: float = 0.0
-    """Audio in them."""
+    """Seconds of audio in these lines."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Lines dropped, by reason."""
     dropped_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -44,19 +44,19 @@ class Report:
         return self.seconds - sum(self.dropped_s.values())
 
     def drop(self, reason: str, seconds: float = 0.0, lines: int = 1) -> None:
-        """Count what is dropped."""
+        """Count dropped lines."""
         self.dropped[reason] += lines
         self.dropped_s[reason] += seconds
 
     def sentence(self) -> str:
         """Return the report for a log."""
         hours = f" ({self.kept_s / 3600:.2f} of {self.seconds / 3600:.2f} h)" if self.seconds else ""
-        what = "lines" if not self.seconds else "utterances"
+        unit = "utterances" if self.seconds else "lines"
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
-        return f"source {self.name}: {self.kept} of {self.lines} {what} kept{hours}; dropped: {reasons or 'none'}"
+        return f"source {self.name}: {self.kept} of {self.lines} {unit} kept{hours}; dropped: {reasons or 'none'}"
 
-    def to_state(self) -> dict[str, Any]:
-        """Return everything, for `from_state`."""
+    def to_state(self) -> dict[str, object]:
+        """Return all fields, for `from_state`."""
         return {
             "name": self.name,
             "lines": self.lines,
@@ -66,14 +66,14 @@ class Report:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Report:
-        """Return the report that gave this state."""
+        """Return the report of a state from `to_state`."""
         report = cls(state["name"], state["lines"], state["seconds"])
         for reason, count, seconds in state["dropped"]:
             report.drop(reason, seconds, count)
         return report
 
     def to_dict(self) -> dict[str, object]:
-        """Return the report as JSON holds it."""
+        """Return the report for JSON."""
         reasons = {
             reason: {"lines": count, "hours": round(self.dropped_s[reason] / 3600, 4)}
             for reason, count in self.dropped.most_common()
@@ -83,25 +83,25 @@ class Report:
 
 
 class Sieve:
-    """Decides what is kept of a source, line by line."""
+    """Decides which utterances of a source are kept."""
 
     def __init__(
         self, source: SourceRecipe, limits: FilterRecipe, pairs: Sequence[str], *, needs_transcript: bool
     ) -> None:
-        """Keep what the decision needs.
+        """Store the settings of the decision.
 
         Args:
-            source: the source; its tasks and pairs say which utterances can be used at all.
+            source: the source. Its tasks and pairs decide which utterances can be used.
             limits: the recipe's filter.
             pairs: the model's language pairs.
-            needs_transcript: whether a loss on the transcript is trained.
+            needs_transcript: whether a stage trains a loss on the transcript.
         """
         self.source, self.limits, self.needs_transcript = source, limits, needs_transcript
         wanted = source.pairs or tuple(pairs)
         self.pairs = tuple(pair for pair in map(parse_pair, wanted) if pair.task in source.tasks)
 
     def reason(self, item: Utterance) -> str | None:
-        """Return why an utterance is dropped, None if it is kept."""
+        """Return the reason for dropping an utterance, None if it is kept."""
         limits = self.limits
         if limits.languages and item.source_lang not in limits.languages:
             return "in other languages"
@@ -121,7 +121,7 @@ class Sieve:
         return None
 
     def served(self, item: Utterance) -> bool:
-        """Say whether the source's tasks find their texts in an utterance."""
+        """Return whether an utterance has the texts of one of the source's tasks."""
         if "answer" in self.source.tasks and item.question:
             return True
         return any(pair.source == item.source_lang and pair.target in item.texts for pair in self.pairs)
@@ -139,5 +139,5 @@ class Sieve:
 
 
 def main_text(item: Utterance) -> str:
-    """Return the text that filters look at: the transcript, else a translation, else the answer."""
+    """Return the text that is filtered: the transcript, else a translation, else the answer."""
     return item.transcript if item.transcript is not None else next(iter(item.texts.values()), item.answer)

@@ -1,6 +1,6 @@
-"""Utterances of manifests and shards by number: twenty bytes for each in memory, its line read when it is used.
+"""The index of a source's utterances: twenty bytes for each in memory. Its line is read when the utterance is used.
 
-A shard is read through its index, a manifest whose recordings lie in a tar, so both are the same here.
+A shard is read through its own index, which is a manifest whose recordings are in a tar.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from bestow_edge.training.data.corpora.filters import REPEATED, TOO_SHORT_FOR_CT
 from bestow_edge.training.data.corpora.index_cache import Columns, IndexCache
 from bestow_edge.training.data.corpora.shards import shard_indexes
 from bestow_edge.training.data.corpora.text_files import LineFile
+from bestow_edge.training.data.examples import FRAMES_PER_S
 from bestow_edge.training.recipe.data import SourceRecipe
 
-LOOKED_AT = 50  # recordings whose files are looked for before anything runs
+CHECKED_RECORDINGS = 50  # number of recordings whose files must exist before training begins
 AT_ONCE = 4096  # texts given to the tokenizer at once
-FRAMES_PER_S = 100
 UNCACHED = IndexCache(None)
 
 
@@ -41,11 +41,11 @@ class Corpus:
         numbers: npt.NDArray[np.int32],
         durations_s: npt.NDArray[np.float32],
     ) -> None:
-        """Keep the columns.
+        """Store the columns.
 
         Args:
             files: manifests.
-            file_ids: (utterances,) which of `files`, ascending.
+            file_ids: (utterances,) position in `files`, ascending.
             offsets: (utterances,) first byte of the line.
             numbers: (utterances,) number of the line, from 1.
             durations_s: (utterances,) seconds.
@@ -72,7 +72,7 @@ class Corpus:
         return Corpus(self.files, *(column[kept] for column in columns))  # type: ignore[arg-type]  # of several dtypes
 
     def questioned(self, most: int) -> set[str]:
-        """Return the languages of the speech of those of up to `most` utterances that have a question."""
+        """Return the languages of speech with a question, among up to `most` utterances."""
         return {item.source_lang for item in self._spread(most) if item.question}
 
     def _spread(self, most: int) -> Iterator[Utterance]:
@@ -85,7 +85,7 @@ class Corpus:
         yield from (item.transcript for item in self._spread(most) if item.transcript)
 
     def texts(self, most: int, vocabulary: Collection[str] = ()) -> Iterator[str]:
-        """Yield the texts of up to `most` utterances, spread evenly; with a vocabulary those without other words."""
+        """Yield the texts of up to `most` utterances, spread evenly; only those within a vocabulary."""
         for item in self._spread(most):
             if vocabulary and not set((item.transcript or "").split()) <= set(vocabulary):
                 continue
@@ -97,10 +97,12 @@ def manifest_paths(source: SourceRecipe, data_dir: Path) -> list[Path]:
     """Return the manifests of a source, the indexes of its shards among them.
 
     Raises:
-        ManifestError: a directory holds no shards.
+        ManifestError: if a directory holds no shards.
     """
-    shards = [path for name in source.shards for path in shard_indexes(data_dir / name)]
-    return [data_dir / name for name in source.manifests] + shards
+    paths = [data_dir / name for name in source.manifests]
+    for name in source.shards:
+        paths += shard_indexes(data_dir / name)
+    return paths
 
 
 def read_corpus(paths: Sequence[Path], sieve: Sieve, cache: IndexCache = UNCACHED) -> tuple[Corpus, Report]:
@@ -108,14 +110,14 @@ def read_corpus(paths: Sequence[Path], sieve: Sieve, cache: IndexCache = UNCACHE
 
     Args:
         paths: the manifests.
-        sieve: decides what is kept.
-        cache: keeps indexes.
+        sieve: decides which utterances are kept.
+        cache: stores indexes.
 
     Returns:
-        What is kept, and the report of what is not.
+        The kept utterances, and the report of the dropped ones.
 
     Raises:
-        ManifestError: a file is missing, a line is not valid, nothing is left, or most recordings are missing.
+        ManifestError: if a file is missing, a line is not valid, no utterance is left, or most recordings are missing.
     """
     files = [LineFile(path, LINES) for path in paths]
     key = ("lines", sieve.source, sieve.limits, sieve.pairs, sieve.needs_transcript)
@@ -127,7 +129,7 @@ def read_corpus(paths: Sequence[Path], sieve: Sieve, cache: IndexCache = UNCACHE
 
 
 def _columns(files: Sequence[LineFile], sieve: Sieve, report: Report) -> Columns:
-    """Read all lines; return the columns of those that are kept."""
+    """Read all lines and return the columns of the kept ones."""
     file_ids, offsets, numbers, seconds, hashes = array("i"), array("q"), array("i"), array("f"), array("Q")
     for file_id, file in enumerate(files):
         for number, offset, line in file.lines():
@@ -172,20 +174,20 @@ def drop_by_tokens(
 
     Args:
         corpus: the utterances.
-        report: what was dropped before.
-        tokenizer: the model's, whose tokens `max_per_s` counts.
-        labels: of what CTC aligns.
+        report: of the utterances dropped before.
+        tokenizer: the model's, for `max_per_s`.
+        labels: tokenizer of CTC's labels.
         num_steps: of the encoder, from mel frames.
-        ctc_speed: keep what CTC can align (labels and repeats fit the encoder's steps) when it is played this much
-            faster; 0 = keep what it cannot.
+        ctc_speed: drop utterances that CTC cannot align (labels and repeats exceed the encoder's steps) when they are
+            played faster by this factor; 0 = drop none.
         max_per_s: most tokens of the transcript a second; 0 = any number.
-        cache: keeps indexes.
+        cache: stores indexes.
 
     Returns:
-        What is left, and the report of all that is not.
+        The utterances that are left, and the report of all dropped ones.
 
     Raises:
-        ManifestError: nothing is left.
+        ManifestError: if no utterance is left.
     """
     if not ctc_speed and not max_per_s:
         return corpus, report
@@ -214,7 +216,7 @@ def _fitting(
     ctc_speed: float,
     max_per_s: float,
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return which utterances are long enough for CTC, and which are spoken slowly enough."""
+    """Return two masks, (utterances,): long enough for CTC, and within the limit of tokens a second."""
     fits, slow = np.ones(len(corpus), dtype=np.bool_), np.ones(len(corpus), dtype=np.bool_)
     for start in range(0, len(corpus), AT_ONCE):
         rows = range(start, min(start + AT_ONCE, len(corpus)))
@@ -231,11 +233,11 @@ def _fitting(
 
 
 def ctc_steps(ids: Sequence[int]) -> int:
-    """Return the fewest steps of a path through CTC's trellis: one for each label, and a blank between equal ones."""
+    """Return the length of CTC's shortest path: one step for each label, and a blank between equal ones."""
     return len(ids) + sum(one == following for one, following in pairwise(ids))
 
 
-def _count(durations_s: npt.NDArray[Any], kept: npt.NDArray[np.bool_], reason: str, report: Report) -> None:
+def _count(durations_s: npt.NDArray[np.float32], kept: npt.NDArray[np.bool_], reason: str, report: Report) -> None:
     if not kept.all():
         report.drop(reason, float(durations_s[~kept].sum(dtype=np.float64)), int((~kept).sum()))
 
@@ -251,8 +253,8 @@ def _check_some(corpus: Corpus, report: Report) -> None:
 
 
 def _check_recordings(corpus: Corpus) -> None:
-    """Look for the files of some recordings, so that a wrong path is not found out in training."""
-    rows = np.unique(np.linspace(0, len(corpus) - 1, LOOKED_AT, dtype=np.int64))
+    """Check that the files of some recordings exist, so that a wrong path does not show up during training."""
+    rows = np.unique(np.linspace(0, len(corpus) - 1, CHECKED_RECORDINGS, dtype=np.int64))
     missing = [row for row in rows if not corpus.utterance(row).path.is_file()]
     if 2 * len(missing) > len(rows):
         first = f"{corpus.where(missing[0])}: no such audio file: {corpus.utterance(missing[0]).path}"

@@ -1,53 +1,52 @@
-"""Indexes kept on disk, so that millions of lines are read once and not at every start of every process.
+"""A cache of indexes on disk, so that millions of lines are read once and not at every start of every process.
 
-An index is found by what it was made from: files with size and time of change, filters, the tokenizer. Of several
-processes that want one that is not there yet, one makes it and the others wait.
+The key of an index is a hash of its inputs: files with size and modification time, filters, tokenizer. If several
+processes need a missing index, one makes it and the others wait.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from bestow_edge.training.data.corpora.filters import Report
 
-FORMAT = "1"  # changes with what an index holds
+FORMAT = "1"  # to be changed with the content of indexes
 Columns = Mapping[str, npt.NDArray[Any]]  # Any: each column has its own dtype
 
 
 class IndexCache:
-    """A directory of indexes, or none."""
+    """A directory of indexes."""
 
     def __init__(self, directory: Path | None) -> None:
-        """Remember the directory, which is made when it is needed; None keeps nothing."""
+        """Use a directory, which is made when it is needed. None = no cache."""
         self.directory = directory
 
     def get(
         self, key: Sequence[object], files: Sequence[Path], report: Report, build: Callable[[Report], Columns]
     ) -> tuple[Columns, Report]:
-        """Return an index and its report, from the directory or made now.
+        """Return an index and its report. They are read from the directory, or built and stored.
 
         Args:
-            key: what it depends on beside the files; its `repr` is compared.
-            files: the files it is made from.
-            report: what was read and dropped before; it is changed.
-            build: makes the columns and completes the report.
+            key: inputs of the index beside the files; their `repr` is compared.
+            files: the files that are indexed.
+            report: of the lines read and dropped so far; it is changed.
+            build: returns the columns and completes the report.
         """
-        if self.directory is None or not all(path.is_file() for path in files):  # `build` says what is missing
+        if self.directory is None or not all(path.is_file() for path in files):  # `build` reports missing files
             return build(report), report
         states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         name = sha256(repr((FORMAT, [repr(part) for part in key], states)).encode()).hexdigest()[:32]
         path = self.directory / f"{name}.npz"
         self.directory.mkdir(parents=True, exist_ok=True)
-        with locked(path):
+        with FileLock(path.with_suffix(".lock")):
             if not path.is_file():
                 columns = build(report)
                 partial = path.with_suffix(".partial.npz")
@@ -56,16 +55,3 @@ class IndexCache:
             with np.load(path) as stored:
                 columns = {column: stored[column] for column in stored.files if column != "report"}
                 return columns, Report.from_state(json.loads(str(stored["report"])))
-
-
-@contextmanager
-def locked(file: Path, *, wait: bool = True) -> Iterator[None]:
-    """Let one process in at a time; the lock ends with the process, however that ends.
-
-    Args:
-        file: what is locked, by a file beside it.
-        wait: for another process; otherwise BlockingIOError is raised.
-    """
-    with file.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield

@@ -1,6 +1,6 @@
-"""Batches of recordings that are joined on the fly: drawn, augmented, asked for one of the tasks. numpy only.
+"""Batches of recordings that are joined on the fly, augmented and given a task. numpy only.
 
-There is no order of utterances here: each is drawn anew from the seed and the batch's number.
+There are no epochs: each utterance is drawn from the seed and the number of the batch.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from bestow_edge.core.utterances import Utterance
 from bestow_edge.training.data.augmentation import change_speed, scaled, spoken_features
 from bestow_edge.training.data.composition import LEVEL, Composed, Composer, Piece, Samples
 from bestow_edge.training.data.corpora.filters import Sieve
-from bestow_edge.training.data.corpora.index import FRAMES_PER_S, Corpus
-from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings
+from bestow_edge.training.data.corpora.index import Corpus
+from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings, at_least_ten_frames
 from bestow_edge.training.data.corpora.word_times import Spans, heard_translation, labels_with_times, tokens_with_times
-from bestow_edge.training.data.examples import Example, ExampleMaker
+from bestow_edge.training.data.examples import FRAMES_PER_S, Example, ExampleMaker, Word
 from bestow_edge.training.data.noises import sound
 from bestow_edge.training.data.tokens import answer_ids
 from bestow_edge.training.recipe.data import AugmentRecipe, JoinRecipe, SourceRecipe
 from bestow_edge.training.recipe.stages import between
 
 Moments = npt.NDArray[np.float64]
-STREAM = 1  # of random numbers, beside the one that look-aheads are drawn from
+STREAM = 1  # of random numbers; look-aheads are drawn from another stream
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads recordings; one that cannot be read is counted and has no samples."""
+    """Reads recordings. An unreadable one is counted and returned without samples."""
 
     recordings: Recordings
     bad: BadRecordings
@@ -47,10 +47,10 @@ class _Reader:
 
 
 def make_composer(corpus: Corpus, source: SourceRecipe, join: JoinRecipe, rate_hz: int) -> Composer:
-    """Read all lines of a source and make what joins its recordings.
+    """Read all lines of a source and make the composer of its recordings.
 
     Raises:
-        ManifestError: none of them has just words of the vocabulary.
+        ManifestError: if every transcript has words outside the vocabulary.
     """
     items = [corpus.utterance(row) for row in range(len(corpus))]
     reader = _Reader(Recordings(rate_hz), BadRecordings(source.name, source.max_bad))
@@ -63,7 +63,7 @@ def make_composer(corpus: Corpus, source: SourceRecipe, join: JoinRecipe, rate_h
 
 
 class JoinedBatches:
-    """The batches of one source of recordings to join in one stage."""
+    """The batches of one source with `join` in one stage."""
 
     def __init__(
         self,
@@ -74,13 +74,13 @@ class JoinedBatches:
         augments: AugmentRecipe,
         noises: Sequence[Samples],
     ) -> None:
-        """Keep what batches are made from.
+        """Store the parts that make batches.
 
         Args:
             composer: draws utterances.
-            sieve: its pairs.
+            sieve: holds the language pairs of the source.
             maker: makes examples for the model and the stage.
-            augments: changes made at full strength.
+            augments: augmentation at full strength.
             noises: recorded noises.
         """
         self.composer, self.sieve, self.maker = composer, sieve, maker
@@ -90,11 +90,11 @@ class JoinedBatches:
         """Return the rows of a batch, as many as fill the stage's `batch_s`.
 
         Args:
-            group: which reader asks; all draw from all recordings.
-            number: its batch of this source.
-            seed: decides everything about the batch.
-            done: how much of the stage is over, 0 to 1; says how many recordings are joined and how strongly they are
-                augmented.
+            group: number of the reader; all readers draw from all recordings.
+            number: of the reader's batch from this source.
+            seed: of all draws.
+            done: share of the stage that is over, 0 to 1. The number of joined recordings and the strength of the
+                augmentation change with it.
         """
         rng, stage = np.random.default_rng([*seed, STREAM]), self.maker.stage
         most = round(between(stage.pieces, done))
@@ -117,14 +117,14 @@ class JoinedBatches:
             factor = 1 + rng.uniform(-augments.speed, augments.speed)
             waveform = change_speed(waveform, factor, rate_hz)
             pieces = tuple(piece.moved(faster=factor) for piece in pieces)
-        waveform = np.pad(waveform, (0, max(0, rate_hz // 10 - waveform.size)))  # at least ten frames
+        waveform = at_least_ten_frames(waveform, rate_hz)
         if not pieces:
             waveform = self._wordless(waveform, rng)
         mel = spoken_features(waveform, rng, augments, self.noises, self.maker.config.features)
         return joined_example(self.maker, Composed(waveform, composed.source_lang, pieces), self.sieve.pairs, mel, rng)
 
     def _wordless(self, silence: Samples, rng: np.random.Generator) -> Samples:
-        """Fill four fifths of the utterances without speech with a sound as loud as speech or up to 30 dB below."""
+        """Return silence for a fifth of the utterances without speech, else a sound 0 to 30 dB below speech."""
         if rng.random() < 0.2:
             return silence
         level = LEVEL * 10 ** (-rng.uniform(0, 30) / 20)
@@ -139,12 +139,12 @@ def joined_example(
     Args:
         maker: makes examples for the model and the stage.
         composed: the utterance.
-        pairs: what may be asked for.
+        pairs: language pairs to draw from.
         mel: (frames, mel_bins) its features.
-        rng: decides pair, policy and pauses.
+        rng: draws pair, policy and pauses.
 
     Raises:
-        ManifestError: the recordings have no text in common for any of the pairs.
+        ManifestError: if there is no pair for which all recordings have a text.
     """
     served = [pair for pair in pairs if _serves(pair, composed)]
     if not served:
@@ -153,7 +153,9 @@ def joined_example(
     pair = served[rng.integers(len(served))]
     answer, spans_s, heard_s = _tokens(maker.tokenizer, composed, pair.target)
     transcript, _, _ = _tokens(maker.labels, composed, composed.source_lang)
-    words = [word for piece in composed.pieces for word in _words(maker.labels, piece, composed.source_lang)]
+    words: list[Word] = []
+    for piece in composed.pieces:
+        words += _words(maker.labels, piece, composed.source_lang)
     return maker.build(
         mel,
         rng,
@@ -170,15 +172,15 @@ def _serves(pair: Pair, composed: Composed) -> bool:
     return pair.source == composed.source_lang and all(pair.target in piece.texts for piece in composed.pieces)
 
 
-def _words(labels: Tokenizer, piece: Piece, spoken: str) -> list[tuple[list[int], float, float]]:
-    """Return labels, start and end of each word; of the whole piece where those of its words are unknown."""
+def _words(labels: Tokenizer, piece: Piece, spoken: str) -> list[Word]:
+    """Return labels, start and end of each word; of the piece as one word if its word times are unknown."""
     if piece.word_times:
         return labels_with_times(labels, piece.texts[spoken], np.array(piece.word_times))
     return [(answer_ids(labels, piece.texts[spoken]), piece.start_s, piece.end_s)]
 
 
 def _tokens(tokenizer: Tokenizer, composed: Composed, language: str) -> tuple[list[int], Spans, Moments]:
-    """Return the tokens of a text, (tokens, 2) when each one's word is said, and (tokens,) when it has been heard."""
+    """Return tokens, (tokens, 2) start and end of each one's word, and (tokens,) time by which it has been heard."""
     tokens: list[int] = []
     spans, heard = [np.zeros((0, 2))], [np.zeros(0)]
     for piece in composed.pieces:
@@ -188,9 +190,9 @@ def _tokens(tokenizer: Tokenizer, composed: Composed, language: str) -> tuple[li
             spans.append(np.tile([piece.start_s, piece.end_s], (len(ids), 1)))
             heard.append(spans[-1][:, 1])
         elif language == composed.source_lang:
-            ids, said_s, _ = tokens_with_times(tokenizer, text, times_s)
-            spans.append(said_s)
-            heard.append(said_s[:, 1])
+            ids, word_spans, _ = tokens_with_times(tokenizer, text, times_s)
+            spans.append(word_spans)
+            heard.append(word_spans[:, 1])
         else:
             ids, ends_s = heard_translation(tokenizer, text, piece.texts[composed.source_lang], times_s)
             spans.append(np.full((len(ids), 2), np.nan))

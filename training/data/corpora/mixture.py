@@ -1,7 +1,6 @@
-"""Sources mixed by weight as a dataset: item i is batch i of a stage, made from the seed and i alone.
+"""Sources mixed by weight as a dataset: item i is batch i of a stage, a function of the seed and i.
 
-numpy in, torch out. A batch comes from one source, so it is all speech or all text. All readers take theirs from the
-same source at a time.
+A batch comes from one source, so it is all speech or all text. In a turn all readers take batches of the same source.
 """
 
 from __future__ import annotations
@@ -35,12 +34,13 @@ from bestow_edge.training.recipe.data import (
     check_pairs,
     drawn_sources,
     needs_transcripts,
+    teaches_labels,
 )
 from bestow_edge.training.recipe.stages import StageRecipe
 
 logger = logging.getLogger(__name__)
-TOKENIZER_TEXTS = 500_000  # of each source or file, enough for a vocabulary
-QUESTION_LINES = 2_000  # of each source, enough to meet every language
+TOKENIZER_TEXTS = 500_000  # texts of each source or file, enough for a vocabulary
+QUESTION_LINES = 2_000  # lines of each source, enough to find every language of questions
 Samples = npt.NDArray[np.float32]
 
 
@@ -51,10 +51,10 @@ class Batches(Protocol):
         """Return the rows of a batch.
 
         Args:
-            group: which reader asks.
-            number: its batch of this source, from 0.
-            seed: decides everything about the batch.
-            done: how much of the stage is over, 0 to 1.
+            group: number of the reader.
+            number: of the reader's batch from this source, from 0.
+            seed: of all draws.
+            done: share of the stage that is over, 0 to 1.
         """
 
 
@@ -76,18 +76,18 @@ class MixedDataset(Dataset[Batch]):
         Args:
             batches: the sources.
             weights: their shares of the batches.
-            stage: says which look-aheads are drawn.
-            num_batches: length of the dataset; a longer one begins with the same batches, but for what changes over a
-                stage: augmentation and the number of recordings that are joined.
-            seed: with the index, decides everything about a batch.
-            readers: reader r of so many takes items r, r + `readers` and so on.
+            stage: holds the look-aheads to draw from.
+            num_batches: length of the dataset. A longer one begins with the same batches, apart from augmentation and
+                the number of joined recordings, which change over a stage.
+            seed: of all draws, with the index of the batch.
+            readers: number of readers; reader r takes items r, r + `readers` and so on.
         """
         self.batches, self.stage = batches, stage
         self.num_batches, self.seed, self.readers = num_batches, seed, readers
         shares = np.cumsum(np.array(weights, dtype=np.float64))
         turns = np.random.default_rng(seed).random(-(-num_batches // readers))
         self._picked = np.searchsorted(shares / shares[-1], turns, side="right").astype(np.uint8)
-        self._earlier = np.zeros(self._picked.size, dtype=np.int64)  # batches of the same source before
+        self._earlier = np.zeros(self._picked.size, dtype=np.int64)  # number of earlier batches of the same source
         for source in range(len(batches)):
             mine = self._picked == source
             self._earlier[mine] = np.arange(mine.sum())
@@ -103,27 +103,27 @@ class MixedDataset(Dataset[Batch]):
         if not 0 <= index < self.num_batches:
             raise IndexError(index)
         turn, reader = divmod(index, self.readers)
-        source, number = self.batches[self._picked[turn]], int(self._earlier[turn])
+        source, number = self.batches[self.source_of(index)], int(self._earlier[turn])
         examples = source.examples(reader, number, [self.seed, index], index / self.num_batches)
         drawn = np.random.default_rng([self.seed, index]).integers(len(self.stage.lookaheads))
         return collate(examples, lookahead=int(self.stage.lookaheads[drawn]))
 
 
 class Corpora:
-    """All sources of a recipe, read and filtered: what the stages' datasets are made from."""
+    """All sources of a recipe, read and filtered. The datasets of the stages are made from them."""
 
     def __init__(self, data: DataRecipe, stages: Sequence[StageRecipe], pairs: Sequence[str], data_dir: Path) -> None:
         """Read manifests, indexes of shards and headers of text files.
 
         Args:
             data: the recipe's `data:` part.
-            stages: the recipe's stages, which say what utterances need.
+            stages: the recipe's stages, which decide what an utterance must have.
             pairs: the model's language pairs.
             data_dir: directory the recipe's files are relative to.
 
         Raises:
-            ManifestError: a file is missing or has a bad line, or nothing is left of a source.
-            ConfigError: a source asks for a pair that is not the model's.
+            ManifestError: if a file is missing or has a bad line, or no utterance of a source is left.
+            ConfigError: if a source names a pair that the model does not have.
         """
         check_pairs(data, pairs)
         self.data, self.stages, self.pairs, self.data_dir = data, stages, tuple(pairs), data_dir
@@ -131,9 +131,9 @@ class Corpora:
         self.speech_read: dict[str, tuple[Corpus, Sieve, Report]] = {}
         self._composers: dict[str, Composer] = {}
         self.aligned: dict[str, Spans] = {}
-        """When words were heard in recordings of sources with `word_times: aligned`, by where they are written."""
+        """Word times of sources with `word_times: aligned`, by file and line of the utterance."""
         self._measured = False
-        self._told: set[tuple[str, str]] = set()
+        self._logged: set[tuple[str, str]] = set()
         self.cache = IndexCache(data_dir / data.index_cache if data.index_cache else None)
         for key, source in self._sources("train", "dev"):
             if source.texts:
@@ -146,16 +146,16 @@ class Corpora:
 
     @property
     def reports(self) -> list[Report]:
-        """What each source holds and what was dropped; complete once tokens have been counted."""
+        """The report of each source. They are complete after `measure`."""
         speech = {key: report for key, (_, _, report) in self.speech_read.items()}
         texts = {key: corpus.report for key, corpus in self.texts_read.items()}
         return [(speech | texts)[key] for key, _ in self._sources("train", "dev")]
 
     def texts(self) -> Iterator[str]:
-        """Yield texts to train a tokenizer on; of recordings with words outside their vocabulary none.
+        """Yield the training texts of a tokenizer. Recordings with words outside their vocabulary are skipped.
 
         Raises:
-            ManifestError: a text file has a bad line.
+            ManifestError: if a text file has a bad line.
         """
         languages = sorted({parse_pair(pair).source for pair in self.pairs})
         if any("answer" in source.tasks for source in self.data.sources):
@@ -168,18 +168,21 @@ class Corpora:
                 yield from self.speech_read[key][0].texts(TOKENIZER_TEXTS, words)
 
     def transcripts(self) -> Iterator[str]:
-        """Yield what is said, to train the vocabulary of labels on."""
+        """Yield transcripts, the training texts of the labels' vocabulary."""
         for key, source in self._sources("train"):
             if not source.texts:
                 yield from self.speech_read[key][0].transcripts(TOKENIZER_TEXTS)
 
     @property
     def words(self) -> set[str]:
-        """Words of the sources' vocabularies, which are to be tokens of their own."""
-        return {word for source in self.data.sources if source.join for word in source.join.vocabulary}
+        """Words of the sources' vocabularies. Each is to be a token of its own."""
+        words: set[str] = set()
+        for source in self.data.sources:
+            words.update(source.join.vocabulary if source.join else ())
+        return words
 
     def questions(self) -> tuple[str, ...]:
-        """Return the languages of speech that questions are trained about, as lines spread evenly over sources tell."""
+        """Return the languages of speech with training questions, found in lines spread evenly over each source."""
         found: set[str] = set()
         for key, source in self._sources("train"):
             if key in self.speech_read and "answer" in source.tasks:
@@ -187,10 +190,10 @@ class Corpora:
         return tuple(sorted(found))
 
     def measure(self, maker: ExampleMaker) -> None:
-        """Count tokens where filters, CTC and batches of texts need them, once, and log what was dropped.
+        """Count the tokens that filters, CTC and batches of texts need, and log the reports. Later calls do nothing.
 
         Raises:
-            ManifestError: nothing is left of a source.
+            ManifestError: if no utterance of a source is left.
         """
         if self._measured:
             return
@@ -217,27 +220,22 @@ class Corpora:
         self._measured = True
 
     def _ctc_speed(self, source: SourceRecipe) -> float:
-        """Return how fast a source's recordings are played at most in a stage that learns tokens by encoder steps.
+        """Return the highest playing speed of a source in stages that train labels at encoder steps.
 
-        0 = there is none, or recordings are joined: the words of a vocabulary are short.
+        0 = there is no such stage, or recordings are joined: the words of a vocabulary are short enough.
         """
-        learn = [stage for stage in self.stages if stage.ctc_weight or stage.alignment_weight]
-        mine = [
-            stage
-            for stage in learn
-            if source in self.data.dev_sources or source.name in drawn_sources(self.data, stage)
-        ]
-        if source.join is not None or not mine:
-            return 0.0
-        return 1 + self.data.augment.speed * max(max(stage.augment) for stage in mine)
+        strengths = []
+        for stage in self.stages:
+            drawn = source in self.data.dev_sources or source.name in drawn_sources(self.data, stage)
+            if teaches_labels(stage) and drawn and source.join is None:
+                strengths.append(max(stage.augment))
+        return 1 + self.data.augment.speed * max(strengths) if strengths else 0.0
 
     def to_align(self, stage: StageRecipe) -> list[Corpus]:
-        """Return the training recordings of a stage whose word times are to be aligned."""
+        """Return the training recordings of a stage with `word_times: aligned`."""
         drawn = drawn_sources(self.data, stage)
-        named = (
-            key for key, source in self._sources("train") if source.name in drawn and source.word_times == "aligned"
-        )
-        return [self.speech_read[key][0] for key in named]
+        sources = [(key, source) for key, source in self._sources("train") if source.name in drawn]
+        return [self.speech_read[key][0] for key, source in sources if source.word_times == "aligned"]
 
     def dataset(
         self,
@@ -252,14 +250,14 @@ class Corpora:
 
         Args:
             maker: makes examples for the model and the stage.
-            dev: whether from `dev_sources`, without augmentation.
+            dev: whether to use `dev_sources`, without augmentation.
             num_batches: length of the dataset.
-            seed: with the index, decides everything about a batch.
+            seed: of all draws, with the index of the batch.
             noises: recorded noises.
 
         Raises:
-            ManifestError: nothing is left of a source.
-            ConfigError: a source has fewer shards than there are readers.
+            ManifestError: if no utterance of a source is left.
+            ConfigError: if a source has fewer shards than there are readers.
         """
         self.measure(maker)
         drawn = drawn_sources(self.data, maker.stage, dev=dev)
@@ -287,7 +285,7 @@ class Corpora:
         if key in self.texts_read:
             texts = self.texts_read[key]
             plan = Plan(texts.lengths, source.batch_tokens, buckets=buckets, seed=seed, groups=readers)
-            self._tell(key, maker.stage.name, plan)
+            self._log_epoch(key, maker.stage.name, plan)
             return TextBatches(texts, maker, plan)
         corpus, sieve, _ = self.speech_read[key]
         rate_hz = maker.config.features.sample_rate_hz
@@ -305,22 +303,22 @@ class Corpora:
             files_at_once=source.shards_at_once,
             groups=readers,
         )
-        self._tell(key, maker.stage.name, plan)
+        self._log_epoch(key, maker.stage.name, plan)
         cache = self.data_dir / source.shard_cache if source.shard_cache else None
         recordings = Recordings(rate_hz, cache=cache, kept=2 * source.shards_at_once * readers)
         return SpeechBatches(
             corpus, sieve, recordings, maker, plan, augments=augments, noises=noises, aligned=self.aligned
         )
 
-    def _tell(self, key: str, stage: str, plan: Plan) -> None:
-        """Log what an epoch is, once."""
-        if key.startswith("train") and (key, stage) not in self._told:
-            self._told.add((key, stage))
-            what = f"{plan.num_batches()} batches an epoch, {100 * plan.padding():.1f} % padding"
-            logger.info("stage %s, source %s: %s", stage, key.partition(":")[2], what)
+    def _log_epoch(self, key: str, stage: str, plan: Plan) -> None:
+        """Log the size of an epoch, once for each source and stage."""
+        if key.startswith("train") and (key, stage) not in self._logged:
+            self._logged.add((key, stage))
+            size = f"{plan.num_batches()} batches an epoch, {100 * plan.padding():.1f} % padding"
+            logger.info("stage %s, source %s: %s", stage, key.partition(":")[2], size)
 
     def _sources(self, *kinds: str) -> Iterator[tuple[str, SourceRecipe]]:
-        """Yield the sources of these kinds, each with a name that the others don't have."""
+        """Yield the sources of these kinds with unique keys, such as `train:digits`."""
         for kind in kinds:
             for source in self.data.sources if kind == "train" else self.data.dev_sources:
                 yield f"{kind}:{source.name}", source

@@ -1,4 +1,4 @@
-"""Batches of utterances as they are: which task each one is given, its features and its times. numpy only."""
+"""Batches of utterances that are used as they are: each is given a task, features and word times. numpy only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bestow_edge.training.data.augmentation import change_speed, scaled, spoken_
 from bestow_edge.training.data.corpora.batch_plan import Plan
 from bestow_edge.training.data.corpora.filters import Sieve
 from bestow_edge.training.data.corpora.index import Corpus
-from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings
+from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings, at_least_ten_frames
 from bestow_edge.training.data.corpora.windows import cut_window
 from bestow_edge.training.data.corpora.word_times import (
     Spans,
@@ -47,42 +47,43 @@ class SpeechBatches:
         noises: Sequence[Samples],
         aligned: Mapping[str, Spans],
     ) -> None:
-        """Keep what batches are made from.
+        """Store the parts that make batches.
 
         Args:
             corpus: the utterances.
-            sieve: its tasks and pairs.
+            sieve: holds the tasks and pairs of the source.
             recordings: reads audio.
             maker: makes examples for the model and the stage.
-            plan: which utterances make up which batch.
-            augments: changes made at full strength.
+            plan: chooses the utterances of each batch.
+            augments: augmentation at full strength.
             noises: recorded noises.
-            aligned: when the words of an utterance were heard, by where it is written; for `word_times: aligned`.
+            aligned: word times by file and line of the utterance; for `word_times: aligned`.
         """
         self.corpus, self.sieve, self.recordings, self.maker, self.plan = corpus, sieve, recordings, maker, plan
         self.augments, self.noises, self.aligned = augments, noises, aligned
         self.bad = BadRecordings(sieve.source.name, sieve.source.max_bad)
 
     def examples(self, group: int, number: int, seed: Sequence[int], done: float) -> list[Example]:
-        """Return the rows of a batch. Recordings that cannot be read are left out and counted.
+        """Return the rows of a batch. Unreadable recordings are left out and counted.
 
         Args:
-            group: which reader asks.
-            number: its batch of this source, from 0.
-            seed: with the row's number, decides everything about a row.
-            done: how much of the stage is over, 0 to 1; says how strongly rows are augmented.
+            group: number of the reader.
+            number: of the reader's batch from this source, from 0.
+            seed: of all draws, with the number of the row.
+            done: share of the stage that is over, 0 to 1. The strength of the augmentation changes with it.
 
         Raises:
-            ManifestError: more than the source's `max_bad` recordings could not be read, or none of several batches.
+            ManifestError: if more than the source's `max_bad` recordings, or all of several batches, are unreadable.
         """
         augments = scaled(self.augments, between(self.maker.stage.augment, done))
         for following in range(self.sieve.source.max_bad + 1):
             rows = self.plan.batch(group, number + following)
-            made = [
-                self._example(int(row), np.random.default_rng([*seed, index]), augments)
-                for index, row in enumerate(rows, 1)  # [seed, 0] is the stream of [seed], which is in use
-            ]
-            if good := [example for example in made if example is not None]:
+            good = []
+            for index, row in enumerate(rows, 1):  # [seed, 0] is the stream of [seed], which is in use
+                example = self._example(int(row), np.random.default_rng([*seed, index]), augments)
+                if example is not None:
+                    good.append(example)
+            if good:
                 return good
         raise ManifestError(f"source {self.sieve.source.name}: none of {following + 1} batches can be read")
 
@@ -103,7 +104,7 @@ class SpeechBatches:
             waveform = change_speed(waveform, factor, self.recordings.rate_hz)
             times = tuple((start / factor, end / factor) for start, end in item.word_times)
             item = replace(item, duration_s=item.duration_s / factor, word_times=times)
-        waveform = np.pad(waveform, (0, max(0, self.recordings.rate_hz // 10 - waveform.size)))  # at least ten frames
+        waveform = at_least_ten_frames(waveform, self.recordings.rate_hz)
         times_s = self._times(item, waveform)
         mel = spoken_features(waveform, rng, augments, self.noises, self.maker.config.features)
         return spoken_example(self.maker, item, self._asked(item, rng), times_s, mel, rng)
@@ -138,18 +139,18 @@ def spoken_example(
     Args:
         maker: makes examples for the model and the stage.
         item: the utterance.
-        asked: a language pair it has texts for, or a question it has the answer to.
+        asked: a language pair or a question for which the utterance has the answer.
         times_s: (words, 2) start and end of each word of the transcript; None = unknown.
         mel: (frames, mel_bins) features.
-        rng: decides policy and pauses.
+        rng: draws policy and pauses.
     """
-    said = item.transcript
-    timed = None if said is None else times_s
+    transcript = item.transcript
     spans = heard_s = None
-    if isinstance(asked, Pair) and timed is not None and said is not None and asked.target == item.source_lang:
-        answer, spans, _ = tokens_with_times(maker.tokenizer, said, timed)
-    elif isinstance(asked, Pair) and timed is not None and said is not None:
-        answer, heard_s = heard_translation(maker.tokenizer, item.texts[asked.target], said, timed)
+    if isinstance(asked, Pair) and times_s is not None and transcript is not None:
+        if asked.target == item.source_lang:
+            answer, spans, _ = tokens_with_times(maker.tokenizer, transcript, times_s)
+        else:
+            answer, heard_s = heard_translation(maker.tokenizer, item.texts[asked.target], transcript, times_s)
     else:
         answer = answer_ids(maker.tokenizer, item.texts[asked.target] if isinstance(asked, Pair) else item.answer)
     prompt = maker.prompts.get(str(asked)) if isinstance(asked, Pair) else None
@@ -159,7 +160,7 @@ def spoken_example(
         prompt=prompt or prompt_ids(maker.tokenizer, asked, maker.config.chat),
         answer=answer,
         spans_s=np.full((len(answer), 2), np.nan) if spans is None else spans,
-        transcript=[] if said is None else answer_ids(maker.labels, said),
-        words=None if said is None or timed is None else labels_with_times(maker.labels, said, timed),
+        transcript=[] if transcript is None else answer_ids(maker.labels, transcript),
+        words=None if transcript is None or times_s is None else labels_with_times(maker.labels, transcript, times_s),
         heard_s=heard_s,
     )

@@ -1,6 +1,6 @@
 """Recordings as waveforms at the model's rate: whole files, windows of files, byte ranges of shards.
 
-Knows audio and where it lies, not what is said. What cannot be used is an `AudioError`.
+An unusable recording is an `AudioError`.
 """
 
 from __future__ import annotations
@@ -12,41 +12,40 @@ import shutil
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
+from filelock import FileLock, Timeout
 
 from bestow_edge.core.errors import AudioError, ManifestError
 from bestow_edge.core.utterances import Utterance
-from bestow_edge.training.data.corpora.index_cache import locked
 
 logger = logging.getLogger(__name__)
 Samples = npt.NDArray[np.float32]
 OPEN_SHARDS = 32
 SPARE_SAMPLES = 16  # durations are rounded to 1 ms
-LACKING_S = 0.5  # a recording that ends this much before its duration is damaged
+LACKING_S = 0.5  # a recording that is shorter than its duration by more than this is damaged
 
 
 class Recordings:
     """Reads the recordings of utterances."""
 
     def __init__(self, rate_hz: int, *, cache: Path | None = None, kept: int = 0) -> None:
-        """Remember where to.
+        """Store the rate and the cache.
 
         Args:
             rate_hz: rate of the waveforms.
             cache: local directory that shards are copied to before they are read.
-            kept: shards that stay in `cache` at most; 0 = all.
+            kept: most shards that stay in `cache`; 0 = all.
         """
         self.rate_hz = rate_hz
         self.cache, self.kept = cache, kept
-        self._shards: OrderedDict[Path, int] = OrderedDict()  # open files, the least recently used first
+        self._shards: OrderedDict[Path, int] = OrderedDict()  # open files, least recently used first
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave open files behind."""
+    def __getstate__(self) -> dict[str, object]:
+        """Leave out open files: another process opens its own."""
         return self.__dict__ | {"_shards": OrderedDict()}
 
     def __del__(self) -> None:
@@ -57,7 +56,7 @@ class Recordings:
         """Return the waveform of an utterance, shape (samples,).
 
         Raises:
-            AudioError: the file is missing, no audio, shorter than the utterance, or has NaN or infinite samples.
+            AudioError: if the file is missing, not audio, shorter than the utterance, or has NaN or infinite samples.
         """
         file = self._bytes(item) if item.audio_bytes else item.path
         samples, rate_hz, _ = decode(file, item)
@@ -87,27 +86,27 @@ class Recordings:
 
 
 class BadRecordings:
-    """Counts the recordings of a source that turn out unreadable."""
+    """Counts the unreadable recordings of a source."""
 
     def __init__(self, source: str, most: int) -> None:
         """Count from 0.
 
         Args:
-            source: its name.
-            most: recordings that may be bad.
+            source: name of the source.
+            most: number of bad recordings that is allowed.
         """
         self.source, self.most = source, most
         self._found: set[str] = set()
 
     def add(self, where: str, error: AudioError) -> None:
-        """Log a recording that cannot be read; each counts once.
+        """Log and count an unreadable recording. Each counts once.
 
         Args:
             where: its file and line.
-            error: what is wrong with it.
+            error: the reason.
 
         Raises:
-            ManifestError: there are too many.
+            ManifestError: if there are too many.
         """
         if where in self._found:
             return
@@ -119,18 +118,18 @@ class BadRecordings:
 
 
 def decode(file: Path | io.BytesIO, item: Utterance, *, lacking_s: float = LACKING_S) -> tuple[Samples, int, float]:
-    """Decode an utterance at its file's own rate, channels averaged.
+    """Decode an utterance at the rate of its file, and average its channels.
 
     Args:
-        file: what to decode.
-        item: the utterance; its offset and duration say which part of a file it is.
-        lacking_s: the file may end this much before the utterance does.
+        file: the file or its content.
+        item: the utterance. Its offset and duration are the part of the file to decode.
+        lacking_s: seconds by which the file may be too short.
 
     Returns:
-        Shape (samples,), the rate in Hz, and the seconds of the file behind the offset.
+        Samples, shape (samples,); their rate in Hz; and the seconds of the file after the offset.
 
     Raises:
-        AudioError: the file is missing, no audio, shorter than the utterance, or has NaN or infinite samples.
+        AudioError: if the file is missing, not audio, shorter than the utterance, or has NaN or infinite samples.
     """
     if isinstance(file, Path) and not file.is_file():
         raise AudioError(f"{item.path}: no such file; expected an audio file")
@@ -152,27 +151,32 @@ def decode(file: Path | io.BytesIO, item: Utterance, *, lacking_s: float = LACKI
     return samples, rate_hz, length_s
 
 
+def at_least_ten_frames(waveform: Samples, rate_hz: int) -> Samples:
+    """Return (samples,) padded with silence to at least ten frames, 100 ms."""
+    return np.pad(waveform, (0, max(0, rate_hz // 10 - waveform.size)))
+
+
 def open_copy(shard: Path, cache: Path, kept: int) -> int:
-    """Open the local copy of a shard, made now if there is none; processes wait for each other's copies.
+    """Open the local copy of a shard, and make the copy if it is missing. A lock makes other processes wait for it.
 
     Args:
         shard: the shard.
-        cache: where copies lie.
-        kept: the newest so many stay (0 = all); one that goes stays readable for those who have it open.
+        cache: directory of the copies.
+        kept: number of newest copies that stay, 0 = all. A deleted copy remains readable for processes that opened it.
 
     Returns:
-        The file's descriptor.
+        The file descriptor.
     """
     cache.mkdir(parents=True, exist_ok=True)
     local = cache / f"{shard.parent.name}-{shard.name}"
-    with locked(local):
+    with FileLock(local.with_suffix(".lock")):
         if not local.exists() or local.stat().st_size != shard.stat().st_size:
             partial = local.with_suffix(".partial")
             shutil.copyfile(shard, partial)
             partial.replace(local)
         descriptor = os.open(local, os.O_RDONLY)
     for old in sorted(cache.glob("*.tar"), key=_modified_ns)[:-kept] if kept else []:
-        with suppress(BlockingIOError), locked(old, wait=False):  # busy: another process is about to open it
+        with suppress(Timeout), FileLock(old.with_suffix(".lock"), timeout=0):  # busy: another process is opening it
             old.unlink(missing_ok=True)
     return descriptor
 

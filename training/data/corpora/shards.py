@@ -1,12 +1,12 @@
-"""Shards: tars of recordings with an index each, written from manifests, for storage where small reads are slow.
+"""Shards: tars of recordings, each with an index, written from manifests for storage where small reads are slow.
 
-A shard `shard-000000.tar` holds `KEY.json` and the recording `KEY.flac` (or what it was) of each utterance: the
-WebDataset format, whose library reads these tars too. `shard-000000.jsonl` beside it is the index: a manifest whose
-lines say where in the tar a recording begins. With it a batch is a function of seed and number as with loose files.
-The WebDataset library and lhotse Shar don't offer that: both read from one end to the other, and a run that goes on in
-mid-epoch skips through all it has seen. tarfile of the standard library writes the tars; no dependency is needed.
+`shard-000000.tar` holds `KEY.json` and the recording `KEY.flac` (or its original format) of each utterance. This is the
+WebDataset format, whose library can read these tars too. The index `shard-000000.jsonl` beside it is a manifest whose
+lines have the position of the recording in the tar. With it a batch is a function of seed and number, as with loose
+files. The WebDataset library and lhotse Shar do not offer that: they read a shard from start to end, and a run resumed
+within an epoch has to skip through everything read before.
 
-A shard appears complete or not at all, its index last. A run that was stopped goes on behind the last complete shard.
+A shard is written atomically, its index last. A stopped run continues after the last complete shard.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from bestow_edge.training.data.corpora.text_files import LineFile
 logger = logging.getLogger(__name__)
 PLAN_FILE = "shards.json"
 WHOLE_S = 0.05
-"""A window this near to both ends of its file is the file: its bytes are kept as they are."""
+"""An utterance that leaves out less of its file than this is the whole file, whose bytes are copied."""
 Progress = Callable[[int, int], None]
-"""Called with utterances done and all of them."""
+"""Called with the number of finished utterances and of all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What `write_shards` did."""
+    """The result of `write_shards`."""
 
     shards: int
-    """Shards there are now."""
+    """Number of shards."""
     utterances: int
     """Utterances in them."""
     made_before: int
-    """Shards that an earlier run had made."""
+    """Shards of earlier runs among them."""
     bad: int
-    """Recordings left out now, because they could not be read."""
+    """Unreadable recordings that this run left out."""
 
 
 def shard_indexes(directory: Path) -> list[Path]:
     """Return the indexes of a directory's shards, in order.
 
     Raises:
-        ManifestError: there is no complete set of shards.
+        ManifestError: if there is no complete set of shards.
     """
     plan_path = directory / PLAN_FILE
     if not plan_path.is_file():
@@ -88,19 +88,19 @@ def write_shards(
     max_bad: int = 0,
     progress: Progress = lambda _done, _all: None,
 ) -> Written:
-    """Write the recordings of manifests as shards, in random order, going on where an earlier run was stopped.
+    """Write the recordings of manifests as shards in random order. A stopped run is continued.
 
     Args:
         manifests: the manifests.
         out: directory of the shards.
-        size_bytes: a shard is full when it holds this much.
+        size_bytes: size at which a shard is full.
         seed: decides the order.
-        max_bad: recordings that may be unreadable, each left out and logged.
+        max_bad: number of unreadable recordings that is allowed. They are logged and left out.
         progress: called after each utterance.
 
     Raises:
-        ManifestError: a manifest is missing or has a bad line, or more than `max_bad` recordings cannot be read.
-        ConfigError: `out` holds shards of other manifests or settings.
+        ManifestError: if a manifest is missing or has a bad line, or more than `max_bad` recordings are unreadable.
+        ConfigError: if `out` holds shards of other manifests or settings.
     """
     files = [LineFile(path, LINES) for path in manifests]
     found = array("q")
@@ -118,7 +118,7 @@ def write_shards(
         "seed": seed,
     }
     out.mkdir(parents=True, exist_ok=True)
-    _agree(out, plan)
+    check_plan(out / PLAN_FILE, plan, "shards")
     number, utterances, done = _complete(out)
     packer = _Packer(out, files, lines, size_bytes, max_bad, progress)
     made_before = number
@@ -131,16 +131,19 @@ def write_shards(
     return Written(number, utterances, made_before, packer.bad)
 
 
-def _agree(out: Path, plan: dict[str, Any]) -> None:
-    path = out / PLAN_FILE
+def check_plan(path: Path, plan: dict[str, Any], content: str) -> None:  # Any: plain values for JSON
+    """Write the plan of a directory's content, or compare it with that of an earlier run.
+
+    Raises:
+        ConfigError: if they differ.
+    """
     if not path.exists():
         write_atomically(path, json.dumps(plan, indent=1))
         return
-    there = _read_plan(path)
-    if changed := [key for key, value in plan.items() if there.get(key) != value]:
-        raise ConfigError(
-            f"{out}: holds shards with another {', '.join(changed)}; choose another directory or delete it"
-        )
+    earlier, plan = _read_plan(path), json.loads(json.dumps(plan))
+    if changed := [key for key, value in plan.items() if earlier.get(key) != value]:
+        hint = "choose another directory or delete it"
+        raise ConfigError(f"{path.parent}: holds {content} with another {', '.join(changed)}; {hint}")
 
 
 def _read_plan(path: Path) -> dict[str, Any]:
@@ -148,7 +151,7 @@ def _read_plan(path: Path) -> dict[str, Any]:
 
 
 def _complete(out: Path) -> tuple[int, int, int]:
-    """Return how many shards are complete, the utterances in them, and the line to go on with."""
+    """Return the number of complete shards, the utterances in them, and the line to continue with."""
     number = utterances = done = 0
     while (index := out / f"{shard_name(number)}.jsonl").exists():
         last = ""
@@ -173,7 +176,7 @@ class _Packer:
     bad: int = 0
 
     def pack(self, number: int, done: int) -> tuple[int, int]:
-        """Write one shard from line `done` on; return the line behind its last, and how many utterances it holds."""
+        """Write one shard from line `done` on. Return the line after its last one, and its number of utterances."""
         name = shard_name(number)
         partial = self.out / f".{name}.tar.partial"
         index: list[str] = []
@@ -190,7 +193,7 @@ class _Packer:
         return done, len(index)
 
     def _add(self, tar: tarfile.TarFile, done: int, name: str) -> list[str]:
-        """Add an utterance; return its line in the index, or nothing if its recording is bad."""
+        """Add an utterance. Return its line of the index, or no line if its recording is unreadable."""
         file_id, offset, number = self.lines[done].tolist()
         file = self.files[file_id]
         line, where = file.read(offset, number), file.where(number)
@@ -199,7 +202,7 @@ class _Packer:
         except AudioError as error:
             self.bad += 1
             if self.bad > self.max_bad:
-                hint = "`bestow-edge data check` lists all such lines, --max-bad leaves so many out"
+                hint = "`bestow-edge data check` lists all such lines, --max-bad allows some"
                 raise ManifestError(f"{where}: {error}; {hint}") from error
             logger.warning("%s: %s; left out, %d of at most %d", where, error, self.bad, self.max_bad)
             return []
@@ -210,23 +213,23 @@ def _add(tar: tarfile.TarFile, key: str, line: str, item: Utterance, shard: str,
     content, suffix = recording_bytes(item)
     entry = parse_object(line, where) | {"audio_filepath": f"{key}{suffix}", "offset": 0}
     _add_file(tar, f"{key}.json", json.dumps(entry, ensure_ascii=False).encode())
-    begins = tar.offset + tarfile.BLOCKSIZE  # behind the header of the file that comes next
+    begins = tar.offset + tarfile.BLOCKSIZE  # the next file begins after its header
     _add_file(tar, f"{key}{suffix}", content)
     entry |= {"audio_filepath": f"{shard}.tar", "audio_bytes": [begins, len(content)], "member": f"{key}{suffix}"}
     return json.dumps(entry, ensure_ascii=False) + "\n"
 
 
 def _add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    header = tarfile.TarInfo(name)  # no time and no owner: the same input gives the same bytes
+    header = tarfile.TarInfo(name)  # without time and owner, so that equal input gives equal bytes
     header.size = len(content)
     tar.addfile(header, io.BytesIO(content))
 
 
 def recording_bytes(item: Utterance) -> tuple[bytes, str]:
-    """Return the file of an utterance and its suffix: as it is if it is all of it, else the window as 16-bit FLAC.
+    """Return the recording of an utterance and its suffix: a whole file as it is, a part of a file as 16-bit FLAC.
 
     Raises:
-        AudioError: it is missing or no audio.
+        AudioError: if it is missing or not audio.
     """
     try:
         header = soundfile.info(item.path)

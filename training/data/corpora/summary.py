@@ -1,4 +1,4 @@
-"""What manifests hold, in numbers: hours, speakers, languages, lengths, pace. Reads lines, not recordings."""
+"""Statistics of manifests: hours, speakers, languages, lengths, pace. It reads lines, not recordings."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Speech:
     """The utterances in one language."""
 
     utterances: int = 0
-    """How many."""
+    """Number of utterances."""
     seconds: float = 0.0
     """Their length."""
     speakers: set[str] = field(default_factory=set)
-    """Who speaks."""
+    """Names of the speakers."""
     words: int = 0
     """Words of the transcripts."""
     letters: int = 0
@@ -36,7 +36,7 @@ class Speech:
     transcribed_s: float = 0.0
     """Length of the utterances that have a transcript."""
     translations: Counter[str] = field(default_factory=Counter)
-    """Utterances with a translation, by its language."""
+    """Utterances with a translation, by the language of the translation."""
     questions: int = 0
     """Utterances with a question."""
     timed: int = 0
@@ -57,7 +57,7 @@ class Speech:
         self.timed += bool(item.word_times)
 
     def to_dict(self) -> dict[str, object]:
-        """Return the numbers as JSON holds them."""
+        """Return the statistics for JSON."""
         pace = self.transcribed_s or 1.0
         return {
             "utterances": self.utterances,
@@ -74,7 +74,7 @@ class Speech:
 
 @dataclass(slots=True)
 class Summary:
-    """What manifests hold."""
+    """Statistics of manifests."""
 
     languages: dict[str, Speech] = field(default_factory=lambda: defaultdict(Speech))
     """By language of the speech."""
@@ -99,9 +99,8 @@ class Summary:
         names = [*ends, f"{LENGTHS_S[-1]} s and more"]
         counts = np.bincount(classes, minlength=len(names))
         hours = np.bincount(classes, seconds, minlength=len(names)) / 3600
-        return [
-            (name, int(count), float(hour)) for name, count, hour in zip(names, counts, hours, strict=True) if count
-        ]
+        rows = zip(names, counts.tolist(), hours.tolist(), strict=True)
+        return [(name, count, hours) for name, count, hours in rows if count]
 
     def quantiles_s(self) -> dict[str, float]:
         """Return shortest, 5 %, median, 95 % and longest length."""
@@ -109,7 +108,7 @@ class Summary:
         return {f"{share:g}": round(float(value), 3) for share, value in zip(QUANTILES, seconds, strict=True)}
 
     def to_dict(self) -> dict[str, object]:
-        """Return the summary as JSON holds it."""
+        """Return the summary for JSON."""
         histogram = [
             {"length": name, "utterances": count, "hours": round(hours, 4)} for name, count, hours in self.lengths()
         ]
@@ -124,10 +123,10 @@ class Summary:
 
 
 def summarise(paths: Sequence[Path]) -> Summary:
-    """Count what manifests, or indexes of shards, hold.
+    """Return the statistics of manifests, or indexes of shards.
 
     Raises:
-        ManifestError: one is missing or has a bad line, or there are no lines.
+        ManifestError: if a file is missing or has a bad line, or there are no lines.
     """
     summary = Summary()
     for path in paths:

@@ -1,7 +1,7 @@
-"""Batches of texts without speech: plain text, and translations of or answers about a text in the prompt.
+"""Batches of texts without speech: plain text, translations, and answers about a passage in the prompt.
 
-A text file is a table with a header (`.tsv`) or JSON lines (`.jsonl`), each also gzipped. A column is one of the
-table's, a field of the JSON object, or a language code, which finds a text as in a speech manifest. numpy only.
+A text file is a table with a header (`.tsv`) or JSON lines (`.jsonl`), gzipped or not. A column is that of a table,
+a field of the JSON object, or a language code, which stands for the text in that language as in a speech manifest.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TextFile:
         """Read a table's header.
 
         Raises:
-            ManifestError: the file is missing, empty, or neither a table nor JSON lines.
+            ManifestError: if the file is missing, empty, or neither a table nor JSON lines.
         """
         self.path, self.file = path, LineFile(path, TEXTS)
         kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
@@ -57,7 +57,7 @@ class TextFile:
         """Yield number, first byte and texts of each line.
 
         Raises:
-            ManifestError: a line is not valid.
+            ManifestError: if a line is not valid.
         """
         for number, offset, line in islice(self.file.lines(), 0 if self.header is None else 1, None):
             yield number, offset, self.parse(line, number)
@@ -83,7 +83,7 @@ class TextFile:
         """Return a text of a row, without white space around it.
 
         Raises:
-            ManifestError: there is no such column.
+            ManifestError: if there is no such column.
         """
         if column not in row:
             raise ManifestError(f"{self.file.where(number)}: no column {column}; found {', '.join(row)}")
@@ -92,16 +92,16 @@ class TextFile:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is made of a row: plain text of a column, a translation, or an answer."""
+    """What a row is used for: plain text of a column, a translation, or an answer."""
 
     target: str
-    """Column of what is learned."""
+    """Column of the text that is learned."""
     source: str = ""
     """Column of the prompt's text; empty = plain text."""
     question: str = ""
-    """Column of the question about it; its language is in column lang."""
+    """Column of the question about it. The language is in column lang."""
     as_spoken: bool = False
-    """The prompt's text has the form of a transcript."""
+    """Whether the prompt's text is written like a transcript."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -109,10 +109,10 @@ class _Task:
         return tuple(filter(None, (self.target, self.source, self.question, "lang" if self.question else "")))
 
     def asked(self, cells: dict[str, str]) -> Written | None:
-        """Return what is asked about the text of a row; None = plain text.
+        """Return the request for the text of a row; None = plain text.
 
         Raises:
-            PromptError: the row names no known language.
+            PromptError: if the row names an unknown language.
         """
         if not self.source:
             return None
@@ -123,25 +123,25 @@ class _Task:
             return WrittenPassage(cells["lang"], cells[self.question], text)
         return WrittenText(self.source, self.target, text)
 
-    def says_more_than_words(self, cells: dict[str, str]) -> bool:
-        """Say whether nobody knows how a text to be taken as spoken is said."""
+    def is_unspeakable(self, cells: dict[str, str]) -> bool:
+        """Return whether the text should be written like a transcript, but has digits or symbols."""
         return self.as_spoken and not plain(cells[self.source])
 
 
 class TextCorpus:
-    """The texts of one source. A row is there once for each task."""
+    """The texts of one source. A row occurs once for each task."""
 
     def __init__(self, source: SourceRecipe, data_dir: Path) -> None:
         """Open the files.
 
         Raises:
-            ManifestError: one is missing or is no text file.
+            ManifestError: if a file is missing or is not a text file.
         """
         self.source = source
         self.files = [TextFile(data_dir / name) for name in source.texts]
-        heard = source.as_spoken
-        pairs = [_Task(pair.target, pair.source, as_spoken=heard) for pair in map(parse_pair, source.pairs)]
-        answers = [_Task("answer", "passage", "question", as_spoken=heard)] if "answer" in source.tasks else []
+        spoken = source.as_spoken
+        pairs = [_Task(pair.target, pair.source, as_spoken=spoken) for pair in map(parse_pair, source.pairs)]
+        answers = [_Task("answer", "passage", "question", as_spoken=spoken)] if "answer" in source.tasks else []
         self.tasks = [*map(_Task, source.columns), *pairs, *answers]
         self.report = Report(source.name)
         self.file_ids = self.offsets = self.numbers = self.task_ids = np.zeros(0, dtype=np.int64)
@@ -151,9 +151,9 @@ class TextCorpus:
         """Yield the texts of the first `most` rows of each file, for a tokenizer.
 
         Raises:
-            ManifestError: a line is not valid.
+            ManifestError: if a line is not valid.
         """
-        columns = sorted({column for task in self.tasks for column in task.columns})
+        columns = sorted(set().union(*(task.columns for task in self.tasks)))
         for file in self.files:
             for number, _, row in islice(file.rows(), most):
                 yield from (file.cell(row, column, number) for column in columns)
@@ -162,7 +162,7 @@ class TextCorpus:
         """Index all rows and count their tokens.
 
         Raises:
-            ManifestError: a line is not valid, names no known language, or nothing is left.
+            ManifestError: if a line is not valid or names an unknown language, or no row is left.
         """
         tokenizer = sha256(maker.tokenizer.to_str().encode()).hexdigest()
         key = ("texts", self.source, tokenizer, maker.config.chat)
@@ -195,7 +195,7 @@ class TextCorpus:
         task: _Task,
         report: Report,
     ) -> Iterator[tuple[int, int, int]]:
-        """Yield first byte, line and tokens of the rows of a chunk that one task keeps."""
+        """Yield first byte, line number and number of tokens of the rows of a chunk that a task keeps."""
         found, prompts, answers = [], [], []
         for number, offset, row in chunk:
             report.lines += 1
@@ -203,7 +203,7 @@ class TextCorpus:
             if not all(cells.values()):
                 report.drop("that are empty")
                 continue
-            if task.says_more_than_words(cells):
+            if task.is_unspeakable(cells):
                 report.drop("with more than words")
                 continue
             try:
@@ -227,19 +227,19 @@ class TextBatches:
     """The batches of one source of texts in one stage."""
 
     def __init__(self, corpus: TextCorpus, maker: ExampleMaker, plan: Plan) -> None:
-        """Keep what batches are made from; the corpus has been measured."""
+        """Store the parts that make batches. The corpus must be measured."""
         self.corpus, self.maker, self.plan = corpus, maker, plan
         begin = maker.config.llm.get("bos_token_id")
-        self.begin_id = begin if isinstance(begin, int) else maker.end_id  # as models without a begin token are trained
+        self.begin_id = begin if isinstance(begin, int) else maker.end_id  # for models without a begin token
 
     def examples(self, group: int, number: int, seed: Sequence[int], done: float) -> list[Example]:  # noqa: ARG002
-        """Return the rows of a batch; texts are the same at all times.
+        """Return the rows of a batch.
 
         Args:
-            group: which reader asks.
-            number: its batch of this source, from 0.
-            seed: decides which part of a long text is taken.
-            done: how much of the stage is over, 0 to 1.
+            group: number of the reader.
+            number: of the reader's batch from this source, from 0.
+            seed: draws the part of a long text.
+            done: share of the stage that is over, 0 to 1; not used.
         """
         rng = np.random.default_rng(seed)
         return [self._example(int(row), rng) for row in self.plan.batch(group, number)]

@@ -1,7 +1,7 @@
-"""Text files of millions of lines, read at any line without being held in memory. Knows bytes and lines only.
+"""Text files of millions of lines, from which single lines are read by the position of their first byte.
 
-A line is found by its first byte. Gzipped files cannot be read from the middle, so they are decompressed once, into a
-temporary file that goes when the process ends.
+Gzipped files cannot be read from the middle. They are decompressed into a temporary file, which is deleted when the
+process ends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from bestow_edge.core.errors import ManifestError
 from bestow_edge.core.utterances import decode_line, open_plain, raw_lines
@@ -24,46 +23,46 @@ class LineFile:
     """A file of lines."""
 
     def __init__(self, path: Path, expected: str) -> None:
-        """Decompress the file if need be.
+        """Decompress the file if it is gzipped.
 
         Args:
             path: the file, UTF-8; `.gz` is decompressed.
-            expected: what it should be, for messages.
+            expected: description of the right kind of file, for messages.
 
         Raises:
-            ManifestError: it is missing or not gzip.
+            ManifestError: if it is missing, or ends in `.gz` and is not gzip.
         """
         self.path, self.expected = path, expected
         self._plain = path
         self._descriptor: int | None = None
         if path.suffix == ".gz":
-            for _ in raw_lines(path, expected):  # says what is wrong with the file before it is copied
+            for _ in raw_lines(path, expected):  # raises the errors of a bad file before it is copied
                 break
             self._plain = _decompressed(path)
             weakref.finalize(self, _remove, self._plain, os.getpid())
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open file behind: another process opens its own."""
+    def __getstate__(self) -> dict[str, object]:
+        """Leave out the open file: another process opens its own."""
         return self.__dict__ | {"_descriptor": None}
 
     def __del__(self) -> None:
         if getattr(self, "_descriptor", None) is not None:
-            os.close(self._descriptor)  # type: ignore[arg-type]  # just asked
+            os.close(self._descriptor)  # type: ignore[arg-type]  # not None, see above
 
     def lines(self) -> Iterator[tuple[int, int, str]]:
         """Yield number (from 1), first byte and text of each line that is not blank.
 
         Raises:
-            ManifestError: the file is missing or a line is not UTF-8.
+            ManifestError: if the file is missing or a line is not UTF-8.
         """
         for number, offset, line in raw_lines(self._plain, self.expected):
             yield number, offset, decode_line(line, self.where(number))
 
     def read(self, offset: int, number: int) -> str:
-        """Return the line that begins at a byte; its number is for messages.
+        """Return the line that begins at byte `offset`. Its number is for messages.
 
         Raises:
-            ManifestError: the file is no longer there or no longer what it was.
+            ManifestError: if the file is gone or has changed.
         """
         try:
             if self._descriptor is None:
@@ -93,5 +92,5 @@ def _decompressed(path: Path) -> Path:
 
 
 def _remove(path: Path, owner: int) -> None:
-    if os.getpid() == owner:  # a data loader's process was forked with the object, not with the file
+    if os.getpid() == owner:  # processes forked for data loading have a copy of the object, but do not own the file
         path.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""A window cut out of an utterance by the times of its words, as a long speech is cut where it is streamed. numpy only.
+"""Random windows of long utterances with known word times. numpy only.
 
-Knows texts and seconds, not audio: the window is an utterance of its own, with an offset.
+They look like the segments into which streamed speech is cut. A window is an utterance with an offset.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ import numpy as np
 
 from bestow_edge.core.utterances import Utterance
 
-BORDER_S = 0.05  # an aligned word may begin this much earlier than it is heard
-CUT_S = 0.1  # a word that ends later than this before the window's end may be cut off: it is left out
-AT_WORDS = 0.6  # of the windows begin, and as many end, between two words; the others anywhere
-BEFORE_S, BEHIND_S = (0.0, 0.15), (0.2, 0.5)  # silence or another word's end around the words of the former
+BORDER_S = 0.05  # aligned times of words may be too early by this much
+CUT_S = 0.1  # a word that ends within this of the window's end may be cut off, so it is left out
+AT_WORDS = 0.6  # share of windows that begin between two words, and of those that end there; others do anywhere
+BEFORE_S, BEHIND_S = (0.0, 0.15), (0.2, 0.5)  # audio before the first and after the last word of the former
 
 
 def cut_window(item: Utterance, rng: np.random.Generator, limits_s: Sequence[float]) -> Utterance:
     """Return a random part of an utterance with the words that lie in it.
 
-    An utterance without word times or transcript, one no longer than the longest window and one in whose window there
-    is no whole word stay as they are.
+    The utterance is returned unchanged if it has no word times or transcript, is not longer than the longest window, or
+    the window holds no whole word.
 
     Args:
         item: the utterance.
-        rng: decides length and place.
+        rng: draws length and position.
         limits_s: shortest and longest window, seconds.
     """
-    said = (item.transcript or "").split()
-    if not said or len(said) != len(item.word_times) or item.duration_s <= limits_s[1]:
+    words = (item.transcript or "").split()
+    if not words or len(words) != len(item.word_times) or item.duration_s <= limits_s[1]:
         return item
     length_s = rng.uniform(limits_s[0], limits_s[1])
     start_s = rng.uniform(0, item.duration_s - length_s)
     if rng.random() < AT_WORDS:
-        first = int(rng.integers(len(said)))
+        first = int(rng.integers(len(words)))
         before_s = item.word_times[first - 1][1] if first else 0.0
         start_s = max(0.0, (before_s + item.word_times[first][0]) / 2 - rng.uniform(*BEFORE_S))
     end_s = min(item.duration_s, start_s + length_s)
@@ -53,6 +53,6 @@ def cut_window(item: Utterance, rng: np.random.Generator, limits_s: Sequence[flo
         item,
         offset_s=item.offset_s + start_s,
         duration_s=end_s - start_s,
-        texts={item.source_lang: " ".join(said[number] for number in inside)},
+        texts={item.source_lang: " ".join(words[number] for number in inside)},
         word_times=tuple((begins, ends) for begins, ends in spans.tolist()),
     )

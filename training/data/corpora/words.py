@@ -1,7 +1,4 @@
-"""The words of a written text as recordings write them down: which, where they stand, when a synthesiser says them.
-
-Knows texts and seconds, not how they are spoken.
-"""
+"""The words of a written text in the form of a transcript, and their times from the marks of a synthesiser."""
 
 from __future__ import annotations
 
@@ -13,16 +10,16 @@ from itertools import pairwise
 
 import numpy as np
 
-READ_ALOUD = set("#%&*/@\\_\u00a7\u2020\u2021\u2022")  # punctuation that is not passed over
+READ_ALOUD = set("#%&*/@\\_\u00a7\u2020\u2021\u2022")  # punctuation that is spoken
 WORD = re.compile(r"\w+(?:'\w+)*")
 Span = tuple[float, float]
 """Start and end, seconds."""
 
 
 def plain(text: str) -> str | None:
-    """Return a text as recordings are written down: words in lower case, apostrophes within them, nothing else.
+    """Return a text in the form of a transcript: words in lower case with the apostrophes within them.
 
-    None where it has more than words, such as digits and symbols: nobody knows how they are read.
+    None if it has digits or symbols, whose spoken form is unknown.
     """
     text = composed(text)
     if not all(letter.isalpha() or letter.isspace() or _is_silent(letter) for letter in text):
@@ -31,19 +28,19 @@ def plain(text: str) -> str | None:
 
 
 def composed(text: str) -> str:
-    """Return a text in Unicode's form NFC with plain apostrophes, in which `word_times` counts letters."""
+    """Return a text in Unicode's form NFC with plain apostrophes, the form that `word_times` needs."""
     return unicodedata.normalize("NFC", text).replace("\u2019", "'")
 
 
 def word_times(text: str, marks: Sequence[tuple[int, float, float]]) -> list[Span]:
-    """Return when each word of `plain(text)` is heard.
+    """Return start and end of each word of `plain(text)`.
 
-    Words without a mark, such as the second one of "of the" where both are said as one, share the span of the mark
-    before by letters. Marks within a word lengthen it.
+    Words without a mark share the span of the mark before in proportion to their letters; espeak-ng speaks "of the" as
+    one word, for example. Marks within a word extend it.
 
     Args:
         text: as `composed` returns it.
-        marks: place in the text, start and end in seconds of what was said, in order; at least one.
+        marks: position in the text, start and end in seconds of each spoken word, in order; at least one.
     """
     words = list(WORD.finditer(text))
     ends = [word.end() for word in words]

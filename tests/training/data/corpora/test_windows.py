@@ -11,9 +11,8 @@ from sentences import RATE_HZ, WORDS, write_lines
 
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.utterances import Utterance
-from bestow_edge.training.data.batches import FRAMES_PER_S
 from bestow_edge.training.data.corpora.windows import cut_window
-from bestow_edge.training.data.examples import IGNORED
+from bestow_edge.training.data.examples import FRAMES_PER_S, IGNORED
 from bestow_edge.training.learning.run import Run
 from bestow_edge.training.recipe.recipe import Recipe
 
