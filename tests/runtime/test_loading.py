@@ -86,7 +86,10 @@ def test_corrupt_tokenizer(bundle: Path) -> None:
         (lambda d: d["graphs"][ADAPTER].update(file="llm_step.onnx"), r"llm_step\.onnx: tensors differ .*token_ids"),
         (lambda d: d["model"]["llm"].update(num_hidden_layers=3), r"llm_step\.onnx: .*cache_keys_2"),
         (lambda d: d["model"]["llm"].update(num_key_value_heads=4), r"got tensor\(float\) \['batch', 2, "),
-        (lambda d: d["model"]["encoder"]["network"].update(conv_kernel_size=7), r"says conv_cache_0: float32 \(batch, 64, 6\)"),
+        (
+            lambda d: d["model"]["encoder"]["network"].update(conv_kernel_size=7),
+            r"says conv_cache_0: float32 \(batch, 64, 6\)",
+        ),
     ],
 )
 def test_graph_that_does_not_fit_its_manifest(

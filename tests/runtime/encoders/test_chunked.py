@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
 from encoding import encode, feed, finish
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bestow_edge.core.features import log_mel

@@ -77,9 +77,7 @@ def test_the_first_token_waits_for_the_right_context(bidirectional_model: Model,
 
 
 @torch.no_grad()
-def test_offline_text_is_pytorchs(
-    bidirectional_model: Model, bidirectional_torch_model: Any, speech: Floats
-) -> None:
+def test_offline_text_is_pytorchs(bidirectional_model: Model, bidirectional_torch_model: Any, speech: Floats) -> None:
     model, samples = recorded(bidirectional_model), speech[: 3 * 16000 + 77]
     mel = torch.from_numpy(log_mel(samples, model.config.features))
     encoded, _ = bidirectional_torch_model.encode(mel[None], torch.tensor([len(mel)]))
