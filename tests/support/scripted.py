@@ -165,8 +165,10 @@ class BurstDecoder:
         """Hear some speech for the time of the block."""
         loud = self.loud.copy()
         hear_all(self, speech)
-        yield
-        self.loud = loud
+        try:
+            yield
+        finally:
+            self.loud = loud
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
