@@ -1,7 +1,7 @@
-"""How fast this machine runs a model: a session fed with made-up speech for a few seconds, chunk by chunk.
+"""How fast this machine runs a model: a session is fed with synthetic speech for a few seconds, chunk by chunk.
 
-It tells what a choice of K, L and look-ahead costs in computing time, on top of the audio that has to come first. It
-knows sessions and a clock, not how latencies are chosen (`bestow_edge.core.delay`) nor what is told to the user.
+The result is the computing time that a choice of K, L and look-ahead adds to the delay; `bestow_edge.core.delay`
+chooses the latency itself.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from bestow_edge.core.policy import WaitK
 from bestow_edge.core.prompts import AboutSpeech
 from bestow_edge.runtime.model import Model
 
-ROUND_S = 12.0  # audio of one session: long enough to be representative, too short to fill any LLM's context
-MAX_RTF = 0.8  # the rest is for what else the machine has to do
+ROUND_S = 12.0  # audio of one session: representative, and too short to fill an LLM's context
+MAX_RTF = 0.8  # leaves time for other programs
 PERCENTILE = 95
 
 Clock = Callable[[], float]
@@ -33,7 +33,7 @@ class Calibration:
     chunk_s: float
     """Audio in a chunk, seconds."""
     chunk_walls_s: tuple[float, ...]
-    """Computing time of each chunk measured, with the text it brought, seconds."""
+    """Computing time of each measured chunk and its text, seconds."""
 
     @property
     def rtf(self) -> float:
@@ -42,19 +42,19 @@ class Calibration:
 
     @property
     def extra_s(self) -> float:
-        """Delay that the machine adds: the computing time that 95 % of the chunks stay within, seconds."""
+        """Delay that the machine adds: the 95th percentile of the computing times of chunks, seconds."""
         return float(np.percentile(self.chunk_walls_s, PERCENTILE, method="higher"))
 
     @property
     def p95_rtf(self) -> float:
-        """Seconds of computing for one second of audio that 95 % of the chunks stay within."""
+        """The 95th percentile of the computing times, for one second of audio."""
         return self.extra_s / self.chunk_s
 
     @property
     def keeps_up(self) -> bool:
-        """Whether audio can be live: RTF at most 0.8, and 95 % of the chunks done before the next one is there.
+        """Whether audio can be live: RTF at most 0.8, and 95 % of the chunks are done before the next one arrives.
 
-        The few that take longer do no harm: what comes meanwhile waits, and the margin in the RTF catches up with it.
+        The other chunks do no harm: the audio after them waits, and the margin of the RTF catches up with it.
         """
         return self.rtf <= MAX_RTF and self.p95_rtf < 1
 
@@ -67,15 +67,15 @@ def calibrate(
     *,
     clock: Clock = time.perf_counter,
 ) -> Calibration:
-    """Measure what a choice costs on this machine.
+    """Measure the computing time of a choice on this machine.
 
     The chunks of each session before its first token warm up and are not counted.
 
     Args:
         model: the loaded bundle.
-        prompts: what is asked, as in the session to come.
+        prompts: those of the session to come.
         choice: its K, L and look-ahead.
-        seconds: time to measure for; at least one chunk is measured however long it takes.
+        seconds: duration of the measurement; at least one chunk is measured.
         clock: returns seconds; it may start anywhere.
     """
     chunk_samples = round((choice.lookahead + 1) * model.config.step_s * model.sample_rate_hz)
@@ -88,7 +88,7 @@ def calibrate(
         with model.multi_session(
             [(asked, WaitK(choice.k, choice.l)) for asked in prompts],
             lookahead=choice.lookahead,
-            segments=SegmentConfig(pause_s=0),  # babble brings pauses that speech would not
+            segments=SegmentConfig(pause_s=0),  # babble has pauses that speech does not have
         ) as session:
             for chunk in chunks[:silent]:
                 session.feed(chunk)
@@ -103,7 +103,7 @@ def calibrate(
 
 
 def _babble(rate_hz: int, chunk_samples: int, *, least: int) -> list[npt.NDArray[np.float32]]:
-    """Return made-up speech, syllables of changing pitch in noise, as at least `least` chunks of (chunk_samples,)."""
+    """Return synthetic speech, syllables of changing pitch in noise, as at least `least` chunks of (chunk_samples,)."""
     num_chunks = max(least, round(ROUND_S * rate_hz) // chunk_samples)
     times_s = np.arange(num_chunks * chunk_samples) / rate_hz
     pitch_hz = 120 + 60 * np.sin(2 * np.pi * 0.7 * times_s)

@@ -1,7 +1,7 @@
 """A session on a thread of its own: audio goes in from any thread, events come out, both through bounded queues.
 
-It knows sessions as a protocol, one thread and one lock; not models, devices or event loops. What does not fit is
-refused with an error before anything of it is taken: audio is never dropped silently.
+A block of audio that does not fit into its queue is refused with an error, and no part of it is taken: audio is never
+dropped silently.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from bestow_edge.core.errors import AudioError, BacklogError, ConfigError, Sessi
 from bestow_edge.runtime.audio.files import check_block
 from bestow_edge.runtime.stream.events import Event
 
-WAIT_S = 0.5  # Windows lets Ctrl-C through between waits only; nobody waits longer than that for news
+WAIT_S = 0.5  # Windows lets Ctrl-C through between waits only, so no wait is longer
 
 logger = logging.getLogger(__name__)
 
 
 class AudioSession(Protocol):
-    """What a live session runs: a `Session`, a `Tracer`, or anything else that hears blocks and gives events."""
+    """The session that a live session runs: a `Session`, a `Tracer`, or another class with these methods."""
 
     @property
     def sample_rate_hz(self) -> int:
@@ -55,32 +55,32 @@ class LiveSession:
             live.finish()
             for event in live: print(event.text, end="")
 
-    The text is exactly that of the same blocks fed to the session itself. Leaving the block closes it, see `close`.
+    The text is the one that the session writes for the same blocks. Leaving the `with` block closes it, see `close`.
     """
 
     def __init__(self, session: AudioSession, *, max_audio_s: float = 30.0, max_events: int = 1000) -> None:
         """Start the thread, which waits for audio.
 
         Args:
-            session: a fresh one. It belongs to the thread, which also closes it at the end.
-            max_audio_s: most audio that may wait, the block in work included, seconds.
-            max_events: most events that may wait to be read; then the thread waits, and the audio behind it.
+            session: a fresh session. The thread owns it and closes it at the end.
+            max_audio_s: most seconds of audio that may wait, including the block that is being processed.
+            max_events: most events that may wait to be read; at this limit the thread waits, and so does the audio.
 
         Raises:
-            ConfigError: a limit is not positive or not finite.
+            ConfigError: if a limit is not positive or not finite.
         """
         if not 0 < max_audio_s < math.inf or max_events < 1:
             got = f"max_audio_s {max_audio_s}, max_events {max_events}"
             raise ConfigError(f"{got}: expected a positive number of seconds and at least 1 event")
         self._session = session
         self._max_samples, self._max_events = round(max_audio_s * session.sample_rate_hz), max_events
-        self._changed = threading.Condition()  # guards all that follows
-        self._blocks: deque[npt.NDArray[np.float32] | None] = deque()  # None: the audio ends; the first is in work
+        self._changed = threading.Condition()  # guards every attribute below
+        self._blocks: deque[npt.NDArray[np.float32] | None] = deque()  # None: end of audio; the first is in process
         self._waiting_samples = 0
         self._events: deque[Event] = deque()
-        self._finished = self._closed = self._stopped = False  # by `finish`, by `close`, the thread at its end
+        self._finished = self._closed = self._stopped = False  # set by `finish`, by `close`, by the thread at its end
         self._failure: tuple[BaseException, TracebackType | None] | None = None
-        self._told = False  # whether the failure was raised anywhere
+        self._raised = False  # whether the caller got the failure
         self._thread = threading.Thread(target=self._run, name="bestow-edge live session", daemon=True)
         self._thread.start()
 
@@ -95,7 +95,7 @@ class LiveSession:
             self._changed.notify_all()
         while self._thread.is_alive():
             self._thread.join(WAIT_S)
-        if kind is None and not self._told:
+        if kind is None and not self._raised:
             self._raise_failure()
 
     def feed(self, samples: npt.NDArray[np.float32], timeout_s: float = 0.0) -> None:
@@ -103,13 +103,13 @@ class LiveSession:
 
         Args:
             samples: (samples,) float32 mono at the session's rate, full scale 1, at most `max_audio_s` of them.
-            timeout_s: how long to wait for room; `math.inf` for as long as it takes.
+            timeout_s: seconds to wait for room; `math.inf` waits without a limit.
 
         Raises:
-            BacklogError: the block does not fit; feed it again later, or drop it knowingly.
-            AudioError: the block is no audio, as for `Session.feed`, or longer than the queue.
-            SessionError: it was finished or closed.
-            BaseException: what has ended the thread.
+            BacklogError: if the block does not fit; feed it again later or drop it.
+            AudioError: if `Session.feed` would refuse the block, or it is longer than the queue.
+            SessionError: if the live session was finished or closed.
+            BaseException: if the thread has failed: its exception.
         """
         check_block(samples)
         if samples.size > self._max_samples:
@@ -121,17 +121,17 @@ class LiveSession:
             self._check_open()
             if not fits:
                 raise self._backlog(samples.size)
-            if samples.size:  # blocks of nothing would wait in any number
+            if samples.size:  # empty blocks have no limit, so they are not stored
                 self._blocks.append(samples.copy())
                 self._waiting_samples += samples.size
                 self._changed.notify_all()
 
     def finish(self) -> None:
-        """Say that the audio has ended, and return at once; the events go on until the last.
+        """End the audio and return at once; the remaining events still come.
 
         Raises:
-            SessionError: it was finished or closed before.
-            BaseException: what has ended the thread.
+            SessionError: if the live session was finished or closed before.
+            BaseException: if the thread has failed: its exception.
         """
         with self._changed:
             self._check_open()
@@ -140,14 +140,14 @@ class LiveSession:
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[Event]:
-        """Return itself: a second loop goes on where the first was left."""
+        """Return itself: a second loop continues where the first one stopped."""
         return self
 
     def __next__(self) -> Event:
-        """Return the next event, waiting for it; the iteration ends after the last.
+        """Wait for the next event and return it; the iteration ends after the last one.
 
         Raises:
-            BaseException: what has ended the thread; raised after the events before.
+            BaseException: if the thread has failed: its exception, after the events before it.
         """
         with self._changed:
             self._wait(lambda: bool(self._events) or self._stopped)
@@ -158,28 +158,28 @@ class LiveSession:
         raise StopIteration
 
     def close(self) -> None:
-        """End the thread after the block in work, wait for that, and close the session; a second call does nothing.
+        """Wait for the block that is being processed, end the thread, close the session; a second call does nothing.
 
-        Audio that waits is not heard any more, and a warning is logged if there is any: to get all of the text, call
-        `finish` and read the events to their end first. Events that wait can still be read.
+        Audio that still waits is discarded with a warning: to get the whole text, call `finish` and read all events
+        first. Events that wait can still be read.
 
         Raises:
-            BaseException: what has ended the thread, if nobody has been told yet.
+            BaseException: if the thread has failed and no call has raised it yet: its exception.
         """
         self.__exit__(None, None, None)
 
     @property
     def waiting_s(self) -> float:
-        """Seconds of audio that wait, the block in work included; once it is 0, all its events are there."""
+        """Seconds of audio that wait, including the block in process; at 0 all events of the audio are there."""
         return self._seconds(self._waiting_samples)
 
     def _run(self) -> None:
-        """Run in the thread: hear what comes until it ends, is closed or fails."""
+        """Run in the thread: process blocks until the audio ends, the live session is closed or the session fails."""
         try:
             with self._session:
                 for block in self._next_blocks():
                     self._deliver(self._session.finish() if block is None else self._session.feed(block))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, producer and reader raise it
+        except BaseException as error:  # noqa: BLE001 - producer and reader raise it again
             self._failure = error, error.__traceback__
         finally:
             with self._changed:
@@ -187,7 +187,7 @@ class LiveSession:
                 self._changed.notify_all()
 
     def _next_blocks(self) -> Iterator[npt.NDArray[np.float32] | None]:
-        """Yield each block as it comes, and None at the end; each waits on until the next one is asked for."""
+        """Yield each block, and None at the end; a block counts as waiting until the next one is requested."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._blocks or self._closed)
@@ -215,7 +215,7 @@ class LiveSession:
                 self._changed.notify_all()
 
     def _wait(self, ready: Callable[[], bool], timeout_s: float = math.inf) -> bool:
-        """Give the lock away until something is ready; say whether it is."""
+        """Release the lock until a condition holds or the time is over; return whether it holds."""
         end_s = time.monotonic() + timeout_s
         while not ready():
             left_s = end_s - time.monotonic()
@@ -226,7 +226,7 @@ class LiveSession:
 
     @property
     def _unread(self) -> bool:
-        """Whether as many events wait as may."""
+        """Whether the queue of events is full."""
         return len(self._events) >= self._max_events
 
     @property
@@ -241,7 +241,7 @@ class LiveSession:
 
     def _raise_failure(self) -> None:
         if self._failure:
-            self._told = True
+            self._raised = True
             error, trace = self._failure
             raise error.with_traceback(trace)  # otherwise each raise would make its traceback longer
 

@@ -1,6 +1,6 @@
-"""A loaded bundle: three graphs, a tokenizer and the manifest. Sessions are opened on it.
+"""A loaded bundle: its graphs, its tokenizer and its manifest. Sessions are opened on it.
 
-Loading checks the manifest, the files and the graphs' signatures; nothing is downloaded and nothing falls back.
+Loading checks the manifest, the files and the graphs' signatures. It never downloads a file and never falls back.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CORES_FOR_AHEAD = 4  # with two, encoder and LLM take the cores from each other
 
 
 class Model:
-    """A bundle in memory, shared by any number of sessions and threads. What it computes never changes."""
+    """A bundle in memory, shared by any number of sessions and threads. Its results never change."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Model:
             self.upgrade.begin(self.take_graphs)
         self.tokenizer = load_tokenizer(directory / "tokenizer.json")
         self.executor = ThreadPoolExecutor(1, "bestow-edge-encoder") if ahead else None
-        """Where sessions encode ahead."""
+        """Executor on which sessions encode ahead."""
         self._warned: set[Policy] = set()
 
     @property
@@ -118,14 +118,14 @@ class Model:
 
     @property
     def default_policy(self) -> Policy:
-        """The policy of a session that names none."""
+        """The policy of a session without a policy argument."""
         return self._wait_k(None, None)
 
     def prompt_ids(self, asked: AboutSpeech) -> tuple[int, ...]:
-        """Return the token ids of a prompt: of a pair as the bundle has them, of a question made anew.
+        """Return the token ids of a prompt: the bundle holds those of a pair, the tokenizer makes those of a question.
 
         Raises:
-            PromptError: the question cannot be asked, see `bestow_edge.runtime.stream.text.question_ids`.
+            PromptError: if the question cannot be asked, see `bestow_edge.runtime.stream.text.question_ids`.
         """
         if isinstance(asked, Pair):
             return self.manifest.prompts[str(asked)]
@@ -148,29 +148,29 @@ class Model:
     ) -> Session:
         """Open a session on one stream of audio.
 
-        A question is answered when all of the audio has been heard, unless `k`, `l`, `policy` or `latency_s` say
-        otherwise: what it asks for may be said last. A segment that is full ends before; then its answer is about it
-        alone, and the next one has an answer of its own.
+        A question is answered at the end of the audio, because its subject may come last, unless `k`, `l`, `policy` or
+        `latency_s` choose another policy. A segment that is full ends earlier: its answer is about this segment alone,
+        and the next segment has an answer of its own.
 
         Args:
-            task: "transcribe" or "translate"; None lets the languages decide.
+            task: "transcribe" or "translate"; None follows from the languages.
             source: language of the speech, such as "en".
             target: language of the text; None means `source`.
-            ask: a question about the speech, in the words of whoever asks; excludes `task` and `target`.
+            ask: a question about the speech; excludes `task` and `target`.
             k: wait-k's K, None = the bundle's default.
             l: wait-k's L in encoder steps (80 ms), None = the bundle's default.
             policy: another read/write policy, such as `Offline()`; excludes `k` and `l`.
             lookahead: right context of the encoder in steps, None = the bundle's default.
             latency_s: most audio before the first token, seconds, from which `bestow_edge.core.delay.solve` chooses
                 `k`, `l` and `lookahead`; excludes them and `policy`.
-            segments: when a new segment begins, None = the bundle's default, of which
-                `dataclasses.replace(model.config.segments, pause_s=0)` changes one limit.
+            segments: limits of a segment, None = the bundle's default; to change one limit, give
+                `dataclasses.replace(model.config.segments, pause_s=0)`.
             beam_size: hypotheses kept by the search at the end of the audio; more than 1 needs `Offline()`.
 
         Raises:
-            PromptError: the model was not trained for these languages or for questions, or the question is empty or too
-                long for the LLM's context.
-            ConfigError: the policy, the look-ahead, the latency or a limit is out of range.
+            PromptError: if the model was not trained for these languages or for questions, or the question is empty or
+                too long for the LLM's context.
+            ConfigError: if the policy, the look-ahead, the latency or a limit is out of range.
         """
         asked = _asked(task, source, target, ask)
         if latency_s is not None:
@@ -203,9 +203,9 @@ class Model:
     ) -> Session:
         """Open a session that answers several prompts about one stream: one encoder pass, one batch of texts.
 
-        Each text is what a session of its own would write, as long as no segment ends: segments end for all of them at
-        once. Events say which prompt they belong to. Questions follow the texts beside them: with `Offline()` each
-        segment that one of these has words in is asked about when it ends.
+        Until the first segment ends, each text equals that of a session of its own; segments end for all texts at once.
+        Events name their prompt. Questions follow the texts beside them: with `Offline()` a question is answered at
+        the end of each segment in which a text has words.
 
         Args:
             prompts: language pair, such as "en-de", or `Question`, and policy of each text, at least one.
@@ -214,15 +214,15 @@ class Model:
             beam_size: see `session`; more than 1 for a single prompt only.
 
         Raises:
-            PromptError: the model was not trained for one of the language pairs or questions, or a question is too long
-                for the LLM's context.
-            ConfigError: the look-ahead or a limit is out of range, or there are no prompts.
+            PromptError: if the model was not trained for one of the language pairs or questions, or a question is too
+                long for the LLM's context.
+            ConfigError: if the look-ahead or a limit is out of range, or there are no prompts.
         """
         if not prompts or (beam_size > 1 and len(prompts) > 1):
             raise ConfigError(
                 f"{len(prompts)} prompts, beam_size {beam_size}: expected prompts, one of them for a beam"
             )
-        asked = [Prompt(parse_pair(what) if isinstance(what, str) else what, policy) for what, policy in prompts]
+        asked = [Prompt(parse_pair(text) if isinstance(text, str) else text, policy) for text, policy in prompts]
         for prompt in asked:
             if isinstance(prompt.asked, Question):
                 check_answers(prompt.asked, self.config.questions)
@@ -236,11 +236,11 @@ class Model:
         if segments is None:
             segments = self.config.segments
             if all(isinstance(prompt.asked, Question) for prompt in asked):
-                segments = replace(segments, max_s=0.0)  # an answer is about all that was said
+                segments = replace(segments, max_s=0.0)  # an answer is about all of the speech
         return Session(self, prompts=asked, lookahead=lookahead, segments=segments, beam_size=beam_size)
 
     def _warn_of(self, policy: Policy) -> None:
-        """Log, once for each, a wait-k unlike those in training."""
+        """Log a warning about a wait-k that was not trained, once for each K and L."""
         if not isinstance(policy, WaitK) or policy in self._warned or is_trained(policy.k, policy.l, self.config):
             return
         self._warned.add(policy)
@@ -274,16 +274,16 @@ def load(
 
     Args:
         bundle: its directory; None loads the demo that ships with the package.
-        device: "cpu", "cuda:0" with the extra `gpu`, or "tensorrt:0" with the extra `tensorrt` too: engines, which
-            are built in the background where there are none, while CUDA or the CPU serves.
+        device: "cpu", "cuda:0" with the extra `gpu`, or "tensorrt:0" with the extra `tensorrt` too: missing engines
+            are built in the background while CUDA or the CPU serves.
         threads: threads within one operator, 0 = one for each core.
         ahead: encode the next chunk on another thread while text is written, if its audio is there, as in a file or
-            after a delay; None does so with four cores and more. Texts are the same.
+            after a delay; None does so on four cores or more. Texts are the same.
 
     Raises:
-        BundleError: the bundle is missing, damaged, of another format version, or does not fit its manifest.
-        ConfigError: there is no such device.
-        MissingExtraError: onnxruntime is not installed.
+        BundleError: if the bundle is missing, damaged, of another format version, or does not fit its manifest.
+        ConfigError: if there is no such device.
+        MissingExtraError: if onnxruntime is not installed.
     """
     if bundle is None:
         directory = embedded_bundle()
@@ -303,7 +303,7 @@ def embedded_bundle() -> Path:
 
 
 def stream(session: Session, blocks: Iterator[npt.NDArray[np.float32]]) -> Iterator[Event]:
-    """Feed all blocks to a session, finish it, and yield its events as they come.
+    """Feed all blocks to a session, finish it, and yield its events at once.
 
     Args:
         session: a fresh session.

@@ -1,7 +1,7 @@
-"""Waveforms from files, and resampling: whatever a file holds becomes float32 mono at the model's rate.
+"""Waveforms from files, and resampling: audio becomes float32 mono at the model's rate.
 
-It knows containers, channels and sampling rates; not frames, nor the model. Files come in here, live sound comes in
-through `microphone`, which borrows `StreamResampler`; both hand samples on to `bestow_edge.core.features`.
+Live sound comes in through `microphone`, which uses `StreamResampler` too; `bestow_edge.core.features` takes the
+samples of both.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def read_audio(path: str | PathLike[str], sample_rate_hz: int) -> npt.NDArray[np
         Shape (samples,), nominally within -1 and 1; several channels are averaged.
 
     Raises:
-        AudioError: there is no such file, or it holds no usable audio.
-        MissingExtraError: soundfile is not installed, or the file needs resampling and soxr is not.
+        AudioError: if there is no such file, or it holds no usable audio.
+        MissingExtraError: if soundfile is not installed, or the file needs resampling and soxr is not.
     """
     waveform, file_rate_hz = read_waveform(path)
     resampler = StreamResampler(file_rate_hz, sample_rate_hz)
@@ -46,15 +46,15 @@ def read_waveform(
 
     Args:
         path: a wav, flac, ogg or mp3 file of any sampling rate and any number of channels.
-        offset_s: where to begin, seconds.
-        duration_s: how much to read, seconds; None = to the end.
+        offset_s: start of the part, seconds.
+        duration_s: length of the part, seconds; None = to the end.
 
     Returns:
         Shape (samples,), several channels averaged, and the rate in Hz.
 
     Raises:
-        AudioError: there is no such file, or it holds no usable audio there.
-        MissingExtraError: soundfile is not installed.
+        AudioError: if there is no such file, or it holds no usable audio there.
+        MissingExtraError: if soundfile is not installed.
     """
     file = _checked_file(Path(path))
     channels, file_rate_hz = _decode(file, offset_s, duration_s)  # (samples, channels)
@@ -70,18 +70,18 @@ def read_waveform(
 
 
 class StreamResampler:
-    """Resamples a mono stream block by block; the blocks' sizes do not change the result by one bit."""
+    """Resamples a mono stream block by block; the result is the same bit for bit for blocks of any sizes."""
 
     def __init__(self, source_rate_hz: int, target_rate_hz: int) -> None:
         """Start a stream.
 
         Args:
-            source_rate_hz: rate of the samples that will be fed.
-            target_rate_hz: rate of the samples that come out; where it is the same, samples pass through unchanged.
+            source_rate_hz: rate of the samples that go in.
+            target_rate_hz: rate of the samples that come out; if it is the same, samples pass unchanged.
 
         Raises:
-            AudioError: a rate is not positive.
-            MissingExtraError: the rates differ and soxr is not installed.
+            AudioError: if a rate is not positive.
+            MissingExtraError: if the rates differ and soxr is not installed.
         """
         if min(source_rate_hz, target_rate_hz) <= 0:
             got = f"{source_rate_hz} and {target_rate_hz} Hz"
@@ -94,10 +94,10 @@ class StreamResampler:
             )
 
     def feed(self, block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Take the next samples, shape (samples,), any length; return those that are ready, shape (samples,).
+        """Take the next samples, (samples,) of any length, and return the resampled ones that are ready.
 
         Raises:
-            SessionError: the stream was finished.
+            SessionError: if the stream was finished.
         """
         return self._process(block, last=False)
 
@@ -105,7 +105,7 @@ class StreamResampler:
         """End the stream and return the samples held back so far, shape (samples,).
 
         Raises:
-            SessionError: the stream was finished before.
+            SessionError: if the stream was finished before.
         """
         samples = self._process(np.empty(0, np.float32), last=True)
         self._finished = True
@@ -125,7 +125,7 @@ def blocks(waveform: npt.NDArray[np.float32], block_samples: int) -> Iterator[np
     """Cut a waveform, shape (samples,), into views of `block_samples`; the last may be shorter.
 
     Raises:
-        AudioError: `block_samples` is not positive.
+        AudioError: if `block_samples` is not positive.
     """
     if block_samples < 1:
         raise AudioError(f"blocks: expected at least 1 sample per block, got {block_samples}")
@@ -133,7 +133,7 @@ def blocks(waveform: npt.NDArray[np.float32], block_samples: int) -> Iterator[np
 
 
 def _checked_file(path: Path) -> Path:
-    """Return the path of a regular file with something in it."""
+    """Return the path if it is a file that is not empty."""
     if path.is_dir():
         raise AudioError(f"{path}: is a directory, expected an audio file; name one file in it")
     if not path.exists():
@@ -153,7 +153,7 @@ def _decode(path: Path, offset_s: float, duration_s: float | None) -> tuple[npt.
                 file.seek(min(round(offset_s * rate_hz), file.frames))
             frames = -1 if duration_s is None else round(duration_s * rate_hz)
             samples: npt.NDArray[np.float32] = file.read(frames, dtype="float32", always_2d=True)
-    # TypeError is how soundfile refuses the suffix .raw, whose rate and format nobody knows.
+    # soundfile raises TypeError for the suffix .raw: the file does not hold its rate and format.
     except (soundfile.LibsndfileError, TypeError) as error:
         raise AudioError(
             f"{path}: cannot be read as audio ({error}); expected wav, flac, ogg or mp3; "
@@ -170,10 +170,10 @@ def _extra_module(name: str) -> ModuleType:
 
 
 def check_block(samples: npt.NDArray[np.float32]) -> None:
-    """Check that a block can be heard.
+    """Check that a block is audio.
 
     Raises:
-        AudioError: it is not one-dimensional float32 or holds NaN.
+        AudioError: if it is not one-dimensional float32, or holds NaN or infinity.
     """
     if samples.ndim != 1 or samples.dtype != np.float32:
         got = f"{samples.dtype} {samples.shape}"

@@ -1,11 +1,10 @@
 """Live sound from a microphone, through PortAudio: float32 mono blocks at the model's rate.
 
-It knows input devices, one reading thread and a bounded queue; not frames, nor the model, nor what a terminal shows.
-It stands beside `audio` at the start of the flow. PortAudio is loaded when a device is first asked for.
+A thread reads the device and puts blocks into a bounded queue. PortAudio is loaded at the first use of a device.
 
-The thread makes blocking reads: PortAudio's callback runs on a thread where Python must not be late, and some virtual
-devices run free in it. When the consumer falls behind, the queue fills, then PortAudio's buffer, and what PortAudio
-then loses it reports: `num_overflows` counts that. (PulseAudio keeps a backlog of its own and reports none.)
+The reads block: PortAudio's callback runs on a thread where Python must not be late, and some virtual devices call it
+without pacing. If the consumer is too slow, the queue fills, then PortAudio's buffer; PortAudio reports lost samples,
+which `num_overflows` counts. (PulseAudio keeps a backlog of its own and reports no loss.)
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from bestow_edge.core.errors import AudioDeviceError, MissingExtraError, Session
 from bestow_edge.runtime.audio.files import StreamResampler
 
 BLOCK_MS = 80  # one encoder step
-BUFFER_S = 0.2  # asked of PortAudio; its own "high" latency of 35 ms overflows whenever Python is that late
+BUFFER_S = 0.2  # PortAudio's own "high" latency of 35 ms overflows whenever Python is that late
 FALLBACK_RATES_HZ = (48_000, 44_100, 32_000, 16_000)
-POLL_S = 0.1  # how often a waiting thread looks whether it should stop
-STALL_S = 5.0  # without samples for so long, the device is taken for dead
-STOP_S = 1.0  # how long a read may take to end once it should
+POLL_S = 0.1  # interval at which a waiting thread checks for its end
+STALL_S = 5.0  # a device without samples for so long has failed
+STOP_S = 1.0  # longest wait for a read to end
 
 logger = logging.getLogger(__name__)
 
 
 class _InputStream(Protocol):
-    """What is used of `sounddevice.RawInputStream`."""
+    """The part of `sounddevice.RawInputStream` that is used."""
 
     read_available: int
 
@@ -53,17 +52,17 @@ class Device:
     """An input device as PortAudio lists it."""
 
     index: int
-    """PortAudio's number, valid until devices come or go."""
+    """PortAudio's number, valid until devices are added or removed."""
     name: str
     """The device's name; several host APIs may list the same one."""
     host_api: str
-    """What PortAudio reaches it by, such as `ALSA`."""
+    """Host API of PortAudio, such as `ALSA`."""
     channels: int
     """Most input channels it offers."""
     default_rate_hz: int
-    """The sampling rate it works at by itself."""
+    """Its default sampling rate."""
     is_default: bool
-    """Whether it is used when none is named."""
+    """Whether it is the default input device."""
 
     def __str__(self) -> str:
         """Return index, name and host API, as error messages list them."""
@@ -71,11 +70,11 @@ class Device:
 
 
 def list_devices() -> list[Device]:
-    """Return all input devices, in PortAudio's order; an empty list where there is none.
+    """Return all input devices in PortAudio's order, an empty list if the machine has no input device.
 
     Raises:
-        AudioDeviceError: the PortAudio library is missing.
-        MissingExtraError: sounddevice is not installed.
+        AudioDeviceError: if the PortAudio library is missing.
+        MissingExtraError: if sounddevice is not installed.
     """
     portaudio = _portaudio()
     host_apis = portaudio.query_hostapis()
@@ -95,11 +94,11 @@ def list_devices() -> list[Device]:
 
 
 def find_device(device: str | int | None = None) -> Device:
-    """Return the input device meant by an index, a name or a unique part of a name; None means the default.
+    """Return the input device with an index, a name or a unique part of a name; None means the default.
 
     Raises:
-        AudioDeviceError: there is none, or several fit; the message lists them all.
-        MissingExtraError: sounddevice is not installed.
+        AudioDeviceError: if no device fits, or several do; the message lists all devices.
+        MissingExtraError: if sounddevice is not installed.
     """
     devices = list_devices()
     if not devices:
@@ -116,10 +115,10 @@ def find_device(device: str | int | None = None) -> Device:
 
 
 class Microphone:
-    """Records while its `with` block lasts; iterating yields what was recorded, in order and without gaps.
+    """Records during its `with` block; iterating yields the recorded blocks in order and without gaps.
 
-    A block is float32 of shape (samples,), never empty, usually of 80 ms. For an end that loses nothing call `stop`,
-    from any thread or from a signal handler, and go on iterating: the iteration ends after the last recorded sample.
+    A block is float32 of shape (samples,), never empty, usually 80 ms long. To end without a loss, call `stop` from any
+    thread or from a signal handler and continue to iterate: the iteration ends after the last recorded sample.
     """
 
     def __init__(
@@ -131,20 +130,20 @@ class Microphone:
         seconds: float | None = None,
         queue_blocks: int = 64,
     ) -> None:
-        """Choose what to record; nothing is opened before the `with` block.
+        """Choose a device; the `with` block opens it.
 
         Args:
             device: index, name or part of a name as in `list_devices`; None is the default device.
             sample_rate_hz: rate of the blocks.
-            device_rate_hz: rate at which to open the device; None is its own default rate or, where that is refused,
-                the first of `FALLBACK_RATES_HZ` that is not.
-            seconds: end of the iteration, after exactly so much audio; None is no limit.
+            device_rate_hz: rate at which to open the device; None takes its default rate or, if that is refused, the
+                first rate of `FALLBACK_RATES_HZ` that it accepts.
+            seconds: length of the audio after which the iteration ends; None sets no limit.
             queue_blocks: blocks of 80 ms that wait for a slow consumer.
         """
         self.num_overflows = 0
         """Reads before which PortAudio had lost samples, because its buffer was full."""
         self.num_dropped_blocks = 0
-        """Recorded blocks that nobody had taken when the `with` block ended."""
+        """Recorded blocks that were not read before the end of the `with` block."""
         self._wanted = device
         self._sample_rate_hz = sample_rate_hz
         self._wanted_rate_hz = device_rate_hz
@@ -160,9 +159,9 @@ class Microphone:
         """Open the device and start recording.
 
         Raises:
-            AudioDeviceError: there is no such device, or it cannot be opened.
-            MissingExtraError: sounddevice is not installed, or soxr is not and the device has another rate.
-            SessionError: the microphone was opened before.
+            AudioDeviceError: if there is no such device, or it cannot be opened.
+            MissingExtraError: if sounddevice is not installed, or soxr is not and the device has another rate.
+            SessionError: if the microphone was opened before.
         """
         if self._thread is not None:
             raise SessionError("microphone: was opened before; make a new Microphone for each recording")
@@ -179,7 +178,7 @@ class Microphone:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop recording and close the device; blocks nobody took are counted as dropped."""
+        """Stop recording and close the device; blocks that were not read count as dropped."""
         self._stopping = self._closed = self._ended = True
         if self._thread is None:
             return
@@ -192,23 +191,23 @@ class Microphone:
 
     @property
     def waiting_s(self) -> float:
-        """Seconds that were recorded and wait to be taken, to a block."""
+        """Seconds of recorded audio that wait to be read, in whole blocks."""
         return self._queue.qsize() * BLOCK_MS / 1000
 
     def stop(self) -> None:
-        """Stop recording; blocks recorded until now can still be iterated over."""
+        """Stop recording; the blocks recorded so far can still be read."""
         self._stopping = True
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Return itself: a second loop goes on where the first was left."""
+        """Return itself: a second loop continues where the first one stopped."""
         return self
 
     def __next__(self) -> npt.NDArray[np.float32]:
-        """Return the next block, shape (samples,), waiting for it.
+        """Wait for the next block, shape (samples,), and return it.
 
         Raises:
-            AudioDeviceError: the device went away or delivers nothing; raised after the blocks before.
-            SessionError: the microphone was not opened.
+            AudioDeviceError: if the device was removed or delivers no samples; the blocks before come first.
+            SessionError: if the microphone was not opened.
         """
         if self._thread is None:
             raise SessionError("microphone: is not open; iterate inside `with Microphone() as microphone:`")
@@ -223,7 +222,7 @@ class Microphone:
         raise item
 
     def _take(self) -> npt.NDArray[np.float32] | AudioDeviceError | None:
-        """Wait for the next item, in small steps so that Ctrl-C gets through on every platform."""
+        """Wait for the next item, in small steps so that Ctrl-C works on every platform."""
         start_s = time.monotonic()
         while True:
             with contextlib.suppress(queue.Empty):
@@ -279,7 +278,7 @@ class Microphone:
         )
 
     def _record(self, stream: _InputStream, channels: int, resampler: StreamResampler) -> None:
-        """Run in the reading thread: put blocks until stopped or lost, then how it ended, None if well."""
+        """Run in the reading thread: put blocks until the end, then the error that ended it, None without an error."""
         outcome: AudioDeviceError | None
         outcome = AudioDeviceError(f"microphone {self.device}: the reading thread failed; its error is on stderr")
         block_frames = self.device_rate_hz * BLOCK_MS // 1000
@@ -287,7 +286,7 @@ class Microphone:
         try:
             while not self._stopping and self._samples_left != 0:
                 self._deliver(resampler.feed(self._read(stream, block_frames, channels)))
-            held_frames = stream.read_available  # recorded before it was stopped, though not read yet
+            held_frames = stream.read_available  # recorded before `stop`, not read yet
             if held_frames > 0 and self._samples_left != 0:
                 self._deliver(resampler.feed(self._read(stream, held_frames, channels)))
             outcome = None
@@ -317,7 +316,7 @@ class Microphone:
             self._put(samples)
 
     def _put(self, item: npt.NDArray[np.float32] | AudioDeviceError | None) -> None:
-        """Wait for room in the queue, unless nobody will ever make room."""
+        """Wait for room in the queue, unless the `with` block has ended."""
         while not self._closed:
             with contextlib.suppress(queue.Full):
                 return self._queue.put(item, timeout=POLL_S)

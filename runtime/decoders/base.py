@@ -1,7 +1,7 @@
-"""What a stream asks of the text side, and the decoder of a model's kind of connector.
+"""The protocol of decoders, and the decoder for a model's kind of connector.
 
-A token is tried as often as needed and committed once: a token that is tried again with more speech overwrites its own
-keys and values. A kind has its file here: `open_decoder` returns a `Decoder`.
+A token may be attempted several times and is committed once: an attempt with more speech overwrites the keys and values
+of the one before. Each kind has a file here, whose `open_decoder` returns a `Decoder`.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ class Attempt:
     log_prob: float
     """Natural logarithm of its probability."""
     visible_steps: int
-    """Encoder steps it was made with."""
+    """Encoder steps that were visible to it."""
     read_log_probs: Callable[[], Floats] = field(repr=False)
     read_alignment: Callable[[], Floats] = field(repr=False)
 
     @property
     def log_probs(self) -> Floats:
-        """(vocab,) of every token; brought from the device when it is asked for."""
+        """(vocab,) of every token; read from the device on access."""
         return self.read_log_probs()
 
     @property
     def alignment(self) -> Floats:
         """(layers, steps + 1) attention over the visible steps, mean over heads, the null frame last.
 
-        Brought from the device when it is asked for.
+        Read from the device on access.
         """
         return self.read_alignment()
 
     def span(self) -> tuple[int, int]:
-        """Return first and end step of the speech it was written for: the peak of the last layer's attention."""
+        """Return first and end step of its speech: the peak of the last layer's attention."""
         weights = self.alignment[-1, :-1]
         if not weights.size:
             return self.visible_steps, self.visible_steps
@@ -62,7 +62,7 @@ class Attempt:
 
 
 class Decoder(Protocol):
-    """Prompts and answers so far of the texts about one segment, and the speech they share. A row is one text."""
+    """Prompts and answers of the texts about one segment, and the speech that they share. A row is one text."""
 
     @property
     def rows(self) -> int:
@@ -74,32 +74,32 @@ class Decoder(Protocol):
 
     @property
     def heard(self) -> int:
-        """Encoder steps of the segment that texts can see."""
+        """Encoder steps of the segment heard so far."""
 
     def hear(self, speech: SpeechSteps) -> None:
-        """Let the texts see more speech. It follows the steps heard, or begins at an earlier one and overwrites."""
+        """Take in more speech. It follows the steps heard, or begins at an earlier step and overwrites later ones."""
 
     def supposing(self, speech: Sequence[SpeechSteps]) -> AbstractContextManager[None]:
-        """Hear some speech for the time of a `with` block, and forget it at its end."""
+        """Hear speech for the time of a `with` block, and forget it at the end of the block."""
 
     def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
-        """Predict the next token of each row when it sees that many steps; commits nothing."""
+        """Predict the next token of each row from that many visible steps, without committing it."""
 
     def commit(self, row: int, token_id: int) -> None:
-        """Write a token behind what the last attempt of a row saw as its past."""
+        """Append a token to a row, behind the past of its last attempt."""
 
     def rehearsal(self) -> AbstractContextManager[None]:
-        """Forget, at the end of a `with` block, everything that was committed in it."""
+        """Forget, at the end of a `with` block, the tokens that it committed."""
 
     def take_rows(self, rows: Sequence[int]) -> None:
-        """Make row i a copy of what row `rows[i]` was."""
+        """Replace each row i by a copy of row `rows[i]`."""
 
     def branch(self, prompts: Sequence[Sequence[int]]) -> Decoder:
         """Return a decoder of fresh rows about the same speech."""
 
 
 def open_decoder(graphs: Mapping[str, Graph], manifest: BundleManifest, prompts: Sequence[Sequence[int]]) -> Decoder:
-    """Return a decoder of the model's kind that has run the prompts and heard nothing.
+    """Return a decoder of the model's kind that has run the prompts and heard no speech.
 
     Args:
         graphs: of the bundle, by name.

@@ -1,4 +1,4 @@
-"""A graph with caches: buffers that it reads where they lie and that grow with the text."""
+"""A graph with caches: buffers that it reads in place and that grow with the text."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CachedGraph:
         return out
 
     def take_rows(self, rows: Ints) -> None:
-        """Make row i a copy of what row `rows[i]` was."""
+        """Replace each row i by a copy of row `rows[i]`."""
         self.past_tokens[:] = self.past_tokens[rows]
         if self._buffers:
             old = self._buffers
@@ -70,5 +70,5 @@ class CachedGraph:
 
 
 def _row_of(tensor: TensorSpec) -> tuple[slice, ...]:
-    """Return what stands before a row in the index of a buffer."""
+    """Return the part of a buffer's index before the row."""
     return (slice(None),) * tensor.axes.index(BATCH)

@@ -92,7 +92,7 @@ class AdapterDecoder:
         return AdapterDecoder(self._graphs, self._config, prompts, self.memory)
 
     def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
-        """Predict the token after each row's query when it sees that many speech steps; commits nothing."""
+        """See `Decoder`; a row's next token follows its query."""
         out = self._run(self.queries[:, None], np.array(visible_steps, dtype=np.int64)[:, None])
         token_ids, log_probs = self._device.get(out[TOKEN_ID], out[LOG_PROB])
         scores = _Scores(self._device, out[LOGITS], out[ALIGNMENT])
@@ -115,7 +115,7 @@ class AdapterDecoder:
         self.queries[row] = token_id
 
     def take_rows(self, rows: Sequence[int]) -> None:
-        """Make row i a copy of what row `rows[i]` was: caches, states and queries, in place."""
+        """Replace each row i by a copy of row `rows[i]`: caches, states and queries, in place."""
         order = np.array(rows, dtype=np.int64)
         for graph in (self._adapter, self._llm):
             graph.take_rows(order)
@@ -125,7 +125,7 @@ class AdapterDecoder:
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
-        """Forget, at the end of the block, everything that was committed in it."""
+        """See `Decoder`."""
         kept = self._states, self.queries.copy(), self.num_tokens.copy()
         pasts = self._adapter.past_tokens.copy(), self._llm.past_tokens.copy()
         try:
@@ -168,7 +168,7 @@ class AdapterDecoder:
         return states
 
     def _run(self, tokens: Ints, visible: Ints) -> dict[str, Buffer]:
-        """Run (rows, tokens); return what the LLM gives, and the attention (layers, rows, tokens, slots + 1)."""
+        """Run (rows, tokens); return the LLM's outputs and the attention (layers, rows, tokens, slots + 1)."""
         feeds: dict[str, Buffer] = {
             TOKEN_IDS: tokens,
             VISIBLE_STEPS: visible,
@@ -186,7 +186,7 @@ class AdapterDecoder:
 def open_decoder(
     graphs: Mapping[str, Graph], manifest: BundleManifest, prompts: Sequence[Sequence[int]]
 ) -> AdapterDecoder:
-    """Return a decoder with an empty speech memory, which lies where the adapter's graph reads it."""
+    """Return a decoder with an empty speech memory on the device of the adapter's graph."""
     adapter, config = graphs[ADAPTER], manifest.model
     dtype = next(tensor.dtype for tensor in adapter.spec.inputs if tensor.name.startswith(MEMORY))
     memory = SpeechMemory(cross_adapter(config), device=adapter.device, dtype=dtype)

@@ -1,8 +1,8 @@
 """The speech memory: a ring of cross-attention keys and values, written once per encoder step.
 
 The adapter has no positional encoding over speech, so the order of slots does not matter and a full ring simply
-overwrites its oldest step. It grows by doubling up to its limit, because a token's cost follows its size. It lies on
-the device that reads it.
+overwrites its oldest step. It grows by doubling up to its limit, because a token's cost follows its size. Its buffers
+are on the device that reads them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_SLOTS = 4096  # 5.5 minutes of speech within reach of a token
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a rehearsal may overwrite."""
+    """Steps that later writes may overwrite."""
 
     written: int
     start: int
@@ -86,7 +86,7 @@ class SpeechMemory:
         self.written = speech.end
 
     def snapshot(self, start: int, end: int) -> Snapshot:
-        """Remember what steps start to end would overwrite, for `restore`; the ring may grow."""
+        """Copy the slots that steps start to end would overwrite, for `restore`; the ring may grow."""
         self._reserve(end)
         start = max(start, end - self.slots)
         keys, values = self._zeros(end - start)
@@ -95,7 +95,7 @@ class SpeechMemory:
         return Snapshot(self.written, start, keys, values)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Undo what was written since `snapshot`, at most the steps it was made for."""
+        """Undo the writes since `snapshot`, which must be within its steps."""
         self._device.copy(self._pairs(snapshot.keys, snapshot.values, snapshot.start))
         self.written = snapshot.written
 

@@ -113,7 +113,7 @@ class EncoderStream:
         return replace(state, features=features, frames=np.concatenate([state.frames, frames]))
 
     def has_chunk(self, state: EncoderState) -> bool:
-        """Say whether enough frames wait for a chunk."""
+        """Return whether enough frames wait for a chunk."""
         num_frames = state.frames.shape[0]
         return bool(num_frames > state.frame_start if state.ended else num_frames >= self.chunk_frames)
 

@@ -100,7 +100,7 @@ class EncoderWindow:
         return replace(state, features=features, frames=np.concatenate([state.frames, frames]))
 
     def has_chunk(self, state: WindowState) -> bool:
-        """Say whether the next block and its right context are there, or the end of the audio."""
+        """Return whether the next block and its right context are there, or the end of the audio."""
         return self._has_block(state) or (state.ended and not state.done and self._end(state) > 0)
 
     def next_chunk(self, state: WindowState) -> tuple[SpeechSteps, WindowState]:

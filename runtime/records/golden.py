@@ -1,7 +1,7 @@
-"""Golden inputs and outputs inside a bundle, and `verify`, which runs them again on the user's machine. No torch.
+"""Golden inputs and outputs inside a bundle, and `verify`, which runs them again on the user's machine.
 
-Recorded by export with onnxruntime, after parity with PyTorch was shown; on another processor int8 kernels round
-differently, so the tolerance depends on the precision.
+Export records them with onnxruntime after it has shown parity with PyTorch. int8 kernels round differently on another
+processor, so the tolerance depends on the precision.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class GoldenRow:
 
     @property
     def passed(self) -> bool:
-        """The error is within the tolerance."""
+        """Whether the error is within the tolerance."""
         return self.error <= self.tolerance
 
 
@@ -62,7 +62,7 @@ def verify(directory: Path) -> list[GoldenRow]:
     """Check a bundle's manifest, files and hashes, and run its golden inputs.
 
     Raises:
-        BundleError: anything but the numbers is wrong; the numbers are in the rows.
+        BundleError: if the bundle is missing, damaged or invalid; the rows hold the errors of the outputs.
     """
     manifest = read_manifest(directory)
     check_files(directory, manifest, hashes=True)
@@ -74,7 +74,7 @@ def read_golden(directory: Path, manifest: BundleManifest, graph: str) -> dict[s
     """Return a graph's golden inputs by tensor name.
 
     Raises:
-        BundleIntegrityError: they cannot be read, or are another model's.
+        BundleIntegrityError: if the inputs cannot be read or belong to another model.
     """
     return _inputs(graph, _read(directory / GOLDEN_FILE, manifest))
 
@@ -109,7 +109,7 @@ def _run_again(name: str, directory: Path, manifest: BundleManifest, golden: Map
 def relative_error(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
     """Return the largest difference over the largest value, the worst of all outputs.
 
-    A token id is no quantity: it counts by how far its expected logit is below the best one.
+    The difference of a token id is the distance of its expected logit from the best one.
     """
     errors = []
     for name, values in outputs.items():

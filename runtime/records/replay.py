@@ -1,4 +1,4 @@
-"""A recorded stream run again, and where two runs first differ. Knows traces and sessions, not terminals."""
+"""Runs a recorded stream again, and finds the first difference between two runs."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def replay(
     """Run a session again on the recorded blocks.
 
     Args:
-        trace: what was recorded.
+        trace: the recorded stream.
         model: the bundle it was recorded with.
         policies: one for each prompt; None = the recorded ones.
-        lookahead: right context of a cache-aware encoder, steps; None = the recorded one.
+        lookahead: right context of the encoder, steps; None = the recorded one.
         any_bundle: accept another bundle.
 
     Returns:
-        The events, equal to `trace.events` if nothing was changed and the machine computes alike.
+        The events. They equal `trace.events` if the settings are the recorded ones and the processor rounds alike.
 
     Raises:
-        TraceError: the bundle is another one, its audio has another rate, or a recorded policy is unknown.
-        ConfigError, PromptError: the bundle does not have the look-ahead or the languages.
+        TraceError: if the bundle is another one, takes audio of another rate, or a recorded policy is unknown.
+        ConfigError, PromptError: if the bundle does not have the look-ahead or the languages.
     """
     header = trace.header
     if not any_bundle:
@@ -55,7 +55,7 @@ def replay(
 
 
 def first_difference(recorded: Sequence[Event], replayed: Sequence[Event]) -> str | None:
-    """Say where two lists of events first differ in what was written or in when; None if they don't.
+    """Describe the first event that differs in its text or its time between two lists; None if no event does.
 
     Log-probabilities and places in the audio are not compared: another processor may round them differently.
     """

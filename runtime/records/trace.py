@@ -1,6 +1,6 @@
-"""Traces: one stream of audio with what was decided about it, in one file. `replay` runs it again.
+"""Traces: one stream of audio with its decisions and events, in one file. `replay` runs it again.
 
-A trace is a zip file, nothing in it is pickled:
+A trace is a zip file without pickled objects:
 
     header.json     format, versions, bundle, prompts, policies, look-ahead, segment settings
     samples.f32     the audio as it was fed, float32, little-endian
@@ -8,7 +8,7 @@ A trace is a zip file, nothing in it is pickled:
     decisions.npy   every `Decision`
     events.json     the events
 
-Samples go to disk as they come, so a trace of hours needs little memory. It knows sessions and files, not microphones.
+Samples are written to disk at once, so a trace of hours needs little memory.
 """
 
 from __future__ import annotations
@@ -67,18 +67,18 @@ class TracedPrompt:
     pair: str
     """Language pair; of a question the language of the speech."""
     policy: str
-    """One of `POLICIES`, or the class of another."""
+    """Name in `POLICIES`, or the class of a custom policy."""
     fields: dict[str, Any]  # Any: each policy has its own
-    """The policy's fields; none of a policy of your own."""
+    """The policy's fields; empty for a custom policy."""
     question: str = ""
-    """The question; empty where a pair is asked for."""
+    """The question; empty for a language pair."""
 
     @property
     def asked(self) -> AboutSpeech:
-        """What was asked.
+        """The language pair or the question.
 
         Raises:
-            PromptError: a language is unknown.
+            PromptError: if a language is unknown.
         """
         return Question(self.pair, self.question) if self.question else parse_pair(self.pair)
 
@@ -96,7 +96,7 @@ class TraceHeader:
     sample_rate_hz: int
     """Rate of the samples."""
     prompts: tuple[TracedPrompt, ...]
-    """What was asked."""
+    """Prompts and their policies."""
     lookahead: int
     """Right context of the encoder, steps."""
     segments: SegmentConfig
@@ -104,26 +104,26 @@ class TraceHeader:
     beam_size: int
     """As for `Model.session`."""
     finished: bool
-    """Whether the session was finished; if not, it was interrupted and its last text is missing."""
+    """Whether the session was finished; otherwise it was interrupted and its last text is missing."""
 
 
 class Tracer:
-    """A session whose audio, decisions, events and times are written to a file.
+    """Runs a session and writes its audio, decisions, events and times to a file.
 
     with Tracer(model.session(source="en"), "talk.trace") as session: session.feed(block); session.finish()
 
-    The file appears complete when the block ends, however it ends; nothing appears if nothing was heard.
+    The complete file appears at the end of the block, also after an error; without audio there is no file.
     """
 
     def __init__(self, session: Session, path: str | PathLike[str]) -> None:
         """Begin a trace.
 
         Args:
-            session: a fresh one.
-            path: the file to make.
+            session: a fresh session.
+            path: the new file.
 
         Raises:
-            TraceError: the file exists, or its directory does not.
+            TraceError: if the file exists, or its directory does not.
         """
         self.session, self.path = session, Path(path)
         if self.path.exists():
@@ -138,7 +138,7 @@ class Tracer:
         self._feeds: list[tuple[int, float, float]] = []
         self._events: list[Event] = []
         self._decisions: list[Decision] = []
-        self._num_decisions = 0  # those of feeds that came to their end
+        self._num_decisions = 0  # decisions of the calls that returned
         self._finished = False
         self._began_s = time.perf_counter()
         session.on_decision = self._decisions.append
@@ -153,14 +153,14 @@ class Tracer:
         self.session.__exit__(kind, error, trace)
 
     def feed(self, samples: npt.NDArray[np.float32]) -> list[Event]:
-        """Hear a block as `Session.feed` does; a block that is refused or interrupted is not part of the trace."""
+        """Call `Session.feed`; the trace leaves out a block that raised an error or was interrupted."""
         started_s = time.perf_counter()
         events = self.session.feed(samples)
         self._note(samples, started_s, events)
         return events
 
     def finish(self) -> list[Event]:
-        """End the audio as `Session.finish` does."""
+        """Call `Session.finish`."""
         started_s = time.perf_counter()
         events = self.session.finish()
         self._note(np.empty(0, dtype=np.float32), started_s, events)
@@ -222,12 +222,12 @@ class Tracer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trace:
-    """A trace that was read; its audio stays in the file."""
+    """A trace from a file; the audio stays in the file."""
 
     path: Path
     header: TraceHeader
     feeds: npt.NDArray[np.void]
-    """(feeds,) samples, start_s since the trace began and wall_s of each; the last is `finish`, if it was finished."""
+    """(feeds,) samples, start_s since the trace began and wall_s of each; after `finish` it is the last one."""
     decisions: npt.NDArray[np.void]
     """(decisions,) with the fields of `Decision`."""
     events: tuple[Event, ...]
@@ -242,35 +242,35 @@ class Trace:
         """Policies of the prompts.
 
         Raises:
-            TraceError: one is none of `POLICIES`.
+            TraceError: if a policy is not in `POLICIES`.
         """
         return [self._policy(prompt) for prompt in self.header.prompts]
 
     def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield the audio as it was fed: (samples,) float32 each."""
+        """Yield the blocks of audio, (samples,) float32 each."""
         sizes = self.feeds["samples"][: len(self.feeds) - self.header.finished]
         with zipfile.ZipFile(self.path) as archive, archive.open(SAMPLES) as file:
             for size in sizes.tolist():
                 yield np.frombuffer(file.read(size * SAMPLE.itemsize), SAMPLE).astype(np.float32)
 
     def same_bundle(self, model: Model) -> bool:
-        """Say whether a bundle is the recorded one."""
+        """Return whether a bundle is the recorded one."""
         return self.header.bundle_sha256 == _bundle_sha256(model)
 
     def check_bundle(self, model: Model) -> None:
         """Check that a bundle is the recorded one.
 
         Raises:
-            TraceError: it is another one.
+            TraceError: if the bundle is another one.
         """
         remedy = "name the recorded one with --bundle, or compare the two with --any-bundle"
-        for what, recorded, got in (
+        for part, recorded, got in (
             ("checkpoint", self.header.checkpoint_sha256, model.manifest.checkpoint_sha256),
             ("bundle (of the same checkpoint)", self.header.bundle_sha256, _bundle_sha256(model)),
         ):
             if recorded != got:
                 found = f"{model.directory} has {got[:12]}"
-                raise TraceError(f"{self.path}: recorded with {what} {recorded[:12]}, {found}; {remedy}")
+                raise TraceError(f"{self.path}: recorded with {part} {recorded[:12]}, {found}; {remedy}")
 
     def _policy(self, prompt: TracedPrompt) -> Policy:
         if prompt.policy not in POLICIES:
@@ -283,10 +283,10 @@ class Trace:
 
 
 def read_trace(path: str | PathLike[str]) -> Trace:
-    """Read a trace and check that it is whole.
+    """Read a trace and check that it is complete.
 
     Raises:
-        TraceError: there is none, it is truncated or altered, or another kind or version of file.
+        TraceError: if the file is missing, truncated, altered, no trace, or of another format version.
     """
     file = Path(path)
     if not file.is_file():
@@ -311,7 +311,7 @@ def read_trace(path: str | PathLike[str]) -> Trace:
 
 
 def describe_prompt(asked: AboutSpeech, policy: Policy) -> TracedPrompt:
-    """Return a prompt and its policy as a trace holds them."""
+    """Return a prompt and its policy as plain values."""
     pair, question = (asked.source, asked.text) if isinstance(asked, Question) else (str(asked), "")
     for name, kind in POLICIES.items():
         if type(policy) is kind:

@@ -1,4 +1,4 @@
-"""One answer about a segment: the tokens written so far, and the speech that the next one waits for."""
+"""One answer about a segment: its tokens so far, and the speech that the next token waits for."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from bestow_edge.core.policy import Offline, Policy, View, wanted_steps
 from bestow_edge.core.prompts import AboutSpeech
 from bestow_edge.runtime.decoders.base import Attempt
 
-SPARE_TOKENS = 8  # tokens an answer may be ahead of one per encoder step; more is a loop
-LOOP_TOKENS = 24  # as many tokens without moving on in the speech are a loop
+SPARE_TOKENS = 8  # an answer with more than a token for each encoder step and these is a loop
+LOOP_TOKENS = 24  # so many tokens about the same place in the speech are a loop
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is asked about the speech, and when it may be answered."""
+    """A prompt about the speech and its policy."""
 
     asked: AboutSpeech
     """Languages of speech and text, or a question."""
@@ -30,11 +30,11 @@ class Word:
     token_id: int
     log_prob: float
     first_step: int
-    """Encoder step its attention begins at."""
+    """First encoder step of its attention."""
     end_step: int
-    """Step after the last one."""
+    """Step after the last one of its attention."""
     visible_steps: int
-    """Steps it could see."""
+    """Encoder steps that were visible to it."""
 
 
 @dataclass(slots=True)
@@ -43,44 +43,44 @@ class Answer:
 
     policy: Policy
     most_tokens: int
-    """Tokens an answer may have."""
+    """Limit on the tokens of the answer."""
     question: bool = False
-    """It answers a question: its words lie anywhere in the speech, in any number and order."""
+    """Whether it answers a question: its words attend anywhere in the speech, in any number and order."""
     words: list[Word] = field(default_factory=list)
     """Tokens of the answer so far."""
     at_least: int = 0
-    """Steps asked for by pauses and refusals."""
+    """Steps that the last pause or refusal waits for."""
     refusals: int = 0
-    """Times the next token was refused."""
+    """Times that the policy refused the next token."""
     silent_since: int = 0
     """Visible steps when the last token was written."""
     silent_until: int = 0
-    """Visible steps at which the model last had nothing to write."""
+    """Visible steps at the last pause."""
     done: bool = False
-    """The answer has ended with the audio."""
+    """Whether the answer has ended."""
     drafts: deque[tuple[int, ...]] = field(default_factory=deque)
     """Whole answers at the last reads, newest last."""
     drafted_at: int = -1
     """Visible steps of the newest draft."""
     has_text: bool = False
-    """Some of its text is new: the segment before did not have it."""
+    """Whether some of its text is new, not repeated from the segment before."""
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Answer so far."""
+        """Tokens of the answer so far."""
         return tuple(word.token_id for word in self.words)
 
     @property
     def held(self) -> bool:
-        """Whether it answers a question, and only when everything has been heard."""
+        """Whether it answers a question at the end of the audio."""
         return self.question and isinstance(self.policy, Offline)
 
     def most(self, visible: int) -> int:
-        """Return how many tokens the answer to that many steps may have."""
+        """Return the limit on the tokens of the answer to that many steps."""
         return self.most_tokens if self.question else min(visible + SPARE_TOKENS, self.most_tokens)
 
     def wants(self, available: int, *, ended: bool) -> int | None:
-        """Return how many steps the next attempt sees, None if it has to wait."""
+        """Return the visible steps of the next attempt, None if it has to wait."""
         wanted = wanted_steps(self.policy, len(self.words), self.at_least)
         too_long = len(self.words) >= self.most(available)
         if self.done or not available or too_long or (wanted > available and not ended):
@@ -88,7 +88,7 @@ class Answer:
         return min(wanted, available)
 
     def accepts(self, attempt: Attempt) -> bool:
-        """Ask the policy."""
+        """Return whether the policy accepts the token of an attempt."""
         view = View(
             index=len(self.words),
             token_id=attempt.token_id,
@@ -101,17 +101,17 @@ class Answer:
         return self.policy.accepts(view)
 
     def pause(self, visible: int) -> None:
-        """The model has nothing to write yet: read on."""
+        """Wait for more speech, because the model has no token to write."""
         self.silent_until = visible
         self._read(visible)
 
     def refuse(self, visible: int) -> None:
-        """The policy wants more speech first."""
+        """Wait for more speech, because the policy refused the token."""
         self.refusals += 1
         self._read(visible)
 
     def write(self, attempt: Attempt) -> Word:
-        """Note a token that was written."""
+        """Append the token of an attempt."""
         visible = attempt.visible_steps
         first, end = attempt.span()
         word = Word(attempt.token_id, attempt.log_prob, first, end, visible)
@@ -121,7 +121,7 @@ class Answer:
         return word
 
     def loops(self) -> bool:
-        """Say whether the last tokens repeat themselves without moving on in the speech."""
+        """Return whether the last tokens repeat while their attention stays at one place."""
         last = self.words[-LOOP_TOKENS:]
         if len(last) < LOOP_TOKENS or last[-1].first_step > last[0].first_step + 1:
             return False

@@ -1,7 +1,7 @@
-"""All answers of a segment: which of them are tried next, and whether the segment ends.
+"""All answers of a segment: the answers to try next, and the conditions that end the segment.
 
-The words of a text follow the speech, so they show where a segment is full, paused or over. The words of an answer to a
-question lie anywhere in it: such answers follow the texts beside them, and pace themselves where there are no texts.
+The words of a text follow the speech, so they show that a segment is full, paused or over. The words of an answer to a
+question attend anywhere: such answers follow the texts beside them; without texts they decide about the segment.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from bestow_edge.runtime.stream.answer import Answer
 from bestow_edge.runtime.stream.segments import Limits
 
-SILENCE_STEPS = 125  # 10 s: how often a segment without any text begins anew; each time hears a second again
+SILENCE_STEPS = 125  # 10 s: a segment without text begins anew this often; each time it hears a second again
 
 
 class Answers:
@@ -23,17 +23,17 @@ class Answers:
         Args:
             answers: one for each prompt.
             limits: when segments end.
-            first: whether nothing was said in any segment before.
+            first: whether no segment before had words.
         """
         self.all, self._limits, self._first = answers, limits, first
         self._texts = [answer for answer in answers if not answer.question]
         self._pacing = self._texts or answers
 
     def wanted(self, available: int, *, ended: bool) -> list[int | None]:
-        """Return the steps that each answer is tried with now, None for those that have to wait.
+        """Return the visible steps of each answer's next attempt, None for an answer that has to wait.
 
-        Questions that are asked when everything has been heard wait for the texts beside them, and are not asked about
-        a rest of the audio without words.
+        Answers to questions at the end of the audio wait for the texts beside them, and there is no answer about a
+        rest of the audio without words.
         """
         wanted = [answer.wants(available, ended=ended) for answer in self.all]
         busy = any(not answer.question for answer, steps in zip(self.all, wanted, strict=True) if steps is not None)
@@ -42,36 +42,36 @@ class Answers:
         return wanted
 
     def unanswered(self) -> list[int]:
-        """Return the rows of questions to be answered now that the segment ends: none if nothing new was said in it."""
+        """Return the rows of the questions to answer at the end of the segment, empty if it had no new words."""
         return [row for row, answer in enumerate(self.all) if answer.question and not answer.done and self._spoken]
 
     @property
     def _spoken(self) -> bool:
-        """Whether there is something to ask about, as far as texts tell."""
+        """Whether a text has new words, or there are no texts."""
         return not self._texts or any(answer.has_text for answer in self._texts)
 
     def full(self) -> bool:
-        """Say whether a text has reached the limit and every text has said something to begin anew behind."""
+        """Return whether a text has reached the limit and every text has a word behind which to begin anew."""
         longest = max((len(answer.words) for answer in self._texts), default=0)
         return longest >= self._limits.most_tokens and all(answer.words or answer.done for answer in self._texts)
 
     def full_end(self) -> int:
-        """Return the step behind what every text has said; no speech has more than a token a step."""
+        """Return the step that the words of every text reach; speech has at most a token for each step."""
         return max(min(self.word_ends()), self._limits.most_tokens)
 
     def paused(self) -> bool:
-        """Say whether every text has had nothing to add for the length of a pause."""
+        """Return whether no text has grown for the length of a pause."""
         quiet = min(answer.silent_until - answer.silent_since for answer in self._pacing)
         spoken = any(answer.words for answer in self.all)
         enough = self._limits.pause_steps if spoken else max(self._limits.pause_steps, SILENCE_STEPS)
         return bool(self._limits.pause_steps) and quiet >= enough
 
     def quiet_since(self) -> int:
-        """Return the step up to which every text has had nothing to add."""
+        """Return the step up to which no text has grown."""
         return min(answer.silent_until for answer in self._pacing)
 
     def ended_early(self, heard: int) -> bool:
-        """Say whether every text ended longer before the end of the audio, `heard` steps, than a pause lasts."""
+        """Return whether every text ended more than a pause before the end of the audio, which has `heard` steps."""
         ends = self.heard_ends()
         everywhere = bool(ends) and len(ends) == len(self._texts) and bool(self._limits.pause_steps)
         return everywhere and heard - max(ends) >= self._limits.pause_steps
@@ -81,5 +81,5 @@ class Answers:
         return [answer.words[-1].end_step for answer in self._texts if answer.words]
 
     def heard_ends(self) -> list[int]:
-        """Return the step behind all words of each text that has any; a translation's last word may be said first."""
+        """Return the step behind all words of each text that has any; a translation's last word may be spoken first."""
         return [max(word.end_step for word in answer.words) for answer in self._texts if answer.words]

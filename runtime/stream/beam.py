@@ -1,6 +1,6 @@
-"""Beam search over the answer to speech that has been heard whole. Knows the decoder, not sessions or text.
+"""Beam search for the answer to the whole speech.
 
-All hypotheses are rows of one batch; keeping the best ones reorders the caches in place.
+All hypotheses are rows of one batch; a step keeps the best rows and reorders the caches in place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Hypothesis:
 
     attempts: tuple[Attempt, ...] = ()
     log_prob: float = 0.0
-    """Of all its tokens, the end included where it has ended."""
+    """Of all its tokens, including the end token of a finished answer."""
 
     def score(self) -> float:
         """Return the log-probability for each token, the end counted as one."""
@@ -34,13 +34,13 @@ def beam_search(
     """Return the tokens of the best answer.
 
     Args:
-        decoder: fresh, its rows the same prompt; as many hypotheses are kept as it has rows.
-        visible_steps: steps every token sees.
+        decoder: fresh, with the same prompt in each row; a step keeps a hypothesis for each row.
+        visible_steps: steps that are visible to every token.
         end_ids: tokens that end an answer.
-        most_tokens: longest answer.
+        most_tokens: limit on the tokens of the answer.
 
     Source: the paper's offline decoding, beam 5 (section 4.1). A step keeps the best `rows` continuations of all
-    hypotheses; those that end leave the beam. It stops when as many have ended and none left is better.
+    hypotheses; finished ones leave the beam. It stops when `rows` have finished and no other one is better.
     """
     size = decoder.rows
     alive: list[Hypothesis] = [Hypothesis()]
@@ -72,7 +72,7 @@ def _best(alive: list[Hypothesis], attempts: list[Attempt], count: int) -> list[
 
 
 def _continue(decoder: Decoder, kept: list[tuple[int, Hypothesis]]) -> list[Hypothesis]:
-    """Make the decoder's rows those that are kept, and commit their tokens."""
+    """Copy the rows of the kept hypotheses into the decoder's rows and commit their tokens."""
     if not kept:
         return []
     parents = [row for row, _ in kept]

@@ -1,4 +1,4 @@
-"""What a session tells its caller. Plain data."""
+"""Events and decisions of a session. Plain data."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ class TextEvent:
     """Text that was added to the transcript; it never changes afterwards."""
 
     text: str
-    """What to append, in whole characters; a later segment's first text begins with a space."""
+    """Text to append, in whole characters; the first text of a later segment begins with a space."""
     token_ids: tuple[int, ...]
-    """Tokens it was made of."""
+    """Its tokens."""
     log_probs: tuple[float, ...]
     """Their log-probabilities (natural logarithm)."""
     start_s: float
-    """Where in the stream its words begin, seconds, by the adapter's attention."""
+    """Begin of its words in the stream, seconds, by the connector's attention."""
     end_s: float
-    """Where they end."""
+    """End of its words."""
     heard_s: float
-    """Seconds of the stream the last of its tokens could attend to."""
+    """Seconds of the stream that were visible to its last token."""
     segment: int
     """Number of its segment, from 0; a long pause begins a new one."""
     prompt: int = 0
@@ -38,37 +38,37 @@ class SegmentEvent:
     """A segment began with its first text, or ended at a long pause, at its limit or with the audio."""
 
     kind: Literal["start", "end"]
-    """What happened."""
+    """Begin or end."""
     segment: int
     """Number of the segment, from 0."""
     time_s: float
-    """Where in the stream its first word begins or its last word ends, seconds."""
+    """Begin of its first word or end of its last word in the stream, seconds."""
     text: Literal[""] = ""
-    """Nothing to append: whoever prints the text of every event need not tell them apart."""
+    """Empty, so that a caller may print the text of every event."""
 
 
 Verdict = Literal["write", "pause", "doubt", "refuse"]
-"""Written; the model had nothing to write yet; what it would write was taken for no speech; the policy wanted more."""
+"""Token written; no token to write yet; token taken for a sound without words; token refused by the policy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What became of one attempt at a token. For `Session.on_decision`; no event, most of them add no text."""
+    """The verdict on one attempt at a token, for `Session.on_decision`. Most decisions add no text."""
 
     time_s: float
-    """Seconds of the stream that had reached the text side."""
+    """Seconds of the stream that the decoder had heard."""
     prompt: int
     """Number of the prompt."""
     segment: int
     """Number of the segment, from 0."""
     visible_steps: int
-    """Encoder steps of the segment the attempt saw."""
+    """Encoder steps of the segment that were visible to the attempt."""
     token_id: int
-    """What the model proposed."""
+    """The model's token."""
     log_prob: float
     """Its natural log-probability."""
     verdict: Verdict
-    """What was decided."""
+    """The verdict."""
 
 
 Event = TextEvent | SegmentEvent

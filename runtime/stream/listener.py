@@ -1,4 +1,4 @@
-"""The speech side of one stream: an encoder, its state, and the next chunk encoded while text is written."""
+"""The speech side of one stream: an encoder, its state, and the next chunk, encoded while text is written."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from bestow_edge.runtime.encoders.base import Floats, SpeechEncoder, SpeechSteps
 
 
 class Listener(Generic[State]):
-    """Encodes the chunks of one stream in order, one at a time; encoding ahead changes times, not results."""
+    """Encodes the chunks of one stream in order; encoding ahead changes the times, not the results."""
 
     def __init__(self, encoder: SpeechEncoder[State], executor: Executor | None) -> None:
         """Begin a stream.
 
         Args:
-            encoder: of the stream.
-            executor: where to encode ahead; None encodes when asked.
+            encoder: encoder of the stream.
+            executor: encodes ahead; None encodes a chunk in `next_chunk`.
         """
         self._encoder, self._executor = encoder, executor
         self._state = encoder.initial_state()
         self._begun: tuple[State, Future[tuple[SpeechSteps, State]]] | None = None
 
     def use(self, encoder: SpeechEncoder[State]) -> None:
-        """Go on with another encoder of the same kind, which takes over at the next `restart`."""
+        """Continue with another encoder of the same kind from the next `restart` on."""
         self._encoder = encoder
 
     def add(self, samples: Floats) -> None:
@@ -32,7 +32,7 @@ class Listener(Generic[State]):
         self._state = self._encoder.add(samples, self._state)
 
     def end(self) -> None:
-        """End the audio: what waits is encoded whether it fills a chunk or not."""
+        """End the audio: `next_chunk` encodes the rest, even if it does not fill a chunk."""
         self._state = self._encoder.end(self._state)
 
     @property
@@ -46,9 +46,9 @@ class Listener(Generic[State]):
         return self._encoder.ended(self._state)
 
     def next_chunk(self) -> SpeechSteps:
-        """Encode the next chunk, and begin with the one behind it if its audio is there."""
+        """Return the next chunk, and begin to encode the one after it if its audio is there."""
         begun, self._begun = self._begun, None
-        ahead = begun[1].result() if begun is not None else None  # one for another state is dropped
+        ahead = begun[1].result() if begun is not None else None  # a result for another state is dropped
         if ahead is None or begun is None or begun[0] is not self._state:
             ahead = self._encoder.next_chunk(self._state)
         speech, self._state = ahead
@@ -57,11 +57,11 @@ class Listener(Generic[State]):
         return speech
 
     def rest(self) -> list[SpeechSteps]:
-        """Encode what would be left if the audio ended now; the stream is not changed."""
+        """Return the chunks that would follow if the audio ended now; the stream does not change."""
         return list(self._rest(self._encoder.end(self._state)))
 
     def restart(self, first_step: int) -> int:
-        """Begin anew at an earlier step of the segment, or later if its frames are gone; returns the frame."""
+        """Begin anew at an earlier step of the segment, later if its frames are gone; return the first frame."""
         self._state, frame = self._encoder.restart(self._state, first_step * self._encoder.frames_per_step)
         return frame
 

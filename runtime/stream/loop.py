@@ -1,4 +1,4 @@
-"""The one decode loop: what becomes of an attempt at a token. Sessions, export and training call it."""
+"""The decode loop of sessions, export and training: the verdict on each attempt at a token."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from bestow_edge.runtime.stream.events import Verdict
 
 
 def decide(answer: Answer, attempt: Attempt, *, last: bool, end_ids: Collection[int], doubted: bool = False) -> Verdict:
-    """Decide whether a token is written, and note in the answer if it is not.
+    """Return the verdict on an attempt, and let the answer wait or end if its token is not written.
 
     Args:
         answer: the answer so far.
         attempt: the model's proposal for its next token.
-        last: whether the attempt saw all of the speech and no more will come.
+        last: whether the speech has ended and all of it was visible to the attempt.
         end_ids: tokens that end an answer or, before the end of the speech, pause it.
-        doubted: whether the proposal is taken for a sound without words.
+        doubted: whether the token is taken for a sound without words.
 
     Returns:
-        `write` if the caller is to commit the token and to note it with `Answer.write`.
+        `write` if the caller has to commit the token and call `Answer.write`.
     """
     if doubted or attempt.token_id in end_ids:
         answer.pause(attempt.visible_steps)
@@ -33,7 +33,7 @@ def decide(answer: Answer, attempt: Attempt, *, last: bool, end_ids: Collection[
 
 
 def decode(decoder: Decoder, answer: Answer, end_ids: Collection[int]) -> Iterator[Attempt]:
-    """Write an answer to speech that was heard whole, as row 0, and yield every attempt at a token."""
+    """Write the answer to the whole speech in row 0, and yield every attempt at a token."""
     while (visible := answer.wants(decoder.heard, ended=True)) is not None:
         (attempt,) = decoder.attempt([visible])
         if decide(answer, attempt, last=visible == decoder.heard, end_ids=end_ids) == "write":

@@ -1,7 +1,4 @@
-"""Where segments end: their limits in steps and tokens, and what of an answer surely lies before a cut in speech.
-
-It knows tokens and steps, not graphs, audio or sessions.
-"""
+"""Ends of segments: their limits in steps and tokens, and the words of an answer that end before a cut in speech."""
 
 from __future__ import annotations
 
@@ -14,19 +11,19 @@ from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.runtime.decoders.base import Attempt
 
-BORDER_STEPS = 8  # 0.64 s: a word heard up to here may be cut, or unlike what it is with the speech behind it
-SHORTEST_PAUSE_S = 1.2  # must be longer than what a new segment hears again, or it would roll over for ever
-SHORTEST_SEGMENT_S = 3.0  # must hold a word, what may be cut behind it and what a new segment hears again
+BORDER_STEPS = 8  # 0.64 s: a word that ends so near the cut may be incomplete, or change with the speech after it
+SHORTEST_PAUSE_S = 1.2  # longer than the speech that a new segment hears again, or segments would roll over for ever
+SHORTEST_SEGMENT_S = 3.0  # holds a word, the border behind it and the speech that a new segment hears again
 MOST_STEPS = 4000  # 5 minutes, a chunk less than the speech memory holds
-SURE = -0.105  # natural logarithm of 0.9: words of at least this probability are never doubted
-LONE_TOKENS = 4  # a longer answer is more than a word, in languages that write no spaces too
-LOUDER = 2.3  # nats of log-mel, 10 dB: speech that stands out so far of what went before is not doubted
-WORD_MARKS = ("Ġ", "▁")  # how byte-level and SentencePiece vocabularies write the space before a word
+SURE = -0.105  # natural logarithm of 0.9: words of at least this probability are not doubted
+WORD_TOKENS = 4  # a longer answer is more than a word, also in languages without spaces
+LOUDER = 2.3  # nats of log-mel, 10 dB: words this much louder than the sound before are not doubted
+WORD_MARKS = ("Ġ", "▁")  # space before a word in byte-level and SentencePiece vocabularies
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a session's segments end."""
+    """Limits of a session's segments."""
 
     pause_steps: int
     """Steps without text; 0 = never."""
@@ -40,13 +37,13 @@ def limits(segments: SegmentConfig, *, step_s: float, prompt_tokens: int, max_te
     """Return the limits of a session's segments.
 
     Args:
-        segments: what was asked for.
-        step_s: encoder step, seconds.
-        prompt_tokens: of the longest prompt.
+        segments: the limits in seconds and tokens.
+        step_s: length of an encoder step, seconds.
+        prompt_tokens: tokens of the longest prompt.
         max_text_tokens: the LLM's context.
 
     Raises:
-        ConfigError: a limit is too short to go on, or the context is full before the answer begins.
+        ConfigError: if a limit is too small, or the prompt and its context leave no room for an answer.
     """
     for name, seconds, least_s in (
         ("pause_s", segments.pause_s, SHORTEST_PAUSE_S),
@@ -71,7 +68,7 @@ def whole_words(attempts: Sequence[Attempt], visible: int, tokenizer: Tokenizer)
     Args:
         attempts: the answer to the speech up to the cut.
         visible: steps of that speech.
-        tokenizer: knows which tokens begin a word; where none does, the answer is cut at the border.
+        tokenizer: marks tokens that begin a word; if no token does, the answer is cut at the border.
     """
     count = 0
     while count < len(attempts) and attempts[count].span()[1] <= visible - BORDER_STEPS:
@@ -83,17 +80,17 @@ def whole_words(attempts: Sequence[Attempt], visible: int, tokenizer: Tokenizer)
 
 
 def only_word(answer: Iterable[Attempt], tokenizer: Tokenizer) -> tuple[int, int] | None:
-    """Return first and end step of an answer that is one improbable word; None if it is anything else.
+    """Return first and end step of an answer that is one improbable word, None for any other answer.
 
-    Music and clatter are taken for single words of little probability; speech has more words, or surer ones.
+    The model writes single words of low probability for music and clatter; speech has more words, or probable ones.
 
     Args:
-        answer: its tokens; no more of them are taken than needed.
-        tokenizer: knows which tokens begin a word.
+        answer: its tokens; iteration stops as soon as the result is known.
+        tokenizer: marks tokens that begin a word.
     """
     word: list[Attempt] = []
     for attempt in answer:
-        if len(word) == LONE_TOKENS or (word and _begins_word(attempt, tokenizer)):
+        if len(word) == WORD_TOKENS or (word and _begins_word(attempt, tokenizer)):
             return None
         word.append(attempt)
     if not word or sum(attempt.log_prob for attempt in word) >= SURE:

@@ -1,7 +1,7 @@
 """A session: audio in, events out, for one stream and one or several prompts about it.
 
-The text depends on the audio, the policies and the look-ahead alone, never on the blocks in which the audio came nor on
-their pace: the policies ask for encoder steps, and the session waits for them.
+The text depends on the audio, the policies and the look-ahead alone, not on the sizes of blocks and not on their times:
+the policies count encoder steps, and the session waits for them.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from bestow_edge.runtime.stream.text import Detokenizer, Writer
 if TYPE_CHECKING:
     from bestow_edge.runtime.model import Model
 
-REPLAY_STEPS = 12  # 0.96 s: a word that is being spoken when a segment ends begins within it
+REPLAY_STEPS = 12  # 0.96 s: a word that a segment's end cuts begins within it
 
 
 class Session:
-    """One stream of audio and its texts. Make it with `Model.session` or `Model.multi_session`."""
+    """One stream of audio and its texts. `Model.session` and `Model.multi_session` open it."""
 
     def __init__(
         self,
@@ -47,25 +47,25 @@ class Session:
         segments: SegmentConfig,
         beam_size: int = 1,
     ) -> None:
-        """Prefill the prompts, so that the first token costs no more than any other.
+        """Prefill the prompts, so that the first token costs no more than a later one.
 
         Args:
             model: the loaded bundle; many sessions may share it.
-            prompts: what is asked; all are decoded as one batch.
+            prompts: prompts and policies; their texts are decoded as one batch.
             lookahead: right context of the encoder, steps.
-            segments: when a new segment begins.
+            segments: limits of a segment.
             beam_size: hypotheses of the search at the end of the audio; 1 = greedy.
 
         Raises:
-            ConfigError: a limit of `segments` is too small, or more than the LLM's context holds.
-            PromptError: a question cannot be asked, see `question_ids`.
+            ConfigError: if a limit of `segments` is too small, or the LLM's context too short for it.
+            PromptError: if a question cannot be asked, see `question_ids`.
         """
         self.prompts = tuple(prompts)
         self.lookahead, self.beam_size = lookahead, beam_size
         self.segments = segments
         self.segment = 0
         self.on_decision: Callable[[Decision], None] | None = None
-        """Called with every decision, those of drafts apart."""
+        """Called with every decision, except those of drafts."""
         self._model = model
         self._ids = [model.prompt_ids(prompt.asked) for prompt in prompts]
         self._limits = limits(
@@ -79,8 +79,8 @@ class Session:
         self._open_encoder = partial(model.open_encoder, policies=policies, right_context=lookahead)
         self._listener = Listener(self._open_encoder(self._graphs), model.executor)
         self._ended = False
-        self._answered = False  # whether questions have been, with all of the speech
-        self._background: float | None = None  # level of the segment before, if it had no words
+        self._answered = False  # whether the answers to questions saw all of the speech
+        self._background: float | None = None  # level of the segment before if it had no words
         self._base_s = 0.0
         self._written_s = [0.0] * len(prompts)  # end of the last word of each text
         self._begin_segment([()] * len(prompts))
@@ -94,14 +94,14 @@ class Session:
         self._ended = True
 
     def feed(self, samples: npt.NDArray[np.float32]) -> list[Event]:
-        """Hear a block of audio and return what it brings.
+        """Hear a block of audio and return its events.
 
         Args:
             samples: (samples,) float32 mono at the model's rate, any number of them, full scale 1.
 
         Raises:
-            SessionError: the session was finished.
-            AudioError: the block is not one-dimensional float32 or holds NaN.
+            SessionError: if the session was finished.
+            AudioError: if the block is not one-dimensional float32, or holds NaN or infinity.
         """
         self._check_open()
         check_block(samples)
@@ -113,16 +113,16 @@ class Session:
         return events
 
     def finish(self) -> list[Event]:
-        """End the audio and return the rest of the text; nothing said is lost.
+        """End the audio and return the events of the rest of the text.
 
         Raises:
-            SessionError: the session was finished before.
+            SessionError: if the session was finished before.
         """
         self._check_open()
         self._listener.end()
         events: list[Event] = []
         decoder = None
-        while decoder is not self._decoder:  # a segment may fill up or end early: what follows it is heard anew
+        while decoder is not self._decoder:  # a segment may fill up or end early: the next one hears the rest
             decoder = self._decoder
             while self._listener.has_chunk:
                 self._hear_chunk()
@@ -134,10 +134,10 @@ class Session:
         return events + list(self._end_segment())
 
     def draft(self, prompt: int = 0) -> str:
-        """Return what would be appended to a prompt's text if the audio ended now; changes nothing.
+        """Return the text that would follow for a prompt if the audio ended now; the session does not change.
 
         Raises:
-            SessionError: the session was finished.
+            SessionError: if the session was finished.
         """
         self._check_open()
         with self._decoder.supposing(self._listener.rest()):
@@ -145,7 +145,7 @@ class Session:
 
     @property
     def model(self) -> Model:
-        """The bundle it runs."""
+        """The model that it runs."""
         return self._model
 
     @property
@@ -155,21 +155,21 @@ class Session:
 
     @property
     def heard_s(self) -> float:
-        """Seconds of audio that reached the text side."""
+        """Seconds of audio that the decoder has heard."""
         return self._time_s(self._decoder.heard)
 
     @property
     def segment_start_s(self) -> float:
-        """Where in the stream the audio of the current segment begins, seconds."""
+        """Begin of the current segment in the stream, seconds."""
         return self._base_s
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the current segment, prompt included, of the longest text."""
+        """Tokens of the longest text of the current segment, including its prompt."""
         return int(self._decoder.num_tokens.max())
 
     def _begin_segment(self, contexts: Sequence[tuple[int, ...]]) -> None:
-        """Begin with fresh prompts, caches and speech memory; `contexts` are the tokens repeated behind each prompt."""
+        """Begin with fresh prompts, caches and speech memory; the tokens of `contexts` follow the prompts."""
         self._contexts = contexts
         self._prompt_tokens = [(*ids, *context) for ids, context in zip(self._ids, contexts, strict=True)]
         self._decoder = self._model.open_decoder(self._graphs, self._prompt_tokens)
@@ -189,7 +189,7 @@ class Session:
         self._decoder.hear(self._listener.next_chunk())
 
     def _write(self) -> Iterator[Event]:
-        """Write until policies and model ask for more speech, or a segment ends."""
+        """Write until the answers wait for more speech, or the segment ends."""
         available = self._decoder.heard
         while True:
             wanted = self._answers.wanted(available, ended=self._listener.ended)
@@ -214,7 +214,7 @@ class Session:
                 return
 
     def _settle(self, visible: int) -> Iterator[Event]:
-        """Write the rest of the answers to questions about a segment that ends."""
+        """Write the rest of the answers to questions at the end of a segment."""
         for row in self._answers.unanswered():
             with closing(self._answer(row, visible)) as attempts:
                 for attempt in attempts:
@@ -233,7 +233,7 @@ class Session:
             self._report(verdict, row, attempt)
 
     def _doubts(self, row: int, visible: int) -> bool:
-        """Return whether the proposal is one improbable word in a sound that went on without words before."""
+        """Return whether an answer is one improbable word in a sound that had no words before."""
         if self._background is None or any(answer.words for answer in self._answers.all):
             return False
         with closing(self._rehearse(row, visible)) as attempts:
@@ -241,7 +241,7 @@ class Session:
         return span is not None and self._listener.level(*span) <= self._background + LOUDER
 
     def _record(self, row: int, attempt: Attempt) -> Iterator[Event]:
-        """Note a token that was written, and emit its text unless the segment before has it already."""
+        """Append a token to its answer, and emit its text unless the segment before has emitted it."""
         self._report("write", row, attempt)
         answer = self._answers.all[row]
         word = answer.write(attempt)
@@ -252,8 +252,8 @@ class Session:
 
     def _report(self, verdict: Verdict, row: int, attempt: Attempt) -> None:
         if self.on_decision is not None:
-            made = (attempt.visible_steps, attempt.token_id, attempt.log_prob)
-            self.on_decision(Decision(self.heard_s, row, self.segment, *made, verdict))
+            proposal = (attempt.visible_steps, attempt.token_id, attempt.log_prob)
+            self.on_decision(Decision(self.heard_s, row, self.segment, *proposal, verdict))
 
     def _emit(self, row: int, word: Word) -> Iterator[Event]:
         self._written_s[row] = max(self._written_s[row], self._time_s(word.end_step))
@@ -287,7 +287,7 @@ class Session:
                 answer.drafts.popleft()
 
     def _text_after(self, prompt: int, token_ids: Iterable[int]) -> str:
-        """Return the text that more tokens would add to a segment's."""
+        """Return the text that tokens would add to a prompt's text."""
         detokenizer = Detokenizer(self._model.tokenizer, self._prefix)
         for word in self._answers.all[prompt].words:
             detokenizer.push(word.token_id)
@@ -295,11 +295,11 @@ class Session:
 
     @property
     def _prefix(self) -> str:
-        """What is put before a segment's first text."""
+        """Prefix of a segment's first text."""
         return " " if self.segment else ""
 
     def _rehearse(self, row: int, visible: int) -> Generator[Attempt]:
-        """Yield the tokens that would be written next with that much speech and no more."""
+        """Yield the next tokens of an answer if that is all the speech; the answer does not change."""
         rows = [visible] * self._decoder.rows
         answer = self._answers.all[row]
         most = answer.most(visible) - len(answer.words)
@@ -319,7 +319,7 @@ class Session:
             yield from self._next_segment(self._answers.full_end())
 
     def _answer(self, row: int, visible: int) -> Generator[Attempt]:
-        """Yield the tokens of the rest of an answer to that much speech and no more."""
+        """Yield the tokens of the rest of an answer if that is all the speech."""
         yield from self._best_answer(visible) if self.beam_size > 1 else self._rehearse(row, visible)
 
     def _best_answer(self, visible: int) -> Sequence[Attempt]:
@@ -327,7 +327,7 @@ class Session:
         return beam_search(decoder, visible, self._model.manifest.end_ids, self._answers.all[0].most(visible))
 
     def _cut(self, visible: int) -> Iterator[Event]:
-        """End a segment in the middle of speech, behind the last word that lies well before its end."""
+        """End a segment in the middle of speech, behind the last word that ends before the border."""
         resume = []
         for row, answer in enumerate(self._answers.all):
             if answer.question:
@@ -336,20 +336,20 @@ class Session:
             kept = whole_words(attempts, visible, self._model.tokenizer)
             for attempt in kept:
                 yield from self._record(row, attempt)
-            silent = len(kept) == len(attempts)  # up to the border: a word that begins there may not be known yet
+            silent = len(kept) == len(attempts)  # no word at the border, but one may begin there
             end = answer.words[-1].end_step if answer.words else 0
             resume.append(max(visible - REPLAY_STEPS if silent else 0, end))
         yield from self._settle(visible)
         first = min(resume, default=visible - REPLAY_STEPS)
-        yield from self._next_segment(max(first, visible // 4))  # so that it goes on whatever the model writes
+        yield from self._next_segment(max(first, visible // 4))  # so that a segment always moves on
 
     def _next_segment(self, first_step: int) -> Iterator[Event]:
-        """Begin anew at an earlier step: prompt, memory and caches stay small however long the stream is."""
+        """Begin anew at an earlier step: prompt, memory and caches stay small in a stream of any length."""
         yield from self._end_segment()
         answers = self._answers.all
         spoken = any(answer.words for answer in answers)
         self._background = None if spoken else self._listener.level(0, self._decoder.heard)
-        if (graphs := self._model.graphs) != self._graphs:  # better graphs of the device took their place meanwhile
+        if (graphs := self._model.graphs) != self._graphs:  # `Model.take_graphs` replaced them
             self._graphs = graphs
             self._listener.use(self._open_encoder(graphs))
         self._base_s += self._listener.restart(first_step) * self._model.config.features.frame_s

@@ -1,4 +1,4 @@
-"""Questions to token ids, and token ids to text that only ever grows."""
+"""Token ids of questions, and text of token ids, which only grows."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bestow_edge.core.prompts import Question, prompt_text
 from bestow_edge.runtime.stream.answer import Word
 
 LEAST_ANSWER = 16
-"""Tokens that a question's prompt must leave of the LLM's context; fewer hold no sentence."""
+"""Tokens of the LLM's context that a question's prompt must leave for a sentence."""
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`.
 
     Raises:
-        BundleError: it is not one.
+        BundleError: if the file is not a tokenizer.
     """
     try:
         return Tokenizer.from_file(str(path))
@@ -29,16 +29,16 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def question_ids(tokenizer: Tokenizer, question: Question, chat: ChatTemplate, max_text_tokens: int) -> tuple[int, ...]:
-    """Return the token ids of a question's whole prompt, as in training.
+    """Return the token ids of a question's whole prompt, equal to those in training.
 
     Args:
         tokenizer: the LLM's.
-        question: what is asked.
+        question: the question.
         chat: the LLM's chat format.
         max_text_tokens: the LLM's context.
 
     Raises:
-        PromptError: the question holds one of the LLM's special tokens, or leaves no room for an answer.
+        PromptError: if the question holds one of the LLM's special tokens, or leaves no room for an answer.
     """
     special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
     if found := [token for token in special if token in question.text]:
@@ -51,7 +51,7 @@ def question_ids(tokenizer: Tokenizer, question: Question, chat: ChatTemplate, m
 
 
 class Detokenizer:
-    """Turns one answer's tokens into text, holding back bytes of an unfinished character."""
+    """Turns the tokens of one answer into text; bytes of an incomplete character wait."""
 
     def __init__(self, tokenizer: Tokenizer, prefix: str) -> None:
         """Start an answer; `prefix` is put before its first text."""
@@ -61,10 +61,10 @@ class Detokenizer:
         self._started = False
 
     def push(self, token_id: int) -> str:
-        """Add a token and return the text it completes, empty if it completes none."""
+        """Add a token and return the text that it completes, or an empty string."""
         text: str = self._stream.step(self._tokenizer, token_id) or ""
         if not self._started:
-            text = text.lstrip()  # the prompt's end is no word's end, so an answer begins with a space
+            text = text.lstrip()  # an answer begins with a space, because the prompt ends without one
             self._started = bool(text)
             text = self._prefix + text if text else ""
         return text
@@ -79,7 +79,7 @@ class Writer:
         self._waiting: list[Word] = []
 
     def push(self, word: Word) -> tuple[str, list[Word]]:
-        """Add a word and return the text it completes, with the words of that text; empty if it completes none."""
+        """Add a word; return the text that it completes, which may be empty, and the words of that text."""
         self._waiting.append(word)
         text = self._detokenizer.push(word.token_id)
         if not text:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from itertools import count, repeat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +12,29 @@ from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import WaitK
 from bestow_edge.core.prompts import parse_pair
 from bestow_edge.runtime.calibration import Calibration, calibrate
+from bestow_edge.runtime.encoders.base import SpeechEncoder
 from bestow_edge.runtime.model import Model, load
 from bestow_edge.runtime.stream.answer import Prompt
+from bestow_edge.runtime.stream.session import Session
 
 PAIR = parse_pair("en-de")
+
+
+class RecordedModel(Model):
+    """Keeps the sessions opened on it, and the look-aheads of their encoders."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model.directory, model.manifest, device="cpu", threads=1)
+        self.sessions: list[Session] = []
+        self.lookaheads: list[int] = []
+
+    def multi_session(self, *prompts: Any, **options: Any) -> Session:
+        self.sessions.append(super().multi_session(*prompts, **options))
+        return self.sessions[-1]
+
+    def open_encoder(self, *arguments: Any, right_context: int, **options: Any) -> SpeechEncoder[Any]:
+        self.lookaheads.append(right_context)
+        return super().open_encoder(*arguments, right_context=right_context, **options)
 
 
 def choice(lookahead: int) -> Choice:
@@ -60,20 +80,14 @@ def test_more_than_one_session_when_there_is_time(model: Model, lookahead: int) 
     assert num_chunks < len(done.chunk_walls_s) <= 1.5 * num_chunks + 1
 
 
-def test_text_is_part_of_what_is_measured(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
-    session = Model.multi_session
-
-    def spy(self: Model, *prompts: object, **options: object) -> object:
-        opened.append(session(self, *prompts, **options))  # type: ignore[arg-type]  # passed on as they came
-        return opened[-1]
-
-    monkeypatch.setattr(Model, "multi_session", spy)
+def test_text_is_part_of_what_is_measured(model: Model) -> None:
+    recorded = RecordedModel(model)
     pairs = [PAIR, parse_pair("en-en")]
-    calibrate(model, pairs, choice(1), 20.0, clock=clock(repeat(1.0)))
-    assert opened[0].prompts == tuple(Prompt(pair, WaitK(3, 4)) for pair in pairs)
-    assert opened[0].heard_s == pytest.approx((6 + 20) * 0.16)  # 6 chunks of 2 steps for 3 blocks of 4 steps
-    assert opened[0].num_tokens > len(model.prompt_ids(PAIR))
+    calibrate(recorded, pairs, choice(1), 20.0, clock=clock(repeat(1.0)))
+    session = recorded.sessions[0]
+    assert session.prompts == tuple(Prompt(pair, WaitK(3, 4)) for pair in pairs)
+    assert session.heard_s == pytest.approx((6 + 20) * 0.16)  # 6 chunks of 2 steps for 3 blocks of 4 steps
+    assert session.num_tokens > len(model.prompt_ids(PAIR))
 
 
 def test_a_bidirectional_encoder_has_one_lookahead(bidirectional_bundle: Path) -> None:
@@ -103,10 +117,11 @@ def test_the_real_clock_goes_forward(model: Model) -> None:
 
 
 def test_a_session_takes_a_latency(model: Model) -> None:
-    session = model.session(source="en", target="de", latency_s=2.5)
+    recorded = RecordedModel(model)
+    session = recorded.session(source="en", target="de", latency_s=2.5)
     wanted = solve(2.5, model.config)
     assert session.prompts[0].policy == WaitK(wanted.k, wanted.l)
-    assert session._encoder.lookahead == wanted.lookahead
+    assert [session.lookahead, *recorded.lookaheads] == [wanted.lookahead] * 2
 
 
 @pytest.mark.parametrize("other", [{"k": 3}, {"l": 4}, {"lookahead": 13}, {"policy": WaitK(3, 4)}])

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
+from bestow_edge.core.specs.cross_adapter import KEYS, VALUES, CrossAdapterConfig
 from bestow_edge.export.graphs.cross_adapter import visible_slots
 from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
-from bestow_edge.runtime.encoders.chunked import SpeechSteps
+from bestow_edge.runtime.encoders.base import SpeechSteps
 
 CONFIG = CrossAdapterConfig(num_layers=2, width=6, num_heads=3)
 
@@ -16,7 +16,7 @@ def steps(first: int, count: int) -> SpeechSteps:
     """Steps whose keys hold their number and whose values hold its negative."""
     numbers = np.arange(first, first + count, dtype=np.float32)[:, None]
     keys = np.broadcast_to(numbers, (2, 1, 3, count, 2)).copy()
-    return SpeechSteps(keys, -keys, first)
+    return SpeechSteps({KEYS: keys, VALUES: -keys}, first, first + count)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7])
@@ -44,7 +44,7 @@ def test_steps_that_come_again_overwrite_their_older_values(first: int, count: i
     memory = SpeechMemory(CONFIG, first_slots=8, max_slots=16)
     memory.write(steps(0, 5))
     again = steps(100, count)
-    memory.write(SpeechSteps(again.keys, again.values, first))
+    memory.write(SpeechSteps(again.tensors, first, first + count))
     assert memory.written == first + count
     assert memory.slots == (16 if memory.written > 8 else 8)
     expected = [*range(first), *range(100, 100 + count)]

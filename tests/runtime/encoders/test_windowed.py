@@ -1,34 +1,41 @@
 """The bidirectional encoder's stream: each encoding = PyTorch on the same frames, however the samples were cut."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from encoding import feed, finish
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import RecordedGraph
 
 from bestow_edge.core.config import FeatureConfig
 from bestow_edge.core.features import log_mel, normalize_frames
-from bestow_edge.core.specs.windowed import WindowedConfig
+from bestow_edge.core.specs.cross_adapter import KEYS, VALUES, cross_adapter
+from bestow_edge.core.specs.windowed import GRAPH, windowed
 from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
-from bestow_edge.runtime.devices.onnx_cpu import OnnxRunner
-from bestow_edge.runtime.encoders.chunked import SpeechSteps
+from bestow_edge.runtime.devices.base import Graph
+from bestow_edge.runtime.encoders.base import SpeechSteps
 from bestow_edge.runtime.encoders.windowed import EncoderWindow, WindowState
 from bestow_edge.runtime.model import Model
 
 Floats = npt.NDArray[np.float32]
 TOLERANCE = 1e-4  # float32 sums in another order, values near 10
-DEFAULT = WindowedConfig()
-SMALL = WindowedConfig(block=3, right_context=5, window=12)
+DEFAULT = {"block": 4, "right_context": 13, "window": 375}
+SMALL = {"block": 3, "right_context": 5, "window": 12}
 FEATURES = FeatureConfig(normalize="per_feature")
 EVERY_EXAMPLE = settings(max_examples=12, deadline=None)
 
 
-def make_stream(model: Model, config: WindowedConfig = DEFAULT) -> EncoderWindow:
-    return EncoderWindow(model.encoder, config, FEATURES)
+def make_stream(
+    model: Model, sizes: dict[str, int] = DEFAULT, features: FeatureConfig = FEATURES, graph: Graph | None = None
+) -> EncoderWindow:
+    config = replace(model.config, features=features)
+    return EncoderWindow(graph or model.graphs[GRAPH], replace(windowed(config), **sizes), config)
 
 
 def listen(
@@ -38,10 +45,8 @@ def listen(
     state = state or stream.initial_state()
     chunks = []
     for block in np.split(samples, sorted(cuts)):
-        state = stream.add(block, state)
-        while stream.has_chunk(state):
-            chunk, state = stream.next_chunk(state)
-            chunks.append(chunk)
+        new, state = feed(stream, block, state)
+        chunks += new
     return chunks, state
 
 
@@ -57,24 +62,24 @@ def encoded(torch_model: Any, frames: Floats) -> tuple[Floats, Floats]:
 
 
 def check(speech: SpeechSteps, torch_model: Any, frames: Floats, dropped: int) -> None:
-    for got, want in zip((speech.keys, speech.values), encoded(torch_model, frames), strict=True):
+    for got, want in zip((speech.tensors[KEYS], speech.tensors[VALUES]), encoded(torch_model, frames), strict=True):
         kept = want.shape[3] - dropped
         np.testing.assert_allclose(got, want[:, :, :, :kept], atol=TOLERANCE, rtol=TOLERANCE)
 
 
-@pytest.mark.parametrize("config", [DEFAULT, SMALL], ids=["default", "small"])
+@pytest.mark.parametrize("sizes", [DEFAULT, SMALL], ids=["default", "small"])
 def test_each_block_is_the_window_so_far_without_its_last_steps(
-    bidirectional_model: Model, bidirectional_torch_model: Any, speech: Floats, config: WindowedConfig
+    bidirectional_model: Model, bidirectional_torch_model: Any, speech: Floats, sizes: dict[str, int]
 ) -> None:
-    chunks, _ = listen(make_stream(bidirectional_model, config), speech, list(range(1000, speech.size, 1000)))
+    chunks, _ = listen(make_stream(bidirectional_model, sizes), speech, list(range(1000, speech.size, 1000)))
     frames = log_mel(speech, FeatureConfig())
-    num_blocks = (len(frames) // 8 - config.right_context) // config.block
+    num_blocks = (len(frames) // 8 - sizes["right_context"]) // sizes["block"]
     assert len(chunks) == num_blocks > 10
     for index, chunk in enumerate(chunks):
-        end = (index + 1) * config.block + config.right_context
-        assert chunk.start == max(0, end - config.window)
+        end = (index + 1) * sizes["block"] + sizes["right_context"]
+        assert chunk.start == max(0, end - sizes["window"])
         window = frames[8 * chunk.start : 8 * end]
-        check(chunk, bidirectional_torch_model, window, config.right_context)
+        check(chunk, bidirectional_torch_model, window, sizes["right_context"])
 
 
 @pytest.mark.parametrize("num_samples", [160, 200, 1599, 16000, 16161, 21_600, 60_001, 96_000])
@@ -84,13 +89,13 @@ def test_the_end_drops_nothing_and_equals_the_offline_pass(
     samples = speech[:num_samples]
     stream = make_stream(bidirectional_model)
     chunks, state = listen(stream, samples, [])
-    last = stream.finish(state)[-1]
+    last = finish(stream, state)[-1]
     assert last.start == 0
     check(last, bidirectional_torch_model, log_mel(samples, FeatureConfig()), 0)
     want = encoded_offline(bidirectional_torch_model, samples)
-    np.testing.assert_allclose(last.keys, want, atol=TOLERANCE, rtol=TOLERANCE)
-    heard = chunks[-1].start + chunks[-1].keys.shape[3] if chunks else 0
-    assert heard <= last.keys.shape[3] == -(-(num_samples // 160) // 8)
+    np.testing.assert_allclose(last.tensors[KEYS], want, atol=TOLERANCE, rtol=TOLERANCE)
+    heard = chunks[-1].start + chunks[-1].tensors[KEYS].shape[3] if chunks else 0
+    assert heard <= last.tensors[KEYS].shape[3] == -(-(num_samples // 160) // 8)
 
 
 @torch.no_grad()
@@ -105,9 +110,9 @@ def encoded_offline(torch_model: Any, samples: Floats) -> Floats:
     return keys
 
 
-@pytest.mark.parametrize("config", [DEFAULT, SMALL], ids=["default", "small"])
-def test_blocks_do_not_matter(bidirectional_model: Model, speech: Floats, config: WindowedConfig) -> None:
-    stream = make_stream(bidirectional_model, config)
+@pytest.mark.parametrize("sizes", [DEFAULT, SMALL], ids=["default", "small"])
+def test_blocks_do_not_matter(bidirectional_model: Model, speech: Floats, sizes: dict[str, int]) -> None:
+    stream = make_stream(bidirectional_model, sizes)
 
     @EVERY_EXAMPLE
     @given(num_samples=st.integers(0, 40000), cuts=st.lists(st.integers(0, 40000), max_size=8))
@@ -117,43 +122,37 @@ def test_blocks_do_not_matter(bidirectional_model: Model, speech: Floats, config
         # an empty block and blocks of one sample among them
         chunks, state = listen(stream, samples, [*cuts, *cuts, *(min(cut + 1, num_samples) for cut in cuts)])
         whole, whole_state = listen(stream, samples, [])
-        pairs = zip([*chunks, *stream.finish(state)], [*whole, *stream.finish(whole_state)], strict=True)
+        pairs = zip([*chunks, *finish(stream, state)], [*whole, *finish(stream, whole_state)], strict=True)
         for one, other in pairs:
             assert one.start == other.start
-            assert np.array_equal(one.keys, other.keys)
-            assert np.array_equal(one.values, other.values)
+            assert np.array_equal(one.tensors[KEYS], other.tensors[KEYS])
+            assert np.array_equal(one.tensors[VALUES], other.tensors[VALUES])
 
     check_cuts()
 
 
-@pytest.mark.parametrize("config", [SMALL, WindowedConfig(block=3, right_context=5, window=8)], ids=["12", "8"])
+@pytest.mark.parametrize("sizes", [SMALL, SMALL | {"window": 8}], ids=["12", "8"])
 def test_the_window_bounds_the_cost_and_keeps_older_steps(
-    bidirectional_model: Model, speech: Floats, monkeypatch: pytest.MonkeyPatch, config: WindowedConfig
+    bidirectional_model: Model, speech: Floats, sizes: dict[str, int]
 ) -> None:
-    bind, sizes = OnnxRunner.bind, []
-
-    def note(self: OnnxRunner, arrays: Mapping[str, Any]) -> None:
-        sizes.append(arrays["mel"].shape[1])
-        bind(self, arrays)
-
-    monkeypatch.setattr(OnnxRunner, "bind", note)
-    stream = make_stream(bidirectional_model, config)
-    memory = SpeechMemory(bidirectional_model.config.connector, first_slots=128)
+    graph = RecordedGraph(bidirectional_model.graphs()[GRAPH])
+    stream = make_stream(bidirectional_model, sizes, graph=graph)
+    memory = SpeechMemory(cross_adapter(bidirectional_model.config), first_slots=128)
     state = stream.initial_state()
     chunks = []
     for block in np.split(speech, range(1000, speech.size, 1000)):
         new, state = listen(stream, block, [], state)
         chunks += new
-        assert len(state.frames) < 8 * (config.window + config.block + 1) + 8
-    for chunk in [*chunks, *stream.finish(state)]:
+        assert len(state.frames) < 8 * (sizes["window"] + sizes["block"] + 1) + 8
+    for chunk in [*chunks, *finish(stream, state)]:
         before = memory.keys.copy()
         assert chunk.start <= memory.written  # no step is ever left out
         memory.write(chunk)
         assert np.array_equal(memory.keys[:, :, : chunk.start], before[:, :, : chunk.start])
-        assert np.array_equal(memory.keys[:, :, chunk.start : memory.written], chunk.keys[:, 0])
+        assert np.array_equal(memory.keys[:, :, chunk.start : memory.written], chunk.tensors[KEYS][:, 0])
     assert memory.written == 75
-    assert max(sizes) == 8 * config.window
-    assert sum(size == 8 * config.window for size in sizes) > 10
+    assert max(graph.frames) == 8 * sizes["window"]
+    assert sum(size == 8 * sizes["window"] for size in graph.frames) > 10
 
 
 def test_a_state_is_not_changed_by_a_step(bidirectional_model: Model, speech: Floats) -> None:
@@ -162,15 +161,15 @@ def test_a_state_is_not_changed_by_a_step(bidirectional_model: Model, speech: Fl
     once, _ = listen(stream, speech[32000:64000], [], state)
     other, _ = listen(stream, speech[:32000], [], state)
     again, _ = listen(stream, speech[32000:64000], [], state)
-    assert np.array_equal(once[-1].keys, again[-1].keys)
-    assert not np.allclose(once[-1].keys, other[-1].keys, atol=1e-2)
+    assert np.array_equal(once[-1].tensors[KEYS], again[-1].tensors[KEYS])
+    assert not np.allclose(once[-1].tensors[KEYS], other[-1].tensors[KEYS], atol=1e-2)
 
 
 def test_no_audio_gives_no_steps(bidirectional_model: Model) -> None:
     stream = make_stream(bidirectional_model)
-    assert stream.finish(stream.initial_state()) == []
+    assert finish(stream, stream.initial_state()) == []
     chunks, state = listen(stream, np.zeros(159, dtype=np.float32), [0, 0, 1])
-    assert (chunks, stream.finish(state)) == ([], [])
+    assert (chunks, finish(stream, state)) == ([], [])
 
 
 @pytest.mark.parametrize("num_samples", [0, 20_000, 48_000])
@@ -179,30 +178,30 @@ def test_restart_hears_the_last_second_again_and_all_that_was_dropped(
 ) -> None:
     stream = make_stream(bidirectional_model)
     chunks, state = listen(stream, speech[:num_samples], [])
-    given_out = 8 * (chunks[-1].start + chunks[-1].keys.shape[3]) if chunks else 0
+    given_out = 8 * (chunks[-1].start + chunks[-1].tensors[KEYS].shape[3]) if chunks else 0
     state, first = stream.restart(state, given_out - 96)
     assert first == max(0, given_out - 96)
     assert (state.steps, state.first_frame) == (0, 0)
     _, state = listen(stream, speech[num_samples:], [], state)
     frames = log_mel(speech, FeatureConfig())[first:]
-    check(stream.finish(state)[-1], bidirectional_torch_model, frames, 0)
+    check(finish(stream, state)[-1], bidirectional_torch_model, frames, 0)
 
 
 def test_finish_after_a_large_block_leaves_no_gap(bidirectional_model: Model, speech: Floats) -> None:
     stream = make_stream(bidirectional_model, SMALL)
-    chunks = stream.finish(stream.add(speech, stream.initial_state()))
+    chunks = finish(stream, stream.add(speech, stream.initial_state()))
     written = 0
     for chunk in chunks:
         assert chunk.start <= written
-        written = chunk.start + chunk.keys.shape[3]
+        written = chunk.start + chunk.tensors[KEYS].shape[3]
     assert written == 75
 
 
 def test_features_without_normalisation(remake_bidirectional: Callable[..., Model], speech: Floats) -> None:
     model = remake_bidirectional({"features": FeatureConfig()})
-    stream = EncoderWindow(model.encoder, DEFAULT, model.config.features)
+    stream = make_stream(model, features=model.config.features)
     scaled = make_stream(model)
     plain_steps, normal_steps = (
-        one.finish(one.add(speech[:16000], one.initial_state()))[0] for one in (stream, scaled)
+        finish(one, one.add(speech[:16000], one.initial_state()))[0] for one in (stream, scaled)
     )
-    assert not np.allclose(plain_steps.keys, normal_steps.keys, atol=1e-1)
+    assert not np.allclose(plain_steps.tensors[KEYS], normal_steps.tensors[KEYS], atol=1e-1)

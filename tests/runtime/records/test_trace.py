@@ -17,6 +17,7 @@ from bestow_edge.core.errors import AudioError, TraceError
 from bestow_edge.runtime import embedded_bundle
 from bestow_edge.runtime.records.replay import first_difference, replay
 from bestow_edge.runtime.records.trace import DECISIONS, FEEDS, HEADER, Trace, Tracer, read_trace
+from bestow_edge.runtime.stream.events import Decision
 
 Floats = npt.NDArray[np.float32]
 EXAMPLE = Path(__file__).parents[3] / "examples" / "audio" / "digits_en.wav"
@@ -111,7 +112,7 @@ def test_tracing_changes_nothing(digits: be.Model, waveform: Floats, tmp_path: P
 
 @pytest.mark.parametrize("blocks_fed", [0, 12])
 def test_an_interrupted_stream_leaves_a_complete_trace(
-    digits: be.Model, waveform: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks_fed: int
+    digits: be.Model, waveform: Floats, tmp_path: Path, blocks_fed: int
 ) -> None:
     """The block in which it was interrupted is left out, its decisions too; nothing is left beside the file."""
     session = digits.session(source="en", target="de", k=1, lookahead=0)
@@ -119,13 +120,17 @@ def test_an_interrupted_stream_leaves_a_complete_trace(
     blocks = np.split(waveform, range(1280, waveform.size, 1280))
     path = tmp_path / "cut.trace"
 
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt), Tracer(session, path) as tracer:  # noqa: PT012 - until the interruption
         for block in blocks[:blocks_fed]:
             events += tracer.feed(block)
-        monkeypatch.setattr(session._rows, "full", interrupt)
+        note = session.on_decision
+
+        def interrupt(decision: Decision) -> None:
+            assert note is not None
+            note(decision)  # the tracer has the decision already
+            raise KeyboardInterrupt
+
+        session.on_decision = interrupt
         for block in blocks[blocks_fed:]:
             events += tracer.feed(block)
     trace = read_trace(path)

@@ -111,7 +111,7 @@ def test_a_question_alone_is_asked_about_each_full_segment(asked_model: Model, s
     assert 3.0 <= drafted_s < 3.6
     whole.feed(speech[: round((drafted_s + 0.01) * RATE_HZ)])  # its last chunk is not complete before the next frame
     assert whole.heard_s == drafted_s
-    first = list(whole._rehearse(0, whole._decoder.memory.written))
+    first = list(whole._rehearse(0, whole._decoder.heard))
     assert [i for event in answers if event.segment == 0 for i in event.token_ids] == [one.token_id for one in first]
 
 

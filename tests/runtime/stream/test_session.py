@@ -1,8 +1,7 @@
 """The live loop: equal to PyTorch token by token, to the policy's mask, and deaf to how audio arrives."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -13,72 +12,42 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import RecordedDecoder, ScriptedModel, recorded
 
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import AudioError, ConfigError, PromptError, SessionError
 from bestow_edge.core.features import log_mel
 from bestow_edge.core.policy import Offline, Policy, WaitK, visible_steps
+from bestow_edge.core.specs.cross_adapter import cross_adapter
 from bestow_edge.model.connectors.cross_adapter import Adapter
 from bestow_edge.runtime import stream
-from bestow_edge.runtime.decoders import cross_adapter as decoder
-from bestow_edge.runtime.decoders.cross_adapter import Attempt
+from bestow_edge.runtime.decoders.base import Decoder
+from bestow_edge.runtime.decoders.cross_adapter import AdapterDecoder
 from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
+from bestow_edge.runtime.devices.base import Graph
 from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.stream.events import SegmentEvent
-from bestow_edge.runtime.stream.session import Session
 
 Floats = npt.NDArray[np.float32]
 SPARE_TOKENS = 8  # what an answer may be longer than the speech has steps
 
 
-@dataclass
-class Record:
-    """What a session asked its decoder: every attempt, and those that were committed."""
-
-    attempts: list[tuple[int, int]] = field(default_factory=list)
-    """(visible steps, token)"""
-    tokens: list[int] = field(default_factory=list)
-    visible: list[int] = field(default_factory=list)
-    """Visible steps of each written token."""
-    pauses: int = 0
-    log_probs: list[float] = field(default_factory=list)
-    """Of each attempt's token."""
-    heard_slots: list[int] = field(default_factory=list)
-    """Slots of the speech memory that got any attention in each attempt."""
-
-
-def record(session: Session) -> Record:
-    """Listen in on a session's first segment."""
-    notes = Record()
-    text = session._decoder
-    attempt, commit = text.attempt, text.commit
-
-    def try_token(visible: Sequence[int]) -> list[Attempt]:
-        (got,) = attempt(visible)
-        notes.attempts.append((visible[0], got.token_id))
-        notes.log_probs.append(got.log_prob)
-        notes.heard_slots.append(int((got.alignment[-1, :-1] > 0).sum()))
-        return [got]
-
-    def commit_token(row: int, token_id: int) -> None:
-        commit(row, token_id)
-        notes.tokens.append(token_id)
-        notes.visible.append(notes.attempts[-1][0])
-
-    text.attempt, text.commit = try_token, commit_token  # type: ignore[method-assign]  # of this one decoder
-    return notes
-
-
-def listen(model: Model, samples: Floats, block: int | None = None, **options: Any) -> Record:
-    """Run one session over samples and return what it did."""
+def listen(model: Model, samples: Floats, block: int | None = None, **options: Any) -> RecordedDecoder:
+    """Run one session over samples and return what its first segment asked of its decoder."""
+    model = recorded(model)
     session = model.session(**({"source": "de", "segments": SegmentConfig(pause_s=0)} | options))
-    notes = record(session)
     size = block or max(1, samples.size)
     for start in range(0, samples.size, size):
         session.feed(samples[start : start + size])
     session.finish()
-    notes.pauses = len(notes.attempts) - len(notes.tokens)
-    return notes
+    return first_segment(model)
+
+
+def first_segment(model: ScriptedModel) -> RecordedDecoder:
+    """Return the record of the first segment of a model's sessions."""
+    decoder = model.opened[0]
+    assert isinstance(decoder, RecordedDecoder)
+    return decoder
 
 
 @torch.no_grad()
@@ -216,10 +185,10 @@ def test_empty_blocks_are_harmless(pausing_model: Model, speech: Floats) -> None
 def test_later_audio_never_changes_earlier_tokens(pausing_model: Model, speech: Floats, lookahead: int) -> None:
     rng = np.random.default_rng(1)
     other = np.concatenate([speech[:40000], 0.3 * rng.standard_normal(40000).astype(np.float32)])
-    sessions = [pausing_model.session(source="de", k=1, l=2, lookahead=lookahead) for _ in range(3)]
-    notes = [record(session) for session in sessions]
-    for session, samples in zip(sessions, (speech[:40000], speech[:80000], other), strict=True):
-        session.feed(samples)
+    models = [recorded(pausing_model) for _ in range(3)]
+    for model, samples in zip(models, (speech[:40000], speech[:80000], other), strict=True):
+        model.session(source="de", k=1, l=2, lookahead=lookahead).feed(samples)
+    notes = [first_segment(model) for model in models]
     prefix = notes[0].attempts
     assert len(prefix) > 10
     assert notes[1].attempts[: len(prefix)] == notes[2].attempts[: len(prefix)] == prefix
@@ -229,8 +198,9 @@ def test_later_audio_never_changes_earlier_tokens(pausing_model: Model, speech: 
 
 def test_a_token_waits_for_its_speech(model: Model, speech: Floats) -> None:
     """K = 3, L = 4 and a look-ahead of 1: the first token comes with the chunk that holds step 12, no sooner."""
-    session = model.session(source="de", k=3, l=4, lookahead=1)
-    notes = record(session)
+    watched = recorded(model)
+    session = watched.session(source="de", k=3, l=4, lookahead=1)
+    notes = first_segment(watched)
     samples = (8 * 12 - 7 - 1) * 160 + 200  # up to the end of the last window of twelve steps
     session.feed(speech[: samples - 1])
     assert notes.attempts == []
@@ -238,14 +208,16 @@ def test_a_token_waits_for_its_speech(model: Model, speech: Floats) -> None:
     assert [visible for visible, _ in notes.attempts] == [12]
 
 
-def interleaved(sessions: list[Session], audios: list[Floats]) -> Iterator[Record]:
-    notes = [record(session) for session in sessions]
+def interleaved(model: Model, options: list[dict[str, Any]], audios: list[Floats]) -> list[RecordedDecoder]:
+    models = [recorded(model) for _ in options]
+    pairs = zip(models, options, strict=True)
+    sessions = [one.session(segments=SegmentConfig(pause_s=0), **option) for one, option in pairs]
     for start in range(0, max(audio.size for audio in audios), 1000):
         for session, audio in zip(sessions, audios, strict=True):
             session.feed(audio[start : start + 1000])
     for session in sessions:
         session.finish()
-    yield from notes
+    return [first_segment(one) for one in models]
 
 
 def test_two_sessions_do_not_touch_each_other(pausing_model: Model, speech: Floats) -> None:
@@ -255,8 +227,7 @@ def test_two_sessions_do_not_touch_each_other(pausing_model: Model, speech: Floa
         {"source": "en", "target": "de", "k": 2, "l": 1, "lookahead": 6},
     ]
     separate = [listen(pausing_model, audio, **option) for audio, option in zip(audios, options, strict=True)]
-    sessions = [pausing_model.session(segments=SegmentConfig(pause_s=0), **option) for option in options]
-    together = list(interleaved(sessions, audios))
+    together = interleaved(pausing_model, options, audios)
     assert [notes.attempts for notes in together] == [notes.attempts for notes in separate]
     assert separate[0].tokens
     assert separate[0].attempts != separate[1].attempts
@@ -272,12 +243,16 @@ def test_threads_share_a_model(pausing_model: Model, speech: Floats) -> None:
     assert len({tuple(attempts) for attempts in want}) == len(audios)
 
 
-def test_a_full_memory_wraps(model: Model, speech: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "SpeechMemory", partial(SpeechMemory, first_slots=16, max_slots=32))
-    session = model.session(source="de", k=2, l=1, lookahead=1, segments=SegmentConfig(pause_s=0))
-    notes = record(session)
+def test_a_full_memory_wraps(model: Model, speech: Floats) -> None:
+    def open_small(graphs: Mapping[str, Graph], prompts: Sequence[Sequence[int]]) -> Decoder:
+        memory = SpeechMemory(cross_adapter(model.config), first_slots=16, max_slots=32)
+        return RecordedDecoder(AdapterDecoder(graphs, model.config, prompts, memory))
+
+    small = ScriptedModel(model, open_small)
+    session = small.session(source="de", k=2, l=1, lookahead=1, segments=SegmentConfig(pause_s=0))
     session.feed(speech)
     session.finish()
+    notes = first_segment(small)
     assert session.heard_s == pytest.approx(6.08)
     assert len(notes.tokens) > 60
     assert max(notes.heard_slots) == 32
@@ -294,8 +269,9 @@ def test_a_full_context_begins_a_segment(remake_model: Callable[..., Model], spe
 
 
 def test_events_say_what_was_added(pausing_model: Model, speech: Floats) -> None:
-    session = pausing_model.session(source="de", k=1, l=2, lookahead=1, segments=SegmentConfig(pause_s=0))
-    notes = record(session)
+    model = recorded(pausing_model)
+    session = model.session(source="de", k=1, l=2, lookahead=1, segments=SegmentConfig(pause_s=0))
+    notes = first_segment(model)
     first, *events, last = list(stream(session, iter(np.split(speech[:48000], 10))))
     assert (first, last) == (
         SegmentEvent("start", 0, events[0].start_s),

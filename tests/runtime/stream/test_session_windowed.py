@@ -1,19 +1,20 @@
 """Sessions of a bidirectional bundle: the same API, deaf to how audio arrives, equal to PyTorch where it must be."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from scripted import RecordedGraph, recorded
 
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.features import log_mel
 from bestow_edge.core.policy import Offline
-from bestow_edge.core.specs.windowed import WindowedConfig
-from bestow_edge.runtime.devices.onnx_cpu import OnnxRunner
+from bestow_edge.core.specs.windowed import GRAPH, windowed
 from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.records.golden import verify
 from bestow_edge.runtime.stream.events import TextEvent
@@ -23,11 +24,14 @@ SPARE_TOKENS = 8
 
 
 @pytest.fixture(scope="module", params=[(4, 13, 375), (3, 2, 20)], ids=str)
-def pausing(request: pytest.FixtureRequest, remake_bidirectional: Callable[..., Model]) -> Model:
+def pausing(
+    request: pytest.FixtureRequest, bidirectional_model: Model, remake_bidirectional: Callable[..., Model]
+) -> Model:
     """A model that pauses often, with the default and with other sizes."""
     block, right_context, window = request.param
-    streaming = WindowedConfig(block=block, right_context=right_context, window=window)
-    return remake_bidirectional({"bidirectional": streaming}, end_ids=tuple(range(0, 300, 7)))
+    sizes = {"block": block, "right_context": right_context, "window": window}
+    encoder = replace(windowed(bidirectional_model.config), **sizes)
+    return remake_bidirectional({"encoder": encoder}, end_ids=tuple(range(0, 300, 7)))
 
 
 def written(model: Model, samples: Floats, block: int, **options: Any) -> list[TextEvent]:
@@ -66,17 +70,15 @@ def test_later_audio_never_changes_earlier_text(bidirectional_model: Model, spee
 def test_the_first_token_waits_for_the_right_context(bidirectional_model: Model, speech: Floats) -> None:
     session = bidirectional_model.session(source="de", k=3, l=4, segments=SegmentConfig(pause_s=0))
     heard = 0
-    while not session._tracks[0].words:
+    while not session._answers.all[0].words:
         session.feed(speech[heard : heard + 80])
         heard += 80
     assert heard / 16000 == pytest.approx((3 * 4 + 13) * 0.08, abs=0.02)
 
 
 @torch.no_grad()
-def test_offline_text_is_pytorchs(
-    bidirectional_model: Model, bidirectional_torch_model: Any, speech: Floats, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, samples = bidirectional_model, speech[: 3 * 16000 + 77]
+def test_offline_text_is_pytorchs(bidirectional_model: Model, bidirectional_torch_model: Any, speech: Floats) -> None:
+    model, samples = recorded(bidirectional_model), speech[: 3 * 16000 + 77]
     mel = torch.from_numpy(log_mel(samples, model.config.features))
     encoded, _ = bidirectional_torch_model.encode(mel[None], torch.tensor([len(mel)]))
     prompt = list(model.manifest.prompts["de-de"])
@@ -88,28 +90,21 @@ def test_offline_text_is_pytorchs(
             break
         text.append(token)
     session = model.session(source="de", policy=Offline(), segments=SegmentConfig(pause_s=0))
-    got: list[int] = []
-    commit = session._decoder.commit
-    monkeypatch.setattr(session._decoder, "commit", lambda row, token: (got.append(token), commit(row, token)))
     assert session.feed(samples) == []
     session.finish()
+    got = model.opened[0].tokens
     assert len(got) > 3
     assert got == text[len(prompt) :]
 
 
 def test_offline_a_window_is_encoded_a_few_times_only(
-    remake_bidirectional: Callable[..., Model], speech: Floats, monkeypatch: pytest.MonkeyPatch
+    remake_bidirectional: Callable[..., Model], speech: Floats
 ) -> None:
     silent = remake_bidirectional(end_ids=tuple(range(300)))  # every token ends the answer
-    run, frames = OnnxRunner.run, []
-
-    def note(self: OnnxRunner) -> Any:
-        frames.extend(array.shape[1] for name, array in self._bound.items() if name == "mel")
-        return run(self)
-
-    monkeypatch.setattr(OnnxRunner, "run", note)
+    graph = RecordedGraph(silent.graphs()[GRAPH])
+    silent.take_graphs({**silent.graphs(), GRAPH: graph})
     written(silent, np.tile(speech, 6), 1600, policy=Offline())  # 36 s, the window has 30
-    assert frames == [8 * steps for steps in (181 + 13, 2 * 181 + 13, 375)]
+    assert graph.frames == [8 * steps for steps in (181 + 13, 2 * 181 + 13, 375)]
 
 
 def test_golden_inputs_are_verified(bidirectional_model: Model) -> None:
@@ -118,7 +113,7 @@ def test_golden_inputs_are_verified(bidirectional_model: Model) -> None:
     assert all(row.passed for row in rows)
 
 
-def test_a_look_ahead_is_refused(bidirectional_model: Model) -> None:
-    message = "lookahead 13: this model's encoder is bidirectional and always hears 13 steps ahead; leave"
-    with pytest.raises(ConfigError, match=message):
-        bidirectional_model.session(source="de", lookahead=13)
+def test_another_look_ahead_is_refused(bidirectional_model: Model) -> None:
+    with pytest.raises(ConfigError, match=r"lookahead 1: this model has 13$"):
+        bidirectional_model.session(source="de", lookahead=1)
+    assert bidirectional_model.session(source="de", lookahead=13).lookahead == 13

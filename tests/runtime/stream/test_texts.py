@@ -1,21 +1,22 @@
 """Several texts about one stream, drafts, other policies, beams, full segments: each against the plain session."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scripted import DecoderAround, ScriptedModel
 
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import ConfigError, SessionError
 from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, View, WaitK
 from bestow_edge.core.prompts import parse_pair
 from bestow_edge.runtime import Event, SegmentEvent, TextEvent, stream
-from bestow_edge.runtime.decoders.cross_adapter import TextDecoder
+from bestow_edge.runtime.decoders.base import Attempt, Decoder
 from bestow_edge.runtime.model import Model
-from bestow_edge.runtime.stream import session as session_module
-from bestow_edge.runtime.stream.answer import LOOP_TOKENS, span
+from bestow_edge.runtime.stream.answer import LOOP_TOKENS
 from bestow_edge.runtime.stream.session import Session
 
 Floats = npt.NDArray[np.float32]
@@ -132,18 +133,8 @@ def test_a_full_segment_goes_on_behind_its_last_word(
         assert sum(len(event.token_ids) for event in own if isinstance(event, TextEvent)) <= 5
 
 
-def test_a_segment_is_told_the_end_of_the_one_before(
-    remake_model: Callable[..., Model], speech: Floats, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[list[tuple[int, ...]]] = []
-
-    class Spy(TextDecoder):
-        def __init__(self, adapter: Any, llm: Any, manifest: Any, prompts: Any, memory: Any = None) -> None:
-            opened.append(prompts)
-            super().__init__(adapter, llm, manifest, prompts, memory)
-
-    monkeypatch.setattr(session_module, "TextDecoder", Spy)
-    model = remake_model(end_ids=tuple(range(0, 300, 3)))
+def test_a_segment_is_told_the_end_of_the_one_before(pausing_model: Model, speech: Floats) -> None:
+    model = ScriptedModel(pausing_model, pausing_model.open_decoder)
     options: dict[str, Any] = {
         "k": 2,
         "l": 2,
@@ -157,8 +148,8 @@ def test_a_segment_is_told_the_end_of_the_one_before(
         for segment in range(events[-1].segment + 1)
     ]
     assert len(written) > 2
-    contexts = [ids[len(prompt) :] for (ids,) in opened]
-    assert all(ids[: len(prompt)] == prompt for (ids,) in opened)
+    contexts = [ids[len(prompt) :] for (ids,) in model.prompts]
+    assert all(ids[: len(prompt)] == prompt for (ids,) in model.prompts)
     assert [*dict.fromkeys(contexts)] == [(), *dict.fromkeys(own[-3:] for own in written[: len(set(contexts)) - 1])]
 
 
@@ -178,36 +169,33 @@ def test_a_beam_of_one_is_greedy_and_wider_ones_are_no_worse(model: Model, speec
 def test_rows_can_be_reordered_in_place(model: Model) -> None:
     prompts = [[1, 5, 6], [1, 7], [9, 8, 7, 6]]
 
-    def logits(decoder: TextDecoder) -> list[Floats]:
+    def logits(decoder: Decoder) -> list[Floats]:
         return [attempt.log_probs for attempt in decoder.attempt([0] * 3)]
 
-    decoder = TextDecoder(model.adapter, model.llm, model.manifest, prompts)
+    decoder = model.open_decoder(model.graphs, prompts)
     before = logits(decoder)
     decoder.take_rows([2, 0, 0])
     after = logits(decoder)
     for row, source in enumerate([2, 0, 0]):
         assert np.array_equal(after[row], before[source])
-    other = TextDecoder(model.adapter, model.llm, model.manifest, [prompts[1]])
+    other = model.open_decoder(model.graphs, [prompts[1]])
     np.testing.assert_allclose(other.attempt([0])[0].log_probs, before[1], atol=1e-5)
 
 
-def test_a_loop_ends_the_answer(
-    remake_model: Callable[..., Model], speech: Floats, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loop_ends_the_answer(model: Model, speech: Floats) -> None:
     """A model that says one thing over and over while it looks at one place is stopped."""
-    attempt = TextDecoder.attempt
 
-    def stuck(self: TextDecoder, visible: list[int]) -> Any:
-        from dataclasses import replace
+    class StuckDecoder(DecoderAround):
+        def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
+            alignment = np.zeros((2, max(visible_steps) + 1), dtype=np.float32)
+            alignment[:, 3:4] = 1
+            attempts = self.decoder.attempt(visible_steps)
+            return [replace(item, token_id=7, read_alignment=lambda: alignment) for item in attempts]
 
-        alignment = np.zeros((2, max(visible) + 1), dtype=np.float32)
-        alignment[:, 3:4] = 1
-        return [replace(item, token_id=7, read_alignment=lambda: alignment) for item in attempt(self, visible)]
-
-    monkeypatch.setattr(TextDecoder, "attempt", stuck)
-    session = remake_model().session(source="de", policy=Offline())
+    stuck = ScriptedModel(model, lambda *segment: StuckDecoder(model.open_decoder(*segment)))
+    session = stuck.session(source="de", policy=Offline())
     hear(session, speech)
-    assert len(session._tracks[0].words) == LOOP_TOKENS
+    assert len(session._answers.all[0].words) == LOOP_TOKENS
 
 
 @pytest.mark.parametrize(
@@ -215,7 +203,9 @@ def test_a_loop_ends_the_answer(
     [([0, 0.1, 0.5, 0.3, 0.01, 0], (1, 4)), ([0.9, 0], (0, 1)), ([0.2, 0.2, 0.6], (0, 2)), ([0.3], (5, 5))],
 )
 def test_a_word_lies_around_its_peak(weights: list[float], expected: tuple[int, int]) -> None:
-    assert span(np.array(weights, dtype=np.float32), max(expected[1], len(weights) - 1)) == expected
+    alignment = np.array([weights], dtype=np.float32)
+    attempt = Attempt(7, -0.1, max(expected[1], len(weights) - 1), lambda: alignment[0], lambda: alignment)
+    assert attempt.span() == expected
 
 
 @pytest.mark.parametrize(
