@@ -135,7 +135,7 @@ def test_blocks_do_not_matter(bidirectional_model: Model, speech: Floats, sizes:
 def test_the_window_bounds_the_cost_and_keeps_older_steps(
     bidirectional_model: Model, speech: Floats, sizes: dict[str, int]
 ) -> None:
-    graph = RecordedGraph(bidirectional_model.graphs()[GRAPH])
+    graph = RecordedGraph(bidirectional_model.graphs[GRAPH])
     stream = make_stream(bidirectional_model, sizes, graph=graph)
     memory = SpeechMemory(cross_adapter(bidirectional_model.config), first_slots=128)
     state = stream.initial_state()

@@ -101,8 +101,8 @@ def test_offline_a_window_is_encoded_a_few_times_only(
     remake_bidirectional: Callable[..., Model], speech: Floats
 ) -> None:
     silent = remake_bidirectional(end_ids=tuple(range(300)))  # every token ends the answer
-    graph = RecordedGraph(silent.graphs()[GRAPH])
-    silent.take_graphs({**silent.graphs(), GRAPH: graph})
+    graph = RecordedGraph(silent.graphs[GRAPH])
+    silent.take_graphs({**silent.graphs, GRAPH: graph})
     written(silent, np.tile(speech, 6), 1600, policy=Offline())  # 36 s, the window has 30
     assert graph.frames == [8 * steps for steps in (181 + 13, 2 * 181 + 13, 375)]
 
