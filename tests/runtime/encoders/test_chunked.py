@@ -26,9 +26,9 @@ MODULE_FIXTURES = settings(max_examples=12, deadline=None)
 def whole(torch_model: Any, mel: Floats, lookahead: int) -> tuple[Floats, Floats]:
     """Return all keys and values by transformers' own forward pass."""
     with torch.no_grad():
-        speech, _ = torch_model.encode(torch.from_numpy(mel)[None], torch.tensor([mel.shape[0]]), lookahead)
+        speech = torch_model.encode(torch.from_numpy(mel)[None], torch.tensor([mel.shape[0]]), lookahead)
         adapter = torch_model.connector
-        pairs = [layer.cross_attention.keys_values(adapter.speech_in(speech)) for layer in adapter.layers]
+        pairs = [layer.cross_attention.keys_values(adapter.speech_in(speech.steps)) for layer in adapter.layers]
     keys, values = (torch.stack(part).numpy() for part in zip(*pairs, strict=True))
     return keys, values
 

@@ -54,9 +54,9 @@ def encoded(torch_model: Any, frames: Floats) -> tuple[Floats, Floats]:
     """Return keys and values of frames that are not normalised yet, by transformers' own forward pass."""
     mel = normalize_frames(frames, FEATURES)
     with torch.no_grad():
-        speech, _ = torch_model.encode(torch.from_numpy(mel)[None], torch.tensor([len(mel)]))
+        speech = torch_model.encode(torch.from_numpy(mel)[None], torch.tensor([len(mel)]))
         adapter = torch_model.connector
-        pairs = [layer.cross_attention.keys_values(adapter.speech_in(speech)) for layer in adapter.layers]
+        pairs = [layer.cross_attention.keys_values(adapter.speech_in(speech.steps)) for layer in adapter.layers]
     keys, values = (torch.stack(part).numpy() for part in zip(*pairs, strict=True))
     return keys, values
 
@@ -102,10 +102,10 @@ def test_the_end_drops_nothing_and_equals_the_offline_pass(
 def encoded_offline(torch_model: Any, samples: Floats) -> Floats:
     """Return all keys as training and offline decoding see them."""
     mel = torch.from_numpy(log_mel(samples, FEATURES))
-    speech, _ = torch_model.encode(mel[None], torch.tensor([len(mel)]))
+    speech = torch_model.encode(mel[None], torch.tensor([len(mel)]))
     layers = torch_model.connector.layers
     keys: Floats = torch.stack(
-        [layer.cross_attention.keys_values(torch_model.connector.speech_in(speech))[0] for layer in layers]
+        [layer.cross_attention.keys_values(torch_model.connector.speech_in(speech.steps))[0] for layer in layers]
     ).numpy()
     return keys
 

@@ -60,8 +60,8 @@ def simulate(
         The tokens, and (visible steps, token) of every attempt.
     """
     mel = torch.from_numpy(log_mel(samples, model.config.features))
-    speech, _ = torch_model.encode(mel[None], torch.tensor([mel.shape[0]]), lookahead)
-    source_steps = speech.shape[1]
+    speech = torch_model.encode(mel[None], torch.tensor([mel.shape[0]]), lookahead)
+    source_steps = speech.steps.shape[1]
     prompt = list(model.manifest.prompts["de-de"])
     text, floors, at_least = list(prompt), [], 0
     attempts = []
@@ -73,7 +73,7 @@ def simulate(
             source_steps=source_steps,
             at_least=np.array([*floors, at_least]),
         )
-        logits = torch_model(torch.tensor([text]), speech, torch.from_numpy(mask)[None])[0, -1]
+        logits = torch_model(torch.tensor([text]), speech, torch.from_numpy(mask)[None]).logits[0, -1]
         token, visible = int(logits.argmax()), int(mask[-1])
         attempts.append((visible, token))
         if token not in model.manifest.end_ids:

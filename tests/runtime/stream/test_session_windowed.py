@@ -80,12 +80,12 @@ def test_the_first_token_waits_for_the_right_context(bidirectional_model: Model,
 def test_offline_text_is_pytorchs(bidirectional_model: Model, bidirectional_torch_model: Any, speech: Floats) -> None:
     model, samples = recorded(bidirectional_model), speech[: 3 * 16000 + 77]
     mel = torch.from_numpy(log_mel(samples, model.config.features))
-    encoded, _ = bidirectional_torch_model.encode(mel[None], torch.tensor([len(mel)]))
+    encoded = bidirectional_torch_model.encode(mel[None], torch.tensor([len(mel)]))
     prompt = list(model.manifest.prompts["de-de"])
-    text, steps = list(prompt), encoded.shape[1]
+    text, steps = list(prompt), encoded.steps.shape[1]
     while len(text) - len(prompt) < steps + SPARE_TOKENS:
         visible = torch.tensor([[0] * (len(prompt) - 1) + [steps] * (len(text) - len(prompt) + 1)])
-        token = int(bidirectional_torch_model(torch.tensor([text]), encoded, visible)[0, -1].argmax())
+        token = int(bidirectional_torch_model(torch.tensor([text]), encoded, visible).logits[0, -1].argmax())
         if token in model.manifest.end_ids:
             break
         text.append(token)
