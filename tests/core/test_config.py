@@ -143,13 +143,29 @@ def test_a_cache_aware_encoder_has_none_of_them(model_config: Callable[..., Mode
     ("part", "change", "message"),
     [
         ("encoder", {"kind": None}, r"config\.encoder: kind is missing, expected one of chunked, windowed"),
-        ("encoder", {"kind": "conformer"}, r"config\.encoder\.kind: expected one of chunked, windowed, got str 'conformer'"),
-        ("encoder", {"kind": "cross_adapter"}, r"config\.encoder\.kind: expected one of chunked, windowed, got str 'cross_adapter'"),
+        (
+            "encoder",
+            {"kind": "conformer"},
+            r"config\.encoder\.kind: expected one of chunked, windowed, got str 'conformer'",
+        ),
+        (
+            "encoder",
+            {"kind": "cross_adapter"},
+            r"config\.encoder\.kind: expected one of chunked, windowed, got str 'cross_adapter'",
+        ),
         ("encoder", {"kind": 3}, r"config\.encoder\.kind: expected one of chunked, windowed, got int 3"),
         ("encoder", {"window": 375}, r"config\.encoder: unknown window; known are kind, network, left_context"),
-        ("encoder", {"kind": "windowed"}, r"config\.encoder: unknown left_context, lookaheads, default_lookahead; known"),
+        (
+            "encoder",
+            {"kind": "windowed"},
+            r"config\.encoder: unknown left_context, lookaheads, default_lookahead; known",
+        ),
         ("connector", {"kind": None}, r"config\.connector: kind is missing, expected one of cross_adapter"),
-        ("connector", {"kind": "prepend"}, r"config\.connector\.kind: expected one of cross_adapter, got str 'prepend'"),
+        (
+            "connector",
+            {"kind": "prepend"},
+            r"config\.connector\.kind: expected one of cross_adapter, got str 'prepend'",
+        ),
         ("connector", {"window": 4}, r"config\.connector: unknown window; known are kind, num_layers, width"),
         ("connector", {"widht": 3}, r"config\.connector: unknown widht; known are kind, num_layers, width"),
     ],

@@ -42,9 +42,7 @@ def test_what_is_refused(text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_graphs_belong_to_parts(
-    model_config: Configs, bidirectional_config: Configs, bidirectional: bool
-) -> None:
+def test_graphs_belong_to_parts(model_config: Configs, bidirectional_config: Configs, bidirectional: bool) -> None:
     config = bidirectional_config() if bidirectional else model_config()
     parts = {name: spec.part for name, spec in graph_specs(config).items()}
     assert parts == {WINDOW if bidirectional else ENCODER: "encoder", ADAPTER: "connector", LLM: "llm"}

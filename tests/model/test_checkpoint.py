@@ -113,10 +113,14 @@ def test_weights_that_do_not_fit(
         (
             lambda d: d.update(format_version=1),
             CheckpointError,
-            "bestow-edge-checkpoint 1, expected bestow-edge-checkpoint 2; make the checkpoint again with train or init$",
+            "-checkpoint 1, expected bestow-edge-checkpoint 2; make the checkpoint again with train or init$",
         ),
         (lambda d: d.update(format="x"), CheckpointError, "config.json is x 2, expected"),
-        (lambda d: d["model"].update(polizy=1), ConfigError, "config: unknown polizy; known are encoder, connector, llm"),
+        (
+            lambda d: d["model"].update(polizy=1),
+            ConfigError,
+            "config: unknown polizy; known are encoder, connector, llm",
+        ),
         (lambda d: d["model"]["connector"].update(width="64"), ConfigError, r"config\.connector\.width: expected int"),
         (lambda d: d["model"].update(pairs=["en-xx"]), PromptError, "language pair 'en-xx'"),
         (lambda d: d.pop("model"), ConfigError, "config: encoder is missing"),

@@ -175,4 +175,6 @@ def test_dropout_works_in_training_only() -> None:
     with torch.no_grad():
         assert torch.equal(through(adapter, embeddings, speech, VISIBLE), through(adapter, embeddings, speech, VISIBLE))
         adapter.train()
-        assert not torch.equal(through(adapter, embeddings, speech, VISIBLE), through(adapter, embeddings, speech, VISIBLE))
+        assert not torch.equal(
+            through(adapter, embeddings, speech, VISIBLE), through(adapter, embeddings, speech, VISIBLE)
+        )
