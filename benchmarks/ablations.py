@@ -171,7 +171,7 @@ def start_of(adapter: dict[str, Any], options: argparse.Namespace, directory: Pa
     trained = load_checkpoint(start)
     width = {"width": trained.config.connector.width, "num_heads": trained.config.connector.num_heads}
     torch.manual_seed(0)
-    model = SpeechModel.from_config(replace(trained.config, adapter=CrossAdapterConfig(**(width | adapter))))
+    model = SpeechModel.from_config(replace(trained.config, connector=CrossAdapterConfig(**(width | adapter))))
     model.encoder.load_state_dict(trained.encoder.state_dict())
     model.llm.load_state_dict(trained.llm.state_dict())
     save_checkpoint(model, (start / TOKENIZER_FILE).read_text(encoding="utf-8"), directory)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.specs.chunked import ChunkedConfig
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 from bestow_edge.training.data.corpora.mixture import Corpora
 from bestow_edge.training.data.corpora.shards import write_shards
@@ -57,8 +58,13 @@ def row(source: SourceRecipe, buckets: int, augment: AugmentRecipe, args: argpar
     stage = StageRecipe(name="bench", steps=args.batches, batch_s=args.batch_s, learning_rate=1.0, streaming=0.5)
     corpora = Corpora(data, [stage], PAIRS, args.manifest.parent)
     tokenizer = train_tokenizer(corpora.texts(), PAIRS, 1024)
-    sizes = {"model_type": "any", "hidden_size": 8}
-    config = ModelConfig(encoder=sizes, llm=sizes, adapter=CrossAdapterConfig(), pairs=PAIRS, chat=CHAT)
+    config = ModelConfig(
+        encoder=ChunkedConfig(network={"model_type": "nemotron_asr_streaming_encoder", "hidden_size": 8}),
+        connector=CrossAdapterConfig(),
+        llm={"model_type": "any", "hidden_size": 8},
+        pairs=PAIRS,
+        chat=CHAT,
+    )
     maker = ExampleMaker(config, tokenizer, stage, tokenizer.token_to_id(END))
     dataset = corpora.dataset(maker, dev=False, num_batches=args.batches, seed=1)
     plan = dataset.batches[0].plan

@@ -247,7 +247,7 @@ def llm_alone(args: argparse.Namespace) -> Callable[[Written], str]:
         prompt = len(tokens)
         while len(tokens) < prompt + MOST_TOKENS:
             ids = torch.tensor([tokens])
-            best = int(model(ids, silence, torch.zeros_like(ids))[0, -1].argmax())  # sees the null frame alone
+            best = int(model(ids, silence, torch.zeros_like(ids)).logits[0, -1].argmax())  # sees the null frame alone
             if best == model.config.llm["eos_token_id"]:
                 break
             tokens.append(best)

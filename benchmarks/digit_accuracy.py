@@ -129,13 +129,14 @@ def torch_reference(checkpoint: Path, threads: int) -> Callable[[Item, str], str
     def transcribe(item: Item, pair: str) -> str:
         prompt = tokenizer.encode(prompt_text(parse_pair(pair), model.config.chat), add_special_tokens=False).ids
         mel = torch.from_numpy(log_mel(item.waveform, model.config.features))[None]
-        speech, steps = model.encode(mel, torch.tensor([mel.shape[1]]))
-        tokens, num_steps = list(prompt), int(steps)
+        speech = model.encode(mel, torch.tensor([mel.shape[1]]))
+        tokens, num_steps = list(prompt), int(speech.lens)
         while len(tokens) < len(prompt) + num_steps + 8:
             visible = visible_steps(
                 Offline(), prompt_tokens=len(prompt), text_tokens=len(tokens), source_steps=num_steps
             )
-            best = int(model(torch.tensor([tokens]), speech, torch.from_numpy(visible)[None])[0, -1].argmax())
+            logits = model(torch.tensor([tokens]), speech, torch.from_numpy(visible)[None]).logits
+            best = int(logits[0, -1].argmax())
             if best == model.config.llm["eos_token_id"]:
                 break
             tokens.append(best)

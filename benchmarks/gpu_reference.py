@@ -28,15 +28,12 @@ from accelerate import init_empty_weights
 from rivals.random_checkpoint import model_config, random_weights
 from torch import Tensor, nn
 
-from bestow_edge.core.graphs import graph_specs
 from bestow_edge.core.specs.chunked import GRAPH as ENCODER
 from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
 from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.core.tensors import GraphSpec
-from bestow_edge.export.graphs.chunked import EncoderChunk
-from bestow_edge.export.graphs.cross_adapter import AdapterStep
-from bestow_edge.export.graphs.llm import llm_step
-from bestow_edge.export.parity import cases, torch_reference
+from bestow_edge.export.graphs.base import GraphSource, graph_sources
+from bestow_edge.export.parity import torch_reference
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.runtime.records.golden import relative_error
 
@@ -59,17 +56,14 @@ def load(*, tiny: bool) -> SpeechModel:
 
 
 @contextmanager
-def part(model: SpeechModel, spec: GraphSpec) -> Iterator[nn.Module]:
+def part(model: SpeechModel, source: GraphSource) -> Iterator[nn.Module]:
     """Yield what a graph is traced from, float32 on the CPU."""
     embedding = model.llm.get_input_embeddings()
     owners = {ENCODER: (model.encoder, model.connector), ADAPTER: (model.connector, embedding), LLM: (model.llm,)}
-    for owner in owners[spec.name]:
+    for owner in owners[source.spec.name]:
         owner.to("cpu", torch.float32)
-    if spec.name == LLM:
-        with llm_step(model.llm) as step:
-            yield step
-    else:
-        yield (EncoderChunk if spec.name == ENCODER else AdapterStep)(model).eval()
+    with source.build(model) as module:
+        yield module
 
 
 def to_bfloat16(module: nn.Module, device: torch.device) -> None:
@@ -115,9 +109,10 @@ def captured(run: Callable[[], object], device: torch.device) -> Callable[[], ob
     return graph.replay
 
 
-def measure(module: nn.Module, spec: GraphSpec, model: SpeechModel, device: torch.device, runs: int) -> Iterator[Row]:
+def measure(module: nn.Module, source: GraphSource, device: torch.device, runs: int) -> Iterator[Row]:
     """Compare a part with itself in float32 and time it."""
-    wanted = [(case, feeds) for case, feeds in cases(spec, model.config) if chosen(case, spec)]
+    spec = source.spec
+    wanted = [(case, feeds) for case, feeds in source.cases() if chosen(case, spec)]
     reference = torch_reference(module, spec)
     expected = {case: reference(feeds) for case, feeds in wanted}
     to_bfloat16(module, device)
@@ -173,9 +168,9 @@ def main() -> int:
         return 0
     model, rows = load(tiny=args.tiny), []
     with torch.no_grad():
-        for spec in graph_specs(model.config).values():
-            with part(model, spec) as module:
-                rows += list(measure(module, spec, model, device, args.runs))
+        for source in graph_sources(model.config).values():
+            with part(model, source) as module:
+                rows += list(measure(module, source, device, args.runs))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
     record = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "tiny": args.tiny, "rows": rows}
     print(f"{name}, PyTorch {torch.__version__}, bfloat16; CUDA graphs: {'yes' if device.type == 'cuda' else 'no GPU'}")

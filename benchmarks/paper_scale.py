@@ -35,6 +35,7 @@ from bestow_edge.core.config import FeatureConfig
 from bestow_edge.core.errors import BestowEdgeError
 from bestow_edge.core.policy import WaitK
 from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.core.specs.chunked import ChunkedConfig
 from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.core.utterances import read_manifest as read_recordings
 from bestow_edge.evaluation.report.hardware import describe_machine, usable_cores, versions
@@ -44,7 +45,7 @@ from bestow_edge.runtime.audio.files import read_audio
 RIVALS = Path(__file__).parent / "rivals"
 LOOKAHEADS = (13, 6, 1, 0)
 POLICY = WaitK(k=6, l=4)
-STEP_S = FeatureConfig().step_s
+STEP_S = ChunkedConfig.frames_per_step * FeatureConfig().frame_s
 PREPENDED_S = (15, 30, 60, 120)  # audio
 LONG_S = (10, 600)  # audio
 PROMPTS_S = 15.0  # audio

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from bestow_edge.core.config import FeatureConfig
 from bestow_edge.core.policy import Offline, Policy, WaitK, visible_steps
+from bestow_edge.core.specs.chunked import ChunkedConfig
 
-STEP_S = FeatureConfig().step_s
+STEP_S = ChunkedConfig.frames_per_step * FeatureConfig().frame_s
 NUM_STEPS = 42  # encoder steps of the utterance: three chunks of look-ahead 13
 NUM_TOKENS = 8
 

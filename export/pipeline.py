@@ -7,7 +7,7 @@ any point leaves nothing behind.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from math import prod
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
 from bestow_edge.core.bundle import (
     GOLDEN_FILE,
@@ -38,7 +38,7 @@ from bestow_edge.core.prompts import parse_pair, prompt_text
 from bestow_edge.core.tensors import GraphSpec, Target
 from bestow_edge.export.agreement import LEAST_AGREEMENT, agreement, answer, read_recordings
 from bestow_edge.export.graphs.base import GraphSource, graph_sources
-from bestow_edge.export.parity import compare, expected_outputs
+from bestow_edge.export.parity import Expected, compare, expected_outputs
 from bestow_edge.export.precision import parse_precisions
 from bestow_edge.export.rewriting.float16 import to_half
 from bestow_edge.export.rewriting.fusion import fuse
@@ -54,6 +54,7 @@ from bestow_edge.runtime.records.golden import record_golden
 
 TOOLS = ("bestow-edge", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
 Progress = Callable[[str], None]
+Trace = Callable[[nn.Module, GraphSpec, Sequence[Tensor]], ir.Model]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ def export_bundle(
     check: Check = Check(),
     force: bool = False,
     progress: Progress,
+    trace: Trace = trace_graph,
 ) -> ExportResult:
     """Export a checkpoint.
 
@@ -96,7 +98,8 @@ def export_bundle(
         precision: of the graphs' weights, see `parse_precisions`; None takes the default of each part.
         check: how decisions are compared with fp32.
         force: replace a bundle that is there.
-        progress: told what is being done, a few words at a time.
+        progress: called with a few words at the start of each step.
+        trace: makes a float32 graph of a module, as `trace_graph` does.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
@@ -120,7 +123,10 @@ def export_bundle(
                 wanted = chosen[source.spec.part]
                 with load_part(model, checkpoint, source.weights), source.build(model) as module:
                     sizes[name] = sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
-                    parity += _export_graph(module, source, manifest, (Path(full), partial), wanted, progress)
+                    progress(f"{name}: tracing")
+                    graph = trace(module, source.spec, sample_inputs(source.spec))
+                    expected = expected_outputs(module, source)
+                    parity += _export_graph(graph, source, expected, manifest, (Path(full), partial), wanted, progress)
                 graphs[name] = GraphEntry(file=f"{name}.onnx", precision=wanted)
             manifest = replace(manifest, graphs=graphs, parity=tuple(parity))
             if set(chosen.values()) != {"fp32"}:
@@ -140,8 +146,9 @@ def _weights(checkpoint: Path, prefixes: tuple[str, ...]) -> int:
 
 
 def _export_graph(
-    module: nn.Module,
+    graph: ir.Model,
     source: GraphSource,
+    expected: Expected,
     manifest: BundleManifest,
     directories: tuple[Path, Path],
     precision: Precision,
@@ -150,9 +157,6 @@ def _export_graph(
     """Write a graph to the first directory in fp32, and to the second as it goes into the bundle."""
     spec = source.spec
     full, path = (directory / f"{spec.name}.onnx" for directory in directories)
-    expected = expected_outputs(module, source)
-    progress(f"{spec.name}: tracing")
-    graph = trace_graph(module, spec, sample_inputs(spec))
     fuse(graph, manifest.target)
     progress(f"{spec.name}: writing float32")
     save_graph(graph, full)

@@ -181,12 +181,10 @@ def tiny_bundle(
     tiny_checkpoint: Path, traced_once: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Directory of the fp32 bundle of `tiny_checkpoint`."""
-    from bestow_edge.export import pipeline
+    from bestow_edge.export.pipeline import export_bundle
 
     directory = tmp_path_factory.mktemp("bundle") / "tiny"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "trace_graph", traced_once)
-        pipeline.export_bundle(tiny_checkpoint, directory, precision="fp32", progress=lambda _: None)
+    export_bundle(tiny_checkpoint, directory, precision="fp32", progress=lambda _: None, trace=traced_once)
     return directory
 
 
@@ -195,13 +193,11 @@ def tensorrt_bundle(
     tiny_checkpoint: Path, traced_once: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Directory of the float16 bundle of `tiny_checkpoint` that TensorRT reads."""
-    from bestow_edge.export import pipeline
+    from bestow_edge.export.pipeline import Check, export_bundle
 
     directory = tmp_path_factory.mktemp("bundle") / "tensorrt"
-    check = pipeline.Check(least=0.5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "trace_graph", traced_once)
-        pipeline.export_bundle(tiny_checkpoint, directory, target="tensorrt", check=check, progress=lambda _: None)
+    options: dict[str, Any] = {"target": "tensorrt", "check": Check(least=0.5), "progress": lambda _: None}
+    export_bundle(tiny_checkpoint, directory, **options, trace=traced_once)
     return directory
 
 

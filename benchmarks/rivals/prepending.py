@@ -19,12 +19,14 @@ import report
 
 from bestow_edge.core.bundle import BundleManifest, read_manifest
 from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
+from bestow_edge.core.specs.cross_adapter import KEYS, VALUES, cross_adapter
 from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.core.tensors import CACHE
-from bestow_edge.runtime.decoders.cross_adapter import CachedGraph, TextDecoder, empty_memory
+from bestow_edge.runtime.decoders.base import open_decoder
+from bestow_edge.runtime.decoders.cached_graph import CachedGraph
 from bestow_edge.runtime.devices.base import Graph
 from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
-from bestow_edge.runtime.encoders.chunked import SpeechSteps
+from bestow_edge.runtime.encoders.base import SpeechSteps
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 FLOAT_BYTES = 4
@@ -76,13 +78,12 @@ class CrossAttended:
 
     def __init__(self, manifest: BundleManifest, graphs: dict[str, Graph], steps: int) -> None:
         """Hear that many steps of speech, and run the prompt."""
-        adapter = manifest.model.connector
-        memory = empty_memory(graphs[ADAPTER], manifest)
+        adapter = cross_adapter(manifest.model)
         shape = (adapter.num_layers, 1, adapter.num_heads, steps, adapter.head_dim)
         keys, values = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
         prompt = manifest.prompts[manifest.model.pairs[0]]
-        self._decoder = TextDecoder(graphs[ADAPTER], graphs[LLM], manifest, [prompt], memory)
-        memory.write(SpeechSteps(keys, values, 0))
+        self._decoder = open_decoder(graphs, manifest, [prompt])
+        self._decoder.hear(SpeechSteps({KEYS: keys, VALUES: values}, 0, steps))
         self._visible, self._adapter = steps, adapter
 
     def first(self) -> None:

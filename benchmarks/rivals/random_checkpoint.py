@@ -23,6 +23,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig
 
 from bestow_edge.core.config import FeatureConfig, ModelConfig, SegmentConfig
+from bestow_edge.core.specs.chunked import ChunkedConfig
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import save_checkpoint
@@ -67,9 +68,9 @@ def model_config(*, most_tokens: int, tiny: bool) -> ModelConfig:
         "pad_token_id": 0,
     }
     return ModelConfig(
-        encoder=whole_config("nemotron_asr_streaming_encoder", **encoder),
+        encoder=ChunkedConfig(network=whole_config("nemotron_asr_streaming_encoder", **encoder)),
+        connector=ADAPTER[tiny],
         llm=whole_config("llama", **llm),
-        adapter=ADAPTER[tiny],
         features=FeatureConfig(num_mel_bins=MEL_BINS),
         segments=SegmentConfig(max_tokens=most_tokens),
         chat=CHAT,
@@ -121,7 +122,7 @@ def main() -> None:
     save_checkpoint(model, made_up_tokenizer(VOCAB[args.tiny]).to_str(), args.out)
     parts = {
         part: sum(weight.numel() for weight in getattr(model, part).parameters())
-        for part in ("encoder", "adapter", "llm")
+        for part in ("encoder", "connector", "llm")
     }
     print(json.dumps({"weights": sum(parts.values()), **parts}))
 

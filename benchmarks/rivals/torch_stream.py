@@ -27,8 +27,7 @@ from transformers import DynamicCache, StaticCache
 from bestow_edge.core.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE
 from bestow_edge.core.features import feed_features, finish_features, initial_feature_state
 from bestow_edge.core.policy import WaitK
-from bestow_edge.core.specs.chunked import FIRST_FRAME
-from bestow_edge.export.graphs.chunked import cross_attentions, project_speech
+from bestow_edge.core.specs.chunked import FIRST_FRAME, ChunkedConfig
 from bestow_edge.export.graphs.cross_adapter import AdapterStep
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import skeleton
@@ -37,6 +36,7 @@ from bestow_edge.training.data.tokens import prompt_ids
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PAST_TOKENS = 100  # in the LLM's cache where its step is timed
 TRIAL_CHUNKS, TRIAL_STEPS = 5, 10
+FRAMES_PER_STEP = ChunkedConfig.frames_per_step
 BLOCK = 1280  # samples heard at once, 80 ms
 
 
@@ -106,7 +106,9 @@ class TextCaches:
 
 def chunk_ms(model: SpeechModel, lookahead: int) -> float:
     """Time a chunk of the encoder, ms."""
-    frames = torch.zeros(1, (lookahead + 1) * SUBSAMPLING, model.config.features.num_mel_bins, dtype=dtype_of(model))
+    frames = torch.zeros(
+        1, (lookahead + 1) * FRAMES_PER_STEP, model.config.features.num_mel_bins, dtype=dtype_of(model)
+    )
     caches = EncoderCaches(model.encoder)
     return report.median(report.times_ms(lambda: caches.encode(model.encoder, frames, lookahead), TRIAL_CHUNKS))
 
@@ -155,15 +157,15 @@ def chunks_of(waveform: np.ndarray, model: SpeechModel, lookahead: int) -> Itera
     """Yield mel frames chunk by chunk as the waveform is heard, (1, frames, mel_bins); the last may be shorter."""
     features, state = model.config.features, initial_feature_state(model.config.features)
     waiting = np.zeros((0, features.num_mel_bins), np.float32)
-    size = (lookahead + 1) * SUBSAMPLING - FIRST_FRAME  # the first chunk pads itself
+    size = (lookahead + 1) * FRAMES_PER_STEP - FIRST_FRAME  # the first chunk pads itself
     for start in range(0, waveform.size, BLOCK):
         frames, state = feed_features(waveform[start : start + BLOCK], state, features)
         waiting = np.concatenate([waiting, frames])
         while waiting.shape[0] >= size:
             yield torch.from_numpy(waiting[None, :size].copy()).to(dtype_of(model))
-            waiting, size = waiting[size:], (lookahead + 1) * SUBSAMPLING
+            waiting, size = waiting[size:], (lookahead + 1) * FRAMES_PER_STEP
     waiting = np.concatenate([waiting, finish_features(state, features)])
-    whole = waiting.shape[0] // SUBSAMPLING * SUBSAMPLING
+    whole = waiting.shape[0] // FRAMES_PER_STEP * FRAMES_PER_STEP
     if whole:
         yield torch.from_numpy(waiting[None, :whole].copy()).to(dtype_of(model))
 
@@ -178,7 +180,7 @@ def stream(
     most: int,
 ) -> dict[str, float]:
     """Hear a waveform and write `most` tokens; return what it took."""
-    step, projections = AdapterStep(model), cross_attentions(model)
+    step = AdapterStep(model)
     steps = waveform.size // (BLOCK // 2)  # more than there will be
     started = time.perf_counter()
     caches, text = EncoderCaches(model.encoder), TextCaches(model, step, choice.cache, len(prompt) + most, steps)
@@ -186,7 +188,7 @@ def stream(
     token, written, chunks = prompt[-1], 0, 0
     for frames in chunks_of(waveform, model, lookahead):
         encoded = caches.encode(model.encoder, frames, lookahead).to(model.llm.dtype)
-        text.hear(*project_speech(model.connector.speech_in, projections, encoded))
+        text.hear(*model.connector.hand_over(encoded))
         chunks += 1
         while written < most and policy.steps_needed(written) <= text.heard:
             token, written = text.write([token], policy.steps_needed(written)), written + 1

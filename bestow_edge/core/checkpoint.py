@@ -34,7 +34,8 @@ def load_config(directory: Path) -> ModelConfig:
     document = read_json(directory / CONFIG_FILE)
     if document.get("format") != FORMAT or document.get("format_version") != FORMAT_VERSION:
         got = f"{document.get('format')} {document.get('format_version')}"
-        raise CheckpointError(f"{directory}: config.json is {got}, expected {FORMAT} {FORMAT_VERSION}")
+        expected = f"{FORMAT} {FORMAT_VERSION}; make the checkpoint again with train or init"
+        raise CheckpointError(f"{directory}: config.json is {got}, expected {expected}")
     config = ModelConfig.from_dict(document.get("model", {}))
     for pair in config.pairs:
         parse_pair(pair)

@@ -46,10 +46,12 @@ def decode(cls: type[T], values: object, where: str) -> T:
 
 def _kind_of(cls: Any, values: Mapping[str, object], where: str) -> Any:  # Any: classes with `kinds` share no type
     """Return the class that the field `kind` names: one of a tagged union, whose base lists them in `kinds()`."""
-    kinds = cls.kinds()
-    if (kind := values.get("kind")) not in kinds:
-        got = "kind is missing" if kind is None else f"kind {_shown(kind)}"
-        raise ConfigError(f"{where}: {got}, expected one of {', '.join(kinds)}")
+    kinds, kind = cls.kinds(), values.get("kind")
+    expected = f"expected one of {', '.join(kinds)}"
+    if kind is None:
+        raise ConfigError(f"{where}: kind is missing, {expected}")
+    if kind not in tuple(kinds):
+        raise ConfigError(f"{where}.kind: {expected}, got {_shown(kind)}")
     return kinds[kind]
 
 

@@ -57,8 +57,12 @@ def test_no_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format_version=1), "format bestow-edge-bundle 1, expected bestow-edge-bundle 4"),
-        (lambda d: d.update(format="other"), "format other 4, expected"),
+        (lambda d: d.update(format_version=1), "format bestow-edge-bundle 1, expected bestow-edge-bundle 5"),
+        (
+            lambda d: d.update(format_version=4),
+            r"bundle\.json: format bestow-edge-bundle 4, expected bestow-edge-bundle 5; export the checkpoint again$",
+        ),
+        (lambda d: d.update(format="other"), "format other 5, expected"),
         (lambda d: d.pop("format_version"), "format bestow-edge-bundle None, expected"),
     ],
 )
@@ -81,7 +85,7 @@ def test_another_version(bundle: Path, change: Callable[[Document], object], mes
         ),
         (lambda d: d["files"][1].pop("sha256"), r"files\[1\]: sha256 is missing"),
         (lambda d: d["graphs"].pop(ADAPTER), "no entry for graph adapter_step; export the checkpoint again"),
-        (lambda d: d["model"]["encoder"].pop("num_attention_heads"), "num_attention_heads"),
+        (lambda d: d["model"]["encoder"]["network"].pop("num_attention_heads"), "num_attention_heads"),
         (lambda d: d["model"]["llm"].pop("vocab_size"), "vocab_size"),
     ],
 )

@@ -19,6 +19,21 @@ LLM = {"model_type": "llama", "hidden_size": 48}
 PER_FEATURE = FeatureConfig(normalize="per_feature")
 
 
+def chunked(**values: Any) -> ChunkedConfig:
+    """Return a cache-aware encoder."""
+    return ChunkedConfig(**({"network": ENCODER} | values))
+
+
+def windowed(**values: Any) -> WindowedConfig:
+    """Return a bidirectional encoder."""
+    return WindowedConfig(**({"network": PARAKEET} | values))
+
+
+def model(**values: Any) -> ModelConfig:
+    """Return a model with a cache-aware encoder."""
+    return ModelConfig(**({"encoder": chunked(), "llm": LLM, "connector": CrossAdapterConfig()} | values))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -28,33 +43,36 @@ PER_FEATURE = FeatureConfig(normalize="per_feature")
         (lambda: CrossAdapterConfig(width=10, num_heads=4), "width 10 is not a multiple of num_heads 4"),
         (lambda: CrossAdapterConfig(num_heads=0), "must be at least 1"),
         (lambda: CrossAdapterConfig(text_mixer="lstm", num_layers=2), "set num_layers: 1"),
-        (lambda: ChunkedConfig(left_context=0), "left_context must be at least 1, got 0"),
-        (lambda: ChunkedConfig(default_lookahead=5), r"default_lookahead 5 is not in \(13, 6, 1, 0\)"),
-        (lambda: ChunkedConfig(lookaheads=(13, 3)), "chunk of 4 steps does not divide left_context 70"),
-        (lambda: ChunkedConfig(lookaheads=(13, -1)), "chunk of 0 steps"),
-        (lambda: WindowedConfig(block=0), "block must be at least 1 and right_context at least 0, got block=0"),
-        (lambda: WindowedConfig(right_context=-1), "got block=4, right_context=-1"),
-        (lambda: WindowedConfig(window=16), r"window 16 is below block \+ right_context, which are 17"),
+        (lambda: chunked(left_context=0), "left_context must be at least 1, got 0"),
+        (lambda: chunked(default_lookahead=5), r"default_lookahead 5 is not in \(13, 6, 1, 0\)"),
+        (lambda: chunked(lookaheads=(13, 3)), "chunk of 4 steps does not divide left_context 70"),
+        (lambda: chunked(lookaheads=(13, -1)), "chunk of 0 steps"),
+        (lambda: windowed(block=0), "block must be at least 1 and right_context at least 0, got block=0"),
+        (lambda: windowed(right_context=-1), "got block=4, right_context=-1"),
+        (lambda: windowed(window=16), r"window 16 is below block \+ right_context, which are 17"),
         (
-            lambda: ModelConfig(encoder=ENCODER, llm=LLM, adapter=CrossAdapterConfig(), bidirectional=WindowedConfig()),
-            "bidirectional: encoder nemotron_asr_streaming_encoder is not bidirectional; remove this field",
+            lambda: windowed(network=ENCODER),
+            "encoder: model_type 'nemotron_asr_streaming_encoder' is not one of kind windowed: parakeet_encoder",
         ),
         (
-            lambda: ModelConfig(encoder=ENCODER, llm=LLM, adapter=CrossAdapterConfig(), features=PER_FEATURE),
-            "normalize 'per_feature' needs all frames at once, but encoder nemotron.* hears them chunk by chunk; set",
+            lambda: chunked(network=PARAKEET),
+            "encoder: model_type 'parakeet_encoder' is not one of kind chunked: nemotron_asr_streaming_encoder",
+        ),
+        (lambda: chunked(network=ENCODER | {"subsampling_factor": 4}), "subsampling_factor 4; only 8 is supported"),
+        (
+            lambda: chunked(network=ENCODER | {"sliding_window": 70}),
+            "network has sliding_window 70, left_context needs 71",
+        ),
+        (
+            lambda: model(features=PER_FEATURE),
+            "normalize 'per_feature' needs all frames at once, but encoder chunked hears them chunk by chunk; set",
         ),
         (lambda: PolicyConfig(k=0), "k and l must be at least 1, got k=0, l=4"),
         (lambda: PolicyConfig(l=0), "got k=6, l=0"),
+        (lambda: chunked(network={"hidden_size": 1}), "encoder: transformers"),
+        (lambda: model(llm={"model_type": "llama"}), "llm: transfor"),
         (
-            lambda: ModelConfig(encoder={"hidden_size": 1}, llm=LLM, adapter=CrossAdapterConfig()),
-            "encoder: transformers",
-        ),
-        (
-            lambda: ModelConfig(encoder=ENCODER, llm={"model_type": "llama"}, adapter=CrossAdapterConfig()),
-            "llm: transfor",
-        ),
-        (
-            lambda: ModelConfig(encoder=ENCODER | {"num_mel_bins": 128}, llm=LLM, adapter=CrossAdapterConfig()),
+            lambda: model(encoder=chunked(network=ENCODER | {"num_mel_bins": 128})),
             "80 mel bins, but the encoder takes 128",
         ),
     ],
@@ -67,8 +85,8 @@ def test_bad_values_are_refused(make: Callable[[], object], message: str) -> Non
 def test_defaults_are_the_papers() -> None:
     assert (CrossAdapterConfig().num_layers, CrossAdapterConfig().head_dim) == (2, 128)
     assert (PolicyConfig().k, PolicyConfig().l) == (6, 4)
-    assert FeatureConfig().step_s == pytest.approx(0.08)
-    assert ChunkedConfig().max_chunk_steps == 14
+    assert model().step_s == pytest.approx(0.08)
+    assert chunked().max_chunk_steps == 14
 
 
 def test_config_survives_json(model_config: Callable[..., ModelConfig]) -> None:
@@ -76,9 +94,10 @@ def test_config_survives_json(model_config: Callable[..., ModelConfig]) -> None:
     text = json.dumps(config.to_dict())
     again = ModelConfig.from_dict(json.loads(text))
     assert json.dumps(again.to_dict()) == text
-    assert again.adapter == config.connector
+    assert again.connector == config.connector
     assert again.pairs == config.pairs
-    assert again.streaming.lookaheads == (13, 6, 1, 0)
+    assert isinstance(again.encoder, ChunkedConfig)
+    assert again.encoder.lookaheads == again.encoder.right_contexts == (13, 6, 1, 0)
 
 
 def test_configs_of_models_without_questions_are_still_read(model_config: Callable[..., ModelConfig]) -> None:
@@ -89,35 +108,72 @@ def test_configs_of_models_without_questions_are_still_read(model_config: Callab
 
 
 def test_a_bidirectional_encoder_has_its_sizes_recorded() -> None:
-    config = ModelConfig(encoder=PARAKEET, llm=LLM, adapter=CrossAdapterConfig(), features=PER_FEATURE)
-    assert config.bidirectional == WindowedConfig(block=4, right_context=13, window=375)
-    assert config.encoder.default_right_context == 13
+    config = model(encoder=windowed(), features=PER_FEATURE)
+    assert config.encoder == windowed(block=4, right_context=13, window=375)
+    assert config.encoder.right_contexts == (13,)
     values = json.loads(json.dumps(config.to_dict()))
-    assert values["bidirectional"] == {"block": 4, "right_context": 13, "window": 375}
+    assert values["encoder"] == {
+        "kind": "windowed",
+        "network": PARAKEET,
+        "block": 4,
+        "right_context": 13,
+        "window": 375,
+    }
     assert values["features"]["normalize"] == "per_feature"
     assert ModelConfig.from_dict(values) == config
-    values["bidirectional"] = {"block": 2, "right_context": 5}
-    assert ModelConfig.from_dict(values).right_context == 5
-    values["bidirectional"] = {"blok": 2}
-    with pytest.raises(
-        ConfigError, match=r"config\.bidirectional: unknown blok; known are block, right_context, window"
-    ):
+    values["encoder"] = {"kind": "windowed", "network": PARAKEET, "block": 2, "right_context": 5}
+    assert ModelConfig.from_dict(values).encoder.default_right_context == 5
+    values["encoder"]["blok"] = 2
+    known = "kind, network, block, right_context, window"
+    with pytest.raises(ConfigError, match=rf"config\.encoder: unknown blok; known are {known}"):
         ModelConfig.from_dict(values)
-    values["bidirectional"], values["features"]["normalize"] = None, "per_channel"
+    del values["encoder"]["blok"]
+    values["features"]["normalize"] = "per_channel"
     with pytest.raises(ConfigError, match=r"config\.features\.normalize: expected one of none, per_feature"):
         ModelConfig.from_dict(values)
 
 
-def test_a_cache_aware_encoder_has_none(model_config: Callable[..., ModelConfig]) -> None:
+def test_a_cache_aware_encoder_has_none_of_them(model_config: Callable[..., ModelConfig]) -> None:
     config = model_config()
-    assert (config.bidirectional, config.encoder.default_right_context) == (None, 13)
-    assert config.to_dict()["bidirectional"] is None
+    assert config.encoder.default_right_context == 13
+    assert not {"block", "right_context", "window"} & config.to_dict()["encoder"].keys()
 
 
-def test_unknown_key_of_a_config_is_an_error(model_config: Callable[..., ModelConfig]) -> None:
-    values: dict[str, Any] = model_config().to_dict()
-    values["adapter"]["widht"] = 3
-    with pytest.raises(ConfigError, match=r"config\.adapter: unknown widht; known are num_layers, width"):
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("encoder", {"kind": None}, r"config\.encoder: kind is missing, expected one of chunked, windowed"),
+        (
+            "encoder",
+            {"kind": "conformer"},
+            r"config\.encoder\.kind: expected one of chunked, windowed, got str 'conformer'",
+        ),
+        (
+            "encoder",
+            {"kind": "cross_adapter"},
+            r"config\.encoder\.kind: expected one of chunked, windowed, got str 'cross_adapter'",
+        ),
+        ("encoder", {"kind": 3}, r"config\.encoder\.kind: expected one of chunked, windowed, got int 3"),
+        ("encoder", {"window": 375}, r"config\.encoder: unknown window; known are kind, network, left_context"),
+        (
+            "encoder",
+            {"kind": "windowed"},
+            r"config\.encoder: unknown left_context, lookaheads, default_lookahead; known",
+        ),
+        ("connector", {"kind": None}, r"config\.connector: kind is missing, expected one of cross_adapter"),
+        (
+            "connector",
+            {"kind": "prepend"},
+            r"config\.connector\.kind: expected one of cross_adapter, got str 'prepend'",
+        ),
+        ("connector", {"window": 4}, r"config\.connector: unknown window; known are kind, num_layers, width"),
+        ("connector", {"widht": 3}, r"config\.connector: unknown widht; known are kind, num_layers, width"),
+    ],
+)
+def test_an_encoder_or_connector_is_read_by_its_kind(part: str, change: dict[str, Any], message: str) -> None:
+    values: dict[str, Any] = json.loads(json.dumps(model().to_dict()))
+    values[part] = {key: value for key, value in (values[part] | change).items() if value is not None}
+    with pytest.raises(ConfigError, match=message):
         ModelConfig.from_dict(values)
 
 

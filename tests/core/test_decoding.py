@@ -1,5 +1,7 @@
 """Strict decoding of configs: every wrong field is one clear error that names its path."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,6 +27,43 @@ class Outer:
     limit: int | None = None
     flag: bool = False
     free: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape(ABC):
+    kind: str
+
+    @classmethod
+    def kinds(cls) -> Mapping[str, type["Shape"]]:
+        return {"circle": Circle, "square": Square}
+
+    @abstractmethod
+    def area(self) -> float: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circle(Shape):
+    radius: float
+    kind: Literal["circle"] = "circle"
+
+    def area(self) -> float:
+        return 3 * self.radius**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(Shape):
+    side: float
+    kind: Literal["square"] = "square"
+
+    def area(self) -> float:
+        return self.side**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    shape: Shape
+    others: tuple[Shape, ...] = ()
+    frame: Shape | None = None
 
 
 GOOD: dict[str, Any] = {"name": "a", "mode": "fast", "inner": {"size": 3}}
@@ -85,3 +124,28 @@ def test_long_values_are_cut() -> None:
     with pytest.raises(ConfigError) as caught:
         decode(Inner, {"size": "x" * 1000}, "config")
     assert len(str(caught.value)) < 120
+
+
+def test_a_tagged_union_is_read_by_its_kind() -> None:
+    values = {"shape": {"kind": "circle", "radius": 2}, "others": [{"kind": "square", "side": 3}], "frame": None}
+    got = decode(Drawing, values, "config")
+    assert got == Drawing(shape=Circle(radius=2.0), others=(Square(side=3.0),), frame=None)
+    assert decode(Drawing, values | {"frame": {"kind": "square", "side": 1}}, "config").frame == Square(side=1.0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"radius": 2}, r"^config\.shape: kind is missing, expected one of circle, square$"),
+        ({"kind": None}, r"^config\.shape: kind is missing, expected one of circle, square$"),
+        ({"kind": "oval"}, r"^config\.shape\.kind: expected one of circle, square, got str 'oval'$"),
+        ({"kind": ["circle"]}, r"^config\.shape\.kind: expected one of circle, square, got list"),
+        ({"kind": "circle", "side": 2}, r"^config\.shape: unknown side; known are kind, radius$"),
+        ({"kind": "circle"}, r"^config\.shape: radius is missing$"),
+        ({"kind": "circle", "radius": "2"}, r"^config\.shape\.radius: expected float, got str '2'$"),
+        ("circle", r"^config\.shape: expected a mapping, got str 'circle'$"),
+    ],
+)
+def test_a_wrong_tagged_union_says_what_it_got_and_what_was_expected(shape: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        decode(Drawing, {"shape": shape}, "config")

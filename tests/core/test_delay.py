@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bestow_edge.core.config import FeatureConfig, ModelConfig, PolicyConfig
-from bestow_edge.core.delay import TRAINED_K, Choice, delay_s, is_trained, parse_latency, right_contexts, solve
+from bestow_edge.core.delay import TRAINED_K, Choice, delay_s, is_trained, parse_latency, solve
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.specs.chunked import ChunkedConfig
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
@@ -14,13 +14,12 @@ LOOKAHEADS = (34, 13, 9, 6, 4, 1, 0)  # their chunks divide a left context of 70
 
 
 def config(l: int = 4, lookaheads: tuple[int, ...] = (13, 6, 1, 0), hop_samples: int = 160) -> ModelConfig:  # noqa: E741
-    part = {"model_type": "any", "hidden_size": 8}
+    network = {"model_type": "nemotron_asr_streaming_encoder", "hidden_size": 8}
     return ModelConfig(
-        encoder=part,
-        llm=part,
-        adapter=CrossAdapterConfig(),
+        encoder=ChunkedConfig(network=network, lookaheads=lookaheads, default_lookahead=lookaheads[0]),
+        llm={"model_type": "any", "hidden_size": 8},
+        connector=CrossAdapterConfig(),
         features=FeatureConfig(hop_samples=hop_samples),
-        streaming=ChunkedConfig(lookaheads=lookaheads, default_lookahead=lookaheads[0]),
         policy=PolicyConfig(l=l),
     )
 
@@ -85,11 +84,11 @@ def test_never_above_the_target_and_of_the_models_own(target_s: float, model: Mo
     try:
         choice = solve(target_s, model)
     except ConfigError:
-        assert target_s < delay_s(1, 1, min(right_contexts(model)), model)
+        assert target_s < delay_s(1, 1, min(model.encoder.right_contexts), model)
         return
     assert choice.delay_s <= target_s
     assert choice.delay_s == pytest.approx((choice.k * choice.l + choice.lookahead) * model.step_s, abs=1e-6)
-    assert choice.lookahead in right_contexts(model)
+    assert choice.lookahead in model.encoder.right_contexts
     assert choice.k < TRAINED_K.stop
     assert 1 <= choice.l <= model.policy.l
 
@@ -107,7 +106,7 @@ def test_a_larger_target_never_gives_a_smaller_delay(one_s: float, other_s: floa
 
 @given(target_s=targets, model=configs)
 def test_less_than_a_block_is_left_unless_k_is_at_its_end(target_s: float, model: ModelConfig) -> None:
-    least = delay_s(TRAINED_K.start, model.policy.l, min(right_contexts(model)), model)
+    least = delay_s(TRAINED_K.start, model.policy.l, min(model.encoder.right_contexts), model)
     if target_s < least:
         return
     choice = solve(target_s, model)

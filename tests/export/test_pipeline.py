@@ -6,6 +6,7 @@ Tracing takes long, so all but `tiny_bundle` take their fp32 graphs from it; eve
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bestow_edge.core.bundle import BundleManifest, read_manifest
+from bestow_edge.core.bundle import BundleManifest, ParityRow, read_manifest
 from bestow_edge.core.errors import AgreementError, CheckpointError, ConfigError, ExportError, ParityError
 from bestow_edge.core.specs.chunked import GRAPH as ENCODER
 from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
 from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.core.specs.windowed import GRAPH as WINDOW
 from bestow_edge.core.specs.windowed import WindowedConfig
-from bestow_edge.export import parity, pipeline
-from bestow_edge.export.pipeline import Check, export_bundle
+from bestow_edge.core.tensors import GraphSpec
+from bestow_edge.export.parity import check
+from bestow_edge.export.pipeline import Check, Trace, export_bundle
 from bestow_edge.runtime import load
 from bestow_edge.runtime.records.golden import verify
 
@@ -31,13 +33,13 @@ def quiet(_: str) -> None:
 
 
 @pytest.fixture
-def traced(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def traced(tiny_bundle: Path) -> Trace:
     """Take the graphs of `tiny_bundle` in place of tracing the same model again."""
 
-    def known(_module: object, spec: Any, _inputs: object) -> ir.Model:
+    def known(_module: object, spec: GraphSpec, _inputs: object) -> ir.Model:
         return ir.load(tiny_bundle / f"{spec.name}.onnx")
 
-    monkeypatch.setattr(pipeline, "trace_graph", known)
+    return known
 
 
 def edit_config(checkpoint: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -67,10 +69,13 @@ def test_what_a_bundle_holds(tiny_bundle: Path) -> None:
     assert all(row.passed and row.error < 1e-6 for row in verify(tiny_bundle))
 
 
-@pytest.mark.usefixtures("traced")
-def test_int8_is_smaller_and_says_what_it_costs(tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_int8_is_smaller_and_says_what_it_costs(
+    tiny_checkpoint: Path, traced: Trace, tiny_bundle: Path, tmp_path: Path
+) -> None:
     told: list[str] = []
-    result = export_bundle(tiny_checkpoint, tmp_path / "int8", check=Check(least=0.5), progress=told.append)
+    result = export_bundle(
+        tiny_checkpoint, tmp_path / "int8", check=Check(least=0.5), progress=told.append, trace=traced
+    )
     manifest = read_manifest(tmp_path / "int8")
     assert result.manifest == manifest
     assert "encoder_chunk: int8" in told
@@ -93,10 +98,11 @@ def test_int8_is_smaller_and_says_what_it_costs(tiny_checkpoint: Path, tiny_bund
         assert session.num_tokens > 8
 
 
-@pytest.mark.usefixtures("traced")
-def test_a_precision_for_each_part(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    wanted = "encoder=fp32,adapter=int4,llm=fp16"
-    export_bundle(tiny_checkpoint, tmp_path / "out", precision=wanted, check=Check(least=0), progress=quiet)
+def test_a_precision_for_each_part(tiny_checkpoint: Path, traced: Trace, tmp_path: Path) -> None:
+    wanted = "encoder=fp32,connector=int4,llm=fp16"
+    export_bundle(
+        tiny_checkpoint, tmp_path / "out", precision=wanted, check=Check(least=0), progress=quiet, trace=traced
+    )
     manifest = read_manifest(tmp_path / "out")
     assert {name: entry.precision for name, entry in manifest.graphs.items()} == {
         ENCODER: "fp32",
@@ -108,64 +114,54 @@ def test_a_precision_for_each_part(tiny_checkpoint: Path, tmp_path: Path) -> Non
     assert all(row.passed for row in verify(tmp_path / "out"))
 
 
-@pytest.mark.usefixtures("traced")
-def test_other_decisions_than_fp32_leave_no_bundle(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "agreement", lambda *_: 0.9)
-    with pytest.raises(AgreementError, match=r"90\.0% of \d+ decisions are those of the fp32 model, expected 95%"):
-        export_bundle(tiny_checkpoint, tmp_path / "out", progress=quiet)
+def test_other_decisions_than_fp32_leave_no_bundle(tiny_checkpoint: Path, traced: Trace, tmp_path: Path) -> None:
+    """A random model has many close decisions, and int8 changes some of them."""
+    message = r"\d\d\.\d% of \d+ decisions are those of the fp32 model, expected 100%; \w+ alone leaves \d+\.\d%\. Give"
+    with pytest.raises(AgreementError, match=message):
+        export_bundle(tiny_checkpoint, tmp_path / "out", check=Check(least=1.0), progress=quiet, trace=traced)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("traced")
-def test_no_recording_in_the_models_languages(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_no_recording_in_the_models_languages(tiny_checkpoint: Path, traced: Trace, tmp_path: Path) -> None:
     line = {"audio_filepath": "a.wav", "duration": 1, "text": "un", "source_lang": "fr", "target_lang": "fr"}
     manifest = tmp_path / "fr.jsonl"
     manifest.write_text(json.dumps(line), encoding="utf-8")
     with pytest.raises(ExportError, match=r"no recording in the model's languages; give .* speech in de, en"):
-        export_bundle(tiny_checkpoint, tmp_path / "out", check=Check(manifest), progress=quiet)
+        export_bundle(tiny_checkpoint, tmp_path / "out", check=Check(manifest), progress=quiet, trace=traced)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("traced")
-def test_failing_parity_leaves_no_bundle(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(parity.TOLERANCES, "fp32", 0.0)
-    with pytest.raises(
-        ParityError, match=r"encoder_chunk \(fp32, .*\) differs from PyTorch by .*no bundle was written"
-    ):
-        export_bundle(tiny_checkpoint, tmp_path / "out", precision="fp32", progress=quiet)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("name", [ENCODER, ADAPTER, LLM])
-def test_one_wrong_weight_is_noticed(
-    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    def wrong(_module: object, spec: Any, _inputs: object) -> ir.Model:
-        graph = ir.load(tiny_bundle / f"{spec.name}.onnx")
+def test_one_wrong_weight_leaves_no_bundle(tiny_checkpoint: Path, traced: Trace, tmp_path: Path, name: str) -> None:
+    def wrong(module: Any, spec: GraphSpec, inputs: Any) -> ir.Model:
+        graph = traced(module, spec, inputs)
         if spec.name == name:
             tensor = max(graph.graph.initializers.values(), key=lambda item: item.const_value.nbytes)
             tensor.const_value = ir.tensor(tensor.const_value.numpy() * np.float32(1.02), name=tensor.name)
         return graph
 
-    monkeypatch.setattr(pipeline, "trace_graph", wrong)
-    with pytest.raises(ParityError, match=name):
-        export_bundle(tiny_checkpoint, tmp_path / "out", precision="fp32", progress=quiet)
+    message = rf"{name} \(fp32, .*\) differs from PyTorch by .*no bundle was written"
+    with pytest.raises(ParityError, match=message):
+        export_bundle(tiny_checkpoint, tmp_path / "out", precision="fp32", progress=quiet, trace=wrong)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("traced")
-def test_an_existing_target_is_replaced_only_by_force(tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [1.1e-4, float("inf"), float("nan")])
+def test_parity_is_refused_beyond_its_tolerance(error: float) -> None:
+    row = ParityRow(graph=LLM, case="batch=1", precision="fp32", error=1e-4, tolerance=1e-4)
+    check([row])
+    with pytest.raises(ParityError, match=r"llm_step \(fp32, batch=1\) differs from PyTorch by .*, allowed are 1e-04"):
+        check([row, replace(row, error=error)])
+
+
+def test_an_existing_target_is_replaced_only_by_force(tiny_checkpoint: Path, traced: Trace, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("precious")
     with pytest.raises(ConfigError, match="out exists; choose another path or allow it to be replaced"):
-        export_bundle(tiny_checkpoint, out, precision="fp32", progress=quiet)
+        export_bundle(tiny_checkpoint, out, precision="fp32", progress=quiet, trace=traced)
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
-    export_bundle(tiny_checkpoint, out, precision="fp32", force=True, progress=quiet)
+    export_bundle(tiny_checkpoint, out, precision="fp32", force=True, progress=quiet, trace=traced)
     assert not (out / "mine.txt").exists()
     assert read_manifest(out).graphs
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -181,10 +177,12 @@ def test_a_bidirectional_bundle(bidirectional_bundle: Path) -> None:
     assert sorted(path.name for path in bidirectional_bundle.iterdir()) == [
         "adapter_step.onnx", "bundle.json", "encoder_window.onnx", "golden.npz", "llm_step.onnx", "tokenizer.json"
     ]  # fmt: skip
-    assert manifest.model.bidirectional == WindowedConfig()
+    encoder = manifest.model.encoder
+    assert encoder == WindowedConfig(network=encoder.network, block=4, right_context=13, window=375)
     assert manifest.model.features.normalize == "per_feature"
     recorded = json.loads((bidirectional_bundle / "bundle.json").read_text(encoding="utf-8"))["model"]
-    assert recorded["bidirectional"] == {"block": 4, "right_context": 13, "window": 375}
+    sizes = {"kind": "windowed", "block": 4, "right_context": 13, "window": 375}
+    assert recorded["encoder"] == sizes | {"network": encoder.network}
     assert [row.case for row in manifest.parity if row.graph == WINDOW] == [
         "batch=1 frames=136",
         "batch=1 frames=3000",

@@ -81,20 +81,20 @@ def test_truncated_weights(checkpoint: Path, keep: int) -> None:
 
 
 def change_missing(weights: dict[str, torch.Tensor]) -> None:
-    del weights["adapter.text_out.weight"]
+    del weights["connector.text_out.weight"]
 
 
 def change_surplus(weights: dict[str, torch.Tensor]) -> None:
-    weights["adapter.extra"] = torch.zeros(1)
+    weights["connector.extra"] = torch.zeros(1)
 
 
 def change_shape(weights: dict[str, torch.Tensor]) -> None:
-    weights["adapter.text_out.weight"] = torch.zeros(2, 2)
+    weights["connector.text_out.weight"] = torch.zeros(2, 2)
 
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [(change_missing, "text_out.weight"), (change_surplus, "adapter.extra"), (change_shape, "text_out.weight")],
+    [(change_missing, "text_out.weight"), (change_surplus, "connector.extra"), (change_shape, "text_out.weight")],
 )
 def test_weights_that_do_not_fit(
     checkpoint: Path, change: Callable[[dict[str, torch.Tensor]], None], name: str
@@ -110,9 +110,18 @@ def test_weights_that_do_not_fit(
     ("change", "error", "message"),
     [
         (lambda d: d.update(format_version=9), CheckpointError, "bestow-edge-checkpoint 9, expected"),
-        (lambda d: d.update(format="x"), CheckpointError, "config.json is x 1, expected"),
-        (lambda d: d["model"].update(polizy=1), ConfigError, "config: unknown polizy; known are encoder, llm"),
-        (lambda d: d["model"]["adapter"].update(width="64"), ConfigError, r"config\.adapter\.width: expected int"),
+        (
+            lambda d: d.update(format_version=1),
+            CheckpointError,
+            "-checkpoint 1, expected bestow-edge-checkpoint 2; make the checkpoint again with train or init$",
+        ),
+        (lambda d: d.update(format="x"), CheckpointError, "config.json is x 2, expected"),
+        (
+            lambda d: d["model"].update(polizy=1),
+            ConfigError,
+            "config: unknown polizy; known are encoder, connector, llm",
+        ),
+        (lambda d: d["model"]["connector"].update(width="64"), ConfigError, r"config\.connector\.width: expected int"),
         (lambda d: d["model"].update(pairs=["en-xx"]), PromptError, "language pair 'en-xx'"),
         (lambda d: d.pop("model"), ConfigError, "config: encoder is missing"),
     ],

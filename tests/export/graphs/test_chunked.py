@@ -10,7 +10,7 @@ import torch
 
 from bestow_edge.core.bundle import read_manifest
 from bestow_edge.core.config import ModelConfig
-from bestow_edge.core.specs.chunked import FIRST_FRAME
+from bestow_edge.core.specs.chunked import FIRST_FRAME, ChunkedConfig, attention_caches, convolution_caches
 from bestow_edge.core.specs.chunked import GRAPH as ENCODER
 from bestow_edge.export.graphs.chunked import EncoderChunk
 from bestow_edge.export.parity import torch_reference
@@ -19,6 +19,7 @@ from bestow_edge.model.checkpoint import load_checkpoint
 from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
 
 BINS = 80
+FRAMES_PER_STEP = ChunkedConfig.frames_per_step
 TOLERANCE = 1e-4  # float32 sums in another order over 150 chunks, values near 3; 1e-5 was measured
 
 
@@ -32,11 +33,11 @@ def model(model_config: Callable[..., ModelConfig], make_model: Callable[..., An
 def stream(model: SpeechModel, mel: torch.Tensor, lookahead: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Run the chunk module over (frames, mel_bins) and return all keys and values, (layers, 1, heads, steps, dim)."""
     chunk_module = EncoderChunk(model).eval()
-    frames = SUBSAMPLING * (lookahead + 1)
+    frames = FRAMES_PER_STEP * (lookahead + 1)
     padded = torch.cat([torch.zeros(FIRST_FRAME, BINS), mel])
     rings, states = (
         [torch.zeros([1 if axis == "batch" else axis for axis in t.axes]) for t in tensors]
-        for tensors in (encoder_caches(model.config), encoder_states(model.config))
+        for tensors in (attention_caches(model.config), convolution_caches(model.config))
     )
     keys, values, past = [], [], 0
     for start in range(0, padded.shape[0], frames):
@@ -49,7 +50,7 @@ def stream(model: SpeechModel, mel: torch.Tensor, lookahead: int) -> tuple[torch
         new, states = rest[: len(rings)], rest[len(rings) :]
         for ring, steps in zip(rings, new, strict=True):
             ring[:, :, (past + torch.arange(lookahead + 1)) % ring.shape[2]] = steps
-        real = -(-end // SUBSAMPLING)
+        real = -(-end // FRAMES_PER_STEP)
         keys.append(new_keys[:, :, :, :real])
         values.append(new_values[:, :, :, :real])
         past += lookahead + 1
@@ -62,12 +63,9 @@ def test_chunks_equal_the_whole_utterance(model: SpeechModel, num_frames: int, l
     mel = 3 * torch.randn(num_frames, BINS, generator=torch.Generator().manual_seed(num_frames)) - 10
     got_keys, got_values = stream(model, mel, lookahead)
     with torch.no_grad():
-        speech, steps = model.encode(mel[None], torch.tensor([num_frames]), lookahead)
-        pairs = [
-            layer.cross_attention.keys_values(model.connector.speech_in(speech)) for layer in model.connector.layers
-        ]
-    want_keys, want_values = (torch.stack(part) for part in zip(*pairs, strict=True))
-    assert want_keys.shape[3] == steps.item()
+        speech = model.encode(mel[None], torch.tensor([num_frames]), lookahead)
+        want_keys, want_values = model.connector.hand_over(speech.steps)
+    assert want_keys.shape[3] == speech.lens.item()
     torch.testing.assert_close(got_keys, want_keys, atol=TOLERANCE, rtol=TOLERANCE)
     torch.testing.assert_close(got_values, want_values, atol=TOLERANCE, rtol=TOLERANCE)
 
@@ -79,14 +77,14 @@ def test_graph_equals_the_module(tiny_checkpoint: Path, tiny_bundle: Path, steps
     spec = manifest.specs[ENCODER]
     runner = OnnxGraph(tiny_bundle / "encoder_chunk.onnx", spec, threads=1).runner()
     rng = np.random.default_rng(steps)
-    frames = SUBSAMPLING * steps
+    frames = FRAMES_PER_STEP * steps
     feeds: dict[str, Any] = {
         "mel": (3 * rng.standard_normal((batch, frames, BINS)) - 10).astype(np.float32),
         "frame_start": np.full(batch, 3),
         "frame_end": frames - np.arange(batch),
         "past_steps": 100 * np.arange(batch) + 30,
     }
-    for tensor in (*encoder_caches(manifest.model), *spec.states):
+    for tensor in (*attention_caches(manifest.model), *spec.states):
         shape = [batch if axis == "batch" else axis for axis in tensor.axes]
         feeds[tensor.name] = rng.standard_normal(shape).astype(np.float32)
     reference = torch_reference(EncoderChunk(load_checkpoint(tiny_checkpoint)).eval(), spec)

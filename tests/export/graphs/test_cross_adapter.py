@@ -53,8 +53,7 @@ def token_by_token(
     """Prefill `prompt` - 1 tokens, then one at a time, in a memory with unwritten slots and a text cache with slack."""
     model, step = built
     config = model.config.connector
-    projected = model.connector.speech_in(speech)
-    pairs = [layer.cross_attention.keys_values(projected) for layer in model.connector.layers]
+    pairs = zip(*model.connector.hand_over(speech), strict=True)  # keys and values of each layer
     memory = [torch.nn.functional.pad(part[0], (0, 0, 0, 5), value=9.0) for pair in pairs for part in pair]
     cache_shape = (1, config.num_heads, 20, config.head_dim)
     caches = [torch.full(cache_shape, 9.0) for _ in memory]  # what lies in free slots must not matter
@@ -97,7 +96,7 @@ def test_token_by_token_equals_the_whole_sequence(built: Built, prompt: int) -> 
     got = token_by_token(built, tokens, visible, speech, prompt)
     with torch.no_grad():
         embeddings = model.llm.get_input_embeddings()(torch.tensor([tokens]))
-        want = model.connector(embeddings, speech, torch.tensor([visible]))
+        want, _ = model.connector.align(embeddings, speech, torch.tensor([visible]))
     torch.testing.assert_close(got, want, atol=TOLERANCE, rtol=TOLERANCE)
 
 

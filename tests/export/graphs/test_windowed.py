@@ -14,13 +14,17 @@ from bestow_edge.core.bundle import read_manifest
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError
 from bestow_edge.core.specs.windowed import GRAPH as WINDOW
+from bestow_edge.core.specs.windowed import WindowedConfig
+from bestow_edge.export.graphs.base import graph_sources
 from bestow_edge.export.graphs.windowed import BidirectionalEncoder
-from bestow_edge.export.parity import compare, expected_outputs, relative_error, torch_reference
+from bestow_edge.export.parity import compare, expected_outputs, torch_reference
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import load_checkpoint
 from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
+from bestow_edge.runtime.records.golden import relative_error
 
 BINS = 80
+FRAMES_PER_STEP = WindowedConfig.frames_per_step
 TOLERANCE = 1e-4  # float32 sums in another order, values near 10; 1e-5 was measured
 FRAMES = [1, 2, 7, 8, 9, 131, 136, 137, 1999]
 GARBAGE = 7.0  # behind the last real frame
@@ -35,11 +39,8 @@ def model(bidirectional_checkpoint: Path) -> SpeechModel:
 def transformers_keys_values(model: SpeechModel, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Encode (frames, mel_bins) without any padding."""
     with torch.no_grad():
-        speech, _ = model.encode(mel[None], torch.tensor([mel.shape[0]]))
-        pairs = [
-            layer.cross_attention.keys_values(model.connector.speech_in(speech)) for layer in model.connector.layers
-        ]
-    keys, values = (torch.stack(part) for part in zip(*pairs, strict=True))
+        speech = model.encode(mel[None], torch.tensor([mel.shape[0]]))
+        keys, values = model.connector.hand_over(speech.steps)
     return keys, values
 
 
@@ -49,8 +50,8 @@ def mel_of(num_frames: int) -> torch.Tensor:
 
 def filled_up(mels: list[torch.Tensor]) -> dict[str, Any]:
     """Return the feeds of a batch, padded to whole steps of the longest."""
-    steps = -(-max(mel.shape[0] for mel in mels) // SUBSAMPLING)
-    mel = np.full((len(mels), steps * SUBSAMPLING, BINS), GARBAGE, dtype=np.float32)
+    steps = -(-max(mel.shape[0] for mel in mels) // FRAMES_PER_STEP)
+    mel = np.full((len(mels), steps * FRAMES_PER_STEP, BINS), GARBAGE, dtype=np.float32)
     for row, one in zip(mel, mels, strict=True):
         row[: one.shape[0]] = one.numpy()
     return {"mel": mel, "frame_end": np.array([one.shape[0] for one in mels])}
@@ -66,7 +67,7 @@ def test_module_and_graph_equal_transformers(model: SpeechModel, bidirectional_b
     in_torch = torch_reference(BidirectionalEncoder(model).eval(), spec)(feeds)
     in_onnx = runner.run()
     for name, want in zip(spec.output_names, transformers_keys_values(model, mel), strict=True):
-        assert want.shape[3] == -(-num_frames // SUBSAMPLING)
+        assert want.shape[3] == -(-num_frames // FRAMES_PER_STEP)
         np.testing.assert_allclose(in_torch[name], want.numpy(), atol=TOLERANCE, rtol=TOLERANCE)
         np.testing.assert_allclose(in_onnx[name], want.numpy(), atol=TOLERANCE, rtol=TOLERANCE)
 
@@ -87,16 +88,15 @@ def test_one_graph_takes_ten_minutes(bidirectional_bundle: Path) -> None:
     """Far more than it was traced with: no size is built in. In layers of width 64 that is soon done."""
     spec = read_manifest(bidirectional_bundle).specs[WINDOW]
     runner = OnnxGraph(bidirectional_bundle / f"{WINDOW}.onnx", spec, threads=1).runner()
-    runner.bind(filled_up([mel_of(SUBSAMPLING * 1500)]))
+    runner.bind(filled_up([mel_of(FRAMES_PER_STEP * 1500)]))
     assert runner.run()["cross_keys"].shape == (2, 1, 2, 1500, 32)
 
 
 def test_int8(model: SpeechModel, bidirectional_bundle: Path, tmp_path: Path) -> None:
-    manifest = read_manifest(bidirectional_bundle)
-    spec = manifest.specs[WINDOW]
+    source = graph_sources(model.config)[WINDOW]
     quantize_file(bidirectional_bundle / f"{WINDOW}.onnx", tmp_path / "int8.onnx")
-    expected = expected_outputs(BidirectionalEncoder(model).eval(), spec, manifest.model)
-    rows = compare(tmp_path / "int8.onnx", spec, manifest.model, expected, "int8")
+    expected = expected_outputs(BidirectionalEncoder(model).eval(), source)
+    rows = compare(tmp_path / "int8.onnx", source.spec, source, expected, "int8")
     assert [row.case for row in rows] == ["batch=1 frames=136", "batch=1 frames=3000", "batch=8 frames=24"]
     assert all(1e-4 < row.error < 0.25 for row in rows)
     size = (tmp_path / "int8.onnx").stat().st_size
@@ -123,6 +123,7 @@ def test_another_subsampling_is_refused(
     bidirectional_config: Callable[..., ModelConfig], change: dict[str, int], message: str
 ) -> None:
     config = bidirectional_config()
-    model = SpeechModel.from_config(replace(config, encoder=config.encoder | change))
+    encoder = replace(config.encoder, network=config.encoder.network | change)
+    model = SpeechModel.from_config(replace(config, encoder=encoder))
     with pytest.raises(ExportError, match=message):
         BidirectionalEncoder(model)

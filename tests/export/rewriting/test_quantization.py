@@ -13,7 +13,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from bestow_edge.core.bundle import Precision
 from bestow_edge.core.errors import ExportError
+from bestow_edge.core.tensors import GraphSpec, TensorSpec
 from bestow_edge.export.rewriting.quantization import quantize_blocks
+from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
 
 Floats = npt.NDArray[np.float32]
 RNG = np.random.default_rng(0)
@@ -38,7 +40,9 @@ def write(path: Path, nodes: Sequence[NodeProto], constants: dict[str, Floats], 
 
 
 def run(path: Path, **feeds: npt.NDArray[np.generic]) -> Floats:
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as in the product, see the last test
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     out: Floats = session.run(None, feeds)[0]
     return out
 
@@ -204,3 +208,15 @@ def test_float16_keeps_inputs_and_outputs(tmp_path: Path) -> None:
     got, want = run(tmp_path / "half.onnx", x=x), x @ matrix
     assert got.dtype == np.float32
     assert 0 < np.abs(got - want).max() < 3e-3 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_large_int8_products_do_not_overflow(tmp_path: Path, sign: int) -> None:
+    """Two products of 255 and 127 exceed 16 bits, in which x64 processors without VNNI add them unless told not to."""
+    matrix = np.full((64, 64), sign, dtype=np.float32)
+    full = write(tmp_path / "full.onnx", [helper.make_node("MatMul", ["x", "m"], ["y"])], {"m": matrix}, "x", 64)
+    quantize_file(full, tmp_path / "int8.onnx")
+    x, y = TensorSpec("x", "float32", ("n", 64)), TensorSpec("y", "float32", ("n", 64))
+    runner = OnnxGraph(tmp_path / "int8.onnx", GraphSpec("int8", "encoder", (x,), (y,)), threads=1).runner()
+    runner.bind({"x": np.ones((3, 64), dtype=np.float32)})
+    np.testing.assert_allclose(runner.run()["y"], np.full((3, 64), 64 * sign), rtol=1e-6)

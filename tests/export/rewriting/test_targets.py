@@ -19,6 +19,7 @@ from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
 from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.core.specs.windowed import GRAPH as WINDOW
 from bestow_edge.core.tensors import GraphSpec, in_float16
+from bestow_edge.export.graphs.base import graph_sources
 from bestow_edge.export.graphs.cross_adapter import AdapterStep
 from bestow_edge.export.graphs.windowed import BidirectionalEncoder
 from bestow_edge.export.parity import compare, expected_outputs
@@ -130,19 +131,18 @@ def test_other_kinds_of_model(
     tmp_path: Path,
     kind: str,
 ) -> None:
-    from bestow_edge.core.graphs import graph_specs
-
     config = bidirectional_config() if kind == "window" else model_config(text_mixer=kind, num_layers=1)
     name, wrap = (WINDOW, BidirectionalEncoder) if kind == "window" else (ADAPTER, AdapterStep)
-    spec, module = graph_specs(config)[name], wrap(make_model(config)).eval()
-    expected = expected_outputs(module, spec, config)
+    source, module = graph_sources(config)[name], wrap(make_model(config)).eval()
+    spec = source.spec
+    expected = expected_outputs(module, source)
     graph = traced(module, spec)
     fuse(graph, "tensorrt")
     to_half(graph, in_float16(spec))
     check_ready(graph)
     save_graph(graph, tmp_path / "half.onnx")
     inferred(tmp_path / "half.onnx")
-    rows = compare(tmp_path / "half.onnx", in_float16(spec), config, expected, "fp16")
+    rows = compare(tmp_path / "half.onnx", in_float16(spec), source, expected, "fp16")
     assert max(row.error for row in rows) < 1e-2
 
 
@@ -185,9 +185,9 @@ def test_positions_beyond_what_float16_counts_keep_their_angles(
 @pytest.mark.parametrize(
     ("text", "target", "expected"),
     [
-        (None, "cuda", {"encoder": "fp16", "adapter": "fp16", "llm": "fp16"}),
-        ("llm=int4", "cuda", {"encoder": "fp16", "adapter": "fp16", "llm": "int4"}),
-        (None, "tensorrt", {"encoder": "fp16", "adapter": "fp16", "llm": "fp16"}),
+        (None, "cuda", {"encoder": "fp16", "connector": "fp16", "llm": "fp16"}),
+        ("llm=int4", "cuda", {"encoder": "fp16", "connector": "fp16", "llm": "int4"}),
+        (None, "tensorrt", {"encoder": "fp16", "connector": "fp16", "llm": "fp16"}),
     ],
 )
 def test_precisions_of_a_target(text: str | None, target: Any, expected: dict[str, str]) -> None:

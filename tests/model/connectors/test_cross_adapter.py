@@ -33,6 +33,11 @@ def make(**variant: Any) -> Adapter:
     return adapter.eval()
 
 
+def through(adapter: Adapter, embeddings: Tensor, speech: Tensor, visible_steps: Tensor) -> Tensor:
+    """Return what the LLM gets."""
+    return adapter.align(embeddings, speech, visible_steps)[0]
+
+
 def inputs() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
     embeddings = torch.randn(2, 5, LLM_WIDTH, generator=generator)
@@ -83,7 +88,7 @@ def test_forward_is_the_slow_loop(variant: dict[str, Any]) -> None:
     adapter = make(**variant)
     embeddings, speech = inputs()
     with torch.no_grad():
-        got = adapter(embeddings, speech, VISIBLE)
+        got = through(adapter, embeddings, speech, VISIBLE)
         for row in range(2):
             want = slow_forward(adapter, embeddings[row], speech[row], VISIBLE[row].tolist())
             torch.testing.assert_close(got[row], want, atol=1e-5, rtol=1e-4)
@@ -99,11 +104,11 @@ def test_hidden_and_padded_speech_changes_nothing(variant: dict[str, Any]) -> No
     other[1, 4:] = 1e4
     padded = torch.cat([speech, torch.full((2, 4, SPEECH_WIDTH), 7.0)], dim=1)
     with torch.no_grad():
-        want = adapter(embeddings, speech, visible)
-        torch.testing.assert_close(adapter(embeddings, other, visible), want, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(adapter(embeddings, padded, visible), want, atol=1e-6, rtol=1e-5)
+        want = through(adapter, embeddings, speech, visible)
+        torch.testing.assert_close(through(adapter, embeddings, other, visible), want, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(through(adapter, embeddings, padded, visible), want, atol=1e-6, rtol=1e-5)
         other[0, 4] += 1  # the last step that is visible to someone
-        assert not torch.allclose(adapter(embeddings, other, visible)[0, 3:], want[0, 3:], atol=1e-3)
+        assert not torch.allclose(through(adapter, embeddings, other, visible)[0, 3:], want[0, 3:], atol=1e-3)
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
@@ -111,13 +116,13 @@ def test_later_text_changes_nothing_before_it(variant: dict[str, Any]) -> None:
     adapter = make(**variant)
     embeddings, speech = inputs()
     with torch.no_grad():
-        want = adapter(embeddings, speech, VISIBLE)
+        want = through(adapter, embeddings, speech, VISIBLE)
         for length in range(1, 5):
-            short = adapter(embeddings[:, :length], speech, VISIBLE[:, :length])
+            short = through(adapter, embeddings[:, :length], speech, VISIBLE[:, :length])
             torch.testing.assert_close(short, want[:, :length], atol=1e-5, rtol=1e-4)
         changed = embeddings.clone()
         changed[:, 2, 0] += 1  # it is bypassed in no variant, so what follows does depend on it if anything mixes text
-        same = torch.allclose(adapter(changed, speech, VISIBLE)[:, 3:], want[:, 3:], atol=1e-4)
+        same = torch.allclose(through(adapter, changed, speech, VISIBLE)[:, 3:], want[:, 3:], atol=1e-4)
         assert same == (variant.get("text_mixer") == "none")
 
 
@@ -125,12 +130,12 @@ def test_the_prompt_hears_the_null_frame_only() -> None:
     adapter = make()
     embeddings, speech = inputs()
     with torch.no_grad():
-        want = adapter(embeddings, torch.zeros_like(speech), VISIBLE)
-        got = adapter(embeddings, speech, VISIBLE)
+        want = through(adapter, embeddings, torch.zeros_like(speech), VISIBLE)
+        got = through(adapter, embeddings, speech, VISIBLE)
         torch.testing.assert_close(got[0, :2], want[0, :2], atol=1e-6, rtol=0)
         assert not torch.allclose(got[0, 2:], want[0, 2:], atol=1e-3)
         assert not torch.allclose(got[0, :2], embeddings[0, :2], atol=1e-3)  # it does go through the adapter
-        silent = adapter(embeddings, speech[:, :0], torch.zeros_like(VISIBLE))
+        silent = through(adapter, embeddings, speech[:, :0], torch.zeros_like(VISIBLE))
         assert torch.isfinite(silent).all()
 
 
@@ -139,7 +144,7 @@ def test_bypass_leaves_prompt_embeddings_alone(mixer: str) -> None:
     adapter = make(prompt_mode="bypass", text_mixer=mixer, num_layers=1)
     embeddings, speech = inputs()
     with torch.no_grad():
-        got = adapter(embeddings, speech, VISIBLE)
+        got = through(adapter, embeddings, speech, VISIBLE)
     torch.testing.assert_close(got[0, :2], embeddings[0, :2], atol=0, rtol=0)
     torch.testing.assert_close(got[1, :1], embeddings[1, :1], atol=0, rtol=0)
     assert not torch.allclose(got[1, 1], embeddings[1, 1], atol=1e-3)
@@ -151,7 +156,7 @@ def test_bypassed_tokens_are_not_attended_to() -> None:
     changed = embeddings.clone()
     changed[0, 0, 0] += 1
     with torch.no_grad():
-        want, got = adapter(embeddings, speech, VISIBLE), adapter(changed, speech, VISIBLE)
+        want, got = through(adapter, embeddings, speech, VISIBLE), through(adapter, changed, speech, VISIBLE)
     torch.testing.assert_close(got[0, 1:], want[0, 1:], atol=1e-6, rtol=0)
 
 
@@ -159,8 +164,8 @@ def test_rows_of_a_batch_are_independent() -> None:
     adapter = make()
     embeddings, speech = inputs()
     with torch.no_grad():
-        both = adapter(embeddings, speech, VISIBLE)
-        alone = [adapter(embeddings[[row]], speech[[row]], VISIBLE[[row]]) for row in range(2)]
+        both = through(adapter, embeddings, speech, VISIBLE)
+        alone = [through(adapter, embeddings[[row]], speech[[row]], VISIBLE[[row]]) for row in range(2)]
         torch.testing.assert_close(torch.cat(alone), both, atol=1e-6, rtol=1e-5)
 
 
@@ -168,6 +173,8 @@ def test_dropout_works_in_training_only() -> None:
     adapter = make(dropout=0.5)
     embeddings, speech = inputs()
     with torch.no_grad():
-        assert torch.equal(adapter(embeddings, speech, VISIBLE), adapter(embeddings, speech, VISIBLE))
+        assert torch.equal(through(adapter, embeddings, speech, VISIBLE), through(adapter, embeddings, speech, VISIBLE))
         adapter.train()
-        assert not torch.equal(adapter(embeddings, speech, VISIBLE), adapter(embeddings, speech, VISIBLE))
+        assert not torch.equal(
+            through(adapter, embeddings, speech, VISIBLE), through(adapter, embeddings, speech, VISIBLE)
+        )

@@ -85,14 +85,14 @@ def test_shards_and_half_precision(tmp_path: Path) -> None:
 
 def test_the_front_end_and_look_aheads_come_with_it(tmp_path: Path) -> None:
     save(whole_model(STREAMING), tmp_path)
-    assert huggingface_encoder(tmp_path).streaming.lookaheads == (13, 6, 1, 0)
+    assert huggingface_encoder(tmp_path).config.right_contexts == (13, 6, 1, 0)
     processor = {
         "feature_extractor": {"feature_size": 80, "win_length": 320, "preemphasis": None, "hop_length": 160},
         "supported_num_lookahead_tokens": [6, 13],
     }
     (tmp_path / "processor_config.json").write_text(json.dumps(processor))
     part = huggingface_encoder(tmp_path)
-    assert (part.streaming.lookaheads, part.streaming.default_lookahead) == ((6, 13), 13)
+    assert (part.config.right_contexts, part.config.default_right_context) == ((6, 13), 13)
     assert (part.features.window_samples, part.features.preemphasis) == (320, 0.0)
     (tmp_path / "processor_config.json").unlink()
     (tmp_path / "preprocessor_config.json").write_text('{"feature_size": 128}')

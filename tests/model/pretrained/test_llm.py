@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM
 
 from bestow_edge.core.config import ChatTemplate, ModelConfig
 from bestow_edge.core.errors import BestowEdgeError, CheckpointError, ConfigError
+from bestow_edge.core.specs.chunked import ChunkedConfig
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 from bestow_edge.export.graphs.llm import llm_step
-from bestow_edge.model.base import SpeechModel
+from bestow_edge.model.base import Speech, SpeechModel
 from bestow_edge.model.pretrained.chat_template import chat_template
 from bestow_edge.model.pretrained.components import plain_config
 from bestow_edge.model.pretrained.llm import read_llm
@@ -46,15 +47,16 @@ def llm(tmp_path: Path) -> Path:
     return make_llm(tmp_path / "llm")
 
 
-def bestow(model: Any, encoder: dict[str, Any]) -> SpeechModel:
+def bestow(model: Any, network: dict[str, Any]) -> SpeechModel:
     """Rebuild a model from its stored config, with an adapter that adds nothing."""
     config = ModelConfig(
-        encoder=encoder, llm=plain_config(model.config), adapter=CrossAdapterConfig(num_layers=1, width=16, num_heads=2)
+        encoder=ChunkedConfig(network=network),
+        connector=CrossAdapterConfig(num_layers=1, width=16, num_heads=2),
+        llm=plain_config(model.config),
     )
     built = SpeechModel.from_config(ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))))
     built.llm.load_state_dict(model.state_dict())
-    torch.nn.init.zeros_(built.adapter.text_out.weight)
-    torch.nn.init.zeros_(built.adapter.text_out.bias)
+    built.connector.start_silent()
     return built.eval()
 
 
@@ -62,16 +64,17 @@ def bestow(model: Any, encoder: dict[str, Any]) -> SpeechModel:
 @torch.no_grad()
 def test_behind_a_silent_adapter_it_is_the_llm_it_was(tmp_path: Path, family: str) -> None:
     folder = make_llm(tmp_path / "llm", family)
-    encoder = complete(
+    network = complete(
         "nemotron_asr_streaming_encoder", hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
         intermediate_size=8, subsampling_conv_channels=2,
     )  # fmt: skip
     part = read_llm(folder)
-    model = bestow(part.module, encoder)
+    model = bestow(part.module, network)
     token_ids = torch.arange(120).view(2, 60) + 5  # longer than the sliding windows
     original = AutoModelForCausalLM.from_pretrained(folder).eval()
     want = original(input_ids=token_ids, use_cache=False).logits
-    got = model(token_ids, torch.zeros(2, 3, 8), torch.full((2, 60), 3))
+    speech = Speech(torch.zeros(2, 3, 8), torch.tensor([3, 3]))
+    got = model(token_ids, speech, torch.full((2, 60), 3)).logits
     assert torch.equal(got, want)  # also where embeddings are scaled, inside the LLM or before it
     shared = model.llm.get_input_embeddings().weight is model.llm.get_output_embeddings().weight
     assert shared == bool(original.config.tie_word_embeddings)

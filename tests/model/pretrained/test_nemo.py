@@ -27,18 +27,20 @@ from torch import Tensor
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.features import log_mel
-from bestow_edge.core.specs.chunked import spec as encoder_spec
-from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
+from bestow_edge.core.graphs import graph_specs
+from bestow_edge.core.specs.chunked import GRAPH, ChunkedConfig
+from bestow_edge.core.specs.cross_adapter import KEYS, CrossAdapterConfig
 from bestow_edge.export.graphs.chunked import EncoderChunk
 from bestow_edge.export.graphs.windowed import BidirectionalEncoder
 from bestow_edge.export.parity import torch_reference
 from bestow_edge.model.base import SpeechModel
-from bestow_edge.model.pretrained.components import EncoderPart, plain_config
+from bestow_edge.model.pretrained.components import EncoderPart
 from bestow_edge.model.pretrained.nemo import nemo_encoder
 from bestow_edge.model.pretrained.nemo_archive import read_nemo
 from bestow_edge.runtime.devices.base import CPU
 from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
-from bestow_edge.runtime.encoders.chunked import EncoderStream
+from bestow_edge.runtime.encoders.chunked import EncoderState, EncoderStream
+from bestow_edge.runtime.stream.listener import Listener
 
 TOLERANCE = 1e-4  # float32 sums in another order; 1e-5 was measured, of values near 3
 LOOKAHEADS = [right for _, right in CONTEXTS]
@@ -54,14 +56,12 @@ SIZES: dict[str, dict[str, Any]] = {
 
 def bestow(part: EncoderPart, llm: dict[str, Any]) -> SpeechModel:
     """Return a model whose adapter hands the encoder's output out as cross-attention keys, unchanged."""
-    fields = plain_config(part.module.config)
-    width = fields["hidden_size"]
+    width = part.config.width
     config = ModelConfig(
-        encoder=fields,
+        encoder=part.config,
         llm=llm,
-        adapter=CrossAdapterConfig(num_layers=1, width=width, num_heads=1),
+        connector=CrossAdapterConfig(num_layers=1, width=width, num_heads=1),
         features=part.features,
-        streaming=part.streaming,
     )
     model = SpeechModel.from_config(config)
     model.encoder.load_state_dict(part.module.state_dict())
@@ -77,7 +77,7 @@ class TorchGraph:
     device = CPU
 
     def __init__(self, model: SpeechModel) -> None:
-        self.spec = encoder_spec(model.config)
+        self.spec = graph_specs(model.config)[GRAPH]
         self._run = torch_reference(EncoderChunk(model).eval(), self.spec)
         self._feeds: dict[str, Any] = {}
 
@@ -100,7 +100,7 @@ def chunked(model: SpeechModel, mel: Tensor, lookahead: int) -> Tensor:
     keys = []
     while stream.has_chunk(state):
         chunk, state = stream.next_chunk(state)
-        keys.append(torch.from_numpy(chunk.keys[0, 0, 0]))
+        keys.append(torch.from_numpy(chunk.tensors[KEYS][0, 0, 0]))
     return torch.cat(keys)
 
 
@@ -108,17 +108,18 @@ def chunked(model: SpeechModel, mel: Tensor, lookahead: int) -> Tensor:
 def windowed(model: SpeechModel, mel: Tensor) -> Tensor:
     """Run the module that is exported for a bidirectional encoder over one window; returns (steps, d_model)."""
     frames = torch.tensor([mel.shape[0]])
-    padded = torch.nn.functional.pad(mel, (0, 0, 0, -mel.shape[0] % SUBSAMPLING))
+    encoder = model.config.encoder
+    padded = torch.nn.functional.pad(mel, (0, 0, 0, -mel.shape[0] % encoder.frames_per_step))
     keys, _ = BidirectionalEncoder(model).eval()(padded[None], frames)
-    steps: Tensor = keys[0, 0, 0, : -(-mel.shape[0] // SUBSAMPLING)]
+    steps: Tensor = keys[0, 0, 0, : encoder.num_steps(mel.shape[0])]
     return steps
 
 
 @torch.no_grad()
 def whole(model: SpeechModel, mel: Tensor, lookahead: int | None = None) -> Tensor:
     """Run transformers' encoder over the utterance; returns (steps, d_model)."""
-    speech, steps = model.encode(mel[None], torch.tensor([mel.shape[0]]), lookahead)
-    return speech[0, : int(steps)]
+    speech = model.encode(mel[None], torch.tensor([mel.shape[0]]), lookahead)
+    return speech.steps[0, : int(speech.lens)]
 
 
 def assert_near(got: Tensor | npt.NDArray[np.float32], want: Tensor | npt.NDArray[np.float32]) -> None:
@@ -150,7 +151,7 @@ def test_cache_aware_encoder_is_that_of_nemo(tiny_llm_config: dict[str, Any], lo
     path, outputs = fixture("streaming")
     part = nemo_encoder(path)
     assert part.left_out == {"decoder": 2}
-    assert part.streaming.lookaheads == (13, 6, 1, 0)
+    assert part.config.right_contexts == (13, 6, 1, 0)
     model = bestow(part, tiny_llm_config)
     mel = torch.from_numpy(log_mel(outputs["waveform"], part.features))
     for encoded in (whole(model, mel, lookahead), chunked(model, mel, lookahead)):
@@ -170,18 +171,19 @@ def test_a_waveform_through_the_exported_graph(tiny_llm_config: dict[str, Any], 
     outputs = outputs_of_nemo("streaming")
     path = nemo_fixture("streaming.nemo")
     model = bestow(nemo_encoder(path), tiny_llm_config)
-    spec = encoder_spec(model.config)
+    spec = graph_specs(model.config)[GRAPH]
     write_graph(EncoderChunk(model).eval(), spec, tmp_path / "encoder_chunk.onnx")
     graph = OnnxGraph(tmp_path / "encoder_chunk.onnx", spec, threads=1)
     file = read_nemo(path)
     for lookahead in LOOKAHEADS:
-        stream = EncoderStream(graph, model.config, lookahead)
-        state, chunks = stream.initial_state(), []
+        listener: Listener[EncoderState] = Listener(EncoderStream(graph, model.config, lookahead), None)
+        chunks = []
         for block in np.array_split(outputs["waveform"], 40):
-            new, state = stream.feed(block, state)
-            chunks += new
-        chunks += stream.finish(state)
-        got = np.concatenate([chunk.keys[0, 0, 0] for chunk in chunks])
+            listener.add(block)
+            while listener.has_chunk:
+                chunks.append(listener.next_chunk())
+        chunks += listener.rest()
+        got = np.concatenate([chunk.tensors[KEYS][0, 0, 0] for chunk in chunks])
         mel = torch.from_numpy(outputs["features"][: len(outputs["waveform"]) // 160])  # as NeMo computed them
         assert_near(got, reference_encode(file.config, file.weights, mel, [70, lookahead]))
         if path.name == "streaming.nemo":
@@ -239,8 +241,9 @@ def test_contexts_and_the_first_is_the_default(
     config = nemo_config(CACHE_AWARE, att_context_size=contexts)
     weights = random_weights(config)
     part = nemo_encoder(write_nemo(tmp_path / "m.nemo", config, weights))
-    assert (part.streaming.left_context, part.streaming.lookaheads) == (left, lookaheads)
-    assert part.streaming.default_lookahead == lookaheads[0]
+    assert isinstance(part.config, ChunkedConfig)
+    assert (part.config.left_context, part.config.lookaheads) == (left, lookaheads)
+    assert part.config.default_lookahead == lookaheads[0]
     mel = torch.randn(700, 80, generator=torch.Generator().manual_seed(1))
     model = bestow(part, tiny_llm_config)
     want = reference_encode(config, weights, mel, [left, lookaheads[-1]])
