@@ -62,7 +62,7 @@ def compare(
     """
     runner = OnnxGraph(path, spec, threads=0, mapped=precision == "fp32").runner()
     rows = []
-    for case, feeds in source.cases():
+    for case, feeds in source.cases(spec):
         runner.bind(feeds)
         error = relative_error(runner.run(), expected[case])
         rows.append(

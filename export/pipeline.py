@@ -250,7 +250,7 @@ def _row(
 def _golden(directory: Path, manifest: BundleManifest, sources: Mapping[str, GraphSource]) -> dict[str, Array]:
     inputs = {}
     for name, source in sources.items():
-        cases = [feeds for _, feeds in source.cases()]
+        cases = [feeds for _, feeds in source.cases(manifest.specs[name])]
         inputs[name] = min(cases, key=lambda feeds: sum(array.size for array in feeds.values()))
     return record_golden(directory, manifest, inputs)
 

@@ -41,12 +41,16 @@ class GraphSource:
     """Sizes to compare it with PyTorch at."""
     make_lawful: Lawful
 
-    def cases(self) -> Iterator[tuple[str, Feeds]]:
-        """Yield lawful random inputs of each size, with a short description; the same ones at each call."""
-        rng = np.random.default_rng(0)
-        used = {axis for tensor in self.spec.inputs for axis in tensor.axes}
+    def cases(self, spec: GraphSpec | None = None) -> Iterator[tuple[str, Feeds]]:
+        """Yield lawful random inputs of each size, with a short description; the same numbers at each call.
+
+        Args:
+            spec: contract in the dtypes of a target; None for the source's own.
+        """
+        spec, rng = spec or self.spec, np.random.default_rng(0)
+        used = {axis for tensor in spec.inputs for axis in tensor.axes}
         for case in self.sizes:
-            feeds = {tensor.name: _random(tensor, case, rng) for tensor in (*self.spec.inputs, *self.spec.states)}
+            feeds = {tensor.name: _random(tensor, case, rng) for tensor in spec.fed}
             self.make_lawful(feeds, case, rng)
             yield " ".join(f"{name}={count}" for name, count in case.items() if name in used), feeds
 

@@ -106,5 +106,6 @@ def test_sizes_of_outputs_follow_from_the_inputs(model_config: Configs, mixer: s
         given = {axis for tensor in (*spec.inputs, *spec.states) for axis in tensor.axes if isinstance(axis, str)}
         needed = {axis for tensor in spec.outputs for axis in tensor.axes if isinstance(axis, str)}
         assert needed <= set(spec.output_sizes(dict.fromkeys(given, 8))), spec.name
-    assert encoder_spec(model_config()).output_sizes({"frames": 56})["steps"] == 7
-    assert adapter_spec(model_config()).output_sizes({"memory": 64})["memory_and_null"] == 65
+    encoder, adapter, _ = graph_specs(model_config()).values()
+    assert encoder.output_sizes({"frames": 56})["steps"] == 7
+    assert adapter.output_sizes({"memory": 64})["memory_and_null"] == 65
