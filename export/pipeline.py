@@ -1,4 +1,4 @@
-"""Checkpoint in, bundle out: the three graphs, parity, golden outputs and the manifest. The export side's front door.
+"""Checkpoint in, bundle out: graphs, parity, golden outputs and the manifest.
 
 Everything is written to a sibling directory that takes the bundle's place when the last check has passed; an error at
 any point leaves nothing behind.
@@ -60,7 +60,7 @@ Trace = Callable[[nn.Module, GraphSpec, Sequence[Tensor]], ir.Model]
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What an export made."""
+    """A finished bundle."""
 
     directory: Path
     manifest: BundleManifest
@@ -68,7 +68,7 @@ class ExportResult:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What the precisions of a bundle are compared with fp32 on, and how much may differ."""
+    """How decisions of a bundle are compared with those of fp32, and how many may differ."""
 
     utterances: Path | None = None
     """Manifest of recordings; None takes those that ship with the package."""
@@ -89,8 +89,8 @@ def export_bundle(
 ) -> ExportResult:
     """Export a checkpoint.
 
-    Weights are read graph by graph, so that one graph's float32 weights are the most there is in memory; the float32
-    graphs that others are compared with lie beside the bundle until it is done.
+    Weights are read graph by graph, so that memory holds the float32 weights of one graph at most; the float32 graphs
+    that others are compared with are kept beside the bundle until it is done.
 
     Args:
         checkpoint: checkpoint directory.
@@ -103,11 +103,11 @@ def export_bundle(
         trace: makes a float32 graph of a module, as `trace_graph` does.
 
     Raises:
-        CheckpointError: the checkpoint is missing or damaged.
-        ConfigError: the precision is unknown.
-        ExportError: the model has a part that cannot be exported, or the recordings don't fit it.
-        ParityError: a graph differs from PyTorch.
-        AgreementError: decisions differ from those of the fp32 model.
+        CheckpointError: if the checkpoint is missing or damaged.
+        ConfigError: if the precision is unknown.
+        ExportError: if the model has a part that cannot be exported, or the recordings don't fit it.
+        ParityError: if a graph differs from PyTorch.
+        AgreementError: if decisions differ from those of the fp32 model.
     """
     progress("reading the checkpoint")
     model = skeleton(checkpoint)
@@ -190,8 +190,8 @@ def _report(
     """Compare the precisions with fp32: each alone, where it fits between fp32 graphs, and all of them.
 
     Raises:
-        AgreementError: all of them together change more decisions than `check` allows.
-        ExportError: there are no recordings in the model's languages.
+        AgreementError: if all of them together change more decisions than `check` allows.
+        ExportError: if there are no recordings in the model's languages.
     """
     full, partial = directories
     fp32 = {name: GraphEntry(file=f"{full.name}/{name}.onnx", precision="fp32") for name in manifest.graphs}
@@ -257,7 +257,7 @@ def _golden(directory: Path, manifest: BundleManifest, sources: Mapping[str, Gra
 
 
 def _manifest(model: SpeechModel, tokenizer: Tokenizer, checkpoint_sha256: str, target: Target) -> BundleManifest:
-    """Return the manifest without what is known last: graphs, files and parity."""
+    """Return the manifest without graphs, files and parity, which are known last."""
     config = model.config
     prompts = {
         pair: tuple(tokenizer.encode(prompt_text(parse_pair(pair), config.chat), add_special_tokens=False).ids)

@@ -21,7 +21,7 @@ def atomic_directory(target: Path, *, replace: bool) -> Iterator[Path]:
         replace: whether one that exists may be replaced.
 
     Raises:
-        ConfigError: `target` exists and is not a directory, or may not be replaced.
+        ConfigError: if `target` exists and is not a directory, or may not be replaced.
     """
     target = target.resolve()
     check_free(target, replace=replace)
@@ -38,7 +38,7 @@ def check_free(target: Path, *, replace: bool) -> None:
     """Refuse a path at which no directory can be made; for use before long work as well.
 
     Raises:
-        ConfigError: `target` exists and is not a directory, or may not be replaced.
+        ConfigError: if `target` exists and is not a directory, or may not be replaced.
     """
     if target.exists() and (not replace or not target.is_dir()):
         raise ConfigError(f"{target.resolve()} exists; choose another path or allow it to be replaced (--force)")

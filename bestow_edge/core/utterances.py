@@ -1,9 +1,9 @@
-"""Speech manifests: JSON lines with NeMo's field names. Knows files and fields, not audio. Standard library only.
+"""Speech manifests: JSON lines with NeMo's field names. Standard library only.
 
 A line has `audio_filepath` (relative to the manifest), `duration` and `text`, and may have `offset`, `source_lang`,
 `target_lang`, `transcript`, `speaker`, `translations` {language: text} and `word_times`. With `question` and `answer`
-it is spoken question answering and needs no `text`. The index of a shard has `audio_bytes` too: where in the tar the
-recording lies. Files may be gzipped (`.jsonl.gz`).
+it is spoken question answering and needs no `text`. The index of a shard has `audio_bytes` too: the place of the
+recording in the tar. Files may be gzipped (`.jsonl.gz`).
 
 Training reads lines as they are (`bestow_edge.training.data.corpora`). Evaluation asks for more fields
 (`bestow_edge.evaluation.run.samples`).
@@ -29,7 +29,7 @@ ROUNDING_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One recording and what was said in it."""
+    """One recording and its transcript."""
 
     path: Path
     duration_s: float
@@ -41,7 +41,7 @@ class Utterance:
     corpus: str
     """The manifest it came from, one name per directory."""
     question: str = ""
-    """What is asked about the speech; empty = nothing."""
+    """Question about the speech; empty = no question."""
     answer: str = ""
     """The answer to the question."""
     word_times: tuple[tuple[float, float], ...] = ()
@@ -59,7 +59,7 @@ def read_manifest(path: Path) -> list[Utterance]:
     """Read all lines of a manifest.
 
     Raises:
-        ManifestError: the file is missing or empty, or a line is not valid; says which line and why.
+        ManifestError: if the file is missing or empty, or a line is not valid; the message gives line and reason.
     """
     return [utterance for _, utterance in numbered_utterances(path)]
 
@@ -72,7 +72,7 @@ def numbered_utterances(path: Path, *, default_lang: str = "en") -> list[tuple[i
         default_lang: language of the speech where a line does not say.
 
     Raises:
-        ManifestError: the file is missing or empty, or a line is not valid; says which line and why.
+        ManifestError: if the file is missing or empty, or a line is not valid; the message gives line and reason.
     """
     lines = list(numbered_lines(path, LINES))
     if not lines:
@@ -88,7 +88,7 @@ def numbered_lines(path: Path, expected: str) -> Iterator[tuple[int, str]]:
         expected: what the file should be, for messages.
 
     Raises:
-        ManifestError: the file is missing or a line is not UTF-8.
+        ManifestError: if the file is missing or a line is not UTF-8.
     """
     for number, _, line in raw_lines(path, expected):
         yield number, decode_line(line, f"{path}:{number}")
@@ -104,7 +104,7 @@ def raw_lines(path: Path, expected: str) -> Iterator[tuple[int, int, bytes]]:
         expected: what the file should be, for messages.
 
     Raises:
-        ManifestError: the file is missing or not gzip.
+        ManifestError: if the file is missing or not gzip.
     """
     if not path.is_file():
         raise ManifestError(f"{path}: no such manifest; expected {expected}")
@@ -128,7 +128,7 @@ def decode_line(line: bytes, where: str) -> str:
     """Return a line without its end and without a byte order mark.
 
     Raises:
-        ManifestError: it is not UTF-8.
+        ManifestError: if it is not UTF-8.
     """
     line = line.rstrip(b"\r\n").removeprefix(codecs.BOM_UTF8)
     try:
@@ -142,7 +142,7 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
     """Read a line as a JSON object.
 
     Raises:
-        ManifestError: it is none.
+        ManifestError: if it is not a JSON object.
     """
     try:
         entry = json.loads(line)
@@ -163,7 +163,7 @@ def parse_utterance(line: str, manifest: Path, number: int, default_lang: str = 
         default_lang: language of the speech where the line does not say.
 
     Raises:
-        ManifestError: it is not valid; says why.
+        ManifestError: if the line is not valid; the message gives the reason.
     """
     where = f"{manifest}:{number}"
     entry = parse_object(line, where)
@@ -195,7 +195,7 @@ def texts_by_language(entry: Mapping[str, Any], source: str, where: str) -> dict
     """Return the texts of a line by language, from `text`, `target_lang`, `transcript` and `translations`.
 
     Raises:
-        ManifestError: one of these fields is missing or no text.
+        ManifestError: if one of these fields is missing or not a text.
     """
     target = str(entry.get("target_lang") or source)
     texts = entry.get("translations") or {}

@@ -166,7 +166,7 @@ def truncate(folder: Path) -> None:
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     r"3 missing weights: model\.layers\.1\.mlp\.down_proj\.weight, ": remove,
-    r"1 weights nobody knows: visual\.patch": add,
+    r"1 unknown weights: visual\.patch": add,
     r"its weights do not load": truncate,
     r"weights do not load \(.*no file named": lambda folder: (folder / "model.safetensors").unlink(),
     r"weights of another shape: ": lambda folder: edit_json(folder / "config.json", intermediate_size=32),
