@@ -33,9 +33,8 @@ def load_config(directory: Path) -> ModelConfig:
             raise CheckpointError(f"{directory}: not a checkpoint, {name} is missing; make one with train or init")
     document = read_json(directory / CONFIG_FILE)
     if document.get("format") != FORMAT or document.get("format_version") != FORMAT_VERSION:
-        got = f"{document.get('format')} {document.get('format_version')}"
-        expected = f"{FORMAT} {FORMAT_VERSION}; make the checkpoint again with train or init"
-        raise CheckpointError(f"{directory}: config.json is {got}, expected {expected}")
+        got = f"config.json is {document.get('format')} {document.get('format_version')}, expected {FORMAT}"
+        raise CheckpointError(f"{directory}: {got} {FORMAT_VERSION}; make the checkpoint again with train or init")
     config = ModelConfig.from_dict(document.get("model", {}))
     for pair in config.pairs:
         parse_pair(pair)

@@ -1,7 +1,6 @@
-"""Strict decoding of plain dicts into frozen dataclasses.
+"""Strict decoding of plain dicts into frozen dataclasses, for `config.json`, `bundle.json` and YAML recipes.
 
-One reader serves `config.json`, `bundle.json` and YAML recipes: unknown keys, missing keys and wrong types are
-`ConfigError`s with the path of the field.
+Unknown keys, missing keys and wrong types are `ConfigError`s with the path of the field.
 """
 
 import dataclasses

@@ -1,8 +1,7 @@
 """Prompts: a task and its languages as one user turn in the LLM's chat format. Plain Python.
 
 Export turns the prompt of each language pair into token ids once and stores them in the bundle, so that the runtime
-needs no template engine. A question's prompt holds the question, so its
-ids are made when it is asked.
+needs no template engine. A question's prompt holds the question, so its ids are made when it is asked.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """A whole model in PyTorch: encoder -> connector -> LLM, as training runs it over whole sequences.
 
-Encoder and LLM are transformers classes built from their own configs; the connector is ours. Only this
-file and the connector's `answer` put the parts together.
+Encoder and LLM are transformers classes built from their own configs; the connector is ours. This file and the
+connector's `answer` are the only ones that put the parts together.
 
 Legend of shape comments: batch, frames (10 ms), steps (80 ms), tokens (text), width (encoder), hidden (LLM).
 """
