@@ -171,7 +171,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     r"weights do not load \(.*no file named": lambda folder: (folder / "model.safetensors").unlink(),
     r"weights of another shape: ": lambda folder: edit_json(folder / "config.json", intermediate_size=32),
     r"tokenizer does not load": lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
-    r"not an LLM that transformers supports": lambda folder: (folder / "config.json").write_text('{"model_type": "nope"}'),
+    r"not an LLM that transformers supports": lambda folder: (folder / "config.json").write_text(
+        '{"model_type": "nope"}'
+    ),
     r"a parakeet_encoder is no decoder-only LLM": lambda folder: (folder / "config.json").write_text(
         '{"model_type": "parakeet_encoder"}'
     ),
