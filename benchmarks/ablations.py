@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "1 x cross": {"adapter": {"num_layers": 1, "text_mixer": "none"}, "lora": LORA},
     "2 x LSTM + 1 x cross": {"adapter": {"num_layers": 1, "text_mixer": "lstm"}, "lora": LORA},
     "2 x (self + cross), full LLM": {"adapter": {"num_layers": 2}},
-    "2 x (self + cross), frozen LLM": {"adapter": {"num_layers": 2}, "trains": ["encoder", "adapter"]},
+    "2 x (self + cross), frozen LLM": {"adapter": {"num_layers": 2}, "trains": ["encoder", "connector"]},
 }
 LOSSES = {"alignment_weight": 1.0, "count_weight": 0.5}
 

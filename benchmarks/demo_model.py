@@ -234,12 +234,13 @@ def llm_alone(args: argparse.Namespace) -> Callable[[Written], str]:
     import torch
     from tokenizers import Tokenizer
 
+    from bestow_edge.model.base import Speech
     from bestow_edge.model.checkpoint import load_checkpoint
 
     torch.set_num_threads(args.threads)
     model = load_checkpoint(args.checkpoint)
     tokenizer = Tokenizer.from_file(str(args.checkpoint / "tokenizer.json"))
-    silence = torch.zeros(1, 0, model.config.encoder.network["hidden_size"])
+    silence = Speech(torch.zeros(1, 0, model.config.encoder.width), torch.tensor([0]))
 
     @torch.no_grad()
     def write(asked: Written) -> str:

@@ -1,8 +1,7 @@
-"""What quantisation changes in decisions on real speech; between the written graphs and the bundle. No torch.
+"""Share of decisions on real speech that quantisation leaves unchanged. No torch.
 
 A float32 model answers each recording under the default policy; the other models then decide at each point what comes
-next after that very answer, so that one difference does not make the rest of a text differ. It knows bundles and
-recordings, not how graphs were made.
+next after that very answer, so that one difference does not make the rest of a text differ.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What comes next, decided when that many encoder steps were visible."""
+    """A decision: the next token, and the encoder steps that were visible then."""
 
     visible: int
     token_id: int
@@ -52,8 +51,8 @@ def read_recordings(manifest: Path, model: Model) -> list[Recording]:
     """Read the recordings whose language a model understands, once for each language it answers in.
 
     Raises:
-        ManifestError: the manifest is missing or has a bad line.
-        ExportError: none of them is in one of the model's languages.
+        ManifestError: if the manifest is missing or has a bad line.
+        ExportError: if no recording is in one of the model's languages.
     """
     pairs = [parse_pair(pair) for pair in model.config.pairs]
     recordings = [

@@ -1,6 +1,6 @@
 """Compares exported graphs with PyTorch at several sizes of input. Torch on one side, onnxruntime on the other.
 
-Inputs are random but lawful: caches partly filled, rings that have wrapped, padded chunks. fp32 graphs must agree to
+Inputs are random but possible: caches partly filled, rings that have wrapped, padded chunks. fp32 graphs must agree to
 rounding; int8 graphs are compared with the same fp32 outputs, so that the row shows what quantisation costs.
 """
 
@@ -21,7 +21,7 @@ from bestow_edge.runtime.records.golden import relative_error
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.25, "int4": 0.7}
 """Largest difference over largest value. fp32: order of summation. The others on random inputs: int8 0.02 to 0.1
-measured, int4 0.1 to 0.4; a wrong graph gives more than 1. What they cost on speech is for the agreement to say."""
+measured, int4 0.1 to 0.4; a wrong graph gives more than 1. `agreement` measures what they cost on speech."""
 
 Reference = Callable[[Feeds], dict[str, Array]]
 Expected = Mapping[str, dict[str, Array]]  # outputs by case
@@ -57,8 +57,8 @@ def compare(
         precision: of its weights.
 
     Raises:
-        SignatureError: the graph's tensors differ from the spec.
-        ParityError: an output differs by more than the tolerance.
+        SignatureError: if the graph's tensors differ from the spec.
+        ParityError: if an output differs by more than the tolerance.
     """
     runner = OnnxGraph(path, spec, threads=0, mapped=precision == "fp32").runner()
     rows = []
@@ -76,7 +76,7 @@ def check(rows: Sequence[ParityRow]) -> None:
     """Refuse rows beyond their tolerance.
 
     Raises:
-        ParityError: names the first one.
+        ParityError: if there is such a row; the message names the first.
     """
     for row in rows:
         if not row.error <= row.tolerance:

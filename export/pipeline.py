@@ -1,4 +1,4 @@
-"""Checkpoint in, bundle out: the three graphs, parity, golden outputs and the manifest. The export side's front door.
+"""Checkpoint in, bundle out: graphs, parity, golden outputs and the manifest.
 
 Everything is written to a sibling directory that takes the bundle's place when the last check has passed; an error at
 any point leaves nothing behind.
@@ -48,7 +48,6 @@ from bestow_edge.export.tracing import sample_inputs, save_graph, trace_graph
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import load_part, skeleton
 from bestow_edge.runtime.assets.recordings import sample_manifest
-from bestow_edge.runtime.devices.base import Array
 from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.records.golden import record_golden
 
@@ -59,7 +58,7 @@ Trace = Callable[[nn.Module, GraphSpec, Sequence[Tensor]], ir.Model]
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What an export made."""
+    """A finished bundle."""
 
     directory: Path
     manifest: BundleManifest
@@ -67,7 +66,7 @@ class ExportResult:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What the precisions of a bundle are compared with fp32 on, and how much may differ."""
+    """How decisions of a bundle are compared with those of fp32, and how many may differ."""
 
     utterances: Path | None = None
     """Manifest of recordings; None takes those that ship with the package."""
@@ -88,8 +87,8 @@ def export_bundle(
 ) -> ExportResult:
     """Export a checkpoint.
 
-    Weights are read graph by graph, so that one graph's float32 weights are the most there is in memory; the float32
-    graphs that others are compared with lie beside the bundle until it is done.
+    Weights are read graph by graph: memory holds the float32 weights of one graph at most. The float32 graphs for
+    comparisons are kept beside the bundle until it is done.
 
     Args:
         checkpoint: checkpoint directory.
@@ -98,15 +97,15 @@ def export_bundle(
         precision: of the graphs' weights, see `parse_precisions`; None takes the default of each part.
         check: how decisions are compared with fp32.
         force: replace a bundle that is there.
-        progress: called with a few words at the start of each step.
+        progress: called with a few words at each step.
         trace: makes a float32 graph of a module, as `trace_graph` does.
 
     Raises:
-        CheckpointError: the checkpoint is missing or damaged.
-        ConfigError: the precision is unknown.
-        ExportError: the model has a part that cannot be exported, or the recordings don't fit it.
-        ParityError: a graph differs from PyTorch.
-        AgreementError: decisions differ from those of the fp32 model.
+        CheckpointError: if the checkpoint is missing or damaged.
+        ConfigError: if the precision is unknown.
+        ExportError: if the model has a part that cannot be exported, or the recordings don't fit it.
+        ParityError: if a graph differs from PyTorch.
+        AgreementError: if decisions differ from those of the fp32 model.
     """
     progress("reading the checkpoint")
     model = skeleton(checkpoint)
@@ -133,8 +132,7 @@ def export_bundle(
                 report = _report(manifest, (Path(full), partial), sizes, check, progress)
                 manifest = replace(manifest, quantization=report)
         progress("recording golden outputs")
-        golden: dict[str, Any] = _golden(partial, manifest, sources)  # Any: savez's own keywords share the signature
-        np.savez_compressed(partial / GOLDEN_FILE, **golden)
+        _write_golden(partial, manifest, sources)
         manifest = replace(manifest, files=list_files(partial))
         write_manifest(manifest, partial)
     return ExportResult(out, manifest)
@@ -189,8 +187,8 @@ def _report(
     """Compare the precisions with fp32: each alone, where it fits between fp32 graphs, and all of them.
 
     Raises:
-        AgreementError: all of them together change more decisions than `check` allows.
-        ExportError: there are no recordings in the model's languages.
+        AgreementError: if all of them together change more decisions than `check` allows.
+        ExportError: if there are no recordings in the model's languages.
     """
     full, partial = directories
     fp32 = {name: GraphEntry(file=f"{full.name}/{name}.onnx", precision="fp32") for name in manifest.graphs}
@@ -247,16 +245,17 @@ def _row(
     )
 
 
-def _golden(directory: Path, manifest: BundleManifest, sources: Mapping[str, GraphSource]) -> dict[str, Array]:
+def _write_golden(directory: Path, manifest: BundleManifest, sources: Mapping[str, GraphSource]) -> None:
     inputs = {}
     for name, source in sources.items():
         cases = [feeds for _, feeds in source.cases(manifest.specs[name])]
         inputs[name] = min(cases, key=lambda feeds: sum(array.size for array in feeds.values()))
-    return record_golden(directory, manifest, inputs)
+    golden: dict[str, Any] = record_golden(directory, manifest, inputs)  # Any: savez's keywords share the signature
+    np.savez_compressed(directory / GOLDEN_FILE, **golden)
 
 
 def _manifest(model: SpeechModel, tokenizer: Tokenizer, checkpoint_sha256: str, target: Target) -> BundleManifest:
-    """Return the manifest without what is known last: graphs, files and parity."""
+    """Return the manifest without graphs, files and parity, which are known last."""
     config = model.config
     prompts = {
         pair: tuple(tokenizer.encode(prompt_text(parse_pair(pair), config.chat), add_special_tokens=False).ids)

@@ -41,7 +41,7 @@ def parse_precisions(text: str | None, llm_weights: int, target: Target = "cpu")
         Precision by part.
 
     Raises:
-        ConfigError: a part or a precision is unknown, or a part has no such precision.
+        ConfigError: if a part or a precision is unknown, or a part has no such precision.
     """
     chosen = default_precisions(llm_weights, target)
     choices = CHOICES if target == "cpu" else ON_GPU[target]

@@ -38,7 +38,7 @@ def trace_graph(module: nn.Module, spec: GraphSpec, inputs: Sequence[Tensor]) ->
         inputs: tensors to trace with.
 
     Raises:
-        ExportError: the module cannot be traced.
+        ExportError: if the module cannot be traced.
     """
     shapes = _dynamic_shapes(spec)
     named = type(module).forward.__code__.co_argcount - 1  # the arguments before `*states`

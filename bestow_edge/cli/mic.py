@@ -79,11 +79,10 @@ def mic(
     rate_hz = model.sample_rate_hz
     microphone = Microphone(mic_device, sample_rate_hz=rate_hz, device_rate_hz=device_rate, seconds=seconds)
     announce(request, model, calibrate)
-    opened = model.open(request)
-    session = opened if trace is None else traced(opened, trace)
+    session = model.open(request) if trace is None else traced(model.open(request), trace)
     with session, microphone, _stopped_by_ctrl_c(microphone):
-        what = ", ".join(map(str, request.asked))
-        say(f"listening to {microphone.device} at {microphone.device_rate_hz} Hz, {what}; Ctrl-C ends")
+        source, asked = f"{microphone.device} at {microphone.device_rate_hz} Hz", ", ".join(map(str, request.asked))
+        say(f"listening to {source}, {asked}; Ctrl-C ends")
         _listen(microphone, session, rate_hz, Captions(request.asked, as_json=as_json))
     _say_lost(microphone)
 

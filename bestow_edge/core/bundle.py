@@ -1,7 +1,7 @@
 """The bundle: a directory with `bundle.json`, the graphs and the tokenizer. Standard library only.
 
-It reads, checks and writes the manifest. What the graphs compute is not its business; nothing in a bundle is ever
-executed or unpickled, and no path may leave the directory.
+This module reads, checks and writes the manifest. Nothing in a bundle is ever executed or unpickled, and no path may
+leave the directory.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class GraphEntry:
     """One exported graph."""
 
     file: str
-    """Its `.onnx` file; external data lies beside it."""
+    """Its `.onnx` file; external data is beside it."""
     precision: Precision
     """Of its weights."""
 
@@ -67,12 +67,12 @@ class ParityRow:
     error: float
     """Largest absolute difference over the largest absolute value, over all outputs."""
     tolerance: float
-    """What `error` may be."""
+    """Largest `error` allowed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizationRow:
-    """What a graph's precision costs and saves."""
+    """Cost and gain of a graph's precision."""
 
     graph: str
     """Name of the graph."""
@@ -91,7 +91,7 @@ class QuantizationRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizationReport:
-    """What the precisions cost together: decisions on real speech, each after the same text, against fp32."""
+    """Cost of all precisions together: decisions on real speech, each after the same text, against fp32."""
 
     rows: tuple[QuantizationRow, ...]
     """One for each graph."""
@@ -112,7 +112,7 @@ class BundleManifest:
     model: ModelConfig
     """The model's configuration."""
     target: Target
-    """What the graphs were made for."""
+    """Device that the graphs were made for."""
     graphs: dict[str, GraphEntry]
     """Graphs by name."""
     prompts: dict[str, tuple[int, ...]]
@@ -126,7 +126,7 @@ class BundleManifest:
     parity: tuple[ParityRow, ...]
     """Comparison with PyTorch at export."""
     quantization: QuantizationReport | None
-    """What its precisions cost; None where all graphs are fp32."""
+    """Cost of its precisions; None where all graphs are fp32."""
     tools: dict[str, str]
     """Versions of what wrote the bundle."""
     checkpoint_sha256: str
@@ -158,9 +158,9 @@ def read_manifest(directory: Path) -> BundleManifest:
     """Read and check a manifest, without looking at the other files.
 
     Raises:
-        BundleMissingError: there is no manifest.
-        BundleVersionError: it was written in another format version.
-        BundleError: it has unknown, missing or wrong fields, or paths that leave the bundle.
+        BundleMissingError: if there is no manifest.
+        BundleVersionError: if it was written in another format version.
+        BundleError: if it has unknown, missing or wrong fields, or paths that leave the bundle.
     """
     path = directory / MANIFEST_FILE
     if not path.is_file():
@@ -192,8 +192,8 @@ def check_files(directory: Path, manifest: BundleManifest, *, hashes: bool) -> N
         hashes: compare SHA-256 too, not sizes alone.
 
     Raises:
-        BundleMissingError: a file is missing.
-        BundleIntegrityError: a file has another size or content.
+        BundleMissingError: if a file is missing.
+        BundleIntegrityError: if a file has another size or content.
     """
     for entry in manifest.files:
         path = directory / entry.path

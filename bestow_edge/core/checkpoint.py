@@ -1,4 +1,4 @@
-"""What a checkpoint directory holds, read without torch: its config and the shapes of its weights.
+"""Content of a checkpoint directory, read without torch: its config and the shapes of its weights.
 
 Standard library only. `bestow_edge.model.checkpoint` reads and writes the weights themselves.
 """
@@ -24,18 +24,17 @@ def load_config(directory: Path) -> ModelConfig:
     """Read the model config of a checkpoint.
 
     Raises:
-        CheckpointError: it is not a checkpoint directory of this format version.
-        ConfigError: its config has unknown or wrong fields.
-        PromptError: a language of it is unknown.
+        CheckpointError: if it is not a checkpoint directory of this format version.
+        ConfigError: if its config has unknown or wrong fields.
+        PromptError: if a language of it is unknown.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory}: not a checkpoint, {name} is missing; make one with train or init")
     document = read_json(directory / CONFIG_FILE)
     if document.get("format") != FORMAT or document.get("format_version") != FORMAT_VERSION:
-        got = f"{document.get('format')} {document.get('format_version')}"
-        expected = f"{FORMAT} {FORMAT_VERSION}; make the checkpoint again with train or init"
-        raise CheckpointError(f"{directory}: config.json is {got}, expected {expected}")
+        got = f"config.json is {document.get('format')} {document.get('format_version')}, expected {FORMAT}"
+        raise CheckpointError(f"{directory}: {got} {FORMAT_VERSION}; make the checkpoint again with train or init")
     config = ModelConfig.from_dict(document.get("model", {}))
     for pair in config.pairs:
         parse_pair(pair)
@@ -49,7 +48,7 @@ def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     The file begins with the length of a JSON header, 8 bytes little-endian, and the header.
 
     Raises:
-        CheckpointError: it is not such a file.
+        CheckpointError: if it is not such a file.
     """
     try:
         with path.open("rb") as file:

@@ -56,7 +56,7 @@ class FeatureConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderConfig(ABC):
-    """What every kind of encoder has. `bestow_edge.core.encoders.ENCODERS` lists the kinds; lengths are in steps."""
+    """Fields of every kind of encoder. `bestow_edge.core.encoders.ENCODERS` lists the kinds; lengths are in steps."""
 
     kind: str
     """Name of the kind in `ENCODERS`."""
@@ -120,7 +120,7 @@ class EncoderConfig(ABC):
         """Check that the front-end fits the network.
 
         Raises:
-            ConfigError: it does not.
+            ConfigError: if it does not fit.
         """
         bins = self.network.get("num_mel_bins", features.num_mel_bins)
         if bins != features.num_mel_bins:
@@ -133,7 +133,7 @@ class EncoderConfig(ABC):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConnectorConfig(ABC):
-    """What every kind of connector has. `bestow_edge.core.connectors.CONNECTORS` lists the kinds."""
+    """Fields of every kind of connector. `bestow_edge.core.connectors.CONNECTORS` lists the kinds."""
 
     kind: str
     """Name of the kind in `CONNECTORS`."""
@@ -167,7 +167,7 @@ class PolicyConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentConfig:
-    """When a session begins a new segment with fresh caches; what the model was trained on sets the limits."""
+    """When a session begins a new segment with fresh caches; the limits follow its training."""
 
     pause_s: float = 2.0
     """Silence that ends a segment, seconds; longer than the pauses within utterances in training. 0 = never."""
@@ -175,7 +175,7 @@ class SegmentConfig:
     """Answer tokens that end a segment, 0 = what the LLM's context holds."""
     max_s: float = 0.0
     """Speech that ends a segment, seconds; as long as the utterances in training. 0 = what the speech memory holds.
-    Questions without a text beside them are about all that was said: the model's own value does not hold for them."""
+    Questions without a text beside them are about the whole recording: they ignore the model's own value."""
     context_tokens: int = 0
     """Most tokens of the segment before to repeat between prompt and answer; for models trained on such contexts."""
 
@@ -237,7 +237,7 @@ class ModelConfig:
         """Read a decoded JSON object strictly.
 
         Raises:
-            ConfigError: a key is unknown or missing, or a value has the wrong type.
+            ConfigError: if a key is unknown or missing, or a value has the wrong type.
         """
         return decode(cls, values, "config")
 
@@ -251,7 +251,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a UTF-8 file.
 
     Raises:
-        ConfigError: the file is not a JSON object.
+        ConfigError: if the file is not a JSON object.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

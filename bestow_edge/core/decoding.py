@@ -1,7 +1,6 @@
-"""Strict decoding of plain dicts into frozen dataclasses; knows nothing of what they mean.
+"""Strict decoding of plain dicts into frozen dataclasses, for `config.json`, `bundle.json` and YAML recipes.
 
-One reader serves `config.json`, `bundle.json` and YAML recipes: unknown keys, missing keys and wrong types are
-`ConfigError`s with the path of the field.
+Unknown keys, missing keys and wrong types are `ConfigError`s with the path of the field.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ def decode(cls: type[T], values: object, where: str) -> T:
         where: path of this object, for messages, such as `config.connector`.
 
     Raises:
-        ConfigError: a key is unknown or missing, or a value has the wrong type or is out of range.
+        ConfigError: if a key is unknown or missing, or a value has the wrong type or is out of range.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected a mapping, got {_shown(values)}")

@@ -1,4 +1,4 @@
-"""A delay in seconds turned into K, L and look-ahead. Plain Python; knows the model's config, not the machine's speed.
+"""A delay in seconds turned into K, L and look-ahead. Plain Python.
 
 The first token comes after at most `K * L + right context` encoder steps of audio (docs/method.md, "Policy"). How long
 the machine computes on top of that is measured by `bestow_edge.runtime.calibration`.
@@ -20,7 +20,7 @@ _LATENCY = re.compile(r"(?P<number>[0-9]+\.?[0-9]*|\.[0-9]+) ?(?P<unit>s|ms)?")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """What a session is opened with to keep to a latency."""
+    """Settings of a session that keep to a latency."""
 
     k: int
     """Wait-k: blocks heard before the first token."""
@@ -39,7 +39,7 @@ def parse_latency(text: str) -> float:
     """Return the seconds meant by "2.5s", "2500ms" or "2.5".
 
     Raises:
-        ConfigError: the text is not a number with one of these units.
+        ConfigError: if the text is not a number with one of these units.
     """
     match = _LATENCY.fullmatch(text.strip())
     if match is None:
@@ -72,7 +72,7 @@ def solve(target_s: float, config: ModelConfig) -> Choice:
         config: the model.
 
     Raises:
-        ConfigError: even the shortest delay is longer than the target.
+        ConfigError: if even the shortest delay is longer than the target.
     """
     choices = [
         Choice(k=k, l=l, lookahead=lookahead, delay_s=delay_s(k, l, lookahead, config))
@@ -88,10 +88,10 @@ def solve(target_s: float, config: ModelConfig) -> Choice:
 
 
 def is_trained(k: int, l: int, config: ModelConfig) -> bool:  # noqa: E741 - the paper's letter
-    """Say whether L is the model's own and K within the range usual in training."""
+    """Return whether L is the model's own and K within the range usual in training."""
     return l == config.policy.l and k in TRAINED_K
 
 
 def _preference(choice: Choice, trained_l: int) -> tuple[bool, int, int, int, int]:
-    """Return what to compare choices by. K comes last, which is why a larger target never gives a smaller delay."""
+    """Return the key to compare choices by. K comes last, which is why a larger target never gives a smaller delay."""
     return choice.l == trained_l, min(choice.k, TRAINED_K.start), choice.l, choice.lookahead, choice.k

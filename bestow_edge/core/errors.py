@@ -1,4 +1,4 @@
-"""Typed errors of the whole project; knows nothing else.
+"""Typed errors of the whole project.
 
     BestowEdgeError
     |- ConfigError            (ValueError)         a config, recipe or manifest field is wrong
@@ -86,7 +86,7 @@ class EngineError(BestowEdgeError, RuntimeError):
 
 
 class PromptError(BestowEdgeError, ValueError):
-    """What is asked is not what the model was trained for, or cannot be asked: an empty or overlong question."""
+    """A model was not trained for a request, or a question is empty or too long."""
 
 
 class SessionError(BestowEdgeError, RuntimeError):
@@ -136,7 +136,7 @@ class MissingExtraError(BestowEdgeError, ImportError):
     """An optional dependency is absent."""
 
     def __init__(self, module: str, extra: str) -> None:
-        """Say which module is absent and which extra brings it.
+        """Name the absent module and the extra that installs it.
 
         Args:
             module: import name that failed, such as `sounddevice`.

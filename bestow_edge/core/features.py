@@ -1,11 +1,10 @@
 """Log-mel front-end in numpy: waveform in, log-mel frames out, whole or block by block.
 
-It knows samples and frames only: not where the waveform comes from (`runtime.audio`, `runtime.microphone`), nor how
-many frames the encoder takes at once. It is the first stage of the flow, and the only one that training, export and
-runtime all run from the same code, so that a frame is the same number everywhere.
+It is the first stage of the flow, and the only one that training, export and runtime all run from the same code, so
+that a frame is the same number everywhere.
 
 Frame `i` is centred on sample `i * hop_samples`; it exists once `(i + 1) * hop_samples` samples do. The Hann window is
-shorter than the FFT, therefore it is the window, not the FFT, that says how much of the future a frame needs.
+shorter than the FFT, therefore the window, not the FFT, determines how much of the future a frame needs.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _MEL_LOG_STEP = np.log(6.4) / 27.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureState:
-    """What the block-wise front-end carries from one block to the next."""
+    """State of the block-wise front-end between two blocks."""
 
     samples: npt.NDArray[np.float32]  # (samples,)
     """Pre-emphasised samples from the start of the next frame's window on, read-only."""
@@ -56,7 +55,7 @@ def log_mel(waveform: npt.NDArray[np.float32], config: FeatureConfig) -> npt.NDA
         `config.normalize` says so.
 
     Raises:
-        AudioError: the waveform is not one-dimensional or not floating point.
+        AudioError: if the waveform is not one-dimensional or not floating point.
 
     Source: transformers `NemotronAsrStreamingFeatureExtractor`. Both are float32 and differ by less than 1e-4 on
         noise and speech; in bins 80 dB below a loud tone each is off by up to 1e-3 from exact arithmetic.
@@ -123,7 +122,7 @@ def feed_features(
         waveform bit for bit.
 
     Raises:
-        AudioError: the samples are not one-dimensional or not floating point.
+        AudioError: if the samples are not one-dimensional or not floating point.
     """
     samples = _checked(samples)
     previous = np.concatenate([np.array([state.last_sample], np.float32), samples[:-1]])[: len(samples)]

@@ -1,4 +1,4 @@
-"""What a kind of encoder or connector is to the formats: a row of `ENCODERS` or `CONNECTORS`.
+"""A kind of encoder or connector, as the formats see it: a row of `ENCODERS` or `CONNECTORS`.
 
 A kind has a file of the same name in every layer: `core/specs`, `model`, `export/graphs` and `runtime`.
 """
@@ -32,7 +32,7 @@ class ConnectorKind:
     config: type[ConnectorConfig]
     """Its config; the strict decoder chooses it by the field `kind`."""
     speech: Callable[[ModelConfig], tuple[TensorSpec, ...]]
-    """What the encoder's graph hands over, each with an axis `steps`."""
+    """Tensors that the encoder's graph hands over, each with an axis `steps`."""
     specs: Callable[[ModelConfig], tuple[GraphSpec, ...]]
     """Contracts of the graphs behind the encoder, in the order they run."""
     follows: Callable[[Policy], bool]

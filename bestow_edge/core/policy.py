@@ -1,8 +1,8 @@
 """Read/write policy: which speech steps each text position may see. numpy only.
 
 The one definition of wait-k (paper, section 3.2). The training mask, the exporter's parity inputs and the live loop all
-call `visible_steps`, so a model is run exactly as it was trained. It knows nothing of chunks, audio or graphs: only
-encoder steps (80 ms) and text positions count, which makes the text independent of how the audio arrived.
+call `visible_steps`, so a model is run exactly as it was trained. Only encoder steps (80 ms) and text positions count:
+the text does not depend on how the audio arrived.
 
 Positions: a sequence is `prompt_tokens` prompt tokens and then the answer. The last prompt token is the first query; it
 predicts answer token 0. Prompt tokens before it see no speech, only the null frame.
@@ -23,7 +23,7 @@ ALL_STEPS = 2**31 - 1  # "as many as there will ever be": larger than any stream
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the model proposes to write, for a policy to accept or to refuse."""
+    """A token that the model proposes, for a policy to accept or to refuse."""
 
     index: int
     """Answer token, from 0."""

@@ -1,8 +1,7 @@
 """Prompts: a task and its languages as one user turn in the LLM's chat format. Plain Python.
 
-It knows languages and wording, not tokenizers: export turns the prompt of each language pair into token ids once and
-stores them in the bundle, so that the runtime needs no template engine. A question's prompt holds the question, so its
-ids are made when it is asked.
+Export turns the prompt of each language pair into token ids once and stores them in the bundle, so that the runtime
+needs no template engine. A question's prompt holds the question, so its ids are made when it is asked.
 """
 
 from collections.abc import Sequence
@@ -108,18 +107,18 @@ class WrittenPassage:
 
 
 AboutSpeech = Pair | Question
-"""What may be asked about speech."""
+"""A request about speech."""
 Written = WrittenText | WrittenPassage
-"""What may be asked about a text."""
+"""A request about a text."""
 Asked = AboutSpeech | Written
-"""What a prompt may ask for."""
+"""A request."""
 
 
 def check_languages(*codes: str) -> None:
-    """Refuse what is no language code.
+    """Refuse unknown language codes.
 
     Raises:
-        PromptError: a code is not one of `LANGUAGES`.
+        PromptError: if a code is not one of `LANGUAGES`.
     """
     for code in codes:
         if code not in LANGUAGES:
@@ -137,7 +136,7 @@ def parse_pair(text: str) -> Pair:
     """Read `en-de`, or `en` for `en-en`.
 
     Raises:
-        PromptError: it is not a pair of known language codes.
+        PromptError: if it is not a pair of known language codes.
     """
     parts = text.strip().lower().split("-")
     codes = parts * 2 if len(parts) == 1 else parts
@@ -151,7 +150,7 @@ def parse_pairs(text: str) -> tuple[Pair, ...]:
     """Read the pairs that are asked about one stream: `en-en,en-de`.
 
     Raises:
-        PromptError: one is no pair, one is given twice, or they differ in the language of the speech.
+        PromptError: if one is not a pair or is given twice, or they differ in the language of the speech.
     """
     pairs = tuple(map(parse_pair, text.split(",")))
     for pair in pairs:
@@ -164,15 +163,15 @@ def parse_pairs(text: str) -> tuple[Pair, ...]:
 
 
 def parse_asked(lang: str, questions: Sequence[str]) -> tuple[AboutSpeech, ...]:
-    """Read what is asked about one stream: language pairs, questions, or both.
+    """Read the requests about one stream: language pairs, questions, or both.
 
     Args:
         lang: pairs, as for `parse_pairs`; beside questions a single code, such as `en`, is the language of the speech
-            and no pair.
+            and not a pair.
         questions: in the user's words; may be none.
 
     Raises:
-        PromptError: as `parse_pairs`; or a question is empty, or given twice.
+        PromptError: if `parse_pairs` refuses the pairs, or a question is empty or given twice.
     """
     alone = bool(questions) and "-" not in lang and "," not in lang
     pairs = parse_pairs(lang)
@@ -191,7 +190,7 @@ def make_pair(task: Task | None, source: str, target: str | None) -> Pair:
         target: language code of the text, or None for the language of the speech.
 
     Raises:
-        PromptError: a code is unknown, or the task contradicts the languages.
+        PromptError: if a code is unknown, or the task contradicts the languages.
     """
     pair = parse_pair(f"{source}-{target or source}")
     if task is not None and task != pair.task:
@@ -208,7 +207,7 @@ def check_trained(pair: Pair, trained: tuple[str, ...]) -> None:
     """Refuse a pair the model was not trained for.
 
     Raises:
-        PromptError: the pair is not in `trained`.
+        PromptError: if the pair is not in `trained`.
     """
     if str(pair) not in trained:
         raise PromptError(f"language pair {pair}: this model was trained for {', '.join(trained)}")
@@ -222,7 +221,7 @@ def check_answers(question: Question, trained: tuple[str, ...]) -> None:
         trained: languages of the speech that the model answers questions about.
 
     Raises:
-        PromptError: its speech is in another language, or the model answers no questions.
+        PromptError: if its speech is in another language, or the model answers no questions.
     """
     if not trained:
         problem = "this model was not trained to answer questions about speech"

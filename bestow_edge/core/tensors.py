@@ -15,15 +15,15 @@ INPUTS_EMBEDS, ALIGNMENT = "inputs_embeds", "alignment"  # out of connectors
 PAST_TOKENS = "past_tokens"
 LOGITS, TOKEN_ID, LOG_PROB = "logits", "token_id", "log_prob"  # out of LLMs
 NEXT = "next_"  # prefix of a state's name on the way out
-CACHE, NEW = "cache_", "new_"  # prefixes of a cache, bound in place, and of what is to be stored in it
+CACHE, NEW = "cache_", "new_"  # prefixes of a cache, bound in place, and of its new entries
 MEMORY = "memory_"  # prefix of the speech memory
 KINDS = ("keys", "values")  # of an attention's cache
 BATCH, STEPS, CAPACITY, FRAMES, TOKENS, SLOTS = "batch", "steps", "capacity", "frames", "tokens", "memory"  # axes
 
 Part = Literal["encoder", "connector", "llm"]
 Target = Literal["cpu", "cuda", "tensorrt"]
-"""What graphs are made for. On a GPU what goes from graph to graph or from step to step is float16."""
-FLOAT32_EVERYWHERE = (MEL, LOGITS, LOG_PROB, ALIGNMENT)  # what enters or leaves the device
+"""Device that graphs are made for. On a GPU, tensors between graphs or steps are float16."""
+FLOAT32_EVERYWHERE = (MEL, LOGITS, LOG_PROB, ALIGNMENT)  # tensors that enter or leave the device
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A whole model in PyTorch: encoder -> connector -> LLM, as training runs it over whole sequences.
 
-Encoder and LLM are transformers classes built from their own configs; the connector is ours. How the parts are put
-together is written here and in the connector's `forward`, and nowhere else.
+Encoder and LLM are transformers classes built from their own configs; the connector is ours. This file and the
+connector's `answer` are the only ones that put the parts together.
 
 Legend of shape comments: batch, frames (10 ms), steps (80 ms), tokens (text), width (encoder), hidden (LLM).
 """
@@ -33,7 +33,7 @@ class Speech:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a model gives for whole sequences."""
+    """Result of a model for whole sequences."""
 
     logits: Tensor
     """(batch, tokens, vocab) float: of the token after each; (batch, 0, hidden) if the LLM was left out."""
@@ -80,7 +80,7 @@ class SpeechModel(nn.Module):
         """Build a model with fresh random weights.
 
         Raises:
-            ConfigError: transformers has no such encoder or LLM.
+            ConfigError: if transformers has no such encoder or LLM.
         """
         build: Any = AutoModel.from_config  # Any: transformers' auto classes have no types
         build_llm: Any = AutoModelForCausalLM.from_config

@@ -1,7 +1,6 @@
 """A checkpoint directory: `config.json`, `model.safetensors` and the tokenizer's files. Nothing is pickled.
 
-It knows the files and their checks, not how weights came about. Writing goes to a sibling directory that is renamed
-when it is complete.
+A checkpoint is written to a sibling directory, which is renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def save_checkpoint(model: SpeechModel, tokenizer_json: str, directory: Path, *,
         replace: a directory that is there may be replaced.
 
     Raises:
-        ConfigError: `directory` exists and may not be replaced.
+        ConfigError: if `directory` exists and may not be replaced.
     """
     document = {"format": FORMAT, "format_version": FORMAT_VERSION, "model": model.config.to_dict()}
     with atomic_directory(directory, replace=replace) as partial:
@@ -55,8 +54,8 @@ def load_checkpoint(directory: Path) -> SpeechModel:
     """Read a checkpoint into a model in evaluation mode.
 
     Raises:
-        CheckpointError: files are missing, damaged or do not fit the config.
-        ConfigError: the config has unknown or wrong fields.
+        CheckpointError: if files are missing, damaged or do not fit the config.
+        ConfigError: if the config has unknown or wrong fields.
     """
     model = SpeechModel.from_config(load_config(directory))
     load_weights(model, directory)
@@ -67,7 +66,7 @@ def load_weights(model: SpeechModel, directory: Path) -> None:
     """Read the weights of a checkpoint into a model of the same config.
 
     Raises:
-        CheckpointError: the file is damaged, or weights are missing, surplus or of another shape.
+        CheckpointError: if the file is damaged, or weights are missing, unexpected or of another shape.
     """
     path = directory / WEIGHTS_FILE
     try:
@@ -80,8 +79,8 @@ def skeleton(directory: Path) -> SpeechModel:
     """Build the model of a checkpoint without its weights, for `load_part`; buffers that no file holds are there.
 
     Raises:
-        CheckpointError: files are missing or damaged, or the weights' names and shapes do not fit the config.
-        ConfigError: the config has unknown or wrong fields.
+        CheckpointError: if files are missing or damaged, or the weights' names and shapes do not fit the config.
+        ConfigError: if the config has unknown or wrong fields.
     """
     config = load_config(directory)
     with init_empty_weights(include_buffers=False):
@@ -110,7 +109,7 @@ def load_part(model: SpeechModel, directory: Path, prefixes: tuple[str, ...]) ->
         prefixes: of the names of the weights that are wanted.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: if the file is damaged.
     """
     try:
         with safe_open(str(directory / WEIGHTS_FILE), "pt") as file:

@@ -1,4 +1,4 @@
-"""Sources of graphs: contract, weights, the module to trace and inputs to compare with PyTorch on."""
+"""Sources of graphs: contract, weights, the module to trace, and inputs for the comparison with PyTorch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,12 @@ Case = dict[str, int]
 """Sizes of the named axes of a graph's inputs."""
 Lawful = Callable[[Feeds, Case, np.random.Generator], None]
 """Makes random inputs lawful, in place: counts that fit the sizes, tokens of the vocabulary."""
-
-
 Build = Callable[[SpeechModel], AbstractContextManager[nn.Module]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphSource:
-    """All that export needs to know of one graph."""
+    """Everything that export needs for one graph."""
 
     spec: GraphSpec
     weights: tuple[str, ...]
@@ -64,9 +62,7 @@ def graph_sources(config: ModelConfig) -> dict[str, GraphSource]:
     return {source.spec.name: source for source in (encoder, *behind)}
 
 
-def traced_from(
-    module: Callable[[SpeechModel], nn.Module],
-) -> Callable[[SpeechModel], AbstractContextManager[nn.Module]]:
+def traced_from(module: Callable[[SpeechModel], nn.Module]) -> Build:
     """Return a `GraphSource.build` for a module that needs nothing but the model."""
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 The weights are those of transformers' encoder; the computation is written out here for explicit caches, because that
 makes one graph serve every look-ahead, lets 1x1 convolutions become matrix products (which int8 can quantise) and
-turns the relative positions into constants. Tests hold it against transformers' own forward pass.
+turns the relative positions into constants. Tests compare it with transformers' own forward pass.
 
 Legend of shape comments: batch, frames (10 ms), steps (80 ms), d_model, heads, head_dim, slots (of a cache's ring).
 """
@@ -59,7 +59,7 @@ class EncoderChunk(nn.Module):
         return *self.connector.hand_over(x), *new, *next_states
 
     def _places(self, past_steps: Tensor, end_step: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Say which keys a chunk may attend to, and how far each lies from each query.
+        """Return which keys a chunk may attend to, and how far each is from each query.
 
         Keys are the ring's slots and then the chunk's own steps. Slot s holds the latest step a < past with
         a mod slots = s; of those the left context counts.
@@ -78,13 +78,13 @@ class EncoderChunk(nn.Module):
         distance = (past + own)[:, :, None] - key_steps[:, None]  # (batch, steps, slots + steps)
         column = self.longest - distance
         in_reach = (column >= 0) & (column < self.longest + self.chunk)
-        column = torch.where(in_reach, column, 0)  # those out of reach are hidden; no clamp: TensorRT has none of int64
+        column = torch.where(in_reach, column, 0)  # those out of reach are hidden; TensorRT cannot clamp int64
         return torch.cat([cached, fresh], dim=1)[:, None, None], column[:, None]
 
     def _subsample(
         self, mel: Tensor, start: Tensor, end: Tensor, states: Iterator[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """Three causal stride-2 convolutions; what lies outside [start, end) is zero before each of them."""
+        """Three causal stride-2 convolutions; frames outside [start, end) are zero before each of them."""
         x = masked(mel[:, None], start, end)  # (batch, 1, frames, mel_bins)
         stages = [(self.subsampling.conv_in, None)]
         stages += [(layer.depthwise_conv, layer.pointwise_conv) for layer in self.subsampling.layers]
@@ -131,7 +131,7 @@ class BlockChunk(nn.Module):
     def _attend(
         self, x: Tensor, visible: Tensor, column: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Attend to the ring and to the chunk itself, apart, so that the ring is read where it lies."""
+        """Attend to the ring and to the chunk itself in two products, so that the ring is not copied."""
         attention = self.block.self_attn
         batch, steps, _ = x.shape
 

@@ -1,8 +1,8 @@
 """Connector kind `cross_adapter` as graphs: `adapter_step`, from tokens and the speech memory to the LLM's embeddings.
 
 The modules are the trained ones; only attention is written out, in two parts (cached and new), so that no cache is ever
-joined or copied: the runtime stores the new keys and values in its own buffer. Tests hold it against the whole-sequence
-forward pass.
+joined or copied: the runtime stores the new keys and values in its own buffer. Tests compare it with the
+whole-sequence forward pass.
 
 Legend of shape comments: batch, tokens, memory (ring slots), capacity (text cache slots), heads, head_dim, width.
 """
@@ -80,7 +80,7 @@ class AdapterStep(nn.Module):
 
 
 def visible_slots(visible_steps: Tensor, written_steps: Tensor, num_slots: int) -> Tensor:
-    """Say which slots of the ring each token sees.
+    """Return which slots of the ring each token sees.
 
     Slot s holds the latest step a < written with a mod num_slots = s; a negative a was never written.
 
@@ -94,7 +94,7 @@ def visible_slots(visible_steps: Tensor, written_steps: Tensor, num_slots: int) 
     """
     last = written_steps - 1  # (1,)
     slots = torch.arange(num_slots, device=last.device)
-    divisor = torch.ones_like(slots).sum()  # a tensor: the exporter knows no remainder by a symbolic size
+    divisor = torch.ones_like(slots).sum()  # a tensor: the exporter cannot divide by a symbolic size
     step = last - torch.remainder(last - slots + divisor, divisor)  # (num_slots,); never of a negative number
     return (step >= 0) & (step < visible_steps[..., None])
 

@@ -1,10 +1,9 @@
-"""Export of a decoder-only LLM to the `llm_step` graph; between the checkpoint and the bundle.
+"""Export of a decoder-only LLM to the `llm_step` graph, which takes embeddings instead of tokens.
 
 Drives the unchanged transformers model with its own attention function: queries are scored against the cache buffer
-and against the new tokens' keys separately, so the graph reads the buffer where it lies and returns the new slots only.
+and against the new tokens' keys separately, so the graph reads the buffer in place and returns the new slots only.
 Standard ONNX operators, one graph for prefill, later prefill and decoding, each batch row with its own past.
-Knows no architecture by name: what the attention interface cannot express is found by comparing with the model itself.
-Deliberately does not know the token embedding (it is in the adapter graph), how buffers grow, or quantisation.
+No architecture is named: a comparison with the model itself finds attention that the interface cannot express.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 @contextmanager
 def llm_step(llm: PreTrainedModel) -> Iterator[LlmStep]:
-    """Yield `llm` without its token embedding as a module with the inputs and outputs of `graphs.llm_spec`.
+    """Yield `llm` without its token embedding as a module with the inputs and outputs of `llm_spec`.
 
     The module works, and can be traced, inside the block only. It was compared with the model itself first.
 
@@ -43,8 +42,8 @@ def llm_step(llm: PreTrainedModel) -> Iterator[LlmStep]:
         llm: float32 model with a language-model head that accepts `inputs_embeds`. Left as it was.
 
     Raises:
-        ExportError: the model is not float32 or keeps other state than keys and values.
-        ParityError: the model's attention is not the plain kind, so that the graph would compute something else.
+        ExportError: if the model is not float32 or keeps other state than keys and values.
+        ParityError: if the graph computes something else, because the model's attention is not the plain kind.
     """
     if llm.dtype != torch.float32:
         raise ExportError(f"LLM weights are {llm.dtype}, expected torch.float32; call llm.float() before exporting")
@@ -106,7 +105,7 @@ class _SplitAttention:
             value: (batch, kv_heads, tokens, head_dim).
             attention_mask: from `mask`.
             scaling: factor on the scores; head_dim ** -0.5 when None.
-            softcap: bound that the scores approach, as Gemma 2 has; None for none.
+            softcap: bound that the scores approach, as in Gemma 2; None: no bound.
 
         Returns:
             (batch, tokens, heads, head_dim), and no weights.

@@ -2,7 +2,7 @@
 
 The weights are those of transformers' `ParakeetEncoder`; as for the cache-aware encoder the computation is written out,
 so that 1x1 convolutions become matrix products (which int8 can quantise) and one graph takes any number of frames.
-Tests hold it against transformers' own forward pass. It knows no streams: what is dropped or kept is the runtime's.
+Tests compare it with transformers' own forward pass. The runtime decides which steps of a window it keeps.
 
 Legend of shape comments: batch, frames (10 ms), steps (80 ms), d_model, heads, head_dim.
 """
@@ -32,7 +32,7 @@ class BidirectionalEncoder(nn.Module):
         """Take the model's modules.
 
         Raises:
-            ExportError: the sub-sampling is not made of stride-2 convolutions with odd kernels.
+            ExportError: if the sub-sampling is not made of stride-2 convolutions with odd kernels.
         """
         super().__init__()
         encoder: Untyped = model.encoder
@@ -59,7 +59,7 @@ class BidirectionalEncoder(nn.Module):
         return speech
 
     def _subsample(self, mel: Tensor, end: Tensor) -> Tensor:
-        """Three stride-2 convolutions; what lies behind the end is zero before and after each of them."""
+        """Three stride-2 convolutions; frames behind the end are zero before and after each of them."""
         start = torch.zeros_like(end)
         x = masked(mel[:, None], start, end)  # (batch, 1, frames, mel_bins)
         for layer in self.subsampling.layers:

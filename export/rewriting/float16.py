@@ -2,8 +2,8 @@
 
 Every tensor's type is in the graph, with a Cast wherever it changes, so that a strongly typed TensorRT network and
 onnxruntime compute the same. Products, convolutions and all that only moves or adds values are float16. Softmax, sums,
-powers, the angles of rotary embeddings and what decides about a token are float32: float16 has 11 bits, too few for
-positions and for sums over a vocabulary. Deliberately does not know which graph it is given.
+powers, the angles of rotary embeddings and the choice of a token are float32: float16 has 11 bits, too few for
+positions and for sums over a vocabulary.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Graph rewrites that change how a traced graph computes, not what: fewer and larger operators for onnxruntime.
+"""Graph rewrites that leave the result of a traced graph as it is: fewer and larger operators for onnxruntime.
 
-Works on onnx-ir models whose weights may be anywhere; what is computed from weights is computed when it is saved, one
-tensor at a time, so that no second copy of a model is ever in memory.
+Works on onnx-ir models whose weights may be anywhere. New weights are computed when the graph is saved, one tensor at
+a time, so that no second copy of a model is ever in memory.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Product:
 
     @property
     def input(self) -> ir.Value:
-        """What is multiplied; read anew, because the node before may have been replaced."""
+        """The factor beside the matrix; read anew, because the node before may have been replaced."""
         value = self.node.inputs[0]
         if value is None:
             raise ValueError(f"{self.node.name}: a product without an input")
@@ -58,12 +58,12 @@ class Product:
 
     @property
     def output(self) -> ir.Value:
-        """What others read of it, the bias apart."""
+        """The result before the bias."""
         return self.node.outputs[0]
 
 
 def simplify(model: ir.Model) -> None:
-    """Compute what is constant, and remove what is unused or said twice.
+    """Compute constant nodes, and remove unused and repeated ones.
 
     torch's exporter can do it, with hundreds of rewrite rules tried on each node: a third of its time.
     """
@@ -125,7 +125,7 @@ def _half(model: ir.Model, angle: ir.Value, before: ir.Node) -> ir.Value:
 
 
 def constant(value: ir.Value | None, rank: int) -> Constant | None:
-    """Return a value as a float32 constant, None if it is none of that rank."""
+    """Return a value as a float32 constant, or None if it is not a constant of that rank."""
     tensor = None if value is None else value.const_value
     if value is None or tensor is None or tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != rank:
         return None

@@ -1,12 +1,12 @@
-"""Weight quantisation of a traced graph; between the float32 graph and the bundle.
+"""Weight quantisation of a traced graph.
 
 Matrix products with constant weights become int8 or int4 in one of two ways. Dynamic: activations are scaled when the
 graph runs, one scale for the whole tensor, int8 weights per output channel; the fastest for many rows, as in the
 encoder. Weight-only: blocks of weights have a scale each, and so has each row of activations, so that a row's result
 does not depend on the rows beside it; for graphs that decode several texts as one batch. Embedding tables: int8, one
 scale per row. Everything else stays float32: convolutions, recurrent layers, norms, products of two activations such as
-attention, and constants too small to matter. Weights are read, quantised and written one tensor at a time. Deliberately
-does not know which graph it is given; needs no calibration data.
+attention, and constants too small to matter. Weights are read, quantised and written one tensor at a time. No
+calibration data is needed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def quantize(model: ir.Model, precision: Precision, *, rows_apart: bool) -> ir.M
         rows_apart: no row of a batch may depend on the rows beside it.
 
     Raises:
-        ExportError: the graph holds no weights to quantise.
+        ExportError: if the graph holds no weights to quantise.
     """
     if precision == "fp16":
         to_half(model)
@@ -56,7 +56,7 @@ def quantize_dynamic(model: ir.Model) -> None:
     """Give a graph int8 products whose activations are scaled as it runs, and int8 tables, in place.
 
     Raises:
-        ExportError: the graph holds no weights to quantise.
+        ExportError: if the graph holds no weights to quantise.
     """
     split_gemms(model)
     done = _quantize_tables(model)
@@ -74,7 +74,7 @@ def quantize_weights(model: ir.Model, *, bits: int) -> None:
         bits: 8 or 4.
 
     Raises:
-        ExportError: the graph holds no weights to quantise.
+        ExportError: if the graph holds no weights to quantise.
     """
     split_gemms(model)
     done = _quantize_tables(model)

@@ -1,8 +1,8 @@
-"""Whether a graph is one that every TensorRT from 10.0 on reads: standard operators, opset 20, types it has.
+"""Checks that every TensorRT from 10.0 on reads a graph: standard operators, opset 20, types it has.
 
 The lists are those of the ONNX parser's documentation of TensorRT 9.2 and 10.0 (onnx-tensorrt, docs/operators.md);
-RotaryEmbedding and RMSNormalization came with 10.15, later than any Jetson has. It knows operators, not what they
-compute; that TensorRT really builds an engine is for a machine with TensorRT to say.
+RotaryEmbedding and RMSNormalization came with 10.15, later than any Jetson has. Only a machine with TensorRT shows
+that it really builds an engine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_ready(model: ir.Model) -> None:
     """Refuse a graph that some TensorRT 10 cannot read.
 
     Raises:
-        ExportError: names the first operator, type or opset that is in the way.
+        ExportError: if there is such an operator, type or opset; the message names the first.
     """
     name = model.graph.name
     domains = {domain: version for domain, version in model.opset_imports.items() if domain}

@@ -20,7 +20,7 @@ from bestow_edge.runtime.devices.base import Array
 from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2, "int4": 5e-2}
-"""Largest difference over largest value. int8, int4: processors without VNNI saturate 16-bit sums, about 1e-2."""
+"""Largest difference over largest value. int8, int4: kernels of other processors round activations differently."""
 
 
 @dataclass(frozen=True, slots=True)

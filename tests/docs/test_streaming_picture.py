@@ -15,6 +15,7 @@ from bestow_edge.core.bundle import read_manifest
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.policy import Policy, visible_steps
 from bestow_edge.runtime.model import Model
+from bestow_edge.runtime.stream.events import Decision
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -47,23 +48,17 @@ def test_it_is_svg_that_needs_nothing_else(picture: ModuleType) -> None:
 
 def attempts(model: Model, policy: Policy, lookahead: int, num_samples: int) -> Iterator[tuple[int, int]]:
     """Return for each answer token of a session the steps it saw and the steps that had been heard."""
-    notes: list[tuple[int, int]] = []
+    made: list[Decision] = []
     session = model.session(
         source="en", policy=policy, lookahead=lookahead, segments=SegmentConfig(pause_s=0, max_tokens=10)
     )
-    text = session._decoder
-    attempt = text.attempt
-
-    def spy(visible: list[int]) -> object:
-        notes.append((visible[0], text.memory.written))
-        return attempt(visible)
-
-    text.attempt = spy  # type: ignore[method-assign, assignment]  # of this one decoder
+    session.on_decision = made.append
     noise = np.random.default_rng(0).standard_normal(num_samples).astype(np.float32)
     for block in np.split(noise, range(1280, num_samples, 1280)):
         session.feed(block)
     session.finish()
-    return iter(notes)
+    step_s = model.config.step_s
+    return ((decision.visible_steps, round(decision.time_s / step_s)) for decision in made if decision.segment == 0)
 
 
 def test_a_session_does_what_is_drawn(picture: ModuleType, tiny_bundle: Path) -> None:

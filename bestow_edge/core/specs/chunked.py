@@ -121,7 +121,7 @@ def spec(config: ModelConfig, speech: tuple[TensorSpec, ...]) -> GraphSpec:
 
     `frames` is a multiple of 8, at most one chunk of the largest look-ahead. The first chunk of a stream begins with
     `FIRST_FRAME` frames that do not exist, and the last one may end with some: [frame_start, frame_end) are real.
-    `past_steps` counts the steps encoded before. The attention caches are rings, bound in place: step a lies in slot
+    `past_steps` counts the steps encoded before. The attention caches are rings, bound in place: step a is in slot
     a mod `cache_slots`. Keys and values of the new steps come out, and the runtime stores them. A convolution needs
     little of the past, so its cache comes out whole.
     """

@@ -52,7 +52,7 @@ class CrossAdapterConfig(ConnectorConfig):
     ffn_factor: int = 4
     """Feed-forward width over `width`: 4 by the paper's parameter counts, 1 in the authors' public code."""
     text_mixer: Literal["attention", "lstm", "none"] = "attention"
-    """What mixes the text positions: causal self-attention in each layer, or (Table 4) two LSTM layers below one
+    """How text positions are mixed: by causal self-attention in each layer, or (Table 4) two LSTM layers below one
     cross-attention layer, or nothing, which the paper tried and gave up."""
     prompt_mode: Literal["null_frame", "bypass"] = "null_frame"
     """Prompt tokens before the last one: attend to the null frame only, or skip the adapter (older variant)."""

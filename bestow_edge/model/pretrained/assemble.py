@@ -32,7 +32,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InitRequest:
-    """What a checkpoint is to be made of."""
+    """The parts to make a checkpoint of."""
 
     encoder: str
     """Folder, `.nemo` file or Hub id of the speech encoder."""
@@ -65,7 +65,7 @@ class PartSummary:
 
 @dataclass(frozen=True, slots=True)
 class InitResult:
-    """What was made."""
+    """A finished checkpoint."""
 
     directory: Path
     config: ModelConfig
@@ -86,13 +86,13 @@ def init_checkpoint(
         out: directory to make; it appears complete or not at all.
         force: replace a directory that is there.
         every_name: an error about weights names all of them.
-        progress: told what is being done, a few words at a time.
+        progress: called with a few words at the start of each step.
 
     Raises:
-        CheckpointError: a part is missing, damaged, or its weights do not fit its config.
-        HubError: a Hub id cannot be had.
-        ConfigError: a part is of a kind that is not supported, the sizes do not fit, or `out` is there.
-        PromptError: a language pair is unknown.
+        CheckpointError: if a part is missing, damaged, or its weights do not fit its config.
+        HubError: if a model of the Hub is missing, refused or out of reach.
+        ConfigError: if a part is of an unsupported kind, the sizes do not fit, or `out` exists.
+        PromptError: if a language pair is unknown.
     """
     check_free(out, replace=force)
     pairs = tuple(str(parse_pair(pair)) for pair in request.pairs)
@@ -130,7 +130,7 @@ def _check_prompts(config: ModelConfig, llm: LlmPart) -> None:
     """Refuse an LLM whose context holds no prompt and answer.
 
     Raises:
-        ConfigError: the context is too short.
+        ConfigError: if the context is too short.
     """
     for pair in config.pairs:
         text = prompt_text(parse_pair(pair), config.chat)
@@ -154,7 +154,7 @@ def _check_rebuilds(model: SpeechModel) -> None:
     """Make sure that the stored config alone gives a model with the same weights.
 
     Raises:
-        CheckpointError: it gives another one.
+        CheckpointError: if it gives another model.
     """
     with _without_weights():
         again = SpeechModel.from_config(ModelConfig.from_dict(model.config.to_dict())).state_dict()

@@ -1,7 +1,7 @@
 """A tokenizer's chat template as the two texts around a user turn, and the tokens that end an answer.
 
-The template is rendered by transformers, in its sandbox, with a marker for the instruction; what stands before and
-behind the marker is all that export and training need. Knows no model.
+The template is rendered by transformers, in its sandbox, with a marker for the instruction; export and training need
+only the texts before and behind the marker.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def chat_template(tokenizer: Untyped, where: str) -> ChatTemplate:
 
     Args:
         tokenizer: transformers' tokenizer.
-        where: what is read, for messages.
+        where: name of the source, for messages.
 
     Raises:
-        CheckpointError: the template fails, or drops or changes the instruction.
+        CheckpointError: if the template fails, or drops or changes the instruction.
     """
     if not tokenizer.chat_template:
         ids = tokenizer("a")["input_ids"]
@@ -51,10 +51,10 @@ def end_ids(tokenizer: Untyped, config: Untyped, generation: Untyped, where: str
         tokenizer: transformers' tokenizer.
         config: the model's config.
         generation: its generation config, which is asked before the others; or None.
-        where: what is read, for messages.
+        where: name of the source, for messages.
 
     Raises:
-        CheckpointError: there is none, or one is not in the vocabulary.
+        CheckpointError: if there is no such token, or one is not in the vocabulary.
     """
     for source in (generation, config, tokenizer):
         found = getattr(source, "eos_token_id", None)

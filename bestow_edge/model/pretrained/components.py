@@ -1,4 +1,4 @@
-"""What reading a pretrained part gives, whatever it was read from, and the empty modules that take its weights."""
+"""Pretrained parts as they were read, whatever their source, and the empty modules that take their weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LlmPart:
     tokenizer: Tokenizer
     """Its tokenizer."""
     chat: ChatTemplate
-    """What surrounds a user turn."""
+    """Texts around a user turn."""
     has_chat_template: bool
     """The tokenizer brought a chat template; else the prompt is plain text."""
 
@@ -48,7 +48,7 @@ def build_encoder(fields: dict[str, Any], where: str) -> PreTrainedModel:
     """Build an encoder whose weights are on no device yet.
 
     Raises:
-        ConfigError: transformers refuses the config.
+        ConfigError: if transformers refuses the config.
     """
     try:
         config = AutoConfig.for_model(**fields)
@@ -61,7 +61,7 @@ def build_encoder(fields: dict[str, Any], where: str) -> PreTrainedModel:
 
 
 def plain_config(config: PretrainedConfig) -> dict[str, Any]:
-    """Return a transformers config as a checkpoint keeps it: every field that says something of the model's shape."""
+    """Return a transformers config as a checkpoint keeps it: every field that describes the model."""
     return {name: value for name, value in config.to_dict().items() if name not in _UNKEPT} | {
         "model_type": config.model_type
     }

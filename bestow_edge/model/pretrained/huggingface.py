@@ -1,7 +1,6 @@
 """An encoder out of a folder as transformers saves it: alone, or inside a whole recogniser (CTC, RNNT, TDT, Canary).
 
-Files are read directly, so that of a whole model the encoder's tensors alone are loaded. It knows transformers' file
-and field names, not where the folder came from.
+Files are read directly, so that of a whole model the encoder's tensors alone are loaded.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ def huggingface_encoder(folder: Path, *, every_name: bool = False) -> EncoderPar
         every_name: an error about weights names all of them.
 
     Raises:
-        CheckpointError: files are missing or damaged, or the weights do not fit the config.
-        ConfigError: it is no encoder this project knows.
+        CheckpointError: if files are missing or damaged, or the weights do not fit the config.
+        ConfigError: if it is not a supported encoder.
     """
     whole = read_json(folder / "config.json")
     fields = _encoder_fields(whole, folder)

@@ -1,6 +1,6 @@
 """A decoder-only LLM and its tokenizer out of a folder as transformers saves it. No code of the folder is run.
 
-It knows what every LLM must have here: causal, text alone, embeddings as input, a fast tokenizer, an end token.
+An LLM must be causal, read text alone, take embeddings as input, and have a fast tokenizer and an end token.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def read_llm(folder: Path, *, every_name: bool = False) -> LlmPart:
         every_name: an error about weights names all of them.
 
     Raises:
-        CheckpointError: files are missing or damaged, weights do not fit, or there is no end token.
-        ConfigError: it is no decoder-only LLM of a kind transformers knows.
+        CheckpointError: if files are missing or damaged, weights do not fit, or there is no end token.
+        ConfigError: if it is not a decoder-only LLM that transformers supports.
     """
     config = _config(folder)
     tokenizer = _tokenizer(folder, config)
@@ -53,7 +53,7 @@ def _config(folder: Path) -> Untyped:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, TypeError, KeyError, OSError, StrictDataclassError) as error:
-        raise ConfigError(f"{folder}: no LLM that transformers knows ({_first_line(error)})") from error
+        raise ConfigError(f"{folder}: not an LLM that transformers supports ({_first_line(error)})") from error
     if config.get_text_config() is not config:
         raise ConfigError(f"{folder}: a {config.model_type} takes more than text; give a text-only LLM of this family")
     if getattr(config, "quantization_config", None) is not None:
@@ -116,7 +116,7 @@ def _model(folder: Path, config: Untyped, *, every: bool) -> PreTrainedModel:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers from drawing a progress bar and from logging tables: what is wrong becomes an error."""
+    """Keep transformers from drawing a progress bar and from logging tables: errors name the problems."""
     transformers: Untyped = hf_logging
     level, bar = transformers.get_verbosity(), transformers.is_progress_bar_enabled()
     transformers.set_verbosity(logging.CRITICAL)

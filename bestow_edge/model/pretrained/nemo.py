@@ -1,7 +1,7 @@
 """An encoder out of a `.nemo` file: NeMo's config and weights under transformers' names.
 
 Source of the names: transformers' `convert_nemo_to_hf.py` for Parakeet and its counterpart for Nemotron's streaming
-encoder. It knows both naming schemes, not how the file is packed.
+encoder.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def nemo_encoder(path: Path, *, every_name: bool = False) -> EncoderPart:
         every_name: an error about weights names all of them.
 
     Raises:
-        CheckpointError: the file is damaged, or its weights do not fit its config.
-        ConfigError: its config describes an encoder or a front-end that is not supported.
+        CheckpointError: if the file is damaged, or its weights do not fit its config.
+        ConfigError: if its config describes an encoder or a front-end that is not supported.
     """
     file = read_nemo(path)
     fields = encoder_config(file.config, str(path))
@@ -92,7 +92,7 @@ def _check_front_end(weights: dict[str, Tensor], config: FeatureConfig, path: Pa
     """Compare the constants that NeMo stores with those the front-end computes with.
 
     Raises:
-        CheckpointError: they differ.
+        CheckpointError: if they differ.
     """
     ours: dict[str, npt.NDArray[np.float32]] = {
         _FILTERS: mel_filters(config).T[None],

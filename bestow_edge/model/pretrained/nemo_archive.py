@@ -1,7 +1,7 @@
 """Reads a `.nemo` file: a tar archive with a YAML config and a PyTorch state dict. Nothing in it is executed.
 
 Two members are read by their exact names, none is extracted to a path that the archive chooses. The config is plain
-YAML, the weights are unpickled with torch's `weights_only`, which knows tensors and containers alone.
+YAML, the weights are unpickled with torch's `weights_only`, which makes tensors and containers alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_CONFIG_BYTES = 50_000_000  # vocabularies are part of it
 
 @dataclass(frozen=True, slots=True)
 class NemoFile:
-    """What a `.nemo` file holds."""
+    """Content of a `.nemo` file."""
 
     config: dict[str, Any]  # Any: decoded YAML
     weights: dict[str, Tensor]
@@ -39,7 +39,7 @@ def read_nemo(path: Path) -> NemoFile:
     """Read a `.nemo` file, plain or compressed.
 
     Raises:
-        CheckpointError: it is no such archive, lacks a member, is damaged or holds more than plain data.
+        CheckpointError: if it is not such an archive, lacks a member, is damaged or holds more than plain data.
     """
     try:
         with _opened(path) as (archive, compressed):
@@ -60,7 +60,7 @@ def _opened(path: Path) -> Iterator[tuple[tarfile.TarFile, bool]]:
 
 
 def _has_magic(path: Path) -> bool:
-    """Say whether a file begins like one of the formats that tarfile decompresses: gzip, bzip2, xz."""
+    """Return whether a file begins like one of the formats that tarfile decompresses: gzip, bzip2, xz."""
     with path.open("rb") as file:
         return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
 

@@ -1,7 +1,7 @@
 """NeMo's encoder and preprocessor sections as ours: transformers' encoder config, front-end, attention contexts.
 
 Every field of the two sections is used, known to change nothing when the encoder runs, or refused: a value that this
-project cannot compute is an error, never a guess. Knows field names and defaults of NeMo 1.20 to 3.0, no weights.
+project cannot compute is an error, never a guess. Field names and defaults are those of NeMo 1.20 to 3.0.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def feature_config(config: Section, where: str) -> FeatureConfig:
         where: the file, for messages.
 
     Raises:
-        ConfigError: a field is unknown or has a value that the front-end cannot compute.
+        ConfigError: if a field is unknown or has a value that the front-end cannot compute.
     """
     where = f"{where}: preprocessor"
     section = _section(config, "preprocessor", "AudioToMelSpectrogramPreprocessor", where)
@@ -112,7 +112,7 @@ def encoder_config(config: Section, where: str) -> dict[str, Any]:
         where: the file, for messages.
 
     Raises:
-        ConfigError: a field is unknown or has a value that neither of transformers' two encoders computes.
+        ConfigError: if a field is unknown or has a value that neither of transformers' two encoders computes.
     """
     where = f"{where}: encoder"
     section = _section(config, "encoder", "ConformerEncoder", where)
@@ -152,7 +152,7 @@ def chunked_config(config: Section, network: dict[str, Any], where: str) -> Chun
     """Return the config of a cache-aware encoder; the first attention context NeMo names is the default.
 
     Raises:
-        ConfigError: they have several left contexts or an unlimited one.
+        ConfigError: if it has several left contexts or an unlimited one.
     """
     where = f"{where}: encoder"
     left, lookaheads = _contexts(config["encoder"], where)
@@ -160,7 +160,7 @@ def chunked_config(config: Section, network: dict[str, Any], where: str) -> Chun
 
 
 def _kind(values: Section, where: str) -> str:
-    """Tell the cache-aware encoder from the bidirectional one; each is a fixed set of NeMo's choices."""
+    """Return whether the encoder is cache-aware or bidirectional; each is a fixed set of NeMo's choices."""
     kernel = values["conv_kernel_size"]
     around = values["conv_context_size"]
     convolution = {
@@ -218,7 +218,7 @@ def _section(config: Section, name: str, target: str, where: str) -> Section:
 
 
 def _complete(section: Section, defaults: Section, needed: tuple[str, ...], idle: set[str], where: str) -> Section:
-    """Return the section with NeMo's defaults, refusing fields nobody knows."""
+    """Return the section with NeMo's defaults, refusing unknown fields."""
     if missing := [name for name in needed if name not in section]:
         raise ConfigError(f"{where}: {', '.join(missing)} is missing")
     if unknown := sorted(map(str, section.keys() - defaults.keys() - idle - set(needed))):

@@ -1,6 +1,6 @@
-"""Where a pretrained part lies: a file or folder here, or a repository of the Hugging Face Hub in its cache.
+"""Finds a pretrained part: a file or folder here, or a repository of the Hugging Face Hub in its cache.
 
-It knows names and files, not what they hold. What is downloaded is JSON, tokenizers and weights, never code.
+Only JSON, tokenizers and weights are downloaded, never code.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def find_source(name: str, part: Part, *, offline: bool = False) -> Path:
         offline: look at files and the cache alone. `HF_HUB_OFFLINE=1` does the same.
 
     Raises:
-        CheckpointError: it is a path and nothing usable is there.
-        HubError: it is an id, and the Hub has no such repository, refuses it or cannot be reached.
+        CheckpointError: if it is a path without a usable file.
+        HubError: if it is an id, and the Hub has no such repository, refuses it or cannot be reached.
     """
     path = Path(name).expanduser()
     if path.exists():
@@ -60,7 +60,7 @@ def _checked(path: Path, part: Part) -> Path:
 
 
 def _from_hub(name: str, part: Part, *, offline: bool) -> Path:
-    """Download what is needed of a repository, the small files first: they say which weights."""
+    """Download the files that a part needs, the small ones first: they name the weights."""
     folder = _snapshot(name, TEXTS, offline=offline)
     if not (folder / CONFIG).is_file() and part == "encoder":
         return _snapshot(name, (f"*{NEMO_SUFFIX}",), offline=offline)

@@ -1,4 +1,4 @@
-"""Weights of other checkpoints by name: which are wanted, missing or left over. Knows names and shapes, no models."""
+"""Weights of other checkpoints by name: which are wanted, missing or left over."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ OTHER_PARTS = frozenset(
         "transf_decoder", "transf_encoder",
     }
 )  # fmt: skip
-"""What speech recognisers have beside the encoder: first parts of their weights' names."""
+"""Other parts of speech recognisers: first parts of their weights' names."""
 
 
 def read_tensors(folder: Path) -> dict[str, Path]:
     """Return the file of each tensor in a folder as transformers saves it, by name; reads headers alone.
 
     Raises:
-        CheckpointError: there are no safetensors files, or they are damaged.
+        CheckpointError: if there are no safetensors files, or they are damaged.
     """
     if (folder / INDEX).is_file():
         names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
@@ -65,11 +65,11 @@ def part_sizes(names: Iterable[str], known: Collection[str] = OTHER_PARTS) -> tu
     """Sort names that an encoder does not take.
 
     Args:
-        names: what is left over.
+        names: of the weights left over.
         known: parts that a whole model has beside its encoder.
 
     Returns:
-        How many weights each known part has, and the names that belong to none.
+        How many weights each known part has, and the names that belong to no known part.
     """
     counts: Counter[str] = Counter()
     unknown = []
@@ -88,12 +88,12 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], where: str, *, surplus: 
     Args:
         module: built on torch's `meta` device.
         tensors: by the module's names; their dtype stays.
-        where: what is read, for messages.
-        surplus: further names that nobody knows.
+        where: name of the source, for messages.
+        surplus: further unknown names.
         every: name all of them in an error.
 
     Raises:
-        CheckpointError: weights are missing, left over, or of another shape; names them.
+        CheckpointError: if weights are missing, left over or of another shape; the message names them.
     """
     wanted = module.state_dict()
     check_names(where, missing=wanted.keys() - tensors.keys(), surplus={*surplus, *(tensors.keys() - wanted.keys())},
@@ -112,12 +112,12 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], where: str, *, surplus: 
 
 
 def check_names(where: str, *, missing: Collection[str], surplus: Collection[str], every: bool) -> None:
-    """Refuse weights that are missing or that nobody knows.
+    """Refuse missing and unknown weights.
 
     Raises:
-        CheckpointError: there are some; names the first, or all of them if `every`.
+        CheckpointError: if there are any; the message names the first ones, or with `every` all.
     """
-    kinds = (("missing weights", missing), ("weights nobody knows", surplus))
+    kinds = (("missing weights", missing), ("unknown weights", surplus))
     if problems := [listed(kind, names, every=every) for kind, names in kinds if names]:
         raise CheckpointError(f"{where}: {'; '.join(problems)}")
 

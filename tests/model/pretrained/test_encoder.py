@@ -110,7 +110,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     r"1 missing weights: layers\.0\.conv\.norm\.bias": lambda folder: change(
         folder, lambda weights: weights.pop("encoder.layers.0.conv.norm.bias")
     ),
-    r"1 weights nobody knows: speaker\.x": lambda folder: change(
+    r"1 unknown weights: speaker\.x": lambda folder: change(
         folder, lambda weights: weights.update({"speaker.x": torch.zeros(1)})
     ),
     r"2 weights end in subsampling\.linear\.weight": lambda folder: change(

@@ -166,12 +166,14 @@ def truncate(folder: Path) -> None:
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     r"3 missing weights: model\.layers\.1\.mlp\.down_proj\.weight, ": remove,
-    r"1 weights nobody knows: visual\.patch": add,
+    r"1 unknown weights: visual\.patch": add,
     r"its weights do not load": truncate,
     r"weights do not load \(.*no file named": lambda folder: (folder / "model.safetensors").unlink(),
     r"weights of another shape: ": lambda folder: edit_json(folder / "config.json", intermediate_size=32),
     r"tokenizer does not load": lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
-    r"no LLM that transformers knows": lambda folder: (folder / "config.json").write_text('{"model_type": "nope"}'),
+    r"not an LLM that transformers supports": lambda folder: (folder / "config.json").write_text(
+        '{"model_type": "nope"}'
+    ),
     r"a parakeet_encoder is no decoder-only LLM": lambda folder: (folder / "config.json").write_text(
         '{"model_type": "parakeet_encoder"}'
     ),
@@ -206,7 +208,7 @@ def test_no_code_of_a_folder_is_run(llm: Path, tmp_path: Path) -> None:
         model_type="evil",
         auto_map={"AutoConfig": "modeling_evil.Config", "AutoModelForCausalLM": "modeling_evil.Model"},
     )
-    with pytest.raises(ConfigError, match="no LLM that transformers knows"):
+    with pytest.raises(ConfigError, match="not an LLM that transformers supports"):
         read_llm(llm)
     assert not marker.exists()
 

@@ -322,7 +322,7 @@ def test_missing_and_surplus_weights_are_named(tmp_path: Path) -> None:
     path = write_nemo(tmp_path / "m.nemo", config, odd)
     with pytest.raises(CheckpointError, match=rf"{len(gone)} missing weights: layers\.1.* \d+ more \(--all-names\)"):
         nemo_encoder(path)
-    with pytest.raises(CheckpointError, match=r"2 weights nobody knows: layers\.0\.adapter_layer\.x, speaker\.weight"):
+    with pytest.raises(CheckpointError, match=r"2 unknown weights: layers\.0\.adapter_layer\.x, speaker\.weight"):
         nemo_encoder(path)
     with pytest.raises(CheckpointError, match=r"missing weights: .*layers\.1\.self_attn\.v_proj\.weight") as caught:
         nemo_encoder(path, every_name=True)

@@ -112,7 +112,7 @@ def test_blocks_and_addresses_come_again(
     allocated = runtime.calls["cudaMalloc"]
     session.feed(speech[32000:40000])
     assert runtime.calls["cudaMalloc"] <= allocated + 4  # a cache may have grown
-    assert len(session._encoder._runner._of_block) <= 3
+    assert len(session._listener._encoder._runner._of_block) <= 3
 
 
 @pytest.fixture

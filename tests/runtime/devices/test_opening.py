@@ -62,4 +62,4 @@ print(json.dumps([name for name in sys.modules if name.startswith("bestow_edge.r
     command = [sys.executable, "-c", script, str(tiny_bundle)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
     loaded = {name.rpartition(".")[2] for name in json.loads(done.stdout.splitlines()[-1])}
-    assert loaded == {"backend", "base", "opening", "onnx_cpu"}
+    assert loaded == {"backend", "base", "opening", "onnx_cpu", "slots"}

@@ -12,7 +12,7 @@ from bestow_edge.core.specs.chunked import GRAPH as ENCODER
 from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
 from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.core.specs.windowed import GRAPH as WINDOW
-from bestow_edge.core.specs.windowed import WindowedConfig
+from bestow_edge.core.specs.windowed import windowed
 from bestow_edge.runtime import embedded_bundle
 from bestow_edge.runtime.devices.tensorrt.profiles import Bounds, choose, digest, profiles, sizes_of
 
@@ -27,7 +27,7 @@ def made_for(config: ModelConfig) -> BundleManifest:
 def test_the_encoder_has_one_for_each_chunk_size(model_config: Configs) -> None:
     manifest = made_for(model_config())
     known = profiles(manifest.specs[ENCODER], manifest, Bounds())
-    assert [profile.name for profile in known] == ["chunk_8", "chunk_16", "chunk_56", "chunk_112"]
+    assert [profile.name for profile in known] == ["frames_8", "frames_16", "frames_56", "frames_112"]
     mel = manifest.specs[ENCODER].inputs[0]
     assert known[0].shapes(mel) == ((1, 8, 80), (1, 8, 80), (1, 8, 80))
     assert known[3].shapes(mel) == ((1, 64, 80), (1, 112, 80), (1, 112, 80))
@@ -63,10 +63,10 @@ def test_recurrent_layers_take_prompts_token_by_token(model_config: Configs) -> 
 
 
 def test_a_bidirectional_encoder_has_its_window(bidirectional_config: Configs) -> None:
-    config = replace(bidirectional_config(), bidirectional=WindowedConfig())
+    config = bidirectional_config()
     manifest = made_for(config)
     (known,) = profiles(manifest.specs[WINDOW], manifest, Bounds())
-    assert known.axes["frames"].most == 8 * WindowedConfig().window
+    assert known.axes["frames"].most == 8 * windowed(config).window
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from bestow_edge.core.policy import Offline
 from bestow_edge.core.specs.chunked import GRAPH as ENCODER
 from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
 from bestow_edge.core.specs.llm import GRAPH as LLM
-from bestow_edge.export.parity import cases
+from bestow_edge.export.graphs.base import graph_sources
 from bestow_edge.runtime import TextEvent, load
 from bestow_edge.runtime.devices.backend import GraphFiles
 from bestow_edge.runtime.devices.base import Graphs
@@ -64,9 +64,10 @@ def texts(model: Model, speech: np.ndarray, **options: Any) -> Texts:
 
 def test_every_graph_gives_what_onnxruntime_gives(tensorrt_bundle: Path, trt: Any) -> None:
     engines, plain = on_engines(tensorrt_bundle), load(tensorrt_bundle, threads=1)
+    sources = graph_sources(engines.config)
     for name, graph in engines.graphs.items():
         reference = plain.graphs[name]
-        for case, feeds in cases(graph.spec, engines.config):
+        for case, feeds in sources[name].cases(graph.spec):
             if graph.spec.name == ENCODER and feeds["mel"].shape[0] > 1:
                 continue  # a session's encoder hears one stream
             runner, expected = graph.runner(), reference.runner()
@@ -238,16 +239,16 @@ def _plans(trt: Any, bundle: Path) -> dict[str, bytes]:
         ("set_input_shape", r"encoder_chunk: TensorRT refuses mel of shape"),
         ("set_tensor_address", r"encoder_chunk: TensorRT refuses the address of"),
         ("execute_async_v3", r"encoder_chunk: TensorRT could not run the engine"),
-        ("set_optimization_profile_async", r"encoder_chunk: TensorRT refuses the profile chunk_8"),
+        ("set_optimization_profile_async", r"encoder_chunk: TensorRT refuses the profile frames_8"),
     ],
 )
 def test_what_tensorrt_refuses_at_run_time(tensorrt_bundle: Path, trt: Any, refuse: str, message: str) -> None:
     model = on_engines(tensorrt_bundle)
     trt._refused = {refuse}
-    _, feeds = next(
-        (case, feeds) for case, feeds in cases(model.encoder.spec, model.config) if feeds["mel"].shape[1] == 8
-    )
-    runner = model.encoder.runner()
+    encoder = model.graphs[ENCODER]
+    cases = graph_sources(model.config)[ENCODER].cases(encoder.spec)
+    feeds = next(feeds for _, feeds in cases if feeds["mel"].shape[1] == 8)
+    runner = encoder.runner()
     runner.bind(feeds)
     with pytest.raises(EngineError, match=message):
         runner.run()
