@@ -74,7 +74,7 @@ def test_replay_changes_the_texts_beside_questions(
     assert record["texts"][1]["replayed"]["policy"]["name"] == "wait-k"
     code, out, err = run_here(capsys, "replay", alone, "--bundle", asked_bundle, "--k", 5)
     assert (code, out) == (2, "")
-    assert "--k: policy offline has none" in err
+    assert "k: policy offline has none" in err
 
 
 def test_inspect_says_who_answers(

@@ -94,7 +94,7 @@ def test_wrong_use(capsys: pytest.CaptureFixture[str], trace: Path, tmp_path: Pa
         (["replay", EXAMPLE], "digits_en.wav: not a trace"),
         (
             ["replay", trace, "--policy", "offline", "--k", 3],
-            "--k: policy offline has none; leave it out or choose another",
+            "k: policy offline has none; leave it out or choose another",
         ),
         (["replay", trace, "--lookahead", 5], "lookahead 5: this model has"),
         (["replay", trace, "--policy", "wait"], "'--policy'"),

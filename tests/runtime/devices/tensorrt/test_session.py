@@ -52,7 +52,7 @@ def on_engines(bundle: Path) -> Model:
     model = load(bundle, device="tensorrt:0", threads=1)
     assert model.upgrade is None or model.upgrade.wait(60)
     assert model.upgrade is None or model.upgrade.error is None
-    assert isinstance(model.llm, EngineGraph)
+    assert isinstance(model.graphs[LLM], EngineGraph)
     return model
 
 
@@ -95,7 +95,7 @@ def test_engines_are_found_again(tensorrt_bundle: Path, trt: Any, store: Path) -
     assert len(trt._built) == 3
     model = load(tensorrt_bundle, device="tensorrt:0", threads=1)
     assert model.upgrade is None, "nothing to build"
-    assert isinstance(model.encoder, EngineGraph)
+    assert isinstance(model.graphs[ENCODER], EngineGraph)
     assert len(trt._built) == 3
     assert len(list(store.glob("*.engine"))) == 3
 
