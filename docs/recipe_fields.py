@@ -20,6 +20,9 @@ CLASSES = {
     "StageRecipe": "Each of `stages`",
     "LoraRecipe": "`lora` of a stage",
     "ModelRecipe": "`model`",
+    "ChunkedConfig": "`model.encoder` of kind `chunked`: a cache-aware encoder, and its transformers config as `network`",
+    "WindowedConfig": "`model.encoder` of kind `windowed`: a bidirectional encoder, and its transformers config as `network`",
+    "CrossAdapterConfig": "`model.connector` of kind `cross_adapter`: BESTOW's adapter",
     "DataRecipe": "`data`",
     "SourceRecipe": "Each of `data.sources` and `data.dev_sources`",
     "FilterRecipe": "`data.filter`",
@@ -32,7 +35,7 @@ def fields_of(node: ast.ClassDef) -> list[tuple[str, str, str]]:
     """Return name, default and explanation of each field of a dataclass."""
     found = []
     for item, after in zip(node.body, [*node.body[1:], None], strict=True):
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not _of_class(item):
             default = "needed" if item.value is None else ast.unparse(item.value)
             text = ""
             if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
@@ -43,10 +46,16 @@ def fields_of(node: ast.ClassDef) -> list[tuple[str, str, str]]:
     return found
 
 
+def _of_class(item: ast.AnnAssign) -> bool:
+    """Return whether it is no field: a constant of the class."""
+    return ast.unparse(item.annotation).startswith("ClassVar")
+
+
 def tables() -> str:
     """Return the tables in Markdown."""
     nodes = {}
-    for path in sorted((ROOT / "training" / "recipe").glob("*.py")):
+    folders = (ROOT / "training" / "recipe", ROOT / "bestow_edge" / "core" / "specs")
+    for path in sorted(path for folder in folders for path in folder.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and node.name in CLASSES:
                 nodes[node.name] = node

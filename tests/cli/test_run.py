@@ -182,7 +182,10 @@ def test_bad_files_are_reported_and_the_others_done(
         (["--stream", "--threshold", 3], "threshold: policy wait-k has none; leave it out or choose another"),
         (["--policy", "wait"], "'--policy'"),
         (["--beam", 0], "'--beam'"),
-        (["--beam", 2, "--stream"], "a beam searches one text of the whole audio; give one pair or question and no stream"),
+        (
+            ["--beam", 2, "--stream"],
+            "a beam searches one text of the whole audio; give one pair or question and no stream",
+        ),
         (["--beam", 2, "--lang", "en-en,en-de"], "a beam searches one text of the whole audio"),
         (["--k", 0, "--stream"], "'--k'"),
         (["--device", "tpu"], "error: device 'tpu': expected cpu, "),

@@ -29,7 +29,6 @@ from bestow_edge.core.tensors import (
 )
 
 GRAPH = "encoder_chunk"
-LOOKAHEADS = (13, 6, 1, 0)  # right contexts of the published encoders, steps
 FIRST_FRAME = 7  # frames that pad the first chunk: its first step hears one real frame only
 
 
@@ -38,9 +37,10 @@ class ChunkedConfig(EncoderConfig):
     """A cache-aware encoder and its attention contexts, in encoder steps (80 ms)."""
 
     kind: Literal["chunked"] = "chunked"
+    """Name of the kind; it must be given."""
     left_context: int = 70
     """Steps of the past an encoder step may attend to; the size of the attention cache."""
-    lookaheads: tuple[int, ...] = LOOKAHEADS
+    lookaheads: tuple[int, ...] = (13, 6, 1, 0)
     """Right contexts a session may choose; a chunk has one step more."""
     default_lookahead: int = 13
     """Right context used when a session names none."""

@@ -43,6 +43,7 @@ class CrossAdapterConfig(ConnectorConfig):
     """Sizes and variants of the adapter."""
 
     kind: Literal["cross_adapter"] = "cross_adapter"
+    """Name of the kind; it must be given."""
     num_layers: int = 2
     """Adapter layers X; the paper found nothing gained above 2."""
     width: int = 1024

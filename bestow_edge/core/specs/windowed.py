@@ -21,6 +21,7 @@ class WindowedConfig(EncoderConfig):
     """A bidirectional encoder and how it streams, in encoder steps (80 ms)."""
 
     kind: Literal["windowed"] = "windowed"
+    """Name of the kind; it must be given."""
     block: int = 4
     """Steps between two encodings; the default is wait-k's L, so that no token waits for more than it must see."""
     right_context: int = 13

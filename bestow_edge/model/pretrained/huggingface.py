@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from bestow_edge.core.config import FeatureConfig, read_json
 from bestow_edge.core.errors import CheckpointError, ConfigError
-from bestow_edge.core.specs.chunked import LOOKAHEADS, ChunkedConfig
+from bestow_edge.core.specs.chunked import ChunkedConfig
 from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.model.pretrained.components import EncoderPart, build_encoder, plain_config
 from bestow_edge.model.pretrained.nemo_config import CACHE_AWARE
@@ -29,6 +29,7 @@ _FRONT_END = {
     "win_length": "window_samples",
     "preemphasis": "preemphasis",
 }
+USUAL_LOOKAHEADS = (13, 6, 1, 0)  # of the published encoders, steps
 ENCODERS = (*ChunkedConfig.model_types, *WindowedConfig.model_types)
 _SUBSAMPLING_SHAPE = {
     "subsampling_factor": ChunkedConfig.frames_per_step,
@@ -114,7 +115,7 @@ def _chunked(encoder: PreTrainedModel, processor: Fields, folder: Path) -> Chunk
     config: Any = encoder.config  # Any: each model's config has fields of its own
     left, default = config.sliding_window - 1, config.default_num_lookahead_tokens
     named = processor.get("supported_num_lookahead_tokens")
-    usual = [lookahead for lookahead in LOOKAHEADS if left % (lookahead + 1) == 0]
+    usual = [lookahead for lookahead in USUAL_LOOKAHEADS if left % (lookahead + 1) == 0]
     lookaheads = tuple(dict.fromkeys([default, *usual] if named is None else named))
     try:
         return ChunkedConfig(
