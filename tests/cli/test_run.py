@@ -184,7 +184,7 @@ def test_bad_files_are_reported_and_the_others_done(
         (["--beam", 0], "'--beam'"),
         (
             ["--beam", 2, "--stream"],
-            "a beam searches one text of the whole audio; give one pair or question and no stream",
+            "a beam searches one text of the whole audio; give one pair or question",
         ),
         (["--beam", 2, "--lang", "en-en,en-de"], "a beam searches one text of the whole audio"),
         (["--k", 0, "--stream"], "'--k'"),
