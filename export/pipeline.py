@@ -251,7 +251,7 @@ def _row(
 def _golden(directory: Path, manifest: BundleManifest, sources: Mapping[str, GraphSource]) -> dict[str, Array]:
     inputs = {}
     for name, source in sources.items():
-        cases = [feeds for _, feeds in source.cases()]
+        cases = [feeds for _, feeds in replace(source, spec=manifest.specs[name]).cases()]
         inputs[name] = min(cases, key=lambda feeds: sum(array.size for array in feeds.values()))
     return record_golden(directory, manifest, inputs)
 
