@@ -39,7 +39,7 @@ from bestow_edge.core.prompts import parse_pair, prompt_text
 from bestow_edge.core.tensors import GraphSpec, Target
 from bestow_edge.export.agreement import LEAST_AGREEMENT, agreement, answer, read_recordings
 from bestow_edge.export.graphs.base import GraphSource, graph_sources
-from bestow_edge.export.parity import Expected, compare, expected_outputs
+from bestow_edge.export.parity import compare, expected_outputs
 from bestow_edge.export.precision import parse_precisions
 from bestow_edge.export.rewriting.float16 import to_half
 from bestow_edge.export.rewriting.fusion import fuse
@@ -124,10 +124,7 @@ def export_bundle(
                 wanted = chosen[source.spec.part]
                 with load_part(model, checkpoint, source.weights), source.build(model) as module:
                     sizes[name] = sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
-                    progress(f"{name}: tracing")
-                    graph = trace(module, source.spec, sample_inputs(source.spec))
-                    expected = expected_outputs(module, source)
-                    parity += _export_graph(graph, source, expected, manifest, (Path(full), partial), wanted, progress)
+                    parity += _export_graph(module, source, manifest, (Path(full), partial), wanted, trace, progress)
                 graphs[name] = GraphEntry(file=f"{name}.onnx", precision=wanted)
             manifest = replace(manifest, graphs=graphs, parity=tuple(parity))
             if set(chosen.values()) != {"fp32"}:
@@ -147,17 +144,20 @@ def _weights(checkpoint: Path, prefixes: tuple[str, ...]) -> int:
 
 
 def _export_graph(
-    graph: ir.Model,
+    module: nn.Module,
     source: GraphSource,
-    expected: Expected,
     manifest: BundleManifest,
     directories: tuple[Path, Path],
     precision: Precision,
+    trace: Trace,
     progress: Progress,
 ) -> list[ParityRow]:
     """Write a graph to the first directory in fp32, and to the second as it goes into the bundle."""
     spec = source.spec
     full, path = (directory / f"{spec.name}.onnx" for directory in directories)
+    expected = expected_outputs(module, source)
+    progress(f"{spec.name}: tracing")
+    graph = trace(module, spec, sample_inputs(spec))
     fuse(graph, manifest.target)
     progress(f"{spec.name}: writing float32")
     save_graph(graph, full)
