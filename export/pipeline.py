@@ -87,8 +87,7 @@ def export_bundle(
 ) -> ExportResult:
     """Export a checkpoint.
 
-    Weights are read graph by graph: memory holds the float32 weights of one graph at most. The float32 graphs for
-    comparisons are kept beside the bundle until it is done.
+    Weights are read graph by graph, so memory holds the float32 weights of one graph at most.
 
     Args:
         checkpoint: checkpoint directory.
@@ -115,8 +114,7 @@ def export_bundle(
     with atomic_directory(out, replace=force) as partial:
         manifest = _manifest(model, tokenizer, sha256(checkpoint / WEIGHTS_FILE), target)
         shutil.copyfile(checkpoint / TOKENIZER_FILE, partial / TOKENIZER_FILE)
-        parity: list[ParityRow] = []
-        graphs, sizes = {}, {}
+        parity, graphs, sizes = list[ParityRow](), {}, {}
         with TemporaryDirectory(dir=partial) as full:
             for name, source in sources.items():
                 wanted = chosen[source.spec.part]

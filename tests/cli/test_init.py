@@ -44,8 +44,8 @@ def train(checkpoint: Path, out: Path) -> list[float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(STEPS):
-        speech, _ = model.encode(mel, torch.tensor([mel.shape[1]]))
-        logits = model(token_ids, speech, visible)
+        speech = model.encode(mel, torch.tensor([mel.shape[1]]))
+        logits = model(token_ids, speech, visible).logits
         loss = F.cross_entropy(logits[0, 5:-1], token_ids[0, 6:])
         optimizer.zero_grad()
         loss.backward()

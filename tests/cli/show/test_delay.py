@@ -122,9 +122,9 @@ def test_a_longer_latency_is_advised_where_it_helps(stderr: io.StringIO, tiny_bu
     assert "Try a longer --latency (larger chunks cost less), another number of --threads" in stderr.getvalue()
 
 
-def test_too_short_is_refused_before_anything_is_measured(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_short_is_refused_before_anything_is_measured(tiny_bundle: Path) -> None:
     with pytest.raises(ConfigError, match="the shortest possible"):
-        choose_on([], tiny_bundle, monkeypatch, target_s=0.01)
+        choose_on([], tiny_bundle, "0.01s")
 
 
 @pytest.mark.mic
