@@ -19,8 +19,8 @@ from bestow_edge.training.recipe.stages import StageRecipe
 def recipe(corpus: Path, tmp_path_factory: pytest.TempPathFactory, recipe_module: dict[str, Any]) -> Path:
     """One stage with every loss and one with LoRA, without dropout; four and two batches a step."""
     first, second = recipe_module["stages"]
-    recipe_module["model"]["encoder"] |= QUIET
-    recipe_module["model"]["encoder"]["num_hidden_layers"] = 2
+    recipe_module["model"]["encoder"]["network"] |= QUIET
+    recipe_module["model"]["encoder"]["network"]["num_hidden_layers"] = 2
     first |= {"steps": 4, "batches_per_step": 4, "ctc_weight": 0.3, "count_weight": 0.2, "attention_weight": 0.2}
     first |= {"best": "loss", "average": 2}
     first["learning_rate"] = 0.001  # Adam's first steps behind silent branches make much of rounding

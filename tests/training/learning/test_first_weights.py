@@ -37,10 +37,10 @@ def test_depth_does_not_flatten_the_output() -> None:
 def test_an_encoder_starts_from_some_layers_of_another(
     recipe_values: dict[str, Any], corpus: Path, tmp_path: Path
 ) -> None:
-    recipe_values["model"]["encoder"] |= {"num_hidden_layers": 3}
+    recipe_values["model"]["encoder"]["network"] |= {"num_hidden_layers": 3}
     whole = Run(decode(Recipe, recipe_values, "recipe"), corpus, tmp_path / "whole")
     whole.save(dict(whole.objective.state_dict()), tmp_path / "start")
-    recipe_values["model"]["encoder"] |= {"num_hidden_layers": 2}
+    recipe_values["model"]["encoder"]["network"] |= {"num_hidden_layers": 2}
     recipe_values["model"] |= {"encoder_from": str(tmp_path / "start"), "encoder_layers": [0, 2]}
     part = Run(decode(Recipe, recipe_values, "recipe"), corpus, tmp_path / "part").objective.model.encoder.state_dict()
     there = whole.objective.model.encoder.state_dict()

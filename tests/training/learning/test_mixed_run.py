@@ -50,7 +50,7 @@ def test_two_processes_of_which_one_has_speech_and_the_other_texts(
     speech = {"name": "asr", "manifests": [str(sentences / "train.jsonl")]}
     texts = {"name": "text", "texts": [str(sentences / "plain.jsonl")], "columns": ["text"]} | TEXT_SIZES
     recipe_values["data"] = {"sources": [speech, texts], "dev_sources": [speech, texts], "filter": {"max_s": 3.0}}
-    recipe_values["model"]["encoder"] |= QUIET
+    recipe_values["model"]["encoder"]["network"] |= QUIET
     recipe_values["model"]["vocab_size"] = 300
     stage = {"name": "only", "steps": 4, "batch_s": 4.0, "learning_rate": 0.003, "warmup_steps": 1}
     recipe_values["stages"] = [stage | {"batches_per_step": 2, "ctc_weight": 0.2, "streaming": 0.5}]
