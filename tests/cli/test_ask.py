@@ -102,7 +102,7 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str], wav: Path, asked_bu
         (["run", wav, *tiny, "--ask", "  "], "error: the question is empty; write one"),
         (["run", wav, *tiny, "--ask", WHO, "--ask", f" {WHO}"], f"error: question '{WHO}' is given twice; give each"),
         (["run", wav, *tiny, "--ask", "one two " * 99], "is too long: its prompt has"),
-        (["run", wav, *tiny, *ASK, "--beam", 3], "give one --lang or one --ask"),
+        (["run", wav, *tiny, *ASK, "--beam", 3], "give one pair or question and no stream"),
         (["run", wav, *tiny, "--lang", "en-xx", "--ask", WHO], "language pair 'en-xx': expected"),
         (["mic", "--ask", " "], "error: the question is empty; write one"),
         (

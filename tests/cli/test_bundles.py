@@ -97,7 +97,7 @@ def test_inspect_bundle(capsys: pytest.CaptureFixture[str], tiny_bundle: Path) -
     for shown in ("en-en, en-de, de-de, de-en", "mel: float32 (batch, frames, 80)", "golden.npz", "batch=1 frames=112"):
         assert shown in out
     record = json.loads(run_here(capsys, "inspect", tiny_bundle, "--json")[1])
-    assert (record["kind"], record["format_version"]) == ("bundle", 4)
+    assert (record["kind"], record["format_version"]) == ("bundle", 5)
     assert "token_ids: int64 (batch, tokens)" in record["graphs"]["adapter_step"]["inputs"]
 
 
@@ -108,14 +108,14 @@ def test_inspect_a_bidirectional_bundle(
         code, out, err = run_here(capsys, "inspect", path)
         assert (code, err) == (0, "")
         shown = " ".join(out.replace("\u2502", " ").split())
-        assert "bidirectional encoded again every 4 steps: at most 375 steps of 80 ms, right context 13" in shown
+        assert "bidirectional, encoded again every 4 steps: at most 375 steps of 80 ms, right context 13" in shown
         assert "16000 Hz, 80 mel bins, normalised per_feature" in shown
         assert "look-aheads" not in shown
     record = json.loads(run_here(capsys, "inspect", bidirectional_bundle, "--json")[1])
     assert record["graphs"]["encoder_window"]["inputs"] == [
         "mel: float32 (batch, frames, 80)", "frame_end: int64 (batch)"
     ]  # fmt: skip
-    assert record["model"]["bidirectional"]["window"] == 375
+    assert record["model"]["encoder"]["window"] == 375
 
 
 def test_inspect_checkpoint_without_torch(cli: Callable[..., Any], tiny_checkpoint: Path) -> None:

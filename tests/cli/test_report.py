@@ -58,7 +58,7 @@ def test_a_card_of_the_embedded_bundle(cli: Cli, evaluation: Path, tmp_path: Pat
     done = cli("report", embedded_bundle(), "--eval", evaluation, "--out", tmp_path / "card.md")
     assert done.returncode == 0, done.stderr
     card = (tmp_path / "card.md").read_text(encoding="utf-8")
-    assert card.startswith("# Model card: demo\n\nA BESTOW model")
+    assert card.startswith("# Model card: demo\n\nA streaming speech LLM")
     for text in (
         "transcribes English",
         "| llm_step | int4 |",
