@@ -34,7 +34,7 @@ from bestow_edge.core.prompts import (
     make_pair,
     parse_pair,
 )
-from bestow_edge.core.request import Request
+from bestow_edge.core.request import Request, change_policy, check_follows, default_policy, given_fields
 from bestow_edge.runtime.decoders.base import Decoder, open_decoder
 from bestow_edge.runtime.devices.base import Device, Graph, Graphs
 from bestow_edge.runtime.devices.opening import open_graphs
@@ -119,7 +119,7 @@ class Model:
     @property
     def default_policy(self) -> Policy:
         """The policy of a session without a policy argument."""
-        return self._wait_k(None, None)
+        return default_policy(None, self.config.policy)
 
     def prompt_ids(self, asked: AboutSpeech) -> tuple[int, ...]:
         """Return the token ids of a prompt: the bundle holds those of a pair, the tokenizer makes those of a question.
@@ -130,6 +130,13 @@ class Model:
         if isinstance(asked, Pair):
             return self.manifest.prompts[str(asked)]
         return question_ids(self.tokenizer, asked, self.config.chat, self.manifest.max_text_tokens)
+
+    def join(self, prompt: tuple[int, ...], context: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the tokens that a segment begins with: a prompt, and tokens of the segment before in their place."""
+        previous = self.config.chat.previous
+        if not previous or not context:
+            return *prompt, *context
+        return *self.tokenizer.encode(previous, add_special_tokens=False).ids, *context, *prompt
 
     def session(
         self,
@@ -181,7 +188,8 @@ class Model:
             lookahead = choice.lookahead
         if policy is None:
             at_the_end = isinstance(asked, Question) and (k, l) == (None, None)
-            policy = Offline() if at_the_end else self._wait_k(k, l)
+            default = default_policy(None if k is None else "wait-k", self.config.policy)
+            policy = Offline() if at_the_end else change_policy(default, given_fields(k=k, l=l))
         elif k is not None or l is not None:
             raise ConfigError("give either policy or k and l, not both")
         if beam_size < 1 or (beam_size > 1 and not isinstance(policy, Offline)):
@@ -216,7 +224,8 @@ class Model:
         Raises:
             PromptError: if the model was not trained for one of the language pairs or questions, or a question is too
                 long for the LLM's context.
-            ConfigError: if the look-ahead or a limit is out of range, or there are no prompts.
+            ConfigError: if the look-ahead or a limit is out of range, the model cannot follow a policy, or there are no
+                prompts.
         """
         if not prompts or (beam_size > 1 and len(prompts) > 1):
             raise ConfigError(
@@ -228,6 +237,7 @@ class Model:
                 check_answers(prompt.asked, self.config.questions)
             else:
                 check_trained(prompt.asked, self.config.pairs)
+            check_follows(prompt.policy, self.config)
             self._warn_of(prompt.policy)
         if lookahead is None:
             lookahead = self.config.encoder.default_right_context
@@ -246,13 +256,6 @@ class Model:
         self._warned.add(policy)
         trained = f"L={self.config.policy.l} and K from {TRAINED_K.start} to {TRAINED_K.stop - 1}"
         logger.warning("K=%d, L=%d: models are trained with %s; expect more mistakes", policy.k, policy.l, trained)
-
-    def _wait_k(self, k: int | None, l: int | None) -> WaitK:  # noqa: E741 - the paper's letter
-        default = self.config.policy
-        try:
-            return WaitK(default.k if k is None else k, default.l if l is None else l)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
 
 
 def _asked(task: Task | None, source: str, target: str | None, ask: str | None) -> AboutSpeech:

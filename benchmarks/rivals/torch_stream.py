@@ -180,7 +180,7 @@ def stream(
     most: int,
 ) -> dict[str, float]:
     """Hear a waveform and write `most` tokens; return what it took."""
-    step = AdapterStep(model)
+    step, speech_side = AdapterStep(model), model.connector.speech_side(model.llm)
     steps = waveform.size // (BLOCK // 2)  # more than there will be
     started = time.perf_counter()
     caches, text = EncoderCaches(model.encoder), TextCaches(model, step, choice.cache, len(prompt) + most, steps)
@@ -188,7 +188,7 @@ def stream(
     token, written, chunks = prompt[-1], 0, 0
     for frames in chunks_of(waveform, model, lookahead):
         encoded = caches.encode(model.encoder, frames, lookahead).to(model.llm.dtype)
-        text.hear(*model.connector.hand_over(encoded))
+        text.hear(*speech_side(encoded))
         chunks += 1
         while written < most and policy.steps_needed(written) <= text.heard:
             token, written = text.write([token], policy.steps_needed(written)), written + 1

@@ -11,6 +11,7 @@ import typer
 from bestow_edge.cli import options
 from bestow_edge.cli.show.console import needs_extra, new_table, say, shown_steps, write_json, write_tables
 from bestow_edge.core.config import PolicyConfig
+from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 
 if TYPE_CHECKING:
@@ -20,10 +21,21 @@ ADAPTER = CrossAdapterConfig(num_layers=2)
 POLICY = PolicyConfig()
 
 
-Encoder = Annotated[
-    str, typer.Option("--encoder", metavar="X", help="Folder, .nemo file or Hub id of a FastConformer encoder.")
+WHISPER = PolicyConfig(name="align-att", l=12, threshold=6)
+PADDING_S = 30.0
+
+
+Whole = Annotated[
+    str | None, typer.Option("--from", metavar="W", help="Folder or Hub id of a Whisper, to take whole; no training.")
 ]
-Llm = Annotated[str, typer.Option("--llm", metavar="Y", help="Folder or Hub id of a decoder-only LLM.")]
+Padding = Annotated[
+    float, typer.Option("--padding", min=0, metavar="S", help="With --from: seconds of silence behind the audio.")
+]
+Encoder = Annotated[
+    str | None,
+    typer.Option("--encoder", metavar="X", help="Folder, .nemo file or Hub id of a FastConformer or Whisper encoder."),
+]
+Llm = Annotated[str | None, typer.Option("--llm", metavar="Y", help="Folder or Hub id of a decoder-only LLM.")]
 Out = Annotated[Path, typer.Option("--out", metavar="CKPT", help="Directory to make.")]
 Pairs = Annotated[str, typer.Option("--pairs", metavar="PAIR,...", help="Pairs to train for; en-en transcribes.")]
 Layers = Annotated[int, typer.Option("--adapter-layers", min=1, metavar="N", help="Layers of the adapter.")]
@@ -50,9 +62,11 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a checkpoint that 
 
 
 def init(
-    encoder: Encoder,
-    llm: Llm,
     out: Out,
+    encoder: Encoder = None,
+    llm: Llm = None,
+    whole: Whole = None,
+    padding: Padding = PADDING_S,
     pairs: Pairs = "en-en",
     adapter_layers: Layers = ADAPTER.num_layers,
     adapter_width: Width = ADAPTER.width,
@@ -69,21 +83,32 @@ def init(
     force: Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Make a checkpoint to train from: a pretrained encoder, a pretrained LLM and a fresh adapter between them.
+    """Make a checkpoint: of a whole Whisper, or of a pretrained encoder, a pretrained LLM and a fresh adapter.
 
-    The encoder alone is taken from X; with it comes the front-end it was trained with. From Y come model, tokenizer,
-    chat format and end tokens. Until it is trained the adapter changes nothing. Needs the extra `train`.
+    A whole Whisper is ready to export and needs no training. Of parts, the encoder alone is taken from X; with it comes
+    the front-end it was trained with. From Y come model, tokenizer, chat format and end tokens. Until it is trained the
+    adapter changes nothing. Needs the extra `train`.
 
     \b
     Examples:
+      bestow-edge init --from openai/whisper-base --out whisper
       bestow-edge init --encoder nvidia/nemotron-speech-streaming-en-0.6b --llm Qwen/Qwen3-0.6B --out start
       bestow-edge init --encoder model.nemo --llm models/SmolLM2-135M-Instruct --pairs en-en,en-de --out start --offline
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    if whole is not None and (encoder is not None or llm is not None):
+        raise ConfigError("--from takes a whole model; leave out --encoder and --llm")
     with shown_steps() as step:
         step("loading torch")
         with needs_extra("train"):
-            from bestow_edge.model.pretrained.assemble import InitRequest, init_checkpoint
+            from bestow_edge.model.pretrained.assemble import InitRequest, init_checkpoint, init_whole
 
+            if whole is not None:
+                result = init_whole(whole, out, policy=WHISPER, padding=round(padding / 0.08), offline=offline,
+                                    force=force, every_name=all_names, progress=step)  # fmt: skip
+                _report(result, as_json=as_json)
+                return
+            if encoder is None or llm is None:
+                raise ConfigError("parts are missing: give --encoder and --llm, or a whole model by --from")
             adapter = CrossAdapterConfig(
                 num_layers=adapter_layers,
                 width=adapter_width,

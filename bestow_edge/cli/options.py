@@ -27,7 +27,9 @@ Bundle = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda:0, or tensorrt:0 for engines.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, metavar="N", help="CPU threads; 0 = one for each core.")]
-Policy = Annotated[PolicyName | None, typer.Option("--policy", help="When to write; default: wait-k.")]
+Policy = Annotated[
+    PolicyName | None, typer.Option("--policy", help="When to write; default: the model's, wait-k in the demo.")
+]
 K = Annotated[
     int | None,
     typer.Option("--k", min=1, metavar="N", help="wait-k: blocks heard before the first token; default: bundle's."),

@@ -22,7 +22,10 @@ PolicyName = Literal["wait-k", "offline", "align-att", "local-agreement"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureConfig:
-    """Log-mel front-end. Source: transformers `NemotronAsrStreamingFeatureExtractor`."""
+    """Log-mel front-end. The defaults are those of transformers' `NemotronAsrStreamingFeatureExtractor`.
+
+    Whisper's differs in `n_fft`, `preemphasis`, `window`, `start`, `log_guard`, `guard` and `normalize`.
+    """
 
     sample_rate_hz: int = 16_000
     """Sampling rate of the waveform; all time constants below are in its samples."""
@@ -31,16 +34,23 @@ class FeatureConfig:
     n_fft: int = 512
     """FFT length, samples."""
     window_samples: int = 400
-    """Symmetric Hann window, samples (25 ms)."""
+    """Hann window, samples (25 ms)."""
     hop_samples: int = 160
     """Distance of two frames, samples (10 ms)."""
     preemphasis: float = 0.97
     """First-order pre-emphasis coefficient; 0 switches it off."""
+    window: Literal["symmetric", "periodic"] = "symmetric"
+    """Form of the Hann window: divided into one interval less than it has samples, or into as many."""
+    start: Literal["zeros", "mirrored"] = "zeros"
+    """Samples that the first windows see before the waveform: silence, or the first samples backwards."""
     log_guard: float = 2.0**-24
-    """Added before the logarithm; the value of a silent frame is log(log_guard)."""
-    normalize: Literal["none", "per_feature"] = "none"
-    """`per_feature` gives each mel bin zero mean and unit variance over all frames that are encoded together, as
-    bidirectional checkpoints want it; it is not causal, so cache-aware encoders take `none` alone."""
+    """Guard of the logarithm; the value of a silent frame is log(log_guard)."""
+    guard: Literal["added", "least"] = "added"
+    """The guard is added to each mel bin, or the least value of one."""
+    normalize: Literal["none", "per_feature", "peak"] = "none"
+    """Over all frames that are encoded together: `per_feature` gives each mel bin zero mean and unit variance, as
+    bidirectional FastConformers want it; `peak` raises bins to 80 dB below the loudest one and takes (log10 + 4) / 4,
+    as Whisper wants it. Neither is causal, so cache-aware encoders take `none` alone."""
 
     def __post_init__(self) -> None:
         """Check what the block-wise front-end relies on."""
@@ -87,7 +97,7 @@ class EncoderConfig(ABC):
     @property
     def width(self) -> int:
         """Width of a step as the connector gets it."""
-        return int(self.network["hidden_size"])
+        return int(self.network["hidden_size"]) * self.positions_per_step
 
     @property
     @abstractmethod
@@ -107,6 +117,11 @@ class EncoderConfig(ABC):
     @abstractmethod
     def num_steps(self, num_frames: int) -> int:
         """Return the steps of an utterance of some mel frames."""
+
+    @property
+    def positions_per_step(self) -> int:
+        """Positions of the network that are stacked to one step."""
+        return 1
 
     def for_policy(self, l: int) -> EncoderConfig:  # noqa: ARG002, E741 - see `windowed`; the paper's letter
         """Return the config that suits a policy which reads `l` steps for a token."""
@@ -154,15 +169,20 @@ class ConnectorConfig(ABC):
 class PolicyConfig:
     """Default read/write policy of a session (paper, section 3.2)."""
 
+    name: PolicyName = "wait-k"
+    """Name of the policy."""
     k: int = 6
     """Wait-k: pre-decision blocks heard before the first token."""
+    threshold: int = 4
+    """Align-att: encoder steps between the attention's peak and the newest step."""
     l: int = 4  # noqa: E741 - the paper's letter
-    """Pre-decision ratio: encoder steps read per written token."""
+    """Pre-decision ratio: encoder steps read per written token, or before a token is tried again."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if self.k < 1 or self.l < 1:
-            raise ConfigError(f"policy: k and l must be at least 1, got k={self.k}, l={self.l}")
+        if self.k < 1 or self.l < 1 or self.threshold < 0:
+            got = f"k={self.k}, l={self.l}, threshold={self.threshold}"
+            raise ConfigError(f"policy: k and l must be at least 1 and threshold at least 0, got {got}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,7 +197,7 @@ class SegmentConfig:
     """Speech that ends a segment, seconds; as long as the utterances in training. 0 = what the speech memory holds.
     Questions without a text beside them are about the whole recording: they ignore the model's own value."""
     context_tokens: int = 0
-    """Most tokens of the segment before to repeat between prompt and answer; for models trained on such contexts."""
+    """Most tokens of the segment before to repeat, see `ChatTemplate.previous`; for models trained on such contexts."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -191,8 +211,14 @@ class ChatTemplate:
 
     before: str = ""
     """Text before the instruction."""
+    instruction: str | None = None
+    """The instruction of a language pair, in which {source} and {target} stand for language codes and {task} for
+    `transcribe` or `translate`; None for an English sentence."""
     after: str = ""
     """Text after the instruction, up to where the answer begins."""
+    previous: str = ""
+    """Text before repeated tokens of the segment before, which then stand before the prompt; empty if they stand
+    between prompt and answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

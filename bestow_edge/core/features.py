@@ -22,6 +22,7 @@ from bestow_edge.core.errors import AudioError
 FRAMES_PER_TILE = 512  # frames transformed at once, bounds the memory of long recordings
 
 STD_GUARD = 1e-5  # added to the deviation that normalisation divides by; transformers' value
+PEAK_DECADES = 8.0  # dynamic range that Whisper's front-end keeps, powers of ten (80 dB)
 
 _MEL_KNEE_HZ = 1000.0  # Slaney's scale is linear below, logarithmic above
 _MEL_KNEE = 15.0
@@ -34,13 +35,16 @@ class FeatureState:
     """State of the block-wise front-end between two blocks."""
 
     samples: npt.NDArray[np.float32]  # (samples,)
-    """Pre-emphasised samples from the start of the next frame's window on, read-only."""
+    """Pre-emphasised samples from the start of the next frame's window on, read-only; before `started` those of the
+    waveform."""
     last_sample: float
     """Last sample of the waveform so far, before pre-emphasis."""
     num_samples: int
     """Samples fed so far."""
     num_frames: int
     """Frames emitted so far."""
+    started: bool
+    """Whether `samples` begins with the samples before the waveform."""
 
 
 def log_mel(waveform: npt.NDArray[np.float32], config: FeatureConfig) -> npt.NDArray[np.float32]:
@@ -57,8 +61,9 @@ def log_mel(waveform: npt.NDArray[np.float32], config: FeatureConfig) -> npt.NDA
     Raises:
         AudioError: if the waveform is not one-dimensional or not floating point.
 
-    Source: transformers `NemotronAsrStreamingFeatureExtractor`. Both are float32 and differ by less than 1e-4 on
-        noise and speech; in bins 80 dB below a loud tone each is off by up to 1e-3 from exact arithmetic.
+    Source: transformers `NemotronAsrStreamingFeatureExtractor` and, with `normalize="peak"`,
+        `WhisperFeatureExtractor`. Both are float32 and differ by less than 1e-4 on noise and speech; in bins 80 dB
+        below a loud tone each is off by up to 1e-3 from exact arithmetic.
     """
     frames, state = feed_features(waveform, initial_feature_state(config), config)
     return normalize_frames(np.concatenate([frames, finish_features(state, config)]), config)
@@ -76,8 +81,8 @@ def level(frames: npt.NDArray[np.float32]) -> float:
 def normalize_frames(frames: npt.NDArray[np.float32], config: FeatureConfig) -> npt.NDArray[np.float32]:
     """Normalise frames that are encoded together, if `config.normalize` says so.
 
-    `per_feature` takes mean and deviation of each mel bin over exactly these frames: over an utterance in training,
-    over the window that is encoded again in a stream. So a frame's values depend on the window it is seen in.
+    Mean and deviation of `per_feature`, and the loudest bin of `peak`, are those of exactly these frames: an utterance
+    in training, the window that is encoded again in a stream. So a frame's values depend on the window it is seen in.
 
     Args:
         frames: shape (frames, num_mel_bins), from `feed_features` and `finish_features`; real frames, no padding.
@@ -86,11 +91,16 @@ def normalize_frames(frames: npt.NDArray[np.float32], config: FeatureConfig) -> 
     Returns:
         Shape (frames, num_mel_bins).
 
-    Source: transformers `ParakeetFeatureExtractor`. Sums are float64 here, so that digital silence gives exact zeros
-        and not rounding errors over the guard; a single frame, for which there is no deviation, gives zeros too.
+    Source: transformers `ParakeetFeatureExtractor`, `WhisperFeatureExtractor`. Sums are float64 here, so that digital
+        silence gives exact zeros and not rounding errors over the guard; a single frame, for which there is no
+        deviation, gives zeros too.
     """
     if config.normalize == "none" or not len(frames):
         return frames
+    if config.normalize == "peak":
+        decades = frames / np.float32(np.log(10))
+        raised: npt.NDArray[np.float32] = np.maximum(decades, decades.max() - np.float32(PEAK_DECADES))
+        return (raised + np.float32(4)) / np.float32(4)
     centred = frames - frames.mean(axis=0, dtype=np.float64)
     deviation = np.sqrt((centred**2).sum(axis=0) / max(1, len(frames) - 1))
     normalised: npt.NDArray[np.float32] = (centred / (deviation + STD_GUARD)).astype(np.float32)
@@ -99,8 +109,9 @@ def normalize_frames(frames: npt.NDArray[np.float32], config: FeatureConfig) -> 
 
 def initial_feature_state(config: FeatureConfig) -> FeatureState:
     """Return the state before the first sample: zeros where the first window reaches before the waveform."""
-    zeros = _read_only(np.zeros(_reach_samples(config)[0], np.float32))
-    return FeatureState(samples=zeros, last_sample=0.0, num_samples=0, num_frames=0)
+    started = config.start == "zeros"
+    zeros = _read_only(np.zeros(_reach_samples(config)[0] if started else 0, np.float32))
+    return FeatureState(samples=zeros, last_sample=0.0, num_samples=0, num_frames=0, started=started)
 
 
 def feed_features(
@@ -129,31 +140,37 @@ def feed_features(
     emphasised = samples - np.float32(config.preemphasis) * previous
     pending = np.concatenate([state.samples, emphasised])
     num_samples = state.num_samples + len(samples)
+    started = state.started or num_samples > _reach_samples(config)[0]
+    if started and not state.started:
+        pending = _mirrored(pending, config)
     num_full = (len(pending) - config.window_samples) // config.hop_samples + 1
     # The second bound matters only where half a window is shorter than a hop.
-    num_new = max(0, min(num_full, num_samples // config.hop_samples - state.num_frames))
+    num_new = max(0, min(num_full, num_samples // config.hop_samples - state.num_frames)) if started else 0
     following = FeatureState(
         samples=_read_only(pending[num_new * config.hop_samples :].copy()),
         last_sample=float(samples[-1]) if len(samples) else state.last_sample,
         num_samples=num_samples,
         num_frames=state.num_frames + num_new,
+        started=started,
     )
     return _frames(pending, num_new, config), following
 
 
-def finish_features(state: FeatureState, config: FeatureConfig) -> npt.NDArray[np.float32]:
+def finish_features(state: FeatureState, config: FeatureConfig, *, further: int = 0) -> npt.NDArray[np.float32]:
     """Return the frames whose windows reach past the end of the waveform, as if silence followed.
 
     Args:
         state: the state after the last block.
         config: the front-end.
+        further: frames of the silence that follows; the first of them still hear the waveform.
 
     Returns:
-        Shape (frames, num_mel_bins): the last 0 to `window_samples // hop_samples` frames.
+        Shape (frames, num_mel_bins): the last 0 to `window_samples // hop_samples` frames, and the further ones.
     """
-    num_left = state.num_samples // config.hop_samples - state.num_frames
-    padded = np.concatenate([state.samples, np.zeros(_reach_samples(config)[1], np.float32)])
-    return _frames(padded, num_left, config)
+    num_left = state.num_samples // config.hop_samples - state.num_frames + further
+    silence = sum(_reach_samples(config)) + further * config.hop_samples
+    padded = np.concatenate([state.samples, np.zeros(silence, np.float32)])
+    return _frames(padded if state.started else _mirrored(padded, config), num_left, config)
 
 
 @lru_cache(maxsize=8)
@@ -187,12 +204,13 @@ def _corners_hz(config: FeatureConfig) -> npt.NDArray[np.float64]:
 
 @lru_cache(maxsize=8)
 def hann_window(config: FeatureConfig) -> npt.NDArray[np.float32]:
-    """Return the symmetric Hann window, shape (window_samples,), read-only.
+    """Return the Hann window, shape (window_samples,), read-only.
 
-    Source: torch's `hann_window(periodic=False)`, with which encoders are trained and which `.nemo` files hold. It is
-    computed in float32 and up to 2e-7 off; so is this one, to 6e-8. That shows in bins 80 dB below the loudest.
+    Source: torch's `hann_window`, with which encoders are trained and which `.nemo` files hold. It is computed in
+    float32 and up to 2e-7 off; so is this one, to 6e-8. That shows in bins 80 dB below the loudest.
     """
-    angles = np.arange(config.window_samples, dtype=np.float32) * np.float32(2 * np.pi / (config.window_samples - 1))
+    intervals = config.window_samples - (config.window == "symmetric")
+    angles = np.arange(config.window_samples, dtype=np.float32) * np.float32(2 * np.pi / intervals)
     return _read_only(np.float32(0.5) - np.float32(0.5) * np.cos(angles))
 
 
@@ -200,6 +218,11 @@ def _reach_samples(config: FeatureConfig) -> tuple[int, int]:
     """Return how many samples before its centre, and from it on, a frame's window covers."""
     before = config.n_fft // 2 - (config.n_fft - config.window_samples) // 2
     return before, config.window_samples - before
+
+
+def _mirrored(samples: npt.NDArray[np.float32], config: FeatureConfig) -> npt.NDArray[np.float32]:
+    """Return samples from the waveform's first on with those behind it, backwards, before it."""
+    return np.concatenate([samples[_reach_samples(config)[0] : 0 : -1], samples])
 
 
 def _frames(pending: npt.NDArray[np.float32], num_frames: int, config: FeatureConfig) -> npt.NDArray[np.float32]:
@@ -222,7 +245,8 @@ def _transform(windows: npt.NDArray[np.float32], config: FeatureConfig) -> npt.N
     # One vector product per frame, not one matrix product: BLAS adds up in another order for other numbers of rows,
     # and a frame must not depend on the block it came in.
     mel: npt.NDArray[np.float32] = np.matmul(power[:, None, :], mel_filters(config))[:, 0]  # (frames, mel_bins)
-    frames: npt.NDArray[np.float32] = np.log(mel + np.float32(config.log_guard))
+    guard = np.float32(config.log_guard)
+    frames: npt.NDArray[np.float32] = np.log(mel + guard if config.guard == "added" else np.maximum(mel, guard))
     return frames
 
 

@@ -1,6 +1,7 @@
 """A kind of encoder or connector, as the formats see it: a row of `ENCODERS` or `CONNECTORS`.
 
-A kind has a file of the same name in every layer: `core/specs`, `model`, `export/graphs` and `runtime`.
+A kind has a file of its name in `core/specs` and `runtime`; in `model` and `export/graphs` a connector has one of its
+kind's name, and an encoder one of its network's `model_type`: how it streams is settled outside of PyTorch.
 """
 
 from __future__ import annotations
@@ -44,6 +45,6 @@ def module_of(package: str, kind: str) -> ModuleType:
 
     Args:
         package: such as `bestow_edge.runtime.encoders`.
-        kind: name of a kind in `ENCODERS` or `CONNECTORS`.
+        kind: name of a kind in `ENCODERS` or `CONNECTORS`, or one of `EncoderConfig.model_types`.
     """
     return import_module(f"{package}.{kind}")

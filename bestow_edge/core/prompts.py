@@ -10,11 +10,9 @@ from typing import Literal
 
 from bestow_edge.core.config import ChatTemplate
 from bestow_edge.core.errors import PromptError
+from bestow_edge.core.languages import LANGUAGES
 
 Task = Literal["transcribe", "translate"]
-
-LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian", "pt": "Portuguese"}
-"""Language codes (ISO 639-1) a pair may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +198,11 @@ def make_pair(task: Task | None, source: str, target: str | None) -> Pair:
 
 def prompt_text(asked: Asked, chat: ChatTemplate) -> str:
     """Return the whole prompt, from the first special token to where the answer begins."""
-    return f"{chat.before}{asked.instruction}{chat.after}"
+    instruction = asked.instruction
+    if chat.instruction is not None and isinstance(asked, Pair):
+        fields = {"source": asked.source, "target": asked.target, "task": asked.task}
+        instruction = chat.instruction.format(**fields)
+    return f"{chat.before}{instruction}{chat.after}"
 
 
 def check_trained(pair: Pair, trained: tuple[str, ...]) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from bestow_edge.core.config import ModelConfig, PolicyConfig, PolicyName
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.delay import Choice, parse_latency, solve
 from bestow_edge.core.errors import ConfigError
-from bestow_edge.core.policy import POLICIES, Offline, Policy, WaitK
+from bestow_edge.core.policy import POLICIES, Offline, Policy
 from bestow_edge.core.prompts import AboutSpeech, Question, parse_asked
 
 DEFAULT_PAIR = "en-de"
@@ -61,7 +62,8 @@ class Request:
             raise ConfigError("latency chooses k, l and lookahead; leave them out")
         if self.latency is not None:
             parse_latency(self.latency)
-        check_fields(self.policy or "wait-k", self.fields)
+        if self.policy is not None:
+            check_fields(self.policy, self.fields)
 
     @property
     def asked(self) -> tuple[AboutSpeech, ...]:
@@ -95,8 +97,9 @@ class Request:
         policy: Policy = Offline()
         if self.stream:
             choice = self.choose(config)
+            name = self.policy if choice is None else "wait-k"
             fields = self.fields if choice is None else {"k": choice.k, "l": choice.l}
-            policy = change_policy(default_policy(self.policy or "wait-k", config.policy), fields)
+            policy = change_policy(default_policy(name, config.policy), fields)
         for_questions = policy if self.given else Offline()
         return tuple((what, for_questions if isinstance(what, Question) else policy) for what in self.asked)
 
@@ -111,9 +114,19 @@ def given_fields(**values: int | None) -> dict[str, int]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def default_policy(name: str, default: PolicyConfig) -> Policy:
-    """Return a policy of a name: wait-k has the model's K and L, others have their own values."""
-    return WaitK(default.k, default.l) if name == "wait-k" else POLICIES[name]()
+def default_policy(name: str | None, default: PolicyConfig) -> Policy:
+    """Return the policy of a name, None for the model's own, with the model's values where it has them."""
+    kind: Any = POLICIES[name or default.name]  # a dataclass, as all of them are
+    names = [field.name for field in dataclasses.fields(kind) if hasattr(default, field.name)]
+    policy: Policy = kind(**{name: getattr(default, name) for name in names})
+    return policy
+
+
+def describe_policy(default: PolicyConfig) -> str:
+    """Return the policy of a session that names none, in words for people: `wait-k, k 6, l 4`."""
+    policy: Any = default_policy(None, default)  # a dataclass, as all POLICIES are
+    fields = [field.name for field in dataclasses.fields(policy) if hasattr(default, field.name)]
+    return ", ".join([default.name, *(f"{name} {getattr(policy, name)}" for name in fields)])
 
 
 def change_policy(policy: Policy, fields: Mapping[str, int]) -> Policy:
@@ -140,3 +153,18 @@ def check_fields(name: str, fields: Mapping[str, int]) -> None:
     kind: Any = POLICIES[name]  # a dataclass, as all of them are
     if unknown := set(fields) - {field.name for field in dataclasses.fields(kind)}:
         raise ConfigError(f"{min(unknown)}: policy {name} has none; leave it out or choose another policy")
+
+
+def check_follows(policy: Policy, config: ModelConfig) -> None:
+    """Refuse a policy that the model's kind of connector cannot follow.
+
+    Raises:
+        ConfigError: names the policies that it can follow.
+    """
+    kind = CONNECTORS[config.connector.kind]
+    if not kind.follows(policy):
+        known = ", ".join(name for name in POLICIES if kind.follows(default_policy(name, config.policy)))
+        name = next((name for name, one in POLICIES.items() if type(policy) is one), type(policy).__name__)
+        raise ConfigError(
+            f"policy {name}: a model with connector {config.connector.kind} cannot follow it; use {known}"
+        )

@@ -19,6 +19,7 @@ CACHE, NEW = "cache_", "new_"  # prefixes of a cache, bound in place, and of its
 MEMORY = "memory_"  # prefix of the speech memory
 KINDS = ("keys", "values")  # of an attention's cache
 BATCH, STEPS, CAPACITY, FRAMES, TOKENS, SLOTS = "batch", "steps", "capacity", "frames", "tokens", "memory"  # axes
+POSITIONS = "positions"  # axis: an encoder's own positions, of which a step may have several
 
 Part = Literal["encoder", "connector", "llm"]
 Target = Literal["cpu", "cuda", "tensorrt"]

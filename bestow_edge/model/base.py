@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ConfigError
@@ -53,11 +53,10 @@ class Connector(Protocol):
     ) -> Outputs:
         """Run whole sequences; arguments and result are those of `SpeechModel.forward`."""
 
-    def hand_over(self, steps: Tensor) -> tuple[Tensor, ...]:
-        """Return what the encoder's graph hands over, in the order of `ConnectorKind.speech`.
+    def speech_side(self, llm: PreTrainedModel) -> nn.Module:
+        """Return the module that ends the encoder's graph, with no other weights than those it needs.
 
-        Args:
-            steps: (batch, steps, width) float.
+        It takes (batch, steps, width) float and returns the tensors of `ConnectorKind.speech`.
         """
 
     def start_silent(self) -> None:
@@ -82,10 +81,9 @@ class SpeechModel(nn.Module):
         Raises:
             ConfigError: if transformers has no such encoder or LLM.
         """
-        build: Any = AutoModel.from_config  # Any: transformers' auto classes have no types
-        build_llm: Any = AutoModelForCausalLM.from_config
-        encoder = build(_transformers_config(config.encoder.network, "encoder"), attn_implementation="sdpa")
-        llm = build_llm(_transformers_config(config.llm, "llm"))  # sdpa, unless the family needs eager (Gemma 2)
+        build_llm: Any = AutoModelForCausalLM.from_config  # Any: transformers' auto classes have no types
+        encoder = build_encoder(transformers_config(config.encoder.network, "encoder"))
+        llm = build_llm(transformers_config(config.llm, "llm"))  # sdpa, unless the family needs eager (Gemma 2)
         return cls(config, encoder, llm)
 
     def encode(self, mel: Tensor, frame_lens: Tensor, right_context: int | None = None) -> Speech:
@@ -98,7 +96,7 @@ class SpeechModel(nn.Module):
                 the config's default.
         """
         mask = torch.arange(mel.shape[1], device=mel.device) < frame_lens[:, None]
-        encode = module_of("bestow_edge.model.encoders", self.config.encoder.kind).encode
+        encode = module_of("bestow_edge.model.encoders", self.config.encoder.network["model_type"]).encode
         chosen = self.config.encoder.default_right_context if right_context is None else right_context
         return Speech(*encode(self.encoder, mel, mask, chosen))
 
@@ -116,7 +114,18 @@ class SpeechModel(nn.Module):
         return cast(Connector, self.connector).answer(self.llm, token_ids, speech, visible_steps, with_llm=with_llm)
 
 
-def _transformers_config(values: dict[str, Any], part: str) -> Any:  # Any: a PretrainedConfig subclass of many
+def build_encoder(config: Any) -> PreTrainedModel:  # Any: a PretrainedConfig subclass of many
+    """Build the encoder of a transformers config, with fresh weights."""
+    encoder: PreTrainedModel = module_of("bestow_edge.model.encoders", config.model_type).build(config)
+    return encoder
+
+
+def transformers_config(values: dict[str, Any], part: str) -> Any:  # Any: a PretrainedConfig subclass of many
+    """Return the transformers config of a part.
+
+    Raises:
+        ConfigError: if transformers refuses the values.
+    """
     options = dict(values)
     try:
         return AutoConfig.for_model(options.pop("model_type"), **options)

@@ -38,6 +38,9 @@ class GraphSource:
     sizes: tuple[Case, ...]
     """Sizes to compare it with PyTorch at."""
     make_lawful: Lawful
+    rows_apart: bool = True
+    """In int8, each row of activations has a scale of its own: no text of a batch changes another, and no outlier makes
+    all positions coarse. Without it, products of many rows are faster."""
 
     def cases(self, spec: GraphSpec | None = None) -> Iterator[tuple[str, Feeds]]:
         """Yield lawful random inputs of each size, with a short description; the same numbers at each call.
@@ -57,9 +60,16 @@ def graph_sources(config: ModelConfig) -> dict[str, GraphSource]:
     """Return the sources of all graphs of a model by name, in the order the graphs run."""
     connector = CONNECTORS[config.connector.kind]
     spec = ENCODERS[config.encoder.kind].spec(config, connector.speech(config))
-    encoder: GraphSource = module_of("bestow_edge.export.graphs", config.encoder.kind).source(config, spec)
+    network = config.encoder.network["model_type"]
+    encoder: GraphSource = module_of("bestow_edge.export.graphs", network).source(config, spec)
     behind: tuple[GraphSource, ...] = module_of("bestow_edge.export.graphs", config.connector.kind).sources(config)
     return {source.spec.name: source for source in (encoder, *behind)}
+
+
+def speech_weights(config: ModelConfig) -> tuple[str, ...]:
+    """Return the prefixes of the names of the connector's weights that run once for each encoder step."""
+    prefixes: tuple[str, ...] = module_of("bestow_edge.export.graphs", config.connector.kind).SPEECH_WEIGHTS
+    return prefixes
 
 
 def traced_from(module: Callable[[SpeechModel], nn.Module]) -> Build:

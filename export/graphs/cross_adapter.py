@@ -27,10 +27,13 @@ from bestow_edge.core.tensors import (
     VISIBLE_STEPS,
     WRITTEN_STEPS,
 )
+from bestow_edge.export.graphs.attention import hide, self_attend
 from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, traced_from
 from bestow_edge.export.graphs.llm import llm_source
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.connectors.cross_adapter import AdapterLayer
+
+SPEECH_WEIGHTS = ("connector.",)
 
 
 class AdapterStep(nn.Module):
@@ -107,17 +110,10 @@ def _self_attend(
     x = layer.norm_self(x)
     query = attention.split(attention.query(x)) * past_keys.shape[-1] ** -0.5
     keys, values = attention.keys_values(x)  # (batch, heads, tokens, head_dim)
-    slot = torch.arange(past_keys.shape[2], device=x.device)
-    cached = (slot < past_tokens[:, None])[:, None, None]  # (batch, 1, 1, capacity)
     position = torch.arange(x.shape[1], device=x.device)
     own = position[:, None] == position
     causal = (position[:, None] >= position) & (~bypassed[:, None] | own)  # (batch, tokens, tokens)
-    scores = torch.cat(
-        [_hide(query @ past_keys.transpose(2, 3), cached), _hide(query @ keys.transpose(2, 3), causal[:, None])], dim=-1
-    )
-    weights = scores.softmax(-1)
-    capacity = past_keys.shape[2]
-    mixed = weights[..., :capacity] @ past_values + weights[..., capacity:] @ values
+    mixed = self_attend(query, (keys, values), (past_keys, past_values), past_tokens, causal[:, None])
     return attention.join(mixed), keys, values
 
 
@@ -131,15 +127,11 @@ def _cross_attend(
     attention = layer.cross_attention
     query = attention.split(attention.query(layer.norm_cross(x))) * keys.shape[-1] ** -0.5
     null_key, null_value = null
-    heard = _hide(query @ keys.transpose(1, 2), visible[:, None])
+    heard = hide(query @ keys.transpose(1, 2), visible[:, None])
     weights = torch.cat([heard, query @ null_key.transpose(2, 3)], dim=-1).softmax(-1)
     memory = keys.shape[1]
     mixed = weights[..., :memory] @ values + weights[..., memory:] * null_value
     return attention.join(mixed), weights
-
-
-def _hide(scores: Tensor, allowed: Tensor) -> Tensor:
-    return scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
 
 
 def sources(config: ModelConfig) -> tuple[GraphSource, ...]:

@@ -154,8 +154,12 @@ class LlmStep(nn.Module):
                 "AttentionInterface; choose an LLM whose layers all do (Llama, Qwen, Mistral, Gemma 3 and the like)"
             )
         logits = output.logits[:, -1].float()  # (batch, vocab)
-        best = logits.argmax(-1), torch.log_softmax(logits, -1).amax(-1)
-        return (logits, *best, *(tensor for layer in sorted(new) for tensor in new[layer]))
+        return (logits, *best_token(logits), *(tensor for layer in sorted(new) for tensor in new[layer]))
+
+
+def best_token(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the most probable token and its natural log-probability, (batch,) each, of (batch, vocab) logits."""
+    return logits.argmax(-1), torch.log_softmax(logits, -1).amax(-1)
 
 
 @contextmanager

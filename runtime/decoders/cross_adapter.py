@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 
@@ -27,8 +27,9 @@ from bestow_edge.core.tensors import (
 )
 from bestow_edge.runtime.decoders.base import Attempt, Floats, hear_all
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph, Ints
+from bestow_edge.runtime.decoders.scores import OnDevice, log_probs
 from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
-from bestow_edge.runtime.devices.base import Array, Buffer, Device, Graph
+from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.encoders.base import SpeechSteps
 
 
@@ -94,15 +95,15 @@ class AdapterDecoder:
     def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
         """See `Decoder`; a row's next token follows its query."""
         out = self._run(self.queries[:, None], np.array(visible_steps, dtype=np.int64)[:, None])
-        token_ids, log_probs = self._device.get(out[TOKEN_ID], out[LOG_PROB])
-        scores = _Scores(self._device, out[LOGITS], out[ALIGNMENT])
+        token_ids, best = self._device.get(out[TOKEN_ID], out[LOG_PROB])
+        logits, alignment = OnDevice(self._device, out[LOGITS]), OnDevice(self._device, out[ALIGNMENT])
         return [
             Attempt(
                 int(token_ids[row]),
-                float(log_probs[row]),
+                float(best[row]),
                 visible,
-                partial(scores.log_probs, row),
-                partial(scores.alignment, row, [*self.memory.slots_of(visible), -1]),
+                partial(log_probs, logits, row),
+                partial(_alignment, alignment, row, [*self.memory.slots_of(visible), -1]),
             )
             for row, visible in enumerate(visible_steps)
         ]
@@ -193,28 +194,7 @@ def open_decoder(
     return AdapterDecoder(graphs, config, prompts, memory)
 
 
-class _Scores:
-    """Scores of every token and every step of one run, brought from the device once, when they are asked for."""
-
-    def __init__(self, device: Device, logits: Buffer, alignment: Buffer) -> None:
-        self._device, self._logits, self._alignment = device, logits, alignment
-
-    def log_probs(self, row: int) -> Floats:
-        """Return (vocab,) log-probabilities."""
-        logits: Floats = self._read_logits[row]
-        shifted = logits - logits.max()
-        log_probs: Floats = shifted - np.log(np.exp(shifted).sum())
-        return log_probs
-
-    def alignment(self, row: int, slots: list[int]) -> Floats:
-        """Return (adapter_layers, slots) of the last token's attention."""
-        alignment: Floats = self._read_alignment[:, row, -1, slots]
-        return alignment
-
-    @cached_property
-    def _read_logits(self) -> Array:
-        return self._device.get(self._logits)[0]
-
-    @cached_property
-    def _read_alignment(self) -> Array:
-        return self._device.get(self._alignment)[0]
+def _alignment(alignment: OnDevice, row: int, slots: list[int]) -> Floats:
+    """Return the last token's attention, (adapter_layers, slots), from (adapter_layers, rows, tokens, slots + 1)."""
+    last: Floats = alignment.array[:, row, -1, slots]
+    return last

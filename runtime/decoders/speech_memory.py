@@ -82,7 +82,9 @@ class SpeechMemory:
                 last step there is.
         """
         self._reserve(speech.end)
-        self._device.copy(self._pairs(speech.tensors[KEYS][:, 0], speech.tensors[VALUES][:, 0], speech.start))
+        count = speech.end - speech.start
+        keys, values = (speech.tensors[name][:, 0, :, :count] for name in (KEYS, VALUES))
+        self._device.copy(self._pairs(keys, values, speech.start))
         self.written = speech.end
 
     def snapshot(self, start: int, end: int) -> Snapshot:

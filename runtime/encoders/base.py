@@ -26,7 +26,8 @@ class SpeechSteps:
     """Consecutive encoder steps as the connector takes them."""
 
     tensors: Mapping[str, Buffer]
-    """What `ConnectorKind.speech` lists, by name; each has an axis of `end - start` steps."""
+    """What `ConnectorKind.speech` lists, by name. Those with an axis of steps may hold more than `end - start`: the
+    rest lacks a future, or is silence behind the audio."""
     start: int
     """Index of the first step within the segment."""
     end: int

@@ -24,7 +24,7 @@ from bestow_edge.core.features import (
 )
 from bestow_edge.core.policy import Offline, Policy
 from bestow_edge.core.specs.windowed import WindowedConfig, windowed
-from bestow_edge.core.tensors import FRAME_END, MEL, STEPS
+from bestow_edge.core.tensors import FRAME_END, MEL
 from bestow_edge.runtime.devices.base import Graph
 from bestow_edge.runtime.encoders.base import Floats, SpeechSteps
 
@@ -42,6 +42,8 @@ class WindowState:
     steps: int = 0
     """Steps given out so far."""
 
+    tail: Floats | None = None
+    """(frames, mel_bins) of the silence behind the end, as far as they hear the audio; None before the end."""
     ended: bool = False
     """The audio has ended: the next window goes to its end and drops nothing."""
     done: bool = False
@@ -62,7 +64,7 @@ class EncoderWindow:
         self.sizes = sizes
         self.frames_per_step = sizes.frames_per_step
         self._features = config.features
-        self._speech = {tensor.name: tensor for tensor in CONNECTORS[config.connector.kind].speech(config)}
+        self._speech = [tensor.name for tensor in CONNECTORS[config.connector.kind].speech(config)]
         self._runner = graph.runner()
 
     def initial_state(self) -> WindowState:
@@ -110,21 +112,18 @@ class EncoderWindow:
             return speech, replace(state, steps=speech.end, done=True)
         speech, state = self._encode(self._next_end(state) * self.frames_per_step, state)
         end = state.steps + self.sizes.block
-        kept = {name: tensor[self._first_steps(name, end - speech.start)] for name, tensor in speech.tensors.items()}
-        return SpeechSteps(kept, speech.start, end), replace(state, steps=end)
+        return replace(speech, end=end), replace(state, steps=end)
 
     def end(self, state: WindowState) -> WindowState:
         """End the audio: exactly the frames there are wait for `next_chunk`, whatever their number."""
-        frames = finish_features(state.features, self._features)
-        return replace(state, frames=np.concatenate([state.frames, frames]), ended=True)
+        reach = self._features.window_samples // self._features.hop_samples
+        left = finish_features(state.features, self._features, further=reach)
+        end = len(left) - reach
+        return replace(state, frames=np.concatenate([state.frames, left[:end]]), tail=left[end:], ended=True)
 
     def ended(self, state: WindowState) -> bool:
         """Return whether the audio has ended and all of it is encoded."""
         return state.ended and not self.has_chunk(state)
-
-    def _first_steps(self, name: str, count: int) -> tuple[slice, ...]:
-        """Return the index of the first steps of a tensor of speech."""
-        return (slice(None),) * self._speech[name].axes.index(STEPS) + (slice(count),)
 
     def _has_block(self, state: WindowState) -> bool:
         return self._end(state) >= self._next_end(state) * self.frames_per_step
@@ -144,12 +143,23 @@ class EncoderWindow:
         start = max(0, end - self.sizes.window)
         frames = state.frames[start * self.frames_per_step - state.first_frame :]
         state = replace(state, frames=frames, first_frame=start * self.frames_per_step)
-        heard = normalize_frames(frames[: end_frame - state.first_frame], self._features)
-        mel = np.zeros((1, (end - start) * self.frames_per_step, frames.shape[1]), dtype=np.float32)
+        heard = frames[: end_frame - state.first_frame]
+        if silent := min(self.sizes.padding, start + self.sizes.window - end):
+            heard = self._with_silence(heard, (end - start + silent) * self.frames_per_step, state)
+        heard = normalize_frames(heard, self._features)
+        mel = np.zeros((1, -(-len(heard) // self.frames_per_step) * self.frames_per_step, frames.shape[1]), np.float32)
         mel[0, : len(heard)] = heard
         self._runner.bind({MEL: mel, FRAME_END: np.array([len(heard)])})
         out = self._runner.run()
         return SpeechSteps({name: out[name] for name in self._speech}, start, end), state
+
+    def _with_silence(self, heard: Floats, num_frames: int, state: WindowState) -> Floats:
+        """Return frames and, up to a number of them, those of silence; `tail` follows the last one."""
+        if state.tail is not None and state.first_frame + len(heard) == self._end(state):
+            heard = np.concatenate([heard, state.tail])
+        to_pad = max(0, num_frames - len(heard))
+        silence = np.log(self._features.log_guard)
+        return np.pad(heard[:num_frames], ((0, to_pad), (0, 0)), constant_values=silence)
 
 
 def open_encoder(
@@ -158,8 +168,12 @@ def open_encoder(
     policies: Sequence[Policy],
     right_context: int,  # noqa: ARG001 - this kind has one
 ) -> EncoderWindow:
-    """Return the encoder of a stream. If nothing is written before its end, it encodes half a window at a time."""
+    """Return the encoder of a stream.
+
+    If nothing is written before its end, it encodes half a window at a time, or a whole one with silence behind.
+    """
     sizes = windowed(config)
     if all(isinstance(policy, Offline) for policy in policies):
-        sizes = replace(sizes, block=max(sizes.block, (sizes.window - sizes.right_context) // 2))
+        room = sizes.window - sizes.right_context
+        sizes = replace(sizes, block=max(sizes.block, room if sizes.padding else room // 2))
     return EncoderWindow(graph, sizes, config)

@@ -169,9 +169,9 @@ class Session:
         return int(self._decoder.num_tokens.max())
 
     def _begin_segment(self, contexts: Sequence[tuple[int, ...]]) -> None:
-        """Begin with fresh prompts, caches and speech memory; the tokens of `contexts` follow the prompts."""
+        """Begin with fresh prompts, caches and speech memory; `contexts` are the tokens to repeat for each prompt."""
         self._contexts = contexts
-        self._prompt_tokens = [(*ids, *context) for ids, context in zip(self._ids, contexts, strict=True)]
+        self._prompt_tokens = [self._model.join(ids, before) for ids, before in zip(self._ids, contexts, strict=True)]
         self._decoder = self._model.open_decoder(self._graphs, self._prompt_tokens)
         answers = [
             Answer(prompt.policy, self._limits.most_tokens, isinstance(prompt.asked, Question))

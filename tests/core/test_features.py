@@ -1,5 +1,7 @@
 """Log-mel front-end: parity with transformers, equality of whole and block-wise output, timing, error messages."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -92,6 +94,37 @@ def test_mel_filters_equal_transformers(num_mel_bins: int) -> None:
     filters = mel_filters(FeatureConfig(num_mel_bins=num_mel_bins))
     assert filters.dtype == np.float32
     np.testing.assert_array_equal(filters, expected)
+
+
+WHISPER = FeatureConfig(
+    n_fft=400, window="periodic", preemphasis=0.0, start="mirrored", log_guard=1e-10, guard="least", normalize="peak"
+)
+
+
+@pytest.mark.parametrize("num_mel_bins", [80, 128])
+@pytest.mark.parametrize(
+    "waveform",
+    [NOISE, NOISE[:7_999], NOISE[:320], NOISE[:170], speech_like(64_000), np.zeros(3_200, np.float32)],
+    ids=["noise", "ragged", "two frames", "shorter than a window", "long", "silence"],
+)
+def test_peak_equals_whisper(waveform: npt.NDArray[np.float32], num_mel_bins: int) -> None:
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    extractor = transformers.WhisperFeatureExtractor(feature_size=num_mel_bins)
+    expected = extractor(waveform, sampling_rate=16_000, return_tensors="np")["input_features"][0].T
+    config = replace(WHISPER, num_mel_bins=num_mel_bins)
+    padded = np.zeros(480_000, np.float32)
+    padded[: len(waveform)] = waveform
+    np.testing.assert_allclose(log_mel(padded, config), expected, rtol=0, atol=1e-4)
+    frames = log_mel(waveform, config)  # the silence behind is never the loudest
+    np.testing.assert_allclose(frames, expected[: len(frames)], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [[1], [160], [199, 1, 1], [5_000]], ids=str)
+@pytest.mark.parametrize("num_samples", [0, 159, 170, 200, 201, 2_000])
+def test_blocks_of_a_mirrored_start(num_samples: int, sizes: list[int]) -> None:
+    frames = streamed(NOISE[:num_samples], sizes, WHISPER)
+    np.testing.assert_array_equal(normalize_frames(frames, WHISPER), log_mel(NOISE[:num_samples], WHISPER))
 
 
 def transformers_log_mel(waveform: npt.NDArray[np.float32], config: FeatureConfig) -> npt.NDArray[np.float32]:

@@ -29,6 +29,7 @@ from bestow_edge.core.tensors import (
 )
 
 GRAPH = "encoder_chunk"
+NEMOTRON = "nemotron_asr_streaming_encoder"  # transformers' model type
 FIRST_FRAME = 7  # frames that pad the first chunk: its first step hears one real frame only
 
 
@@ -45,7 +46,7 @@ class ChunkedConfig(EncoderConfig):
     default_lookahead: int = 13
     """Right context used when a session names none."""
 
-    model_types: ClassVar[tuple[str, ...]] = ("nemotron_asr_streaming_encoder",)
+    model_types: ClassVar[tuple[str, ...]] = (NEMOTRON,)
     frames_per_step: ClassVar[int] = 8  # FastConformer's factor (paper, section 3: P = 8)
 
     def __post_init__(self) -> None:

@@ -11,14 +11,17 @@ from typing import ClassVar, Literal, cast
 from bestow_edge.core.config import EncoderConfig, ModelConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.kinds import EncoderKind
-from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, MEL, STEPS, DerivedAxis, GraphSpec, TensorSpec
+from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, MEL, POSITIONS, STEPS, DerivedAxis, GraphSpec, TensorSpec
 
 GRAPH = "encoder_window"
+PARAKEET, WHISPER = "parakeet_encoder", "whisper"  # transformers' model types
+POSITIONS_PER_STEP = {PARAKEET: 1, WHISPER: 4}
+"""Positions of the network that are stacked to one step of 80 ms, by its `model_type`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowedConfig(EncoderConfig):
-    """A bidirectional encoder and how it streams, in encoder steps (80 ms)."""
+    """A bidirectional encoder and how it streams, in encoder steps (80 ms); Whisper's stacks four of its positions."""
 
     kind: Literal["windowed"] = "windowed"
     """Name of the kind; it must be given."""
@@ -28,18 +31,25 @@ class WindowedConfig(EncoderConfig):
     """Steps at the end of each encoding that are dropped, because they lack a future, until the audio has ended."""
     window: int = 375
     """Most steps encoded at once (30 s), right context included; older steps keep the values they had last."""
+    padding: int = 0
+    """Steps of silence behind the audio of each encoding, as far as the window has room for them."""
 
-    model_types: ClassVar[tuple[str, ...]] = ("parakeet_encoder",)
+    model_types: ClassVar[tuple[str, ...]] = (PARAKEET, WHISPER)
     frames_per_step: ClassVar[int] = 8  # FastConformer's factor (paper, section 3: P = 8)
 
     def __post_init__(self) -> None:
         """Check that each window reaches back to the steps before it."""
         EncoderConfig.__post_init__(self)
-        if self.block < 1 or self.right_context < 0:
-            got = f"block={self.block}, right_context={self.right_context}"
-            raise ConfigError(f"encoder: block must be at least 1 and right_context at least 0, got {got}")
+        if self.block < 1 or min(self.right_context, self.padding) < 0:
+            got = f"block={self.block}, right_context={self.right_context}, padding={self.padding}"
+            raise ConfigError(f"encoder: block must be at least 1, right_context and padding at least 0, got {got}")
         if self.window < (need := self.block + self.right_context):
             raise ConfigError(f"encoder: window {self.window} is below block + right_context, which are {need}")
+
+    @property
+    def positions_per_step(self) -> int:
+        """Positions of the network that are stacked to one step."""
+        return POSITIONS_PER_STEP[self.network["model_type"]]
 
     @property
     def right_contexts(self) -> tuple[int, ...]:
@@ -67,6 +77,7 @@ class WindowedConfig(EncoderConfig):
     def describe(self) -> str:
         """Return how it streams, in words for people."""
         sizes = f"at most {self.window} steps of 80 ms, right context {self.right_context}"
+        sizes += f", {self.padding} of silence behind" if self.padding else ""
         return f"bidirectional, encoded again every {self.block} steps: {sizes}"
 
 
@@ -80,6 +91,7 @@ def spec(config: ModelConfig, speech: tuple[TensorSpec, ...]) -> GraphSpec:
 
     `frames` is a multiple of 8, of which the first `frame_end` are real; there is no other bound.
     """
+    per_step = config.encoder.frames_per_step
     return GraphSpec(
         name=GRAPH,
         part="encoder",
@@ -88,7 +100,10 @@ def spec(config: ModelConfig, speech: tuple[TensorSpec, ...]) -> GraphSpec:
             TensorSpec(FRAME_END, "int64", (BATCH,)),
         ),
         outputs=speech,
-        derived=(DerivedAxis(STEPS, FRAMES, config.encoder.frames_per_step),),
+        derived=(
+            DerivedAxis(POSITIONS, FRAMES, per_step // config.encoder.positions_per_step),
+            DerivedAxis(STEPS, FRAMES, per_step),
+        ),
     )
 
 

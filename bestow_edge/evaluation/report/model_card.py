@@ -15,7 +15,9 @@ from bestow_edge.core.bundle import FORMAT, FORMAT_VERSION, MANIFEST_FILE, Bundl
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.files import sha256
-from bestow_edge.core.prompts import LANGUAGES, parse_pair
+from bestow_edge.core.languages import LANGUAGES
+from bestow_edge.core.prompts import parse_pair
+from bestow_edge.core.request import describe_policy
 from bestow_edge.evaluation.run.directory import FORMAT as EVALUATION_FORMAT
 from bestow_edge.evaluation.run.directory import RESULTS_FILE
 from bestow_edge.evaluation.scores.score import METRICS, Score
@@ -75,7 +77,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _model(config: ModelConfig) -> str:
-    policy = config.policy
     pairs = [parse_pair(pair) for pair in config.pairs]
     kinds = {"transcribe": "transcribes {0}", "translate": "translates {0} to {1}"}
     tasks = [kinds[pair.task].format(LANGUAGES[pair.source], LANGUAGES[pair.target]) for pair in pairs]
@@ -83,7 +84,7 @@ def _model(config: ModelConfig) -> str:
         ("encoder", f"{_sizes(config.encoder.network)}; {config.encoder.describe()}"),
         ("connector", f"{config.connector.kind}, {config.connector.describe()}"),
         ("LLM", f"{_sizes(config.llm)}, {config.llm.get('vocab_size')} tokens"),
-        ("policy", f"wait-k, K = {policy.k}, L = {policy.l} by default"),
+        ("policy", f"{describe_policy(config.policy)} by default"),
         ("audio", f"{config.features.sample_rate_hz} Hz, {config.features.num_mel_bins} mel bins"),
     ]
     tasks += [f"answers questions about {LANGUAGES[code]} speech" for code in config.questions]

@@ -18,6 +18,7 @@ from bestow_edge.core.config import ConnectorConfig, ModelConfig, PolicyConfig
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.files import check_free
 from bestow_edge.core.prompts import parse_pair, prompt_text
+from bestow_edge.core.specs.windowed import WHISPER
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import save_checkpoint
 from bestow_edge.model.pretrained.components import EncoderPart, LlmPart, plain_config
@@ -25,6 +26,7 @@ from bestow_edge.model.pretrained.huggingface import huggingface_encoder
 from bestow_edge.model.pretrained.llm import read_llm
 from bestow_edge.model.pretrained.nemo import nemo_encoder
 from bestow_edge.model.pretrained.repository import find_source
+from bestow_edge.model.pretrained.whisper import is_whisper, whisper_encoder, whole_whisper
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Progress = Callable[[str], None]
@@ -76,6 +78,51 @@ class InitResult:
     """The LLM's tokenizer brought a chat template."""
 
 
+def init_whole(
+    source: str,
+    out: Path,
+    *,
+    policy: PolicyConfig,
+    padding: int,
+    offline: bool = False,
+    force: bool = False,
+    every_name: bool = False,
+    progress: Progress,
+) -> InitResult:
+    """Make a checkpoint of a whole pretrained model, which needs no training.
+
+    Args:
+        source: folder or Hub id of a Whisper.
+        out: directory to make; it appears complete or not at all.
+        policy: default read/write policy.
+        padding: steps of silence behind the audio of each encoding.
+        offline: use files and the Hub's cache alone.
+        force: replace a directory that is there.
+        every_name: an error about weights names all of them.
+        progress: called with a few words at the start of each step.
+
+    Raises:
+        CheckpointError: if the model is missing, damaged, or its weights do not fit its config.
+        HubError: if a model of the Hub is missing, refused or out of reach.
+        ConfigError: if the model is of an unsupported kind, or `out` exists.
+    """
+    check_free(out, replace=force)
+    progress(f"looking for {source}")
+    folder = find_source(source, "llm", offline=offline)
+    if not is_whisper(folder):
+        raise ConfigError(f"{folder}: not a whole model that is supported; expected a Whisper, or --encoder and --llm")
+    progress(f"reading {folder}")
+    model, tokenizer = whole_whisper(folder, policy=policy, padding=padding, every_name=every_name)
+    _check_rebuilds(model)
+    progress(f"writing {out}")
+    save_checkpoint(model, tokenizer.to_str(), out, replace=force)
+    parts = [
+        PartSummary(part, WHISPER, _count(module), _dtype(module), source)
+        for part, module in (("encoder", model.encoder), ("llm", model.llm))
+    ]
+    return InitResult(out, model.config, tuple(parts), {}, has_chat_template=True)
+
+
 def init_checkpoint(
     request: InitRequest, out: Path, *, force: bool = False, every_name: bool = False, progress: Progress
 ) -> InitResult:
@@ -101,8 +148,7 @@ def init_checkpoint(
     progress(f"LLM: looking for {request.llm}")
     llm_path = find_source(request.llm, "llm", offline=request.offline)
     progress(f"encoder: reading {encoder_path}")
-    read_encoder = nemo_encoder if encoder_path.is_file() else huggingface_encoder
-    encoder = read_encoder(encoder_path, every_name=every_name)
+    encoder = _read_encoder(encoder_path, every_name=every_name)
     progress(f"LLM: reading {llm_path}")
     llm = read_llm(llm_path, every_name=every_name)
     config = _config(request, pairs, encoder, llm)
@@ -112,6 +158,13 @@ def init_checkpoint(
     progress(f"writing {out}")
     save_checkpoint(model, llm.tokenizer.to_str(), out, replace=force)
     return InitResult(out, config, _summaries(model, request), encoder.left_out, llm.has_chat_template)
+
+
+def _read_encoder(path: Path, *, every_name: bool) -> EncoderPart:
+    if path.is_file():
+        return nemo_encoder(path, every_name=every_name)
+    read = whisper_encoder if is_whisper(path) else huggingface_encoder
+    return read(path, every_name=every_name)
 
 
 def _config(request: InitRequest, pairs: tuple[str, ...], encoder: EncoderPart, llm: LlmPart) -> ModelConfig:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from bestow_edge.core.config import ChatTemplate, EncoderConfig, FeatureConfig
 from bestow_edge.core.errors import ConfigError
+from bestow_edge.model import base
 
 _UNKEPT = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}  # not the model's shape
 
@@ -51,13 +52,10 @@ def build_encoder(fields: dict[str, Any], where: str) -> PreTrainedModel:
         ConfigError: if transformers refuses the config.
     """
     try:
-        config = AutoConfig.for_model(**fields)
-        build: Any = AutoModel.from_config  # Any: transformers' auto classes have no types
         with torch.device("meta"):
-            encoder: PreTrainedModel = build(config)
+            return base.build_encoder(AutoConfig.for_model(**fields))
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ConfigError(f"{where}: transformers refuses its sizes ({' '.join(str(error).split()):.300})") from error
-    return encoder
 
 
 def plain_config(config: PretrainedConfig) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from transformers import PreTrainedModel
 
 from bestow_edge.core.config import FeatureConfig, read_json
 from bestow_edge.core.errors import CheckpointError, ConfigError
-from bestow_edge.core.specs.chunked import ChunkedConfig
-from bestow_edge.core.specs.windowed import WindowedConfig
+from bestow_edge.core.specs.chunked import NEMOTRON, ChunkedConfig
+from bestow_edge.core.specs.windowed import PARAKEET, WindowedConfig
 from bestow_edge.model.pretrained.components import EncoderPart, build_encoder, plain_config
-from bestow_edge.model.pretrained.nemo_config import CACHE_AWARE
 from bestow_edge.model.pretrained.weights import fill, load_tensors, part_sizes, read_tensors
 
 Fields = dict[str, Any]  # Any: decoded JSON
@@ -30,7 +29,7 @@ _FRONT_END = {
     "preemphasis": "preemphasis",
 }
 USUAL_LOOKAHEADS = (13, 6, 1, 0)  # of the published encoders, steps
-ENCODERS = (*ChunkedConfig.model_types, *WindowedConfig.model_types)
+ENCODERS = (NEMOTRON, PARAKEET)
 _SUBSAMPLING_SHAPE = {
     "subsampling_factor": ChunkedConfig.frames_per_step,
     "subsampling_conv_kernel_size": 3,
@@ -61,7 +60,7 @@ def huggingface_encoder(folder: Path, *, every_name: bool = False) -> EncoderPar
     left_out, unknown = part_sizes(files.keys() - own.keys())
     tensors = {name.removeprefix(prefix): tensor for name, tensor in load_tensors(own).items()}
     fill(encoder, tensors, f"{folder}: encoder", surplus=unknown, every=every_name)
-    cache_aware = fields["model_type"] == CACHE_AWARE
+    cache_aware = fields["model_type"] == NEMOTRON
     processor = _processor(folder)
     features = _features(processor.get("feature_extractor", {}), encoder.config.num_mel_bins, folder, cache_aware)
     config = (

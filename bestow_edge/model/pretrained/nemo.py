@@ -16,12 +16,11 @@ from torch import Tensor
 from bestow_edge.core.config import FeatureConfig
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.features import hann_window, mel_filters
-from bestow_edge.core.specs.windowed import WindowedConfig
+from bestow_edge.core.specs.chunked import NEMOTRON
+from bestow_edge.core.specs.windowed import PARAKEET, WindowedConfig
 from bestow_edge.model.pretrained.components import EncoderPart, build_encoder, plain_config
 from bestow_edge.model.pretrained.nemo_archive import read_nemo
 from bestow_edge.model.pretrained.nemo_config import (
-    BIDIRECTIONAL,
-    CACHE_AWARE,
     chunked_config,
     encoder_config,
     feature_config,
@@ -42,8 +41,8 @@ _NAMES = [
     (r"\.pos_bias_(u|v)$", r".bias_\1"),
 ]
 _SUBSAMPLING = {
-    BIDIRECTIONAL: [(r"^pre_encode\.conv\.", "subsampling.layers.")],
-    CACHE_AWARE: [  # a flat list of convolutions and activations there, a stem and pairs of convolutions here
+    PARAKEET: [(r"^pre_encode\.conv\.", "subsampling.layers.")],
+    NEMOTRON: [  # a flat list of convolutions and activations there, a stem and pairs of convolutions here
         (r"^pre_encode\.conv\.0\.", "subsampling.conv_in."),
         (r"^pre_encode\.conv\.2\.", "subsampling.layers.0.depthwise_conv."),
         (r"^pre_encode\.conv\.3\.", "subsampling.layers.0.pointwise_conv."),
@@ -67,7 +66,7 @@ def nemo_encoder(path: Path, *, every_name: bool = False) -> EncoderPart:
     file = read_nemo(path)
     fields = encoder_config(file.config, str(path))
     features = feature_config(file.config, str(path))
-    cache_aware = fields["model_type"] == CACHE_AWARE
+    cache_aware = fields["model_type"] == NEMOTRON
     if cache_aware and features.normalize != "none":
         got = f"preprocessor.normalize is {features.normalize}, which needs the whole utterance"
         raise ConfigError(f"{path}: {got}; a cache-aware encoder trained so cannot stream")

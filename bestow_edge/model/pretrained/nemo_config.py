@@ -14,11 +14,10 @@ import numpy as np
 
 from bestow_edge.core.config import FeatureConfig
 from bestow_edge.core.errors import ConfigError
-from bestow_edge.core.specs.chunked import ChunkedConfig
-from bestow_edge.core.specs.windowed import WindowedConfig
+from bestow_edge.core.specs.chunked import NEMOTRON, ChunkedConfig
+from bestow_edge.core.specs.windowed import PARAKEET
 
 Section = Mapping[str, Any]  # Any: decoded YAML
-(CACHE_AWARE,), (BIDIRECTIONAL,) = ChunkedConfig.model_types, WindowedConfig.model_types
 
 _ENCODER_DEFAULTS: dict[str, Any] = {
     "feat_out": -1, "subsampling": "striding", "subsampling_factor": 4, "subsampling_conv_channels": -1,
@@ -142,7 +141,7 @@ def encoder_config(config: Section, where: str) -> dict[str, Any]:
         "dropout_positions": values["dropout_emb"],
         "layerdrop": values["stochastic_depth_drop_prob"],
     }
-    if fields["model_type"] == CACHE_AWARE:
+    if fields["model_type"] == NEMOTRON:
         left, lookaheads = _contexts(values, where)
         fields |= {"sliding_window": left + 1, "default_num_lookahead_tokens": lookaheads[0]}
     return fields
@@ -177,9 +176,9 @@ def _kind(values: Section, where: str) -> str:
     cache_aware = dict(zip(got, (True, "chunked_limited", "causal", "layer_norm"), strict=True))
     bidirectional = dict(zip(got, (False, "regular", "centred", "batch_norm"), strict=True))
     if got == cache_aware:
-        return CACHE_AWARE
+        return NEMOTRON
     if got == bidirectional and all(pair == (-1, -1) for pair in contexts):
-        return BIDIRECTIONAL
+        return PARAKEET
     shown = ", ".join(f"{name} {value}" for name, value in (got | {"att_context_size": contexts}).items())
     raise ConfigError(
         f"{where}: {shown}; supported are cache-aware encoders ({_shown(cache_aware)}) and bidirectional ones "

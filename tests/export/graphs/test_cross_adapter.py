@@ -53,7 +53,7 @@ def token_by_token(
     """Prefill `prompt` - 1 tokens, then one at a time, in a memory with unwritten slots and a text cache with slack."""
     model, step = built
     config = model.config.connector
-    pairs = zip(*model.connector.hand_over(speech), strict=True)  # keys and values of each layer
+    pairs = zip(*model.connector.speech_side(model.llm)(speech), strict=True)  # keys and values of each layer
     memory = [torch.nn.functional.pad(part[0], (0, 0, 0, 5), value=9.0) for pair in pairs for part in pair]
     cache_shape = (1, config.num_heads, 20, config.head_dim)
     caches = [torch.full(cache_shape, 9.0) for _ in memory]  # what lies in free slots must not matter

@@ -21,7 +21,7 @@ from bestow_edge.core.specs.windowed import GRAPH as WINDOW
 from bestow_edge.core.tensors import GraphSpec, in_float16
 from bestow_edge.export.graphs.base import graph_sources
 from bestow_edge.export.graphs.cross_adapter import AdapterStep
-from bestow_edge.export.graphs.windowed import BidirectionalEncoder
+from bestow_edge.export.graphs.parakeet_encoder import BidirectionalEncoder
 from bestow_edge.export.parity import compare, expected_outputs
 from bestow_edge.export.precision import parse_precisions
 from bestow_edge.export.rewriting.float16 import LARGEST, to_half

@@ -30,8 +30,8 @@ from bestow_edge.core.features import log_mel
 from bestow_edge.core.graphs import graph_specs
 from bestow_edge.core.specs.chunked import GRAPH, ChunkedConfig
 from bestow_edge.core.specs.cross_adapter import KEYS, CrossAdapterConfig
-from bestow_edge.export.graphs.chunked import EncoderChunk
-from bestow_edge.export.graphs.windowed import BidirectionalEncoder
+from bestow_edge.export.graphs.nemotron_asr_streaming_encoder import EncoderChunk
+from bestow_edge.export.graphs.parakeet_encoder import BidirectionalEncoder
 from bestow_edge.export.parity import torch_reference
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.pretrained.components import EncoderPart

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from bestow_edge.core.errors import AudioError, ManifestError
-from bestow_edge.core.prompts import LANGUAGES
+from bestow_edge.core.languages import LANGUAGES
 from bestow_edge.core.utterances import LINES, Utterance, parse_utterance
 from bestow_edge.training.data.corpora.recordings import Samples, decode
 from bestow_edge.training.data.corpora.text_files import LineFile

@@ -1,4 +1,4 @@
-"""Encoder kind `windowed` as a graph: a bidirectional encoder over a whole window, up to what the connector takes.
+"""`parakeet_encoder` as a graph: the bidirectional encoder over a whole window, up to what the connector takes.
 
 The weights are those of transformers' `ParakeetEncoder`; as for the cache-aware encoder the computation is written out,
 so that 1x1 convolutions become matrix products (which int8 can quantise) and one graph takes any number of frames.
@@ -18,8 +18,8 @@ from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError
 from bestow_edge.core.specs.windowed import windowed
 from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, GraphSpec
-from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, speech_like, traced_from
-from bestow_edge.export.graphs.chunked import Untyped, as_linear, masked, over_time
+from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, speech_like, speech_weights, traced_from
+from bestow_edge.export.graphs.nemotron_asr_streaming_encoder import Untyped, as_linear, masked, over_time
 from bestow_edge.model.base import SpeechModel
 
 
@@ -45,7 +45,7 @@ class BidirectionalEncoder(nn.Module):
         self.register_buffer("frequencies", encoder.encode_positions.inv_freq.detach().clone())
         self.blocks = nn.ModuleList(BidirectionalBlock(block) for block in encoder.layers)
         self.frames_per_step = model.config.encoder.frames_per_step
-        self.connector: Untyped = model.connector
+        self.speech_side: Untyped = model.connector.speech_side(model.llm)
 
     def forward(self, mel: Tensor, frame_end: Tensor) -> tuple[Tensor, ...]:
         """Encode a window; names and shapes of arguments and results are those of `bestow_edge.core.specs.windowed`."""
@@ -55,7 +55,7 @@ class BidirectionalEncoder(nn.Module):
         positions = self._positions(x.shape[1])
         for block in self.blocks:
             x = block(x, valid, positions)
-        speech: tuple[Tensor, ...] = self.connector.hand_over(x)
+        speech: tuple[Tensor, ...] = self.speech_side(x)
         return speech
 
     def _subsample(self, mel: Tensor, end: Tensor) -> Tensor:
@@ -155,8 +155,9 @@ def source(config: ModelConfig, spec: GraphSpec) -> GraphSource:
     rows = {BATCH: per_step, FRAMES: 3 * per_step}  # each number of frames in the last step
     return GraphSource(
         spec=spec,
-        weights=("encoder.", "connector."),
+        weights=("encoder.", *speech_weights(config)),
         build=traced_from(BidirectionalEncoder),
         sizes=(*({BATCH: 1, FRAMES: per_step * count} for count in steps), rows),
         make_lawful=make_lawful,
+        rows_apart=False,
     )

@@ -1,4 +1,4 @@
-"""Encoder kind `chunked` as a graph: one chunk of the cache-aware encoder, up to what the connector takes.
+"""`nemotron_asr_streaming_encoder` as a graph: one chunk of the cache-aware encoder, up to what the connector takes.
 
 The weights are those of transformers' encoder; the computation is written out here for explicit caches, because that
 makes one graph serve every look-ahead, lets 1x1 convolutions become matrix products (which int8 can quantise) and
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.specs.chunked import chunked
 from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, PAST_STEPS, GraphSpec
-from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, speech_like, traced_from
+from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, speech_like, speech_weights, traced_from
 from bestow_edge.model.base import SpeechModel
 
 Untyped = Any  # a transformers module: torch types a module's attributes as Tensor or Module, whatever they are
@@ -41,7 +41,7 @@ class EncoderChunk(nn.Module):
         self.blocks = nn.ModuleList(
             BlockChunk(block, encoder, config.left_context, config.max_chunk_steps) for block in encoder.layers
         )
-        self.connector: Untyped = model.connector
+        self.speech_side: Untyped = model.connector.speech_side(model.llm)
 
     def forward(
         self, mel: Tensor, frame_start: Tensor, frame_end: Tensor, past_steps: Tensor, *cached: Tensor
@@ -56,7 +56,7 @@ class EncoderChunk(nn.Module):
             x, keys, values, conv = block(x, visible, column, next(caches), next(caches), next(states))
             new += [keys, values]
             next_states.append(conv)
-        return *self.connector.hand_over(x), *new, *next_states
+        return *self.speech_side(x), *new, *next_states
 
     def _places(self, past_steps: Tensor, end_step: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Return which keys a chunk may attend to, and how far each is from each query.
@@ -211,8 +211,9 @@ def source(config: ModelConfig, spec: GraphSpec) -> GraphSource:
 
     return GraphSource(
         spec=spec,
-        weights=("encoder.", "connector."),
+        weights=("encoder.", *speech_weights(config)),
         build=traced_from(EncoderChunk),
         sizes=(*({BATCH: 1, FRAMES: count} for count in frames), {BATCH: 3, FRAMES: 2 * encoder.frames_per_step}),
         make_lawful=make_lawful,
+        rows_apart=False,
     )

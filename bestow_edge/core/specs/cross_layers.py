@@ -1,0 +1,121 @@
+"""Connector kind `cross_layers`: the LLM's own layers attend to speech, as those of Whisper's decoder do.
+
+Speech enters every layer of the LLM, so there is no graph between the encoder and the LLM. All positions of the newest
+encoding are seen by every token, those of a prompt too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from bestow_edge.core.config import ConnectorConfig, ModelConfig
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.kinds import ConnectorKind
+from bestow_edge.core.policy import WaitK
+from bestow_edge.core.tensors import (
+    ALIGNMENT,
+    BATCH,
+    CACHE,
+    CAPACITY,
+    KINDS,
+    LOG_PROB,
+    LOGITS,
+    MEMORY,
+    NEW,
+    PAST_TOKENS,
+    POSITIONS,
+    TOKEN_ID,
+    TOKEN_IDS,
+    TOKENS,
+    GraphSpec,
+    TensorSpec,
+)
+
+GRAPH = "decoder_step"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrossLayersConfig(ConnectorConfig):
+    """Heads that follow the speech, and tokens that are no text. The sizes are those of the LLM."""
+
+    kind: Literal["cross_layers"] = "cross_layers"
+    """Name of the kind; it must be given."""
+    alignment_heads: tuple[tuple[int, int], ...]
+    """Layer and head of the cross-attentions whose mean shows where a token is spoken."""
+    suppressed: tuple[int, ...] = ()
+    """Tokens that are never written, such as marks of sounds."""
+    specials_from: int = 0
+    """Tokens from this id on are not text and are never written; 0 = none."""
+
+    def __post_init__(self) -> None:
+        """Check that a head is named."""
+        if not self.alignment_heads:
+            raise ConfigError("connector: alignment_heads is empty; name the layer and the head of at least one")
+
+    def describe(self) -> str:
+        """Return its sizes, in words for people."""
+        counts = f"{len(self.alignment_heads)} alignment heads, {len(self.suppressed)} tokens suppressed"
+        return f"cross-attention in each layer of the LLM, {counts}"
+
+
+def cross_layers(config: ModelConfig) -> CrossLayersConfig:
+    """Return the config of the model's connector, which must be of this kind."""
+    return cast(CrossLayersConfig, config.connector)
+
+
+def layer_sizes(llm: dict[str, Any]) -> tuple[int, int, int]:
+    """Return the layers, heads and width of a head of the decoder.
+
+    Args:
+        llm: its transformers config, of a `WhisperForCausalLM`.
+    """
+    heads = llm["decoder_attention_heads"]
+    return llm["decoder_layers"], heads, llm["d_model"] // heads
+
+
+def speech(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """Return what the encoder hands over: keys and values of each layer's cross-attention, one for each position."""
+    layers, heads, head_dim = layer_sizes(config.llm)
+    axes = (BATCH, heads, POSITIONS, head_dim)
+    return tuple(TensorSpec(name, "float32", axes) for name in by_layer(layers))
+
+
+def specs(config: ModelConfig) -> tuple[GraphSpec, ...]:
+    """Return the graph behind the encoder.
+
+    `decoder_step`: tokens, speech and KV caches -> the token that follows. The rows of a batch are texts about one
+    stream and share its speech. `alignment` is the mean of the alignment heads. `token_id`, `log_prob` and the caches
+    are as in `llm_step`; in `logits`, a token that is suppressed has the least value of all.
+    """
+    layers, heads, head_dim = layer_sizes(config.llm)
+    names = by_layer(layers)
+    cache, new = (BATCH, heads, CAPACITY, head_dim), (BATCH, heads, TOKENS, head_dim)
+    decoder = GraphSpec(
+        name=GRAPH,
+        part="llm",
+        inputs=(
+            TensorSpec(TOKEN_IDS, "int64", (BATCH, TOKENS)),
+            TensorSpec(PAST_TOKENS, "int64", (BATCH,)),
+            *(TensorSpec(f"{MEMORY}{name}", "float32", (heads, POSITIONS, head_dim)) for name in names),
+            *(TensorSpec(f"{CACHE}{name}", "float32", cache) for name in names),
+        ),
+        outputs=(
+            TensorSpec(LOGITS, "float32", (BATCH, config.llm["vocab_size"])),
+            TensorSpec(TOKEN_ID, "int64", (BATCH,)),
+            TensorSpec(LOG_PROB, "float32", (BATCH,)),
+            TensorSpec(ALIGNMENT, "float32", (1, BATCH, TOKENS, POSITIONS)),
+            *(TensorSpec(f"{NEW}{name}", "float32", new) for name in names),
+        ),
+    )
+    return (decoder,)
+
+
+def by_layer(layers: int) -> list[str]:
+    """Return `keys_0`, `values_0`, `keys_1` and so on."""
+    return [f"{kind}_{layer}" for layer in range(layers) for kind in KINDS]
+
+
+KIND = ConnectorKind(
+    config=CrossLayersConfig, specs=specs, speech=speech, follows=lambda policy: not isinstance(policy, WaitK)
+)

@@ -1,0 +1,192 @@
+"""Whisper out of a folder as transformers saves it: its encoder alone, or the whole model as a checkpoint.
+
+The whole model needs no training: its decoder is the LLM, and the connector is of kind `cross_layers`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoConfig
+
+from bestow_edge.core.config import ChatTemplate, FeatureConfig, ModelConfig, PolicyConfig, SegmentConfig, read_json
+from bestow_edge.core.errors import CheckpointError, ConfigError
+from bestow_edge.core.languages import LANGUAGES
+from bestow_edge.core.specs.cross_layers import CrossLayersConfig
+from bestow_edge.core.specs.windowed import POSITIONS_PER_STEP, WHISPER, WindowedConfig
+from bestow_edge.model.base import SpeechModel
+from bestow_edge.model.pretrained.components import EncoderPart, build_encoder, plain_config
+from bestow_edge.model.pretrained.weights import fill, load_tensors, part_sizes, read_tensors
+
+Fields = dict[str, Any]  # Any: decoded JSON
+Untyped = Any  # a transformers config: they have no types
+BLOCK_STEPS = 12  # 0.96 s between two encodings
+SEGMENT_S = 28.0  # of the 30 s that the encoder has positions for: a segment ends at the next block
+FEATURES = FeatureConfig(
+    n_fft=400, window="periodic", preemphasis=0.0, start="mirrored", log_guard=1e-10, guard="least", normalize="peak"
+)
+"""The front-end of every Whisper, but for its mel bins."""
+MULTILINGUAL = ChatTemplate(
+    before="<|startoftranscript|>",
+    instruction="<|{source}|><|{task}|>",
+    after="<|notimestamps|>",
+    previous="<|startofprev|>",
+)
+ENGLISH = replace(MULTILINGUAL, instruction="")
+_ENCODER = "model.encoder."
+
+
+def is_whisper(folder: Path) -> bool:
+    """Return whether a folder holds a Whisper."""
+    return read_json(folder / "config.json").get("model_type") == WHISPER
+
+
+def whisper_encoder(folder: Path, *, every_name: bool = False) -> EncoderPart:
+    """Read the encoder of a folder, for any connector; windows are not filled up to 30 s.
+
+    Args:
+        folder: with config.json and weights as safetensors.
+        every_name: an error about weights names all of them.
+
+    Raises:
+        CheckpointError: if files are missing or damaged, or the weights do not fit the config.
+        ConfigError: if transformers refuses the config.
+    """
+    config, tensors = _config(folder), read_tensors(folder)
+    own = {name: file for name, file in tensors.items() if name.startswith(_ENCODER)}
+    left_out, unknown = part_sizes(tensors.keys() - own.keys())
+    encoder = build_encoder(_network(config), str(folder))
+    weights = {name.removeprefix(_ENCODER): tensor for name, tensor in load_tensors(own).items()}
+    fill(encoder, weights, f"{folder}: encoder", surplus=unknown, every=every_name)
+    windowed = WindowedConfig(network=_network(config), window=_window(config))
+    return EncoderPart(encoder, windowed, _features(folder, config), left_out)
+
+
+def whole_whisper(
+    folder: Path, *, policy: PolicyConfig, padding: int, every_name: bool = False
+) -> tuple[SpeechModel, Tokenizer]:
+    """Read a whole model.
+
+    Args:
+        folder: with config.json, generation_config.json, tokenizer.json and weights as safetensors.
+        policy: default read/write policy.
+        padding: steps of silence behind the audio of each encoding; the decoder does not stop without some.
+        every_name: an error about weights names all of them.
+
+    Raises:
+        CheckpointError: if files are missing or damaged, or the weights do not fit the config.
+        ConfigError: if transformers refuses the config, or the generation config names no alignment heads.
+    """
+    whisper, generation = _config(folder), _json(folder / "generation_config.json")
+    tokenizer = _tokenizer(folder, whisper)
+    if not (heads := generation.get("alignment_heads")):
+        raise ConfigError(f"{folder}: generation_config.json names no alignment_heads; take it from a newer copy")
+    languages = [code for name in generation.get("lang_to_id", {}) if (code := name.strip("<|>")) in LANGUAGES]
+    network = _network(whisper)
+    config = ModelConfig(
+        encoder=WindowedConfig(
+            network=network, block=policy.l, right_context=0, window=_window(whisper), padding=padding
+        ),
+        connector=CrossLayersConfig(
+            alignment_heads=tuple((layer, head) for layer, head in heads),
+            suppressed=tuple(sorted(token for token in generation.get("suppress_tokens") or () if token >= 0)),
+            specials_from=whisper.eos_token_id + 1,
+        ),
+        llm=network | {"max_position_embeddings": whisper.max_target_positions},
+        features=_features(folder, whisper),
+        policy=policy,
+        segments=SegmentConfig(max_s=SEGMENT_S),
+        chat=MULTILINGUAL if languages else ENGLISH,
+        pairs=_pairs(languages),
+    )
+    with torch.device("meta"):
+        empty = SpeechModel.from_config(config)
+    model = SpeechModel(config, empty.encoder, empty.llm)  # so that the connector's buffers are on a device
+    fill(model, _renamed(folder), str(folder), surplus=(), every=every_name)
+    model.llm.tie_weights()
+    return model.eval(), tokenizer
+
+
+def _config(folder: Path) -> Untyped:
+    """Return the model's config, with the sizes of a Whisper."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, TypeError, KeyError, OSError, StrictDataclassError) as error:
+        raise ConfigError(f"{folder}: transformers refuses its config ({str(error).strip():.200})") from error
+    if not config.tie_word_embeddings:
+        raise ConfigError(
+            f"{folder}: tie_word_embeddings is false; a Whisper shares its token embeddings with its head"
+        )
+    return config
+
+
+def _json(path: Path) -> Fields:
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent}: {path.name} is missing; copy the folder again")
+    return read_json(path)
+
+
+def _network(config: Untyped) -> Fields:
+    """Return the config of both halves as a checkpoint keeps it."""
+    return plain_config(config) | {"hidden_size": config.d_model}
+
+
+def _window(config: Untyped) -> int:
+    """Return the steps that the encoder has positions for (30 s)."""
+    return int(config.max_source_positions) // POSITIONS_PER_STEP[WHISPER]
+
+
+def _features(folder: Path, config: Untyped) -> FeatureConfig:
+    """Return the front-end: that of every Whisper, which its preprocessor must name."""
+    features = replace(FEATURES, num_mel_bins=config.num_mel_bins)
+    named = _json(folder / "preprocessor_config.json")
+    for theirs, ours in (
+        ("feature_size", "num_mel_bins"),
+        ("sampling_rate", "sample_rate_hz"),
+        ("hop_length", "hop_samples"),
+        ("n_fft", "n_fft"),
+    ):
+        if (got := named.get(theirs)) != (want := getattr(features, ours)):
+            raise ConfigError(f"{folder}: preprocessor_config.json: {theirs} is {got}, expected {want}")
+    return features
+
+
+def _tokenizer(folder: Path, config: Untyped) -> Tokenizer:
+    """Return the tokenizer; it must know the special tokens of prompts."""
+    if not (path := folder / "tokenizer.json").is_file():
+        raise CheckpointError(f"{folder}: tokenizer.json is missing; save the tokenizer with transformers")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise CheckpointError(f"{path}: does not load ({str(error).strip():.200}); copy it again") from error
+    if (got := tokenizer.token_to_id("<|startoftranscript|>")) != config.decoder_start_token_id:
+        raise CheckpointError(
+            f"{path}: <|startoftranscript|> is {got}, config.json says {config.decoder_start_token_id}"
+        )
+    return tokenizer
+
+
+def _pairs(languages: list[str]) -> tuple[str, ...]:
+    """Return the pairs it is trained for: English alone, or all languages and their translations to English."""
+    spoken = sorted(languages or ["en"], key=lambda code: code != "en")  # the first pair is the default of `bench`
+    return (*(f"{code}-{code}" for code in spoken), *(f"{code}-en" for code in spoken if code != "en"))
+
+
+def _renamed(folder: Path) -> dict[str, Tensor]:
+    """Return the weights under the names of a checkpoint."""
+    weights = {}
+    for name, tensor in load_tensors(read_tensors(folder)).items():
+        if name.startswith(_ENCODER):
+            weights[f"encoder.{name.removeprefix(_ENCODER)}"] = tensor
+        else:
+            weights[f"llm.{name}"] = tensor
+    embeddings = weights.get("llm.model.decoder.embed_tokens.weight")
+    if embeddings is not None:
+        weights["llm.proj_out.weight"] = embeddings
+    return weights

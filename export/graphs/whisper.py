@@ -1,0 +1,74 @@
+"""`whisper` as a graph: Whisper's encoder over a window of any length up to 30 s, up to what the connector takes.
+
+The attention is written out, so that one graph takes any number of frames and no mask. Tests compare it with
+transformers' own forward pass over 30 s.
+
+Legend of shape comments: batch, frames (10 ms), positions (20 ms), width, heads, head_dim.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.specs.windowed import windowed
+from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, GraphSpec
+from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, speech_weights, traced_from
+from bestow_edge.model.base import SpeechModel
+from bestow_edge.model.encoders.whisper import stack, stem
+
+Untyped = Any  # modules of transformers, which have no types
+
+
+class WindowEncoder(nn.Module):
+    """Encoder and the connector's speech side as one function of all frames of a window."""
+
+    def __init__(self, model: SpeechModel) -> None:
+        super().__init__()
+        self.encoder: Untyped = model.encoder
+        self.speech_side: Untyped = model.connector.speech_side(model.llm)
+
+    def forward(self, mel: Tensor, frame_end: Tensor) -> tuple[Tensor, ...]:
+        """Encode a window; names and shapes of arguments and results are those of `bestow_edge.core.specs.windowed`."""
+        x, valid = stem(self.encoder, mel, frame_end)  # (batch, positions, width)
+        for layer in self.encoder.layers:
+            x = x + _attend(layer.self_attn, layer.self_attn_layer_norm(x), valid)
+            x = x + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(x))))
+        speech: tuple[Tensor, ...] = self.speech_side(stack(self.encoder.layer_norm(x), valid))
+        return speech
+
+
+def _attend(attention: Untyped, x: Tensor, valid: Tensor) -> Tensor:
+    """Attend from each position to every valid one."""
+    batch, positions, width = x.shape
+
+    def split(projected: Tensor) -> Tensor:
+        return projected.view(batch, positions, attention.num_heads, -1).transpose(1, 2)
+
+    query, keys, values = (split(project(x)) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
+    scores = query * attention.scaling @ keys.transpose(2, 3)  # (batch, heads, positions, positions)
+    scores = scores.masked_fill(~valid[:, None, None], torch.finfo(scores.dtype).min)
+    mixed = (scores.softmax(-1) @ values).transpose(1, 2).reshape(batch, positions, width)
+    joined: Tensor = attention.out_proj(mixed)
+    return joined
+
+
+def source(config: ModelConfig, spec: GraphSpec) -> GraphSource:
+    """Return the source of `encoder_window`: compared at a short window, the longest one, and at several rows."""
+    per_step = config.encoder.frames_per_step
+
+    def make_lawful(feeds: Feeds, case: Case, _rng: np.random.Generator) -> None:
+        feeds[FRAME_END] += case[FRAMES] - np.arange(case[BATCH])
+
+    rows = {BATCH: per_step, FRAMES: 3 * per_step}  # each number of frames in the last step
+    return GraphSource(
+        spec=spec,
+        weights=("encoder.", *speech_weights(config)),
+        build=traced_from(WindowEncoder),
+        sizes=(*({BATCH: 1, FRAMES: per_step * count} for count in (12, windowed(config).window)), rows),
+        make_lawful=make_lawful,
+    )

@@ -1,0 +1,201 @@
+"""A whole Whisper from folder to text: equal to transformers' `generate`, streamed in any blocks, several prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_whisper import save_whisper
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+from bestow_edge.core.config import PolicyConfig, SegmentConfig
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, WaitK
+from bestow_edge.core.request import Request
+from bestow_edge.export.pipeline import export_bundle
+from bestow_edge.model.checkpoint import save_checkpoint
+from bestow_edge.model.pretrained.whisper import whole_whisper
+from bestow_edge.runtime.model import Model, load
+from bestow_edge.runtime.stream.listener import Listener
+from bestow_edge.runtime.stream.session import Session
+
+PADDING = 25  # all that the encoder has positions for: as transformers wants it
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_whisper(tmp_path_factory.mktemp("whisper"))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    directory = tmp_path_factory.mktemp("bundle")
+    policy = PolicyConfig(name="align-att", l=4, threshold=2)
+    whisper, tokenizer = whole_whisper(folder, policy=policy, padding=PADDING)
+    save_checkpoint(whisper, tokenizer.to_str(), directory / "checkpoint")
+    export_bundle(directory / "checkpoint", directory / "fp32", precision="fp32", progress=lambda _: None)
+    return load(directory / "fp32", threads=1)
+
+
+@pytest.fixture
+def waveform(speech: np.ndarray) -> np.ndarray:
+    return speech[:24_000]  # 1.5 s of the 2 s that the encoder has positions for
+
+
+def tokens(session: Session, waveform: np.ndarray, block: int) -> list[list[int]]:
+    """Return the tokens written for each prompt."""
+    written: list[list[int]] = [[] for _ in session.prompts]
+    session.on_decision = lambda one: written[one.prompt].append(one.token_id) if one.verdict == "write" else None
+    for start in range(0, len(waveform), block):
+        session.feed(waveform[start : start + block])
+    session.finish()
+    return written
+
+
+@pytest.mark.parametrize("pair", ["en-en", "de-en"])
+def test_offline_text_equals_generate(model: Model, folder: Path, waveform: np.ndarray, pair: str) -> None:
+    theirs = WhisperForConditionalGeneration.from_pretrained(folder).eval()
+    features = WhisperFeatureExtractor.from_pretrained(folder)(waveform, sampling_rate=16_000, return_tensors="pt")
+    source, target = pair.split("-")
+    task = "transcribe" if source == target else "translate"
+    with torch.no_grad():
+        ids = theirs.generate(features.input_features, language=source, task=task, max_new_tokens=12, do_sample=False)
+    want = ids[0].tolist()[-12:]
+    session = model.multi_session([(pair, Offline())])
+    assert tokens(session, waveform, 4_000)[0][:12] == want
+    assert len(set(want)) > 2  # it says something
+
+
+@pytest.mark.parametrize(
+    "policy", [AlignAtt(2, l=4), LocalAgreement(2, 4), Offline()], ids=lambda one: type(one).__name__
+)
+def test_blocks_make_no_difference(model: Model, waveform: np.ndarray, policy: Policy) -> None:
+    whole, cut = (tokens(model.multi_session([("en-en", policy)]), waveform, size) for size in (30_000, 777))
+    assert whole == cut
+    assert whole[0]
+
+
+def test_two_prompts_equal_one_each(model: Model, waveform: np.ndarray) -> None:
+    both = tokens(model.multi_session([("de-de", Offline()), ("de-en", Offline())]), waveform, 8_000)
+    alone = [tokens(model.multi_session([(pair, Offline())]), waveform, 8_000)[0] for pair in ("de-de", "de-en")]
+    assert both == alone
+    assert both[0] != both[1]
+
+
+def test_the_default_policy_is_that_of_the_checkpoint(model: Model) -> None:
+    assert model.default_policy == AlignAtt(2, l=4)
+    assert model.open(Request(lang="en")).prompts[0].policy == AlignAtt(2, l=4)
+    assert model.open(Request(lang="en", threshold=5)).prompts[0].policy == AlignAtt(5, l=4)
+    assert model.session(source="en", l=8).prompts[0].policy == AlignAtt(2, l=8)
+
+
+def test_wait_k_is_refused(model: Model) -> None:
+    message = "policy wait-k: a model with connector cross_layers cannot follow it; use offline, align-att, local-agr"
+    for open_session in (
+        lambda: model.open(Request(lang="en", policy="wait-k")),
+        lambda: model.multi_session([("en-en", WaitK(3, 4))]),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            open_session()
+    with pytest.raises(ConfigError, match="cannot follow it"):
+        model.open(Request(lang="en", latency="3s"))
+
+
+def heard(model: Model, waveform: np.ndarray, prompts: list[list[int]]) -> Any:
+    """Return a decoder that has heard all."""
+    encoder = model.open_encoder(model.graphs, [Offline()], 0)
+    listener, decoder = Listener(encoder, None), model.open_decoder(model.graphs, prompts)
+    listener.add(waveform)
+    for speech in listener.rest():
+        decoder.hear(speech)
+    return decoder
+
+
+def write(decoder: Any, number: int) -> list[list[int]]:
+    rows: list[list[int]] = []
+    for _ in range(number):
+        attempts = decoder.attempt([decoder.heard] * decoder.rows)
+        rows.append([attempt.token_id for attempt in attempts])
+        for row, attempt in enumerate(attempts):
+            decoder.commit(row, attempt.token_id)
+    return rows
+
+
+def test_rehearsals_leave_nothing_behind(model: Model, waveform: np.ndarray) -> None:
+    prompt = list(model.manifest.prompts["en-en"])
+    want = write(heard(model, waveform, [prompt]), 6)
+    decoder = heard(model, waveform, [prompt])
+    with decoder.rehearsal():
+        write(decoder, 3)
+    first = write(decoder, 3)
+    with decoder.rehearsal():
+        write(decoder, 2)
+    assert first + write(decoder, 3) == want
+    assert decoder.num_tokens.tolist() == [len(prompt) - 1 + 6]
+
+
+def test_supposed_speech_is_forgotten(model: Model, waveform: np.ndarray) -> None:
+    prompt = list(model.manifest.prompts["en-en"])
+    decoder, other = (heard(model, part, [prompt]) for part in (waveform, waveform[:8_000]))
+    before = write(decoder, 2)
+    with decoder.supposing([other._speech]):
+        supposed = decoder.attempt([decoder.heard])[0].log_prob
+        assert decoder.heard < 18
+    assert before + write(decoder, 2) == write(heard(model, waveform, [prompt]), 4)
+    assert supposed != decoder.attempt([decoder.heard])[0].log_prob
+
+
+def test_rows_are_copied(model: Model, waveform: np.ndarray) -> None:
+    prompts = [list(model.manifest.prompts[pair]) for pair in ("de-de", "de-en")]
+    decoder = heard(model, waveform, prompts)
+    write(decoder, 2)
+    decoder.take_rows([1, 1])
+    rows = write(decoder, 3)
+    assert all(left == right for left, right in rows)
+
+
+def test_new_speech_runs_the_text_again(model: Model, waveform: np.ndarray) -> None:
+    """The text so far about the newest encoding: as if it had been written with that encoding alone."""
+    prompt = list(model.manifest.prompts["en-en"])
+    early = heard(model, waveform[:12_000], [prompt])
+    (first,), late = write(early, 1), heard(model, waveform, [prompt])
+    early.hear(late._speech)
+    fresh = heard(model, waveform, [prompt + first])
+    assert write(early, 3) == write(fresh, 3)
+
+
+def test_alignment(model: Model, waveform: np.ndarray) -> None:
+    decoder = heard(model, waveform, [list(model.manifest.prompts["en-en"])])
+    attempt = decoder.attempt([decoder.heard])[0]
+    assert attempt.alignment.shape == (1, decoder.heard + 1)  # the silence behind comes last
+    np.testing.assert_allclose(attempt.alignment.sum(), 1.0, atol=1e-5)
+    first, end = attempt.span()
+    assert 0 <= first < end <= decoder.heard
+    assert np.isclose(attempt.log_probs[attempt.token_id], attempt.log_prob, atol=1e-4)
+
+
+def test_context_stands_before_the_prompt(model: Model) -> None:
+    prompt = model.manifest.prompts["en-en"]
+    previous = model.tokenizer.token_to_id("<|startofprev|>")
+    assert model.join(prompt, ()) == prompt
+    assert model.join(prompt, (9, 8)) == (previous, 9, 8, *prompt)
+
+
+def test_segments_carry_context(model: Model, waveform: np.ndarray) -> None:
+    starts: list[tuple[int, ...]] = []
+    limits = replace(model.config.segments, max_s=3.0, context_tokens=3, pause_s=0.0)
+    long = np.tile(waveform, 4)
+    session = model.multi_session([("en-en", AlignAtt(2, l=4))], segments=limits)
+    tokens(session, long, 4_000)
+    starts.append(session._prompt_tokens[0])
+    assert session.segment >= 1
+    assert starts[-1][0] == model.tokenizer.token_to_id("<|startofprev|>")
+    assert isinstance(limits, SegmentConfig)
+
+
+Make = Callable[..., Model]
