@@ -193,7 +193,7 @@ def drop_by_tokens(
         return corpus, report
     rows = sha256(b"".join(column.tobytes() for column in (corpus.file_ids, corpus.numbers))).hexdigest()
     tokenizers = [sha256(one.to_str().encode()).hexdigest() for one in (tokenizer, labels)]
-    key = ("tokens", report.to_state(), rows, tokenizers, num_steps(1000), ctc_speed, max_per_s)
+    key = ("tokens", report, rows, tokenizers, num_steps(1000), ctc_speed, max_per_s)
     paths = [file.path for file in corpus.files]
 
     def build(report: Report) -> Columns:

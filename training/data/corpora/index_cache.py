@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from filelock import FileLock
 
 from bestow_edge.training.data.corpora.filters import Report
 
-FORMAT = "1"  # to be changed with the content of indexes
+FORMAT = "2"  # to be changed with the content of indexes
 Columns = Mapping[str, npt.NDArray[Any]]  # Any: each column has its own dtype
 
 
@@ -50,8 +51,8 @@ class IndexCache:
             if not path.is_file():
                 columns = build(report)
                 partial = path.with_suffix(".partial.npz")
-                np.savez(partial, report=np.array(json.dumps(report.to_state())), **columns)  # type: ignore[arg-type]
+                np.savez(partial, report=np.array(json.dumps(asdict(report))), **columns)  # type: ignore[arg-type]
                 partial.replace(path)
             with np.load(path) as stored:
                 columns = {column: stored[column] for column in stored.files if column != "report"}
-                return columns, Report.from_state(json.loads(str(stored["report"])))
+                return columns, Report(**json.loads(str(stored["report"])))

@@ -152,7 +152,7 @@ def test_an_index_is_made_once(sentences: Path, tmp_path: Path, monkeypatch: pyt
     def everything(sieve: Sieve = sieve, tokenizer: Tokenizer = tokenizer) -> Any:
         corpus, report = read_corpus([copy], sieve, cache)
         left, report = drop(corpus, report, tokenizer, tokenizer, ctc_speed=1.0, max_per_s=0, cache=cache)
-        return [left.where(row) for row in range(len(left))], report.to_state(), report.sentence()
+        return [left.where(row) for row in range(len(left))], report, report.sentence()
 
     first = everything()
     kept = len(list(cache.directory.glob("*.npz")))  # type: ignore[union-attr]  # it has one
@@ -165,8 +165,8 @@ def test_an_index_is_made_once(sentences: Path, tmp_path: Path, monkeypatch: pyt
     everything(tokenizer=train_tokenizer(["y y"], PAIRS, 271))
     assert len(list((tmp_path / "cache").glob("*.npz"))) == kept + 1
     copy.write_text(copy.read_text(encoding="utf-8").rstrip().rpartition("\n")[0] + "\n", encoding="utf-8")
-    lines, state, _ = everything()
-    assert state["lines"] == 39
+    lines, report, _ = everything()
+    assert report.lines == 39
     assert set(lines) <= set(first[0])
 
 
