@@ -6,16 +6,16 @@ made again from its index, and a resumed run sees the same data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from bestow_edge.core.errors import AudioError
 from bestow_edge.core.utterances import Utterance
+from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings, Samples
 from bestow_edge.training.recipe.data import JoinRecipe
 
-Samples = npt.NDArray[np.float32]
 LEVEL = 0.08  # RMS of each recording when it is joined, full scale = 1
 SILENT_S = (0.3, 8.0)  # shortest and longest utterance without speech
 EDGE_S = 0.02  # silence kept around trimmed speech
@@ -57,8 +57,8 @@ class Composer:
         self,
         utterances: Sequence[Utterance],
         join: JoinRecipe,
-        rate_hz: int,
-        read: Callable[[Utterance], Samples],
+        recordings: Recordings,
+        bad: BadRecordings,
         *,
         timed: bool = False,
     ) -> None:
@@ -67,14 +67,12 @@ class Composer:
         Args:
             utterances: the recordings.
             join: settings of the joining.
-            rate_hz: sampling rate.
-            read: returns the waveform of a recording, empty if it cannot be read.
+            recordings: reads audio.
+            bad: counts recordings that cannot be read. They are left out.
             timed: whether pieces have the word times of their recordings.
         """
-        self.join = join
-        self.rate_hz = rate_hz
-        self.timed = timed
-        self._read = read
+        self.join, self.recordings, self.bad, self.timed = join, recordings, bad, timed
+        self.rate_hz = recordings.rate_hz
         self._kept_s = 0.0
         self._decoded: dict[tuple[object, ...], Samples] = {}
         words = set(join.vocabulary)
@@ -154,10 +152,15 @@ class Composer:
         return levelled, piece
 
     def _decode(self, item: Utterance) -> Samples:
+        """Return the waveform of a recording, empty if it cannot be read."""
         key = (item.path, item.offset_s, item.audio_bytes)
         if key in self._decoded:
             return self._decoded[key]
-        samples = self._read(item)
+        try:
+            samples = self.recordings.read(item)
+        except AudioError as error:
+            self.bad.add(str(item.path), error)
+            samples = np.zeros(0, dtype=np.float32)
         if self._kept_s < KEPT_S:
             self._decoded[key] = samples
             self._kept_s += samples.size / self.rate_hz

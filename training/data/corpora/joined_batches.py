@@ -6,20 +6,18 @@ There are no epochs: each utterance is drawn from the seed and the number of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from bestow_edge.core.errors import AudioError, ManifestError
+from bestow_edge.core.errors import ManifestError
 from bestow_edge.core.prompts import Pair
-from bestow_edge.core.utterances import Utterance
 from bestow_edge.training.data.augmentation import change_speed, scaled, spoken_features
-from bestow_edge.training.data.composition import LEVEL, Composed, Composer, Piece, Samples
+from bestow_edge.training.data.composition import LEVEL, Composed, Composer, Piece
 from bestow_edge.training.data.corpora.filters import Sieve
 from bestow_edge.training.data.corpora.index import Corpus
-from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings, at_least_ten_frames
+from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings, Samples, at_least_ten_frames
 from bestow_edge.training.data.corpora.word_times import Spans, heard_translation, labels_with_times, tokens_with_times
 from bestow_edge.training.data.examples import FRAMES_PER_S, Example, ExampleMaker, Word
 from bestow_edge.training.data.noises import sound
@@ -31,21 +29,6 @@ Moments = npt.NDArray[np.float64]
 STREAM = 1  # of random numbers; look-aheads are drawn from another stream
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """Reads recordings. An unreadable one is counted and returned without samples."""
-
-    recordings: Recordings
-    bad: BadRecordings
-
-    def __call__(self, item: Utterance) -> Samples:
-        try:
-            return self.recordings.read(item)
-        except AudioError as error:
-            self.bad.add(str(item.path), error)
-            return np.zeros(0, dtype=np.float32)
-
-
 def make_composer(corpus: Corpus, source: SourceRecipe, join: JoinRecipe, rate_hz: int) -> Composer:
     """Read all lines of a source and make the composer of its recordings.
 
@@ -53,8 +36,8 @@ def make_composer(corpus: Corpus, source: SourceRecipe, join: JoinRecipe, rate_h
         ManifestError: if every transcript has words outside the vocabulary.
     """
     items = [corpus.utterance(row) for row in range(len(corpus))]
-    reader = _Reader(Recordings(rate_hz), BadRecordings(source.name, source.max_bad))
-    composer = Composer(items, join, rate_hz, reader, timed=source.word_times == "manifest")
+    bad = BadRecordings(source.name, source.max_bad)
+    composer = Composer(items, join, Recordings(rate_hz), bad, timed=source.word_times == "manifest")
     if not composer.groups:
         raise ManifestError(
             f"source {source.name}: each of its {len(items)} recordings has words that are not in join.vocabulary"
