@@ -20,7 +20,6 @@ from bestow_edge.training.data.composition import Composer
 from bestow_edge.training.data.corpora.batch_plan import Plan
 from bestow_edge.training.data.corpora.filters import Report, Sieve
 from bestow_edge.training.data.corpora.index import Corpus, drop_by_tokens, manifest_paths, read_corpus
-from bestow_edge.training.data.corpora.index_cache import IndexCache
 from bestow_edge.training.data.corpora.joined_batches import JoinedBatches, make_composer
 from bestow_edge.training.data.corpora.recorded_batches import SpeechBatches
 from bestow_edge.training.data.corpora.recordings import Recordings
@@ -134,7 +133,7 @@ class Corpora:
         """Word times of sources with `word_times: aligned`, by file and line of the utterance."""
         self._measured = False
         self._logged: set[tuple[str, str]] = set()
-        self.cache = IndexCache(data_dir / data.index_cache if data.index_cache else None)
+        self.cache = data_dir / data.index_cache if data.index_cache else None
         for key, source in self._sources("train", "dev"):
             if source.texts:
                 self.texts_read[key] = TextCorpus(source, data_dir)
@@ -202,16 +201,7 @@ class Corpora:
             if key in self.speech_read:
                 corpus, sieve, report = self.speech_read[key]
                 speed = self._ctc_speed(source)
-                left, both = drop_by_tokens(
-                    corpus,
-                    report,
-                    maker.tokenizer,
-                    maker.labels,
-                    num_steps=maker.config.encoder.num_steps,
-                    ctc_speed=speed,
-                    max_per_s=limit,
-                    cache=self.cache,
-                )
+                left, both = drop_by_tokens(corpus, report, maker, ctc_speed=speed, max_per_s=limit, cache=self.cache)
                 self.speech_read[key] = left, sieve, both
         for texts in self.texts_read.values():
             texts.measure(maker, self.cache)
@@ -284,7 +274,7 @@ class Corpora:
         buckets, readers = self.data.buckets, self.data.readers
         if key in self.texts_read:
             texts = self.texts_read[key]
-            plan = Plan(texts.lengths, source.batch_tokens, buckets=buckets, seed=seed, groups=readers)
+            plan = Plan(texts.rows["lengths"], source.batch_tokens, buckets=buckets, seed=seed, groups=readers)
             self._log_epoch(key, maker.stage.name, plan)
             return TextBatches(texts, maker, plan)
         corpus, sieve, _ = self.speech_read[key]

@@ -15,7 +15,6 @@ import io
 import json
 import logging
 import tarfile
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,13 +102,10 @@ def write_shards(
         ConfigError: if `out` holds shards of other manifests or settings.
     """
     files = [LineFile(path, LINES) for path in manifests]
-    found = array("q")
-    for file_id, file in enumerate(files):
-        for number, offset, _ in file.lines():
-            found.extend((file_id, offset, number))
-    if not found:
+    places = ((file_id, offset, number) for file_id, file in enumerate(files) for number, offset, _ in file.lines())
+    lines = np.fromiter(places, dtype=np.dtype((np.int64, 3)))
+    if not lines.size:
         raise ManifestError(f"{', '.join(map(str, manifests))}: no lines; nothing to make shards of")
-    lines = np.frombuffer(found, dtype=np.int64).reshape(-1, 3)
     lines = lines[np.random.default_rng(seed).permutation(len(lines))]
     plan = {
         "format": "bestow-edge shards 1",
