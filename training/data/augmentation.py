@@ -6,7 +6,7 @@ Functions draw from the given random generator only and return new arrays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,18 +24,9 @@ FRAME_SAMPLES_ROUND = 4096  # FFT lengths are rounded up to a multiple with smal
 
 def scaled(recipe: AugmentRecipe, strength: float) -> AugmentRecipe:
     """Return a recipe with all chances and ranges multiplied by `strength`."""
-    return replace(
-        recipe,
-        speed=recipe.speed * strength,
-        warp=recipe.warp * strength,
-        narrow=recipe.narrow * strength,
-        room=recipe.room * strength,
-        filter=recipe.filter * strength,
-        noise=recipe.noise * strength,
-        gain_db=recipe.gain_db * strength,
-        mask_bins=round(recipe.mask_bins * strength),
-        mask_frames=round(recipe.mask_frames * strength),
-    )
+    values = {name: value * strength for name, value in asdict(recipe).items() if name != "noise_files"}
+    whole = {name: round(values[name]) for name in ("mask_bins", "mask_frames")}
+    return replace(recipe, **(values | whole))
 
 
 def spoken_features(

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 
 import torch
 from safetensors import SafetensorError
@@ -96,9 +96,7 @@ class StopSignal:
                 self._before[signum] = signal.signal(signum, self._record)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._restore()
 
     def _record(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the protocol's

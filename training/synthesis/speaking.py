@@ -10,7 +10,7 @@ import io
 import json
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ import soundfile
 from bestow_edge.core.errors import ConfigError, ManifestError
 from bestow_edge.core.files import sha256, write_atomically
 from bestow_edge.core.utterances import read_manifest
-from bestow_edge.training.data.corpora.shards import check_plan
+from bestow_edge.training.data.corpora.shards import Progress, check_plan
 from bestow_edge.training.data.corpora.text_batches import TextFile
 from bestow_edge.training.data.corpora.words import plain
 from bestow_edge.training.synthesis.voices import BASES, RATE_HZ, Espeak, draw_voice, espeak_library, speak, variants_of
@@ -36,8 +36,6 @@ QUESTION = ("question", "answer")
 AHEAD = 4  # finished rows of each worker that may wait for an earlier row
 IN_A_FOLDER = 1000
 FORMATS = {"flac": (".flac", "FLAC", "PCM_16"), "opus": (".ogg", "OGG", "OPUS")}  # suffix, and soundfile's names
-Progress = Callable[[int, int], None]
-"""Called with the number of finished utterances and of all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

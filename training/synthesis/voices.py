@@ -21,6 +21,7 @@ import numpy.typing as npt
 import soxr
 
 from bestow_edge.core.errors import AudioError, ConfigError
+from bestow_edge.training.data.composition import LEVEL
 from bestow_edge.training.data.corpora.words import Span, composed, word_times
 from bestow_edge.training.synthesis.espeak import FORKS
 
@@ -29,7 +30,6 @@ ELSEWHERE = ("/opt/homebrew/lib/libespeak-ng.dylib", "/usr/local/lib/libespeak-n
 """Homebrew's paths, where Python does not search."""
 SPEAKER = Path(__file__).with_name("espeak.py")
 RATE_HZ = 16_000
-SPEECH_RMS = 0.08  # full scale = 1; equal to that of joined recordings
 BASES = {
     "en": ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc", "en-029"),
     "de": ("de",),
@@ -208,7 +208,7 @@ def speak(text: str, voice: Voice, rng: np.random.Generator, espeak: Espeak) -> 
     if not spoken.any() or not marks:
         raise AudioError(f"{LIBRARY}, voice {voice.name}: spoke nothing for {text!r:.60}")
     resampled = soxr.resample(spoken.astype(np.float32) / 32_768, rate_hz, RATE_HZ)
-    levelled = resampled * (SPEECH_RMS / np.sqrt(np.mean(resampled**2, dtype=np.float64)))
+    levelled = resampled * (LEVEL / np.sqrt(np.mean(resampled**2, dtype=np.float64)))
     before, behind = (int(RATE_HZ * rng.uniform(*limits)) for limits in ((0.05, 0.35), (0.1, 0.4)))
     samples: npt.NDArray[np.float32] = np.pad(np.clip(levelled, -1, 1), (before, behind)).astype(np.float32)
     lead_s = before / RATE_HZ

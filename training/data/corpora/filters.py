@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from bestow_edge.core.errors import ManifestError
 from bestow_edge.core.prompts import parse_pair
 from bestow_edge.core.utterances import Utterance
 from bestow_edge.training.recipe.data import FilterRecipe, SourceRecipe
-
-REPEATED = {"recording": "with a recording that occurred before", "text": "with a text that occurred before"}
-TOO_SHORT_FOR_CTC = "too short for their transcript, for CTC"
 
 
 @dataclass(slots=True)
@@ -45,6 +43,15 @@ class Report:
         """Count dropped lines."""
         self.dropped[reason] = self.dropped.get(reason, 0) + lines
         self.dropped_s[reason] = self.dropped_s.get(reason, 0.0) + seconds
+
+    def check_left(self) -> None:
+        """Check that lines are left.
+
+        Raises:
+            ManifestError: if all were dropped.
+        """
+        if not self.kept:
+            raise ManifestError(f"{self.sentence()}; nothing is left to train on")
 
     def reasons(self) -> list[tuple[str, int]]:
         """Return the reasons and their numbers of lines, the most frequent first."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bestow_edge.core.errors import ManifestError
 from bestow_edge.core.utterances import LINES, Utterance, parse_utterance
-from bestow_edge.training.data.corpora.filters import REPEATED, TOO_SHORT_FOR_CTC, Report, Sieve, main_text
+from bestow_edge.training.data.corpora.filters import Report, Sieve, main_text
 from bestow_edge.training.data.corpora.index_cache import Index, cached
 from bestow_edge.training.data.corpora.shards import shard_indexes
 from bestow_edge.training.data.corpora.text_files import LineFile
@@ -54,7 +54,8 @@ class Corpus:
     def where(self, index: int) -> str:
         """Return file and line of an utterance, for messages."""
         file_id, _, number, _ = self.rows[index].item()
-        return self.files[file_id].where(number)
+        file: LineFile = self.files[file_id]
+        return file.where(number)
 
     def questioned(self, most: int) -> set[str]:
         """Return the languages of speech with a question, among up to `most` utterances."""
@@ -105,7 +106,7 @@ def read_corpus(paths: Sequence[Path], sieve: Sieve, cache: Path | None = None) 
     key = ("lines", sieve.source, sieve.limits, sieve.pairs, sieve.needs_transcript)
     rows, report = cached(cache, key, paths, Report(sieve.source.name), lambda report: _index(files, sieve, report))
     corpus = Corpus(files, rows)
-    _check_some(corpus, report)
+    report.check_left()
     _check_recordings(corpus)
     return corpus, report
 
@@ -117,7 +118,7 @@ def _index(files: Sequence[LineFile], sieve: Sieve, report: Report) -> Index:
     if hashes:
         first = np.zeros(rows.size, dtype=np.bool_)
         first[np.unique(np.frombuffer(hashes, dtype=np.uint64), return_index=True)[1]] = True
-        _count(rows["durations_s"], first, REPEATED[sieve.limits.dedup], report)
+        _count(rows["durations_s"], first, f"with a {sieve.limits.dedup} that occurred before", report)
         rows = rows[first]
     return rows
 
@@ -170,14 +171,13 @@ def drop_by_tokens(
 
     def build(report: Report) -> Index:
         fits, slow = _fitting(corpus, maker, ctc_speed, max_per_s)
-        _count(corpus.durations_s, fits, TOO_SHORT_FOR_CTC, report)
+        _count(corpus.durations_s, fits, "too short for their transcript, for CTC", report)
         _count(corpus.durations_s, slow | ~fits, f"with more than {max_per_s:g} tokens a second", report)
         return fits & slow
 
     kept, report = cached(cache, key, [file.path for file in corpus.files], report, build)
-    left = Corpus(corpus.files, corpus.rows[kept])
-    _check_some(left, report)
-    return left, report
+    report.check_left()
+    return Corpus(corpus.files, corpus.rows[kept]), report
 
 
 def _fitting(
@@ -212,11 +212,6 @@ def _count(durations_s: npt.NDArray[np.float32], kept: npt.NDArray[np.bool_], re
 def _fingerprint(item: Utterance, kind: str) -> int:
     key = main_text(item) if kind == "text" else f"{item.path}\0{item.offset_s}\0{item.audio_bytes}"
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little")
-
-
-def _check_some(corpus: Corpus, report: Report) -> None:
-    if not len(corpus):
-        raise ManifestError(f"{report.sentence()}; nothing is left to train on")
 
 
 def _check_recordings(corpus: Corpus) -> None:

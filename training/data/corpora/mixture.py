@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from bestow_edge.core.prompts import Question, parse_pair
@@ -22,7 +21,7 @@ from bestow_edge.training.data.corpora.filters import Report, Sieve
 from bestow_edge.training.data.corpora.index import Corpus, drop_by_tokens, manifest_paths, read_corpus
 from bestow_edge.training.data.corpora.joined_batches import JoinedBatches, make_composer
 from bestow_edge.training.data.corpora.recorded_batches import SpeechBatches
-from bestow_edge.training.data.corpora.recordings import Recordings
+from bestow_edge.training.data.corpora.recordings import Recordings, Samples
 from bestow_edge.training.data.corpora.text_batches import TextBatches, TextCorpus
 from bestow_edge.training.data.corpora.word_times import Spans
 from bestow_edge.training.data.examples import Example, ExampleMaker
@@ -40,7 +39,6 @@ from bestow_edge.training.recipe.stages import StageRecipe
 logger = logging.getLogger(__name__)
 TOKENIZER_TEXTS = 500_000  # texts of each source or file, enough for a vocabulary
 QUESTION_LINES = 2_000  # lines of each source, enough to find every language of questions
-Samples = npt.NDArray[np.float32]
 
 
 class Batches(Protocol):

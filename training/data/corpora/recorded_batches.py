@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from bestow_edge.core.errors import AudioError, ManifestError
 from bestow_edge.core.prompts import Pair, Question
@@ -15,7 +14,7 @@ from bestow_edge.training.data.augmentation import change_speed, scaled, spoken_
 from bestow_edge.training.data.corpora.batch_plan import Plan
 from bestow_edge.training.data.corpora.filters import Sieve
 from bestow_edge.training.data.corpora.index import Corpus
-from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings, at_least_ten_frames
+from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings, Samples, at_least_ten_frames
 from bestow_edge.training.data.corpora.windows import cut_window
 from bestow_edge.training.data.corpora.word_times import (
     Spans,
@@ -28,8 +27,6 @@ from bestow_edge.training.data.examples import Example, ExampleMaker
 from bestow_edge.training.data.tokens import answer_ids, prompt_ids
 from bestow_edge.training.recipe.data import AugmentRecipe
 from bestow_edge.training.recipe.stages import between
-
-Samples = npt.NDArray[np.float32]
 
 
 class SpeechBatches:

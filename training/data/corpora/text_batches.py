@@ -177,8 +177,7 @@ class TextCorpus:
             Report(self.source.name),
             lambda report: np.fromiter(self._kept(maker, report), dtype=ROW),
         )
-        if not self.rows.size:
-            raise ManifestError(f"{self.report.sentence()}; nothing is left to train on")
+        self.report.check_left()
 
     def _kept(self, maker: ExampleMaker, report: Report) -> Iterator[tuple[int, int, int, int, int]]:
         for file_id, file in enumerate(self.files):

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from bestow_edge.training.data.composition import active_range
 from bestow_edge.training.data.examples import Word
+from bestow_edge.training.data.tokens import answer_ids
 
 Spans = npt.NDArray[np.float64]
 WORD = re.compile(r"\S+")
@@ -84,7 +85,7 @@ def heard_translation(tokenizer: Tokenizer, text: str, spoken: str, times_s: Spa
     """
     count = len(text.split())
     if not count or not times_s.size:
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        ids = answer_ids(tokenizer, text)
         return ids, np.full(len(ids), np.nan)
     shares = np.concatenate([[0.0], _letter_shares(spoken)])
     moments = np.concatenate([times_s[:1, 0], times_s[:, 1]])
