@@ -32,18 +32,7 @@ def scaled(recipe: AugmentRecipe, strength: float) -> AugmentRecipe:
 def spoken_features(
     samples: Samples, rng: np.random.Generator, recipe: AugmentRecipe, noises: Sequence[Samples], config: FeatureConfig
 ) -> Samples:
-    """Augment a waveform, and return its augmented features.
-
-    Args:
-        samples: (samples,) float32.
-        rng: source of all draws.
-        recipe: chances and ranges.
-        noises: recorded noises to cut from; may be empty.
-        config: the front-end.
-
-    Returns:
-        (frames, mel_bins) float32.
-    """
+    """Augment a waveform, (samples,), and return its augmented features, (frames, mel_bins) float32."""
     mel = log_mel(augment(samples, rng, recipe, noises, config.sample_rate_hz), config)
     if recipe.warp:
         mel = warp_features(mel, 1 + rng.uniform(-recipe.warp, recipe.warp), config)
@@ -60,15 +49,8 @@ def augment(
 ) -> Samples:
     """Apply band limit, room, microphone and noise, each by its chance, and change the level.
 
-    Args:
-        samples: (samples,) float32 speech at the joiner's level.
-        rng: source of all draws.
-        recipe: chances and ranges.
-        noises: recorded noises to cut from; may be empty.
-        rate_hz: sampling rate.
-
-    Returns:
-        (samples,) float32 within [-1, 1].
+    Takes (samples,) float32 speech and returns as many samples within [-1, 1]. `noises` are recordings to cut from, or
+    none.
     """
     out = samples
     if rng.random() < recipe.narrow:
@@ -131,10 +113,7 @@ def _microphone(frequency: npt.NDArray[np.floating], rng: np.random.Generator) -
 def warp_features(mel: Samples, factor: float, config: FeatureConfig) -> Samples:
     """Move formants by `factor` and keep pitch and pace: each bin takes the value at its frequency / `factor`.
 
-    Args:
-        mel: (frames, mel_bins) float32.
-        factor: above 1 for a shorter vocal tract.
-        config: the front-end that made `mel`.
+    Takes and returns (frames, mel_bins) float32. A factor above 1 is that of a shorter vocal tract.
 
     Source: vocal tract length perturbation, Jaitly and Hinton 2013, with interpolated log-mel bins in place of moved
     filters.
@@ -148,12 +127,7 @@ def warp_features(mel: Samples, factor: float, config: FeatureConfig) -> Samples
 
 
 def mask_features(mel: Samples, rng: np.random.Generator, recipe: AugmentRecipe) -> Samples:
-    """SpecAugment: overwrite two random ranges of bins and two of frames with the mean of the utterance.
-
-    Args:
-        mel: (frames, mel_bins) float32.
-        rng: source of all draws.
-        recipe: widest masks.
+    """SpecAugment: overwrite two random ranges of bins and two of frames with the mean of `mel`, (frames, mel_bins).
 
     Source: Park et al. 2019 (arXiv 1904.08779), section 2, without time warping.
     """

@@ -64,12 +64,8 @@ class Composer:
     ) -> None:
         """Group recordings in the order of the draws: language and corpus, then speaker or word.
 
-        Args:
-            utterances: the recordings.
-            join: settings of the joining.
-            recordings: reads audio.
-            bad: counts recordings that cannot be read. They are left out.
-            timed: whether pieces have the word times of their recordings.
+        Recordings that cannot be read are counted by `bad` and left out. `timed` = pieces have the word times of their
+        recordings.
         """
         self.join, self.recordings, self.bad, self.timed = join, recordings, bad, timed
         self.rate_hz = recordings.rate_hz
@@ -87,12 +83,7 @@ class Composer:
             group.setdefault(text if words else item.speaker, []).append(item)
 
     def draw(self, rng: np.random.Generator, num_pieces: int) -> Composed:
-        """Draw one utterance.
-
-        Args:
-            rng: source of all draws.
-            num_pieces: recordings to join; 0 = silence.
-        """
+        """Draw one utterance of `num_pieces` joined recordings; 0 = silence."""
         language, drawn = self._choose(rng, num_pieces)
         chosen = [item for item in drawn if self._decode(item).size]
         if not chosen:
@@ -178,12 +169,7 @@ class Composer:
 
 
 def active_range(samples: Samples, rate_hz: int) -> tuple[int, int]:
-    """Return the first sample of the sound and its end: the 20 ms blocks within 30 dB of the loudest, or all samples.
-
-    Args:
-        samples: (samples,) float32.
-        rate_hz: sampling rate.
-    """
+    """Return the first sample of the sound and its end: 20 ms blocks within 30 dB of the loudest, or all samples."""
     block = rate_hz // 50
     count = samples.size // block
     if count < 2 or not samples.any():

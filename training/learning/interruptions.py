@@ -23,10 +23,7 @@ NO_WORKER = ("dataloader worker", "dataloader timed out")
 
 @contextmanager
 def typed_failures(doing: str) -> Iterator[None]:
-    """Turn failures of the system into errors whose messages name the remedy.
-
-    Args:
-        doing: activity of the run, for the message, such as "stage words".
+    """Turn failures of the system into errors whose messages name what the run was `doing` and the remedy.
 
     Raises:
         TrainingError: if the disk or the memory is full, or a process of a data loader has died.

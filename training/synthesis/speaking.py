@@ -91,14 +91,9 @@ def speak_texts(
     workers: int = 1,
     progress: Progress = lambda _done, _all: None,
 ) -> Spoken:
-    """Speak a column of a table. A stopped run is continued.
+    """Speak a column of a table (.tsv) or of JSON lines, gzipped or not. A stopped run is continued.
 
-    Args:
-        path: a table (.tsv) or JSON lines, gzipped or not.
-        out: directory of the manifest and its recordings.
-        settings: texts, voices and format.
-        workers: number of texts spoken at once.
-        progress: called after each text.
+    `out` gets the manifest and its recordings. `workers` texts are spoken at once, and `progress` is called after each.
 
     Raises:
         ManifestError: if the table is wrong, or no row can be spoken.

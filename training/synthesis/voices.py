@@ -83,13 +83,7 @@ def variants_of(voices: str) -> tuple[str, ...]:
 
 
 def draw_voice(rng: np.random.Generator, language: str, variants: Sequence[str]) -> Voice:
-    """Draw accent, variant, pace and pitch.
-
-    Args:
-        rng: source of all draws.
-        language: one of `BASES`.
-        variants: to draw from.
-    """
+    """Draw accent, variant, pace and pitch for a language of `BASES`."""
     bases = BASES[language]
     name = f"{bases[int(rng.integers(len(bases)))]}+{variants[int(rng.integers(len(variants)))]}"
     pace = int(np.clip(rng.normal(165, 25), 115, 230))
@@ -140,10 +134,7 @@ class Espeak:
         self._problems.close()
 
     def speak(self, text: str, voice: Voice) -> tuple[npt.NDArray[np.int16], int, list[Mark]]:
-        """Speak a text.
-
-        Returns:
-            Samples, (samples,); their rate in Hz; and position in the text, first sample and end of each word event.
+        """Speak a text. Return (samples,), their rate in Hz, and a mark for each word event.
 
         Raises:
             AudioError: if espeak-ng fails.
@@ -192,13 +183,7 @@ class Espeak:
 
 
 def speak(text: str, voice: Voice, rng: np.random.Generator, espeak: Espeak) -> Speech:
-    """Speak a text, with silence of random length before and after.
-
-    Args:
-        text: the text; its words are those of `words.plain`.
-        voice: voice, pace and pitch.
-        rng: draws the silence.
-        espeak: the synthesiser.
+    """Speak a text, with silence of random length before and after. Its words are those of `words.plain`.
 
     Raises:
         AudioError: if espeak-ng fails or the speech is empty.

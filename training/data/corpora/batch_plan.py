@@ -117,12 +117,7 @@ class Plan:
 
 
 def cut(lengths: npt.NDArray[np.float32], limit: float) -> Rows:
-    """Return the first row of each batch. Rows are taken in order while rows times longest row is within the limit.
-
-    Args:
-        lengths: (rows,), at least one.
-        limit: upper bound of a batch.
-    """
+    """Return the first row of each batch. Rows are taken in order while rows times longest row is within the limit."""
     starts, start = [], 0
     while start < lengths.size:
         starts.append(start)

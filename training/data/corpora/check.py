@@ -73,13 +73,10 @@ class Findings:
 def check_manifests(
     paths: Sequence[Path], *, rate_hz: int, jobs: int, progress: Progress = lambda _done, _all: None
 ) -> Findings:
-    """Check manifests, or indexes of shards.
+    """Check manifests, or indexes of shards, with `jobs` threads that decode.
 
-    Args:
-        paths: the files.
-        rate_hz: rate of the model. A recording with another rate is noted.
-        jobs: threads that decode.
-        progress: called after every few hundred lines.
+    A recording with another rate than the model's `rate_hz` is noted. `progress` is called after every few hundred
+    lines.
 
     Raises:
         ManifestError: if a manifest is missing.

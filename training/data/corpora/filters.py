@@ -80,14 +80,7 @@ class Sieve:
     def __init__(
         self, source: SourceRecipe, limits: FilterRecipe, pairs: Sequence[str], *, needs_transcript: bool
     ) -> None:
-        """Store the settings of the decision.
-
-        Args:
-            source: the source. Its tasks and pairs decide which utterances can be used.
-            limits: the recipe's filter.
-            pairs: the model's language pairs.
-            needs_transcript: whether a stage trains a loss on the transcript.
-        """
+        """Store the settings. `pairs` are the model's; `needs_transcript` = a loss of a stage is on the transcript."""
         self.source, self.limits, self.needs_transcript = source, limits, needs_transcript
         wanted = source.pairs or tuple(pairs)
         self.pairs = tuple(pair for pair in map(parse_pair, wanted) if pair.task in source.tasks)

@@ -94,11 +94,6 @@ def manifest_paths(source: SourceRecipe, data_dir: Path) -> list[Path]:
 def read_corpus(paths: Sequence[Path], sieve: Sieve, cache: Path | None = None) -> tuple[Corpus, Report]:
     """Read and filter the manifests of a source. Return the kept utterances, and the report of the dropped ones.
 
-    Args:
-        paths: the manifests.
-        sieve: decides which utterances are kept.
-        cache: directory of indexes.
-
     Raises:
         ManifestError: if a file is missing, a line is not valid, no utterance is left, or most recordings are missing.
     """

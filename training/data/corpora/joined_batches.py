@@ -57,27 +57,15 @@ class JoinedBatches:
         augments: AugmentRecipe,
         noises: Sequence[Samples],
     ) -> None:
-        """Store the parts that make batches.
-
-        Args:
-            composer: draws utterances.
-            sieve: holds the language pairs of the source.
-            maker: makes examples for the model and the stage.
-            augments: augmentation at full strength.
-            noises: recorded noises.
-        """
+        """Store the parts that make batches. The sieve holds the language pairs of the source."""
         self.composer, self.sieve, self.maker = composer, sieve, maker
         self.augments, self.noises = augments, noises
 
     def examples(self, group: int, number: int, seed: Sequence[int], done: float) -> list[Example]:  # noqa: ARG002
-        """Return the rows of a batch, as many as fill the stage's `batch_s`.
+        """Return the rows of a batch, as `mixture.Batches` describes; as many as fill the stage's `batch_s`.
 
-        Args:
-            group: number of the reader; all readers draw from all recordings.
-            number: of the reader's batch from this source.
-            seed: of all draws.
-            done: share of the stage that is over, 0 to 1. The number of joined recordings and the strength of the
-                augmentation change with it.
+        All readers draw from all recordings. The number of joined recordings and the strength of the augmentation
+        change over the stage.
         """
         rng, stage = np.random.default_rng([*seed, STREAM]), self.maker.stage
         most = round(between(stage.pieces, done))
@@ -117,14 +105,7 @@ class JoinedBatches:
 def joined_example(
     maker: ExampleMaker, composed: Composed, pairs: Sequence[Pair], mel: Samples, rng: np.random.Generator
 ) -> Example:
-    """Draw a language pair and build the example of an utterance.
-
-    Args:
-        maker: makes examples for the model and the stage.
-        composed: the utterance.
-        pairs: language pairs to draw from.
-        mel: (frames, mel_bins) its features.
-        rng: draws pair, policy and pauses.
+    """Draw a language pair and build the example of an utterance with features `mel`, (frames, mel_bins).
 
     Raises:
         ManifestError: if there is no pair for which all recordings have a text.

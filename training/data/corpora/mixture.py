@@ -68,16 +68,11 @@ class MixedDataset(Dataset[Batch]):
         seed: int,
         readers: int = 1,
     ) -> None:
-        """Draw the order of sources.
+        """Draw the order of sources, by their weights.
 
-        Args:
-            batches: the sources.
-            weights: their shares of the batches.
-            stage: holds the look-aheads to draw from.
-            num_batches: length of the dataset. A longer one begins with the same batches, apart from augmentation and
-                the number of joined recordings, which change over a stage.
-            seed: of all draws, with the index of the batch.
-            readers: number of readers; reader r takes items r, r + `readers` and so on.
+        A longer dataset begins with the same batches, apart from augmentation and the number of joined recordings,
+        which change over a stage. All draws follow from the seed and the index of the batch. Reader r of the `readers`
+        takes items r, r + `readers` and so on.
         """
         self.batches, self.stage = batches, stage
         self.num_batches, self.seed, self.readers = num_batches, seed, readers
@@ -110,13 +105,9 @@ class Corpora:
     """All sources of a recipe, read and filtered. The datasets of the stages are made from them."""
 
     def __init__(self, data: DataRecipe, stages: Sequence[StageRecipe], pairs: Sequence[str], data_dir: Path) -> None:
-        """Read manifests, indexes of shards and headers of text files.
+        """Read manifests, indexes of shards and headers of text files, relative to `data_dir`.
 
-        Args:
-            data: the recipe's `data:` part.
-            stages: the recipe's stages, which decide what an utterance must have.
-            pairs: the model's language pairs.
-            data_dir: directory the recipe's files are relative to.
+        The stages decide what an utterance must have. `pairs` are the model's language pairs.
 
         Raises:
             ManifestError: if a file is missing or has a bad line, or no utterance of a source is left.
@@ -234,14 +225,7 @@ class Corpora:
         seed: int,
         noises: Sequence[Samples] = (),
     ) -> MixedDataset:
-        """Return the batches of a stage.
-
-        Args:
-            maker: makes examples for the model and the stage.
-            dev: whether to use `dev_sources`, without augmentation.
-            num_batches: length of the dataset.
-            seed: of all draws, with the index of the batch.
-            noises: recorded noises.
+        """Return the batches of a stage; `dev` = those of `dev_sources`, without augmentation.
 
         Raises:
             ManifestError: if no utterance of a source is left.

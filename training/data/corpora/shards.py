@@ -88,15 +88,10 @@ def write_shards(
     max_bad: int = 0,
     progress: Progress = lambda _done, _all: None,
 ) -> Written:
-    """Write the recordings of manifests as shards in random order. A stopped run is continued.
+    """Write the recordings of manifests as shards in random order, which the seed decides. A stopped run is continued.
 
-    Args:
-        manifests: the manifests.
-        out: directory of the shards.
-        size_bytes: size at which a shard is full.
-        seed: decides the order.
-        max_bad: number of unreadable recordings that is allowed. They are logged and left out.
-        progress: called after each utterance.
+    A shard is full at `size_bytes`. Up to `max_bad` unreadable recordings are logged and left out. `progress` is called
+    after each utterance.
 
     Raises:
         ManifestError: if a manifest is missing or has a bad line, or more than `max_bad` recordings are unreadable.

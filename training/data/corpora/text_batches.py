@@ -233,14 +233,7 @@ class TextBatches:
         self.begin_id = begin if isinstance(begin, int) else maker.end_id  # for models without a begin token
 
     def examples(self, group: int, number: int, seed: Sequence[int], done: float) -> list[Example]:  # noqa: ARG002
-        """Return the rows of a batch.
-
-        Args:
-            group: number of the reader.
-            number: of the reader's batch from this source, from 0.
-            seed: draws the part of a long text.
-            done: share of the stage that is over, 0 to 1; not used.
-        """
+        """Return the rows of a batch, as `mixture.Batches` describes. The seed draws the part of a long text."""
         rng = np.random.default_rng(seed)
         return [self._example(int(row), rng) for row in self.plan.batch(group, number)]
 
