@@ -105,14 +105,8 @@ def align(
 ) -> Iterator[tuple[str, Spans]]:
     """Yield file and line of each utterance, and start and end of its words, (words, 2) seconds.
 
-    Utterances without a transcript, with unreadable audio or with more labels than steps are left out.
-
-    Args:
-        objective: encoder and head of an earlier stage, on the device to compute on.
-        corpus: the utterances.
-        maker: holds the vocabulary of labels, the front-end and the stage.
-        rows: (utterances,) row numbers in the corpus.
-        bf16: compute in bfloat16.
+    Utterances without a transcript, with unreadable audio or with more labels than steps are left out. `rows` are row
+    numbers in the corpus. Encoder and head of the objective are those of an earlier stage, on the device to compute on.
     """
     recordings = Recordings(maker.config.features.sample_rate_hz)
     rows = rows[np.argsort(corpus.durations_s[rows], kind="stable")]
@@ -156,13 +150,7 @@ def save_times(
 ) -> None:
     """Align a share of every corpus and write the word times, unless an earlier start of the run wrote them.
 
-    Args:
-        objective: as in `align`.
-        corpora: the utterances.
-        maker: as in `align`.
-        file: JSON lines `{"where": ..., "word_times": [[start, end], ...]}`, written at once.
-        share: the utterances of each corpus that this process aligns.
-        bf16: compute in bfloat16.
+    The file has JSON lines `{"where": ..., "word_times": [[start, end], ...]}` and is written at once.
     """
     if file.is_file():
         return

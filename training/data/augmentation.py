@@ -6,7 +6,7 @@ Functions draw from the given random generator only and return new arrays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,35 +24,15 @@ FRAME_SAMPLES_ROUND = 4096  # FFT lengths are rounded up to a multiple with smal
 
 def scaled(recipe: AugmentRecipe, strength: float) -> AugmentRecipe:
     """Return a recipe with all chances and ranges multiplied by `strength`."""
-    return replace(
-        recipe,
-        speed=recipe.speed * strength,
-        warp=recipe.warp * strength,
-        narrow=recipe.narrow * strength,
-        room=recipe.room * strength,
-        filter=recipe.filter * strength,
-        noise=recipe.noise * strength,
-        gain_db=recipe.gain_db * strength,
-        mask_bins=round(recipe.mask_bins * strength),
-        mask_frames=round(recipe.mask_frames * strength),
-    )
+    values = {name: value * strength for name, value in asdict(recipe).items() if name != "noise_files"}
+    whole = {name: round(values[name]) for name in ("mask_bins", "mask_frames")}
+    return replace(recipe, **(values | whole))
 
 
 def spoken_features(
     samples: Samples, rng: np.random.Generator, recipe: AugmentRecipe, noises: Sequence[Samples], config: FeatureConfig
 ) -> Samples:
-    """Augment a waveform, and return its augmented features.
-
-    Args:
-        samples: (samples,) float32.
-        rng: source of all draws.
-        recipe: chances and ranges.
-        noises: recorded noises to cut from; may be empty.
-        config: the front-end.
-
-    Returns:
-        (frames, mel_bins) float32.
-    """
+    """Augment a waveform, (samples,), and return its augmented features, (frames, mel_bins) float32."""
     mel = log_mel(augment(samples, rng, recipe, noises, config.sample_rate_hz), config)
     if recipe.warp:
         mel = warp_features(mel, 1 + rng.uniform(-recipe.warp, recipe.warp), config)
@@ -69,15 +49,8 @@ def augment(
 ) -> Samples:
     """Apply band limit, room, microphone and noise, each by its chance, and change the level.
 
-    Args:
-        samples: (samples,) float32 speech at the joiner's level.
-        rng: source of all draws.
-        recipe: chances and ranges.
-        noises: recorded noises to cut from; may be empty.
-        rate_hz: sampling rate.
-
-    Returns:
-        (samples,) float32 within [-1, 1].
+    Takes (samples,) float32 speech and returns as many samples within [-1, 1]. `noises` are recordings to cut from, or
+    none.
     """
     out = samples
     if rng.random() < recipe.narrow:
@@ -140,10 +113,7 @@ def _microphone(frequency: npt.NDArray[np.floating], rng: np.random.Generator) -
 def warp_features(mel: Samples, factor: float, config: FeatureConfig) -> Samples:
     """Move formants by `factor` and keep pitch and pace: each bin takes the value at its frequency / `factor`.
 
-    Args:
-        mel: (frames, mel_bins) float32.
-        factor: above 1 for a shorter vocal tract.
-        config: the front-end that made `mel`.
+    Takes and returns (frames, mel_bins) float32. A factor above 1 is that of a shorter vocal tract.
 
     Source: vocal tract length perturbation, Jaitly and Hinton 2013, with interpolated log-mel bins in place of moved
     filters.
@@ -157,12 +127,7 @@ def warp_features(mel: Samples, factor: float, config: FeatureConfig) -> Samples
 
 
 def mask_features(mel: Samples, rng: np.random.Generator, recipe: AugmentRecipe) -> Samples:
-    """SpecAugment: overwrite two random ranges of bins and two of frames with the mean of the utterance.
-
-    Args:
-        mel: (frames, mel_bins) float32.
-        rng: source of all draws.
-        recipe: widest masks.
+    """SpecAugment: overwrite two random ranges of bins and two of frames with the mean of `mel`, (frames, mel_bins).
 
     Source: Park et al. 2019 (arXiv 1904.08779), section 2, without time warping.
     """

@@ -6,16 +6,16 @@ made again from its index, and a resumed run sees the same data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from bestow_edge.core.errors import AudioError
 from bestow_edge.core.utterances import Utterance
+from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings, Samples
 from bestow_edge.training.recipe.data import JoinRecipe
 
-Samples = npt.NDArray[np.float32]
 LEVEL = 0.08  # RMS of each recording when it is joined, full scale = 1
 SILENT_S = (0.3, 8.0)  # shortest and longest utterance without speech
 EDGE_S = 0.02  # silence kept around trimmed speech
@@ -57,24 +57,18 @@ class Composer:
         self,
         utterances: Sequence[Utterance],
         join: JoinRecipe,
-        rate_hz: int,
-        read: Callable[[Utterance], Samples],
+        recordings: Recordings,
+        bad: BadRecordings,
         *,
         timed: bool = False,
     ) -> None:
         """Group recordings in the order of the draws: language and corpus, then speaker or word.
 
-        Args:
-            utterances: the recordings.
-            join: settings of the joining.
-            rate_hz: sampling rate.
-            read: returns the waveform of a recording, empty if it cannot be read.
-            timed: whether pieces have the word times of their recordings.
+        Recordings that cannot be read are counted by `bad` and left out. `timed` = pieces have the word times of their
+        recordings.
         """
-        self.join = join
-        self.rate_hz = rate_hz
-        self.timed = timed
-        self._read = read
+        self.join, self.recordings, self.bad, self.timed = join, recordings, bad, timed
+        self.rate_hz = recordings.rate_hz
         self._kept_s = 0.0
         self._decoded: dict[tuple[object, ...], Samples] = {}
         words = set(join.vocabulary)
@@ -89,12 +83,7 @@ class Composer:
             group.setdefault(text if words else item.speaker, []).append(item)
 
     def draw(self, rng: np.random.Generator, num_pieces: int) -> Composed:
-        """Draw one utterance.
-
-        Args:
-            rng: source of all draws.
-            num_pieces: recordings to join; 0 = silence.
-        """
+        """Draw one utterance of `num_pieces` joined recordings; 0 = silence."""
         language, drawn = self._choose(rng, num_pieces)
         chosen = [item for item in drawn if self._decode(item).size]
         if not chosen:
@@ -154,10 +143,15 @@ class Composer:
         return levelled, piece
 
     def _decode(self, item: Utterance) -> Samples:
+        """Return the waveform of a recording, empty if it cannot be read."""
         key = (item.path, item.offset_s, item.audio_bytes)
         if key in self._decoded:
             return self._decoded[key]
-        samples = self._read(item)
+        try:
+            samples = self.recordings.read(item)
+        except AudioError as error:
+            self.bad.add(str(item.path), error)
+            samples = np.zeros(0, dtype=np.float32)
         if self._kept_s < KEPT_S:
             self._decoded[key] = samples
             self._kept_s += samples.size / self.rate_hz
@@ -175,12 +169,7 @@ class Composer:
 
 
 def active_range(samples: Samples, rate_hz: int) -> tuple[int, int]:
-    """Return the first sample of the sound and its end: the 20 ms blocks within 30 dB of the loudest, or all samples.
-
-    Args:
-        samples: (samples,) float32.
-        rate_hz: sampling rate.
-    """
+    """Return the first sample of the sound and its end: 20 ms blocks within 30 dB of the loudest, or all samples."""
     block = rate_hz // 50
     count = samples.size // block
     if count < 2 or not samples.any():

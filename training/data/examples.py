@@ -63,12 +63,8 @@ class ExampleMaker:
     ) -> None:
         """Encode the prompts once.
 
-        Args:
-            config: of the model.
-            tokenizer: of prompts and answers.
-            stage: the stage that trains on the examples.
-            end_id: token that ends an answer.
-            labels: tokenizer of the labels for losses on the encoder's output; None = `tokenizer`.
+        `end_id` is the token that ends an answer. `labels` encodes transcripts for losses on the encoder's output; None
+        = the tokenizer of prompts and answers does.
         """
         self.config = config
         self.tokenizer = tokenizer
@@ -132,12 +128,7 @@ class ExampleMaker:
         )
 
     def build_text(self, prompt: Sequence[int], answer: Sequence[int]) -> Example:
-        """Build an example without speech. Its positions see the null frame only.
-
-        Args:
-            prompt: token ids without loss, at least one.
-            answer: token ids to learn, without the end token.
-        """
+        """Build an example without speech. Its positions see the null frame only; a prompt has one token or more."""
         targets = np.full(len(prompt) + len(answer), IGNORED, dtype=np.int64)
         targets[len(prompt) - 1 :] = [*answer, self.end_id]
         written = np.full((targets.size, 2), IGNORED, dtype=np.int64)

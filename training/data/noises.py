@@ -17,17 +17,7 @@ HARMONICS = 8
 
 
 def sound(count: int, rng: np.random.Generator, recordings: Sequence[Samples], rate_hz: int) -> Samples:
-    """Draw `count` samples of one kind of sound.
-
-    Args:
-        count: samples wanted.
-        rng: source of all draws.
-        recordings: recorded noises to cut from; may be empty.
-        rate_hz: sampling rate.
-
-    Returns:
-        (count,) float32 of RMS 1.
-    """
+    """Draw one kind of sound, (count,) float32 of RMS 1. `recordings` are noises to cut from; there may be none."""
     kind = rng.choice(4 if recordings else 3)
     if kind == 0:
         noise = coloured(count, rng)

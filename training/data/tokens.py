@@ -22,13 +22,10 @@ CHAT = ChatTemplate(before=f"{BEGIN}{USER}", after=ASSISTANT)
 def train_tokenizer(
     texts: Iterable[str], pairs: Iterable[str], vocab_size: int, words: Collection[str] = ()
 ) -> Tokenizer:
-    """Train a byte-level BPE tokenizer.
+    """Train a byte-level BPE tokenizer on texts and on the prompts of language pairs.
 
-    Args:
-        texts: transcripts and translations.
-        pairs: language pairs; their prompts are training texts too.
-        vocab_size: number of tokens, special ones and 256 bytes included.
-        words: words to be tokens of their own. Each counts as if `WORD_TEXTS` texts contained it.
+    `vocab_size` counts special tokens and the 256 bytes too. `words` become tokens of their own: each counts as if
+    `WORD_TEXTS` texts contained it.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

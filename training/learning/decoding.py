@@ -61,19 +61,11 @@ def write_down(
     device: torch.device,
     any_process: Callable[[bool], bool] = lambda busy: busy,
 ) -> list[list[int]]:
-    """Write utterances down, greedily.
+    """Write one or more utterances down, greedily, and return the tokens of each answer.
 
-    Args:
-        objective: holds the model, in evaluation mode.
-        utterances: at least one.
-        policy: when to write.
-        lookahead: of the encoder, steps.
-        end_id: token that ends an answer or, before the end of the speech, pauses it.
-        device: of the model.
-        any_process: whether this is true in any of the processes that share the model; they take every step together.
-
-    Returns:
-        Tokens of each answer.
+    The objective is in evaluation mode. `lookahead` counts encoder steps. `end_id` ends an answer or, before the end of
+    the speech, pauses it. `any_process` tells whether a flag is set in any of the processes that share the model, which
+    take every step together.
     """
     mels = torch.nn.utils.rnn.pad_sequence([item.mel.to(device) for item in utterances], batch_first=True)
     lens = torch.tensor([item.mel.shape[0] for item in utterances], device=device)
@@ -109,9 +101,8 @@ def _unknown() -> npt.NDArray[np.float32]:
 def scores(texts: Sequence[tuple[str, str, str]], pairs: Mapping[str, bool]) -> dict[str, float]:
     """Return `wer` over transcripts and `bleu` over the other texts, in percent, where there are any.
 
-    Args:
-        texts: kind, reference and hypothesis of each utterance; the kind is a language pair or another task.
-        pairs: which kinds are transcription.
+    Each text is a kind (a language pair or another task), a reference and a hypothesis; `pairs` says which kinds are
+    transcription.
     """
     import jiwer
     from sacrebleu.metrics.bleu import BLEU

@@ -31,9 +31,8 @@ LAYERS = "layers."  # prefix of the names of an encoder's layers
 def init_encoder(encoder: PreTrainedModel, features: Tensor) -> None:
     """Initialise matrices by their sizes, branches with zeros, and standardise the sub-sampling on typical features.
 
-    Args:
-        encoder: an encoder with random weights and transformers' FastConformer sub-sampling.
-        features: (batch, frames, mel_bins) float log-mel of typical speech, without padding.
+    The encoder has random weights and transformers' FastConformer sub-sampling. The features are log-mel of typical
+    speech without padding, (batch, frames, mel_bins) float.
     """
     for module in encoder.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -73,12 +72,9 @@ def _standardise(stage: Any, subsampling: nn.Module, features: Tensor, *, channe
 
 
 def take_encoder(encoder: PreTrainedModel, checkpoint: Path, layers: Sequence[int]) -> None:
-    """Load the encoder of a checkpoint, or some of its layers.
+    """Load the encoder of a checkpoint, or some of its layers: numbers ascending from 0, none = all.
 
-    Args:
-        encoder: an encoder of the same sizes, with the number of layers that are taken.
-        checkpoint: directory of a checkpoint.
-        layers: numbers of the layers to take, ascending from 0; empty = all.
+    `encoder` has the same sizes and the number of layers that are taken.
 
     Raises:
         CheckpointError: if there is no checkpoint, or its encoder has other sizes or lacks a layer.

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 
 import torch
 from safetensors import SafetensorError
@@ -23,10 +23,7 @@ NO_WORKER = ("dataloader worker", "dataloader timed out")
 
 @contextmanager
 def typed_failures(doing: str) -> Iterator[None]:
-    """Turn failures of the system into errors whose messages name the remedy.
-
-    Args:
-        doing: activity of the run, for the message, such as "stage words".
+    """Turn failures of the system into errors whose messages name what the run was `doing` and the remedy.
 
     Raises:
         TrainingError: if the disk or the memory is full, or a process of a data loader has died.
@@ -96,9 +93,7 @@ class StopSignal:
                 self._before[signum] = signal.signal(signum, self._record)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._restore()
 
     def _record(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the protocol's

@@ -66,15 +66,7 @@ def sizes(config: ModelConfig) -> dict[str, int]:
 def estimate_stage(
     config: ModelConfig, recipe: Recipe, stage: StageRecipe, vocab_size: int, shapes: Shapes
 ) -> StageEstimate:
-    """Measure a stage.
-
-    Args:
-        config: of the model.
-        recipe: holds precision and label smoothing.
-        stage: the stage.
-        vocab_size: of the labels.
-        shapes: of a batch.
-    """
+    """Measure a stage with batches of these shapes, and heads for a vocabulary of labels of this size."""
     saved_bytes: dict[int, int] = {}  # by storage: views of one storage count once
 
     def save(tensor: Tensor) -> Tensor:

@@ -59,15 +59,16 @@ class Run:
         self.recipe, self.out = recipe, out
         set_seed(recipe.seed)
         config, tokenizer = given(recipe)
-        features = recipe.model.features if config is None and recipe.model else _known(config).features
-        pairs = config.pairs if config is not None else _known(recipe.model).pairs
-        self.corpora = Corpora(recipe.data, recipe.stages, pairs, data_dir)
-        self.noises = read_noises(recipe.data, data_dir, features.sample_rate_hz)
+        known = config or _known(recipe.model)
+        self.corpora = Corpora(recipe.data, recipe.stages, known.pairs, data_dir)
+        self.noises = read_noises(recipe.data, data_dir, known.features.sample_rate_hz)
         if config is None or tokenizer is None:
             model = _known(recipe.model)
             texts, words = self.corpora.texts(), self.corpora.words
             tokenizer = train_tokenizer(texts, model.pairs, model.vocab_size, words)
-            config = fresh_config(model, tokenizer.get_vocab_size(), _special_ids(tokenizer))
+            names = {"bos_token_id": BEGIN, "eos_token_id": END, "pad_token_id": PAD}
+            ids: dict[str, Any] = {name: tokenizer.token_to_id(token) for name, token in names.items()}  # Any: or None
+            config = fresh_config(model, tokenizer.get_vocab_size(), ids)
         questions = {*config.questions, *self.corpora.questions()}
         self.config = replace(config, questions=tuple(sorted(questions)))
         self.tokenizer = self.labels = tokenizer
@@ -253,13 +254,6 @@ def _known(value: T | None) -> T:
     if value is None:
         raise ConfigError("recipe: give model or init")
     return value
-
-
-def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    ids: dict[str, Any] = {}  # Any: token_to_id may return None
-    for name, token in (("bos", BEGIN), ("eos", END), ("pad", PAD)):
-        ids[f"{name}_token_id"] = tokenizer.token_to_id(token)
-    return ids
 
 
 def _complete(values: dict[str, Any], part: str) -> dict[str, Any]:

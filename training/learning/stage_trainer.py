@@ -38,16 +38,19 @@ KEPT = 0.95  # weight of earlier steps in the smoothed parts of the loss
 class StageTrainer(Trainer):
     """Trains one stage."""
 
-    def __init__(self, *, stop: StopSignal, evaluation: Evaluation, snapshots: Path | None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, stop: StopSignal, evaluation: Evaluation, snapshots: Path | None, resumed: Path | None, **kwargs: Any
+    ) -> None:
         """Wrap Trainer.
 
         Args:
             stop: records signals. All processes stop at the same step.
             evaluation: of the dev set.
             snapshots: directory for the weights at each save, from which their mean is made; None = no snapshots.
+            resumed: the training checkpoint that is resumed; None = none.
             **kwargs: arguments of Trainer.
         """
-        self.stop, self.evaluation, self.snapshots = stop, evaluation, snapshots
+        self.stop, self.evaluation, self.snapshots, self.resumed = stop, evaluation, snapshots, resumed
         self.stopping = False
         self._counted = torch.zeros(0)  # 1 for the parts of the loss that have items in this step
         self._sums: Tensor | None = None  # of the parts of this step's loss
@@ -56,7 +59,7 @@ class StageTrainer(Trainer):
         super().__init__(**kwargs)
         self.loss_is_scaled_for_ga = True
         self.objective: Objective = kwargs["model"]
-        self.add_callback(_Stop(self))
+        self.add_callback(_Interruptions(self))
 
     @property
     def processes(self) -> int:
@@ -175,7 +178,7 @@ class StageTrainer(Trainer):
             state: Any = get_model_state_dict(self.objective, options=options)  # Any: of more types than it holds
         else:
             state = self.objective.state_dict()
-        return merged(state, self.objective.stage.lora if self.objective.stage else None) if state else {}
+        return merged(state, self.objective.prepared.lora) if state else {}
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:  # Any: Trainer's
         """Write Trainer's checkpoint to a temporary directory, rename it and remove the one before."""
@@ -254,10 +257,10 @@ class StageTrainer(Trainer):
             return
         load_state(self.objective, read_state(Path(resume_from_checkpoint) / WEIGHTS), resume_from_checkpoint)
 
-    def resume_records(self, checkpoint: Path) -> None:
+    def resume_records(self) -> None:
         """Restore the running sums of the next record of the log."""
-        path = checkpoint / RECORDS.format(self.args.process_index)
-        if path.is_file():
+        path = self.resumed and self.resumed / RECORDS.format(self.args.process_index)
+        if path and path.is_file():
             records = json.loads(path.read_text(encoding="utf-8"))
             self._tr_loss += records["loss"]
             self._globalstep_last_logged = records["logged"]
@@ -265,22 +268,15 @@ class StageTrainer(Trainer):
                 self._smoothed = torch.tensor(records["smoothed"], device=self.args.device)
 
 
-class Resume(TrainerCallback):
-    """Restores the running sums of a training checkpoint after Trainer has reset them."""
-
-    def __init__(self, trainer: StageTrainer, checkpoint: Path) -> None:
-        self.trainer, self.checkpoint = trainer, checkpoint
-
-    def on_train_begin(self, *_: object, **__: object) -> None:
-        """Restore the sums."""
-        self.trainer.resume_records(self.checkpoint)
-
-
-class _Stop(TrainerCallback):
-    """Ends a run after the current step if a signal came."""
+class _Interruptions(TrainerCallback):
+    """Resumes an interrupted run, and ends a run after the current step if a signal came."""
 
     def __init__(self, trainer: StageTrainer) -> None:
         self.trainer = trainer
+
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        """Restore the running sums, which Trainer has reset."""
+        self.trainer.resume_records()
 
     def on_step_end(self, args: object, state: object, control: TrainerControl, **_: object) -> None:  # noqa: ARG002 - the protocol's
         """Save and stop."""

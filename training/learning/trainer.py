@@ -23,7 +23,7 @@ from bestow_edge.core.files import write_atomically
 from bestow_edge.training.learning.interruptions import StopSignal, no_orphans, typed_failures
 from bestow_edge.training.learning.log import JsonLog
 from bestow_edge.training.learning.run import Run, batches_per_step
-from bestow_edge.training.learning.stage_trainer import PARTIAL, Resume, StageTrainer
+from bestow_edge.training.learning.stage_trainer import PARTIAL, StageTrainer
 from bestow_edge.training.learning.validation import Evaluation
 from bestow_edge.training.learning.weights import State, add_lora, mean_state
 from bestow_edge.training.recipe.recipe import Recipe
@@ -92,6 +92,7 @@ def _train_stage(run: Run, stage: StageRecipe, stop: StopSignal, callbacks: Sequ
         stop=stop,
         evaluation=Evaluation(run, stage),
         snapshots=directory / "snapshots" if stage.average > 1 else None,
+        resumed=last,
         model=run.objective,
         args=arguments,
         train_dataset=run.dataset(stage, dev=False, processes=processes),
@@ -102,8 +103,6 @@ def _train_stage(run: Run, stage: StageRecipe, stop: StopSignal, callbacks: Sequ
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = str(run.out / "tensorboard" / stage.name)
-    if last is not None:
-        trainer.add_callback(Resume(trainer, last))
     torch.manual_seed(run.recipe.seed + arguments.process_index)  # each process has its own dropout
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if trainer.stopping and trainer.state.global_step < stage.steps:

@@ -24,12 +24,7 @@ State = dict[str, Tensor]
 
 
 def add_lora(llm: nn.Module, lora: LoraRecipe, *, empty: bool = False) -> None:
-    """Put peft's low-rank layers around the LLM's linear layers, in place.
-
-    Args:
-        llm: the LLM.
-        lora: sizes and targets.
-        empty: whether to leave its weights on the meta device, without content.
+    """Put peft's low-rank layers around the LLM's linear layers, in place; `empty` leaves them without content.
 
     Raises:
         ConfigError: if no layer has a name of `targets`.

@@ -308,12 +308,13 @@ def teaches_labels(stage: StageRecipe) -> bool:
 
 def _check_times(stage: StageRecipe, spoken: Sequence[SourceRecipe], *, aligned: bool) -> None:
     """Check that a source has the word times a loss needs; all sources must have them if there is no other loss."""
-    field_name = time_field(stage)
+    fields = ("pauses", "alignment_weight", "count_weight", "attention_weight")
+    needing = [name for name in fields if getattr(stage, name)]
     untimed = [source.name for source in spoken if not source.timed(aligned=aligned)]
     alone = stage.objective == "ctc" and not stage.ctc_weight
-    if field_name and untimed and (alone or len(untimed) == len(spoken)):
+    if needing and untimed and (alone or len(untimed) == len(spoken)):
         choices = "word_times: manifest (the lines have word_times) or estimated; aligned needs a stage before"
-        raise ConfigError(f"stage {stage.name}: {field_name} needs word times; give source {untimed[0]} {choices}")
+        raise ConfigError(f"stage {stage.name}: {needing[0]} needs word times; give source {untimed[0]} {choices}")
 
 
 def needs_transcripts(data: DataRecipe, source: SourceRecipe, stages: Sequence[StageRecipe]) -> bool:
@@ -322,9 +323,3 @@ def needs_transcripts(data: DataRecipe, source: SourceRecipe, stages: Sequence[S
         return True
     learn = [stage for stage in stages if stage.ctc_weight or stage.objective == "ctc"]
     return any(source in data.dev_sources or source.name in drawn_sources(data, stage) for stage in learn)
-
-
-def time_field(stage: StageRecipe) -> str | None:
-    """Return the first field of a stage that needs word times."""
-    names = ("pauses", "alignment_weight", "count_weight", "attention_weight")
-    return next((name for name in names if getattr(stage, name)), None)

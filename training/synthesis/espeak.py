@@ -47,10 +47,7 @@ CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.
 
 
 def say(library: Any, text: bytes) -> tuple[bytes, list[Moment]]:  # Any: functions of the library
-    """Speak a text with the voice that is set.
-
-    Returns:
-        16-bit samples, and the events.
+    """Speak a text with the voice that is set. Return 16-bit samples and the events.
 
     Raises:
         SystemExit: if the library fails.
@@ -75,11 +72,9 @@ def say(library: Any, text: bytes) -> tuple[bytes, list[Moment]]:  # Any: functi
 
 
 def word_spans(moments: Iterable[Moment], num_samples: int) -> list[tuple[int, int, int]]:
-    """Return position in the text, from 0, first sample and end of each word event.
+    """Return position in the text, from 0, first sample and end of each word event of a sound of `num_samples`.
 
-    Args:
-        moments: events in their order. Phonemes whose names begin with `_` are pauses.
-        num_samples: of the sound.
+    The moments are in their order. Phonemes whose names begin with `_` are pauses.
     """
     spans: list[tuple[int, int, int]] = []
     first = end = -1  # of the word that is being spoken
@@ -98,13 +93,7 @@ def word_spans(moments: Iterable[Moment], num_samples: int) -> list[tuple[int, i
 
 
 def speak(library: Any, rate_hz: int, request: list[str], text: bytes) -> None:  # Any: functions of the library
-    """Speak a text and write it to standard output.
-
-    Args:
-        library: the initialised library.
-        rate_hz: of its samples.
-        request: voice, words a minute, pitch and gap.
-        text: UTF-8.
+    """Speak a text, UTF-8, and write it to standard output. The request is voice, words a minute, pitch and gap.
 
     Raises:
         SystemExit: if the library refuses the voice or fails.

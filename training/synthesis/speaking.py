@@ -10,7 +10,7 @@ import io
 import json
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ import soundfile
 from bestow_edge.core.errors import ConfigError, ManifestError
 from bestow_edge.core.files import sha256, write_atomically
 from bestow_edge.core.utterances import read_manifest
-from bestow_edge.training.data.corpora.shards import check_plan
+from bestow_edge.training.data.corpora.shards import Progress, check_plan
 from bestow_edge.training.data.corpora.text_batches import TextFile
 from bestow_edge.training.data.corpora.words import plain
 from bestow_edge.training.synthesis.voices import BASES, RATE_HZ, Espeak, draw_voice, espeak_library, speak, variants_of
@@ -36,8 +36,6 @@ QUESTION = ("question", "answer")
 AHEAD = 4  # finished rows of each worker that may wait for an earlier row
 IN_A_FOLDER = 1000
 FORMATS = {"flac": (".flac", "FLAC", "PCM_16"), "opus": (".ogg", "OGG", "OPUS")}  # suffix, and soundfile's names
-Progress = Callable[[int, int], None]
-"""Called with the number of finished utterances and of all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,14 +91,9 @@ def speak_texts(
     workers: int = 1,
     progress: Progress = lambda _done, _all: None,
 ) -> Spoken:
-    """Speak a column of a table. A stopped run is continued.
+    """Speak a column of a table (.tsv) or of JSON lines, gzipped or not. A stopped run is continued.
 
-    Args:
-        path: a table (.tsv) or JSON lines, gzipped or not.
-        out: directory of the manifest and its recordings.
-        settings: texts, voices and format.
-        workers: number of texts spoken at once.
-        progress: called after each text.
+    `out` gets the manifest and its recordings. `workers` texts are spoken at once, and `progress` is called after each.
 
     Raises:
         ManifestError: if the table is wrong, or no row can be spoken.

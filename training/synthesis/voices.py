@@ -21,6 +21,7 @@ import numpy.typing as npt
 import soxr
 
 from bestow_edge.core.errors import AudioError, ConfigError
+from bestow_edge.training.data.composition import LEVEL
 from bestow_edge.training.data.corpora.words import Span, composed, word_times
 from bestow_edge.training.synthesis.espeak import FORKS
 
@@ -29,7 +30,6 @@ ELSEWHERE = ("/opt/homebrew/lib/libespeak-ng.dylib", "/usr/local/lib/libespeak-n
 """Homebrew's paths, where Python does not search."""
 SPEAKER = Path(__file__).with_name("espeak.py")
 RATE_HZ = 16_000
-SPEECH_RMS = 0.08  # full scale = 1; equal to that of joined recordings
 BASES = {
     "en": ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc", "en-029"),
     "de": ("de",),
@@ -83,13 +83,7 @@ def variants_of(voices: str) -> tuple[str, ...]:
 
 
 def draw_voice(rng: np.random.Generator, language: str, variants: Sequence[str]) -> Voice:
-    """Draw accent, variant, pace and pitch.
-
-    Args:
-        rng: source of all draws.
-        language: one of `BASES`.
-        variants: to draw from.
-    """
+    """Draw accent, variant, pace and pitch for a language of `BASES`."""
     bases = BASES[language]
     name = f"{bases[int(rng.integers(len(bases)))]}+{variants[int(rng.integers(len(variants)))]}"
     pace = int(np.clip(rng.normal(165, 25), 115, 230))
@@ -140,10 +134,7 @@ class Espeak:
         self._problems.close()
 
     def speak(self, text: str, voice: Voice) -> tuple[npt.NDArray[np.int16], int, list[Mark]]:
-        """Speak a text.
-
-        Returns:
-            Samples, (samples,); their rate in Hz; and position in the text, first sample and end of each word event.
+        """Speak a text. Return (samples,), their rate in Hz, and a mark for each word event.
 
         Raises:
             AudioError: if espeak-ng fails.
@@ -192,13 +183,7 @@ class Espeak:
 
 
 def speak(text: str, voice: Voice, rng: np.random.Generator, espeak: Espeak) -> Speech:
-    """Speak a text, with silence of random length before and after.
-
-    Args:
-        text: the text; its words are those of `words.plain`.
-        voice: voice, pace and pitch.
-        rng: draws the silence.
-        espeak: the synthesiser.
+    """Speak a text, with silence of random length before and after. Its words are those of `words.plain`.
 
     Raises:
         AudioError: if espeak-ng fails or the speech is empty.
@@ -208,7 +193,7 @@ def speak(text: str, voice: Voice, rng: np.random.Generator, espeak: Espeak) -> 
     if not spoken.any() or not marks:
         raise AudioError(f"{LIBRARY}, voice {voice.name}: spoke nothing for {text!r:.60}")
     resampled = soxr.resample(spoken.astype(np.float32) / 32_768, rate_hz, RATE_HZ)
-    levelled = resampled * (SPEECH_RMS / np.sqrt(np.mean(resampled**2, dtype=np.float64)))
+    levelled = resampled * (LEVEL / np.sqrt(np.mean(resampled**2, dtype=np.float64)))
     before, behind = (int(RATE_HZ * rng.uniform(*limits)) for limits in ((0.05, 0.35), (0.1, 0.4)))
     samples: npt.NDArray[np.float32] = np.pad(np.clip(levelled, -1, 1), (before, behind)).astype(np.float32)
     lead_s = before / RATE_HZ

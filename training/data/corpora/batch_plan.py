@@ -7,7 +7,6 @@ recording, so a resumed run plans the same epoch again. A plan of millions takes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +14,9 @@ import numpy.typing as npt
 from bestow_edge.core.errors import ConfigError
 
 Rows = npt.NDArray[np.int64]
+Epoch = list[npt.NDArray[np.int32]]
+"""The rows of each batch, in order."""
 EPOCHS_KEPT = 2  # the current epoch, and its neighbour at the border
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """The batches of one epoch, in order."""
-
-    order: npt.NDArray[np.int32]
-    """(rows,) all rows, batch after batch"""
-    starts: Rows
-    """(batches,) where in `order` each batch begins"""
-    ends: Rows
-    """(batches,) where it ends"""
 
 
 class Plan:
@@ -68,6 +57,7 @@ class Plan:
             self._bounds = np.searchsorted(files, np.arange(int(files[-1]) + 2))
             if len(self._bounds) - 1 < groups:
                 raise ConfigError(f"{len(self._bounds) - 1} shards for {groups} readers; make more, smaller ones")
+        self._own_groups = groups if files_at_once else 1  # groups that have epochs of their own
         self._epochs: dict[tuple[int, int], Epoch] = {}
         self._sizes: dict[int, int] = {}
 
@@ -77,32 +67,28 @@ class Plan:
         Every epoch has as many batches as the first. A larger epoch loses its last batches, which are in random order;
         a smaller one repeats some.
         """
-        group, number = self._turn(group, number)
+        if not self.files_at_once:
+            group, number = 0, number * self.groups + group
         if group not in self._sizes:
-            self._sizes[group] = self._epoch(group, 0).starts.size
+            self._sizes[group] = len(self._epoch(group, 0))
         epoch, within = divmod(number, self._sizes[group])
         planned = self._epoch(group, epoch)
-        within %= planned.starts.size
-        rows: Rows = planned.order[planned.starts[within] : planned.ends[within]].astype(np.int64)
-        return rows
+        return planned[within % len(planned)].astype(np.int64)
 
     def num_batches(self) -> int:
         """Return the number of batches in an epoch, over all groups."""
-        return sum(self._epoch(group, 0).starts.size for group in range(self.groups if self.files_at_once else 1))
+        return sum(len(self._epoch(group, 0)) for group in range(self._own_groups))
 
     def padding(self) -> float:
         """Return the share of padding in the batches of the first epoch."""
         padded = total = 0.0
-        for group in range(self.groups if self.files_at_once else 1):
-            epoch = self._epoch(group, 0)
-            lengths, starts = self.lengths[epoch.order], np.sort(epoch.starts)
-            longest = np.maximum.reduceat(lengths, starts)
-            padded += float(longest @ np.diff(np.append(starts, lengths.size)))
+        for group in range(self._own_groups):
+            batches = self._epoch(group, 0)
+            lengths, sizes = self.lengths[np.concatenate(batches)], [rows.size for rows in batches]
+            longest = np.maximum.reduceat(lengths, np.cumsum([0, *sizes[:-1]]))
+            padded += float(longest @ np.array(sizes))
             total += float(lengths.sum(dtype=np.float64))
         return 1 - total / padded
-
-    def _turn(self, group: int, number: int) -> tuple[int, int]:
-        return (group, number) if self.files_at_once else (0, number * self.groups + group)
 
     def _epoch(self, group: int, epoch: int) -> Epoch:
         if (group, epoch) not in self._epochs:
@@ -116,7 +102,7 @@ class Plan:
         rng = np.random.default_rng([*self.seed, epoch, group])
         mine = files[group :: self.groups] if self.files_at_once else files
         at_once = self.files_at_once or len(mine)
-        orders, starts, ends, before = [], [], [], 0
+        batches: Epoch = []
         for first in range(0, len(mine), at_once):
             chosen = mine[first : first + at_once]
             order = np.concatenate([np.arange(*self._bounds[file : file + 2], dtype=np.int32) for file in chosen])
@@ -125,22 +111,13 @@ class Plan:
             rng.shuffle(order)
             classes = np.searchsorted(self._edges, self.lengths[order]).astype(np.int16)
             order = order[np.argsort(classes, kind="stable")]
-            cuts = cut(self.lengths[order], self.limit)
-            shuffled = rng.permutation(cuts.size)
-            orders.append(order)
-            starts.append(cuts[shuffled] + before)
-            ends.append(np.append(cuts[1:], order.size)[shuffled] + before)
-            before += order.size
-        return Epoch(np.concatenate(orders), np.concatenate(starts), np.concatenate(ends))
+            in_order = np.split(order, cut(self.lengths[order], self.limit)[1:])
+            batches += [in_order[batch] for batch in rng.permutation(len(in_order))]
+        return batches
 
 
 def cut(lengths: npt.NDArray[np.float32], limit: float) -> Rows:
-    """Return the first row of each batch. Rows are taken in order while rows times longest row is within the limit.
-
-    Args:
-        lengths: (rows,), at least one.
-        limit: upper bound of a batch.
-    """
+    """Return the first row of each batch. Rows are taken in order while rows times longest row is within the limit."""
     starts, start = [], 0
     while start < lengths.size:
         starts.append(start)

@@ -11,7 +11,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -56,34 +56,27 @@ class Findings:
     notes: Counter[str] = field(default_factory=Counter)
     """Unusual but allowed: other rates, empty texts, languages without a prompt; with the number of lines."""
 
+    def add(self, other: Findings) -> None:
+        """Add the findings of other lines."""
+        self.lines += other.lines
+        self.seconds += other.seconds
+        self.problems += other.problems
+        self.notes.update(other.notes)
+
     def to_dict(self) -> dict[str, object]:
         """Return the findings as JSON holds them."""
-        problems = [{"where": item.where, "kind": item.kind, "message": item.message} for item in self.problems]
+        problems = [asdict(problem) for problem in self.problems]
         totals = {"lines": self.lines, "hours": round(self.seconds / 3600, 4)}
         return {**totals, "problems": problems, "notes": dict(self.notes)}
-
-
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """The result of one line."""
-
-    problems: tuple[Problem, ...]
-    notes: tuple[str, ...]
-    seconds: float
-    fingerprint: int | None
-    """Hash of the samples; None = the recording could not be decoded."""
 
 
 def check_manifests(
     paths: Sequence[Path], *, rate_hz: int, jobs: int, progress: Progress = lambda _done, _all: None
 ) -> Findings:
-    """Check manifests, or indexes of shards.
+    """Check manifests, or indexes of shards, with `jobs` threads that decode.
 
-    Args:
-        paths: the files.
-        rate_hz: rate of the model. A recording with another rate is noted.
-        jobs: threads that decode.
-        progress: called after every few hundred lines.
+    A recording with another rate than the model's `rate_hz` is noted. `progress` is called after every few hundred
+    lines.
 
     Raises:
         ManifestError: if a manifest is missing.
@@ -97,10 +90,10 @@ def check_manifests(
             lines = _lines(file, findings)
             while chunk := list(islice(lines, AT_ONCE)):
                 results = pool.map(lambda line, path=file.path: _check_line(line, path, rate_hz), chunk)
-                for (number, _), checked in zip(chunk, results, strict=True):
-                    _add(findings, checked)
-                    if checked.fingerprint is not None:
-                        prints.append(checked.fingerprint)
+                for (number, _), (found, fingerprint) in zip(chunk, results, strict=True):
+                    findings.add(found)
+                    if fingerprint is not None:
+                        prints.append(fingerprint)
                         file_ids.append(file_id)
                         numbers.append(number)
                 progress(findings.lines, total)
@@ -155,37 +148,32 @@ def _lines(file: LineFile, findings: Findings) -> Iterator[tuple[int, str]]:
         findings.problems.append(Problem(str(file.path), "line", str(error)))
 
 
-def _add(findings: Findings, checked: _Checked) -> None:
-    findings.lines += 1
-    findings.seconds += checked.seconds
-    findings.problems += checked.problems
-    findings.notes.update(checked.notes)
-
-
-def _check_line(line: tuple[int, str], manifest: Path, rate_hz: int) -> _Checked:
-    """Check one line and its recording."""
+def _check_line(line: tuple[int, str], manifest: Path, rate_hz: int) -> tuple[Findings, int | None]:
+    """Check one line and its recording. Return the hash of its samples too, None if it could not be decoded."""
     number, text = line
-    where = f"{manifest}:{number}"
+    where, found = f"{manifest}:{number}", Findings(lines=1)
     try:
         item = parse_utterance(text, manifest, number)
     except ManifestError as error:
-        return _Checked((_of_line(error, where),), (), 0.0, None)
-    problems: list[Problem] = []
+        found.problems.append(_of_line(error, where))
+        return found, None
     for name, content in [*item.texts.items(), ("question", item.question), ("answer", item.answer)]:
-        problems += [Problem(where, "text", f"{name} {problem}") for problem in odd_letters(content)]
-    notes = [] if item.source_lang in LANGUAGES else [f"speech in {item.source_lang!r}, for which there is no prompt"]
+        found.problems += [Problem(where, "text", f"{name} {problem}") for problem in odd_letters(content)]
+    if item.source_lang not in LANGUAGES:
+        found.notes[f"speech in {item.source_lang!r}, for which there is no prompt"] = 1
     if item.transcript is not None and not item.transcript.strip():
-        notes.append("empty text: nothing is said")
+        found.notes["empty text: nothing is said"] = 1
     try:
         samples, file_rate_hz, length_s = _recording(item)
     except AudioError as error:
         kind = "unreadable" if item.path.is_file() else "missing"
-        return _Checked((*problems, Problem(where, kind, str(error))), tuple(notes), 0.0, None)
+        found.problems.append(Problem(where, kind, str(error)))
+        return found, None
+    found.seconds = item.duration_s
     if file_rate_hz != rate_hz:
-        notes.append(f"recorded at {file_rate_hz} Hz, resampled to {rate_hz} Hz")
-    problems += _of_sound(where, item, samples, length_s, windowed='"offset"' in text)
-    digest = int.from_bytes(blake2b(samples.tobytes(), digest_size=8).digest(), "little")
-    return _Checked(tuple(problems), tuple(notes), item.duration_s, digest)
+        found.notes[f"recorded at {file_rate_hz} Hz, resampled to {rate_hz} Hz"] = 1
+    found.problems += _of_sound(where, item, samples, length_s, windowed='"offset"' in text)
+    return found, int.from_bytes(blake2b(samples.tobytes(), digest_size=8).digest(), "little")
 
 
 def _recording(item: Utterance) -> tuple[Samples, int, float]:

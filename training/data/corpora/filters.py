@@ -5,17 +5,13 @@ A reason is a phrase that follows a number in the report: "12 longer than 40 s".
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from bestow_edge.core.errors import ManifestError
 from bestow_edge.core.prompts import parse_pair
 from bestow_edge.core.utterances import Utterance
 from bestow_edge.training.recipe.data import FilterRecipe, SourceRecipe
-
-REPEATED = {"recording": "with a recording that occurred before", "text": "with a text that occurred before"}
-TOO_SHORT_FOR_CTC = "too short for their transcript, for CTC"
 
 
 @dataclass(slots=True)
@@ -28,9 +24,9 @@ class Report:
     """Lines read."""
     seconds: float = 0.0
     """Seconds of audio in these lines."""
-    dropped: Counter[str] = field(default_factory=Counter)
+    dropped: dict[str, int] = field(default_factory=dict)
     """Lines dropped, by reason."""
-    dropped_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    dropped_s: dict[str, float] = field(default_factory=dict)
     """Seconds dropped, by reason."""
 
     @property
@@ -45,38 +41,34 @@ class Report:
 
     def drop(self, reason: str, seconds: float = 0.0, lines: int = 1) -> None:
         """Count dropped lines."""
-        self.dropped[reason] += lines
-        self.dropped_s[reason] += seconds
+        self.dropped[reason] = self.dropped.get(reason, 0) + lines
+        self.dropped_s[reason] = self.dropped_s.get(reason, 0.0) + seconds
+
+    def check_left(self) -> None:
+        """Check that lines are left.
+
+        Raises:
+            ManifestError: if all were dropped.
+        """
+        if not self.kept:
+            raise ManifestError(f"{self.sentence()}; nothing is left to train on")
+
+    def reasons(self) -> list[tuple[str, int]]:
+        """Return the reasons and their numbers of lines, the most frequent first."""
+        return sorted(self.dropped.items(), key=lambda reason: -reason[1])
 
     def sentence(self) -> str:
         """Return the report for a log."""
         hours = f" ({self.kept_s / 3600:.2f} of {self.seconds / 3600:.2f} h)" if self.seconds else ""
         unit = "utterances" if self.seconds else "lines"
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons())
         return f"source {self.name}: {self.kept} of {self.lines} {unit} kept{hours}; dropped: {reasons or 'none'}"
-
-    def to_state(self) -> dict[str, object]:
-        """Return all fields, for `from_state`."""
-        return {
-            "name": self.name,
-            "lines": self.lines,
-            "seconds": self.seconds,
-            "dropped": [[reason, count, self.dropped_s[reason]] for reason, count in self.dropped.items()],
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Report:
-        """Return the report of a state from `to_state`."""
-        report = cls(state["name"], state["lines"], state["seconds"])
-        for reason, count, seconds in state["dropped"]:
-            report.drop(reason, seconds, count)
-        return report
 
     def to_dict(self) -> dict[str, object]:
         """Return the report for JSON."""
         reasons = {
             reason: {"lines": count, "hours": round(self.dropped_s[reason] / 3600, 4)}
-            for reason, count in self.dropped.most_common()
+            for reason, count in self.reasons()
         }
         hours = {"hours": round(self.seconds / 3600, 4), "hours_kept": round(self.kept_s / 3600, 4)}
         return {"source": self.name, "lines": self.lines, "kept": self.kept, **hours, "dropped": reasons}
@@ -88,14 +80,7 @@ class Sieve:
     def __init__(
         self, source: SourceRecipe, limits: FilterRecipe, pairs: Sequence[str], *, needs_transcript: bool
     ) -> None:
-        """Store the settings of the decision.
-
-        Args:
-            source: the source. Its tasks and pairs decide which utterances can be used.
-            limits: the recipe's filter.
-            pairs: the model's language pairs.
-            needs_transcript: whether a stage trains a loss on the transcript.
-        """
+        """Store the settings. `pairs` are the model's; `needs_transcript` = a loss of a stage is on the transcript."""
         self.source, self.limits, self.needs_transcript = source, limits, needs_transcript
         wanted = source.pairs or tuple(pairs)
         self.pairs = tuple(pair for pair in map(parse_pair, wanted) if pair.task in source.tasks)

@@ -6,70 +6,56 @@ A shard is read through its own index, which is a manifest whose recordings are 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b, sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from bestow_edge.core.errors import ManifestError
 from bestow_edge.core.utterances import LINES, Utterance, parse_utterance
-from bestow_edge.training.data.corpora.filters import REPEATED, TOO_SHORT_FOR_CTC, Report, Sieve, main_text
-from bestow_edge.training.data.corpora.index_cache import Columns, IndexCache
+from bestow_edge.training.data.corpora.filters import Report, Sieve, main_text
+from bestow_edge.training.data.corpora.index_cache import Index, cached
 from bestow_edge.training.data.corpora.shards import shard_indexes
 from bestow_edge.training.data.corpora.text_files import LineFile
-from bestow_edge.training.data.examples import FRAMES_PER_S
+from bestow_edge.training.data.examples import FRAMES_PER_S, ExampleMaker
 from bestow_edge.training.recipe.data import SourceRecipe
 
 CHECKED_RECORDINGS = 50  # number of recordings whose files must exist before training begins
 AT_ONCE = 4096  # texts given to the tokenizer at once
-UNCACHED = IndexCache(None)
+ROW = [("file_ids", np.int32), ("offsets", np.int64), ("numbers", np.int32), ("durations_s", np.float32)]
 
 
 class Corpus:
     """The utterances of one source."""
 
-    def __init__(
-        self,
-        files: Sequence[LineFile],
-        file_ids: npt.NDArray[np.int32],
-        offsets: npt.NDArray[np.int64],
-        numbers: npt.NDArray[np.int32],
-        durations_s: npt.NDArray[np.float32],
-    ) -> None:
-        """Store the columns.
+    def __init__(self, files: Sequence[LineFile], rows: Index) -> None:
+        """Store the index.
 
         Args:
             files: manifests.
-            file_ids: (utterances,) position in `files`, ascending.
-            offsets: (utterances,) first byte of the line.
-            numbers: (utterances,) number of the line, from 1.
-            durations_s: (utterances,) seconds.
+            rows: (utterances,) with the fields of `ROW`: position in `files`, ascending; first byte and number (from 1)
+                of the line; seconds.
         """
-        self.files = files
-        self.file_ids, self.offsets, self.numbers, self.durations_s = file_ids, offsets, numbers, durations_s
+        self.files, self.rows = files, rows
+        self.file_ids, self.durations_s = rows["file_ids"], rows["durations_s"]
 
     def __len__(self) -> int:
-        return self.offsets.size
+        return self.rows.size
 
     def utterance(self, index: int) -> Utterance:
         """Read one utterance's line."""
-        file, number = self.files[self.file_ids[index]], int(self.numbers[index])
-        return parse_utterance(file.read(int(self.offsets[index]), number), file.path, number)
+        file_id, offset, number, _ = self.rows[index].item()
+        file = self.files[file_id]
+        return parse_utterance(file.read(offset, number), file.path, number)
 
     def where(self, index: int) -> str:
         """Return file and line of an utterance, for messages."""
-        file: LineFile = self.files[self.file_ids[index]]
-        return file.where(int(self.numbers[index]))
-
-    def take(self, kept: npt.NDArray[np.bool_]) -> Corpus:
-        """Return the utterances where `kept`, (utterances,), is true."""
-        columns = (self.file_ids, self.offsets, self.numbers, self.durations_s)
-        return Corpus(self.files, *(column[kept] for column in columns))  # type: ignore[arg-type]  # of several dtypes
+        file_id, _, number, _ = self.rows[index].item()
+        file: LineFile = self.files[file_id]
+        return file.where(number)
 
     def questioned(self, most: int) -> set[str]:
         """Return the languages of speech with a question, among up to `most` utterances."""
@@ -105,32 +91,37 @@ def manifest_paths(source: SourceRecipe, data_dir: Path) -> list[Path]:
     return paths
 
 
-def read_corpus(paths: Sequence[Path], sieve: Sieve, cache: IndexCache = UNCACHED) -> tuple[Corpus, Report]:
-    """Read and filter the manifests of a source.
-
-    Args:
-        paths: the manifests.
-        sieve: decides which utterances are kept.
-        cache: stores indexes.
-
-    Returns:
-        The kept utterances, and the report of the dropped ones.
+def read_corpus(paths: Sequence[Path], sieve: Sieve, cache: Path | None = None) -> tuple[Corpus, Report]:
+    """Read and filter the manifests of a source. Return the kept utterances, and the report of the dropped ones.
 
     Raises:
         ManifestError: if a file is missing, a line is not valid, no utterance is left, or most recordings are missing.
     """
     files = [LineFile(path, LINES) for path in paths]
     key = ("lines", sieve.source, sieve.limits, sieve.pairs, sieve.needs_transcript)
-    columns, report = cache.get(key, paths, Report(sieve.source.name), lambda report: _columns(files, sieve, report))
-    corpus = Corpus(files, **columns)
-    _check_some(corpus, report)
+    rows, report = cached(cache, key, paths, Report(sieve.source.name), lambda report: _index(files, sieve, report))
+    corpus = Corpus(files, rows)
+    report.check_left()
     _check_recordings(corpus)
     return corpus, report
 
 
-def _columns(files: Sequence[LineFile], sieve: Sieve, report: Report) -> Columns:
-    """Read all lines and return the columns of the kept ones."""
-    file_ids, offsets, numbers, seconds, hashes = array("i"), array("q"), array("i"), array("f"), array("Q")
+def _index(files: Sequence[LineFile], sieve: Sieve, report: Report) -> Index:
+    """Read all lines and return the rows of the kept ones, with the fields of `ROW`."""
+    hashes: array[int] = array("Q")
+    rows = np.fromiter(_kept(files, sieve, report, hashes), dtype=ROW)
+    if hashes:
+        first = np.zeros(rows.size, dtype=np.bool_)
+        first[np.unique(np.frombuffer(hashes, dtype=np.uint64), return_index=True)[1]] = True
+        _count(rows["durations_s"], first, f"with a {sieve.limits.dedup} that occurred before", report)
+        rows = rows[first]
+    return rows
+
+
+def _kept(
+    files: Sequence[LineFile], sieve: Sieve, report: Report, hashes: array[int]
+) -> Iterator[tuple[int, int, int, float]]:
+    """Yield the rows of the utterances that the sieve keeps, and append their hashes if repeated ones are dropped."""
     for file_id, file in enumerate(files):
         for number, offset, line in file.lines():
             item = parse_utterance(line, file.path, number)
@@ -139,82 +130,53 @@ def _columns(files: Sequence[LineFile], sieve: Sieve, report: Report) -> Columns
             if reason := sieve.reason(item):
                 report.drop(reason, item.duration_s)
                 continue
-            file_ids.append(file_id)
-            offsets.append(offset)
-            numbers.append(number)
-            seconds.append(item.duration_s)
             if sieve.limits.dedup != "none":
                 hashes.append(_fingerprint(item, sieve.limits.dedup))
-    columns: dict[str, npt.NDArray[Any]] = {
-        "file_ids": np.frombuffer(file_ids, dtype=np.int32),
-        "offsets": np.frombuffer(offsets, dtype=np.int64),
-        "numbers": np.frombuffer(numbers, dtype=np.int32),
-        "durations_s": np.frombuffer(seconds, dtype=np.float32),
-    }
-    if hashes:
-        first = np.zeros(len(hashes), dtype=np.bool_)
-        first[np.unique(np.frombuffer(hashes, dtype=np.uint64), return_index=True)[1]] = True
-        _count(columns["durations_s"], first, REPEATED[sieve.limits.dedup], report)
-        columns = {name: column[first] for name, column in columns.items()}
-    return columns
+            yield file_id, offset, number, item.duration_s
 
 
 def drop_by_tokens(
     corpus: Corpus,
     report: Report,
-    tokenizer: Tokenizer,
-    labels: Tokenizer,
+    maker: ExampleMaker,
     *,
-    num_steps: Callable[[int], int],
     ctc_speed: float,
     max_per_s: float,
-    cache: IndexCache = UNCACHED,
+    cache: Path | None = None,
 ) -> tuple[Corpus, Report]:
-    """Drop utterances with too many tokens for their length.
+    """Drop utterances with too many tokens for their length. Return the others, and the report of all dropped ones.
 
     Args:
         corpus: the utterances.
         report: of the utterances dropped before.
-        tokenizer: the model's, for `max_per_s`.
-        labels: tokenizer of CTC's labels.
-        num_steps: of the encoder, from mel frames.
+        maker: holds the encoder's config and both tokenizers.
         ctc_speed: drop utterances that CTC cannot align (labels and repeats exceed the encoder's steps) when they are
             played faster by this factor; 0 = drop none.
         max_per_s: most tokens of the transcript a second; 0 = any number.
-        cache: stores indexes.
-
-    Returns:
-        The utterances that are left, and the report of all dropped ones.
+        cache: directory of indexes.
 
     Raises:
         ManifestError: if no utterance is left.
     """
     if not ctc_speed and not max_per_s:
         return corpus, report
-    rows = sha256(b"".join(column.tobytes() for column in (corpus.file_ids, corpus.numbers))).hexdigest()
-    tokenizers = [sha256(one.to_str().encode()).hexdigest() for one in (tokenizer, labels)]
-    key = ("tokens", report.to_state(), rows, tokenizers, num_steps(1000), ctc_speed, max_per_s)
-    paths = [file.path for file in corpus.files]
+    rows = sha256(corpus.rows.tobytes()).hexdigest()
+    tokenizers = [sha256(one.to_str().encode()).hexdigest() for one in (maker.tokenizer, maker.labels)]
+    key = ("tokens", report, rows, tokenizers, maker.config.encoder.num_steps(1000), ctc_speed, max_per_s)
 
-    def build(report: Report) -> Columns:
-        fits, slow = _fitting(corpus, tokenizer, labels, num_steps, ctc_speed, max_per_s)
-        _count(corpus.durations_s, fits, TOO_SHORT_FOR_CTC, report)
+    def build(report: Report) -> Index:
+        fits, slow = _fitting(corpus, maker, ctc_speed, max_per_s)
+        _count(corpus.durations_s, fits, "too short for their transcript, for CTC", report)
         _count(corpus.durations_s, slow | ~fits, f"with more than {max_per_s:g} tokens a second", report)
-        return {"kept": fits & slow}
+        return fits & slow
 
-    columns, report = cache.get(key, paths, report, build)
-    left = corpus.take(columns["kept"])
-    _check_some(left, report)
-    return left, report
+    kept, report = cached(cache, key, [file.path for file in corpus.files], report, build)
+    report.check_left()
+    return Corpus(corpus.files, corpus.rows[kept]), report
 
 
 def _fitting(
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    labels: Tokenizer,
-    num_steps: Callable[[int], int],
-    ctc_speed: float,
-    max_per_s: float,
+    corpus: Corpus, maker: ExampleMaker, ctc_speed: float, max_per_s: float
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Return two masks, (utterances,): long enough for CTC, and within the limit of tokens a second."""
     fits, slow = np.ones(len(corpus), dtype=np.bool_), np.ones(len(corpus), dtype=np.bool_)
@@ -223,11 +185,11 @@ def _fitting(
         texts = [corpus.utterance(row).transcript or "" for row in rows]
         seconds = corpus.durations_s[rows.start : rows.stop].tolist()
         if ctc_speed:
-            encoded = labels.encode_batch(texts, add_special_tokens=False)
-            steps = [num_steps(int(one / ctc_speed * FRAMES_PER_S)) for one in seconds]
+            encoded = maker.labels.encode_batch(texts, add_special_tokens=False)
+            steps = [maker.config.encoder.num_steps(int(one / ctc_speed * FRAMES_PER_S)) for one in seconds]
             fits[rows] = [ctc_steps(one.ids) <= most for one, most in zip(encoded, steps, strict=True)]
         if max_per_s:
-            encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+            encoded = maker.tokenizer.encode_batch(texts, add_special_tokens=False)
             slow[rows] = [len(one.ids) <= max_per_s * length for one, length in zip(encoded, seconds, strict=True)]
     return fits, slow
 
@@ -245,11 +207,6 @@ def _count(durations_s: npt.NDArray[np.float32], kept: npt.NDArray[np.bool_], re
 def _fingerprint(item: Utterance, kind: str) -> int:
     key = main_text(item) if kind == "text" else f"{item.path}\0{item.offset_s}\0{item.audio_bytes}"
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little")
-
-
-def _check_some(corpus: Corpus, report: Report) -> None:
-    if not len(corpus):
-        raise ManifestError(f"{report.sentence()}; nothing is left to train on")
 
 
 def _check_recordings(corpus: Corpus) -> None:

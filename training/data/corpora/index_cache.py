@@ -7,7 +7,8 @@ processes need a missing index, one makes it and the others wait.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,40 +19,36 @@ from filelock import FileLock
 
 from bestow_edge.training.data.corpora.filters import Report
 
-FORMAT = "1"  # to be changed with the content of indexes
-Columns = Mapping[str, npt.NDArray[Any]]  # Any: each column has its own dtype
+FORMAT = "2"  # to be changed with the content of indexes
+Index = npt.NDArray[Any]  # Any: rows with fields, or a mask
 
 
-class IndexCache:
-    """A directory of indexes."""
+def cached(
+    directory: Path | None,
+    key: Sequence[object],
+    files: Sequence[Path],
+    report: Report,
+    build: Callable[[Report], Index],
+) -> tuple[Index, Report]:
+    """Return an index and its report. They are read from a directory, or built and stored.
 
-    def __init__(self, directory: Path | None) -> None:
-        """Use a directory, which is made when it is needed. None = no cache."""
-        self.directory = directory
-
-    def get(
-        self, key: Sequence[object], files: Sequence[Path], report: Report, build: Callable[[Report], Columns]
-    ) -> tuple[Columns, Report]:
-        """Return an index and its report. They are read from the directory, or built and stored.
-
-        Args:
-            key: inputs of the index beside the files; their `repr` is compared.
-            files: the files that are indexed.
-            report: of the lines read and dropped so far; it is changed.
-            build: returns the columns and completes the report.
-        """
-        if self.directory is None or not all(path.is_file() for path in files):  # `build` reports missing files
-            return build(report), report
-        states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        name = sha256(repr((FORMAT, [repr(part) for part in key], states)).encode()).hexdigest()[:32]
-        path = self.directory / f"{name}.npz"
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.is_file():
-                columns = build(report)
-                partial = path.with_suffix(".partial.npz")
-                np.savez(partial, report=np.array(json.dumps(report.to_state())), **columns)  # type: ignore[arg-type]
-                partial.replace(path)
-            with np.load(path) as stored:
-                columns = {column: stored[column] for column in stored.files if column != "report"}
-                return columns, Report.from_state(json.loads(str(stored["report"])))
+    Args:
+        directory: of the cache; it is made when it is needed. None = no cache.
+        key: inputs of the index beside the files; their `repr` is compared.
+        files: the files that are indexed.
+        report: of the lines read and dropped so far; it is changed.
+        build: returns the index and completes the report.
+    """
+    if directory is None or not all(path.is_file() for path in files):  # `build` reports missing files
+        return build(report), report
+    states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    name = sha256(repr((FORMAT, [repr(part) for part in key], states)).encode()).hexdigest()[:32]
+    path = directory / f"{name}.npz"
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            partial = path.with_suffix(".partial.npz")
+            np.savez(partial, index=build(report), report=np.array(json.dumps(asdict(report))))
+            partial.replace(path)
+        with np.load(path) as stored:
+            return stored["index"], Report(**json.loads(str(stored["report"])))

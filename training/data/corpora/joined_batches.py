@@ -6,20 +6,18 @@ There are no epochs: each utterance is drawn from the seed and the number of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from bestow_edge.core.errors import AudioError, ManifestError
+from bestow_edge.core.errors import ManifestError
 from bestow_edge.core.prompts import Pair
-from bestow_edge.core.utterances import Utterance
 from bestow_edge.training.data.augmentation import change_speed, scaled, spoken_features
-from bestow_edge.training.data.composition import LEVEL, Composed, Composer, Piece, Samples
+from bestow_edge.training.data.composition import LEVEL, Composed, Composer, Piece
 from bestow_edge.training.data.corpora.filters import Sieve
 from bestow_edge.training.data.corpora.index import Corpus
-from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings, at_least_ten_frames
+from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings, Samples, at_least_ten_frames
 from bestow_edge.training.data.corpora.word_times import Spans, heard_translation, labels_with_times, tokens_with_times
 from bestow_edge.training.data.examples import FRAMES_PER_S, Example, ExampleMaker, Word
 from bestow_edge.training.data.noises import sound
@@ -31,21 +29,6 @@ Moments = npt.NDArray[np.float64]
 STREAM = 1  # of random numbers; look-aheads are drawn from another stream
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """Reads recordings. An unreadable one is counted and returned without samples."""
-
-    recordings: Recordings
-    bad: BadRecordings
-
-    def __call__(self, item: Utterance) -> Samples:
-        try:
-            return self.recordings.read(item)
-        except AudioError as error:
-            self.bad.add(str(item.path), error)
-            return np.zeros(0, dtype=np.float32)
-
-
 def make_composer(corpus: Corpus, source: SourceRecipe, join: JoinRecipe, rate_hz: int) -> Composer:
     """Read all lines of a source and make the composer of its recordings.
 
@@ -53,8 +36,8 @@ def make_composer(corpus: Corpus, source: SourceRecipe, join: JoinRecipe, rate_h
         ManifestError: if every transcript has words outside the vocabulary.
     """
     items = [corpus.utterance(row) for row in range(len(corpus))]
-    reader = _Reader(Recordings(rate_hz), BadRecordings(source.name, source.max_bad))
-    composer = Composer(items, join, rate_hz, reader, timed=source.word_times == "manifest")
+    bad = BadRecordings(source.name, source.max_bad)
+    composer = Composer(items, join, Recordings(rate_hz), bad, timed=source.word_times == "manifest")
     if not composer.groups:
         raise ManifestError(
             f"source {source.name}: each of its {len(items)} recordings has words that are not in join.vocabulary"
@@ -74,27 +57,15 @@ class JoinedBatches:
         augments: AugmentRecipe,
         noises: Sequence[Samples],
     ) -> None:
-        """Store the parts that make batches.
-
-        Args:
-            composer: draws utterances.
-            sieve: holds the language pairs of the source.
-            maker: makes examples for the model and the stage.
-            augments: augmentation at full strength.
-            noises: recorded noises.
-        """
+        """Store the parts that make batches. The sieve holds the language pairs of the source."""
         self.composer, self.sieve, self.maker = composer, sieve, maker
         self.augments, self.noises = augments, noises
 
     def examples(self, group: int, number: int, seed: Sequence[int], done: float) -> list[Example]:  # noqa: ARG002
-        """Return the rows of a batch, as many as fill the stage's `batch_s`.
+        """Return the rows of a batch, as `mixture.Batches` describes; as many as fill the stage's `batch_s`.
 
-        Args:
-            group: number of the reader; all readers draw from all recordings.
-            number: of the reader's batch from this source.
-            seed: of all draws.
-            done: share of the stage that is over, 0 to 1. The number of joined recordings and the strength of the
-                augmentation change with it.
+        All readers draw from all recordings. The number of joined recordings and the strength of the augmentation
+        change over the stage.
         """
         rng, stage = np.random.default_rng([*seed, STREAM]), self.maker.stage
         most = round(between(stage.pieces, done))
@@ -134,14 +105,7 @@ class JoinedBatches:
 def joined_example(
     maker: ExampleMaker, composed: Composed, pairs: Sequence[Pair], mel: Samples, rng: np.random.Generator
 ) -> Example:
-    """Draw a language pair and build the example of an utterance.
-
-    Args:
-        maker: makes examples for the model and the stage.
-        composed: the utterance.
-        pairs: language pairs to draw from.
-        mel: (frames, mel_bins) its features.
-        rng: draws pair, policy and pauses.
+    """Draw a language pair and build the example of an utterance with features `mel`, (frames, mel_bins).
 
     Raises:
         ManifestError: if there is no pair for which all recordings have a text.

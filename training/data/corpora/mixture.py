@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from bestow_edge.core.prompts import Question, parse_pair
@@ -20,10 +19,9 @@ from bestow_edge.training.data.composition import Composer
 from bestow_edge.training.data.corpora.batch_plan import Plan
 from bestow_edge.training.data.corpora.filters import Report, Sieve
 from bestow_edge.training.data.corpora.index import Corpus, drop_by_tokens, manifest_paths, read_corpus
-from bestow_edge.training.data.corpora.index_cache import IndexCache
 from bestow_edge.training.data.corpora.joined_batches import JoinedBatches, make_composer
 from bestow_edge.training.data.corpora.recorded_batches import SpeechBatches
-from bestow_edge.training.data.corpora.recordings import Recordings
+from bestow_edge.training.data.corpora.recordings import Recordings, Samples
 from bestow_edge.training.data.corpora.text_batches import TextBatches, TextCorpus
 from bestow_edge.training.data.corpora.word_times import Spans
 from bestow_edge.training.data.examples import Example, ExampleMaker
@@ -41,7 +39,6 @@ from bestow_edge.training.recipe.stages import StageRecipe
 logger = logging.getLogger(__name__)
 TOKENIZER_TEXTS = 500_000  # texts of each source or file, enough for a vocabulary
 QUESTION_LINES = 2_000  # lines of each source, enough to find every language of questions
-Samples = npt.NDArray[np.float32]
 
 
 class Batches(Protocol):
@@ -71,16 +68,11 @@ class MixedDataset(Dataset[Batch]):
         seed: int,
         readers: int = 1,
     ) -> None:
-        """Draw the order of sources.
+        """Draw the order of sources, by their weights.
 
-        Args:
-            batches: the sources.
-            weights: their shares of the batches.
-            stage: holds the look-aheads to draw from.
-            num_batches: length of the dataset. A longer one begins with the same batches, apart from augmentation and
-                the number of joined recordings, which change over a stage.
-            seed: of all draws, with the index of the batch.
-            readers: number of readers; reader r takes items r, r + `readers` and so on.
+        A longer dataset begins with the same batches, apart from augmentation and the number of joined recordings,
+        which change over a stage. All draws follow from the seed and the index of the batch. Reader r of the `readers`
+        takes items r, r + `readers` and so on.
         """
         self.batches, self.stage = batches, stage
         self.num_batches, self.seed, self.readers = num_batches, seed, readers
@@ -113,13 +105,9 @@ class Corpora:
     """All sources of a recipe, read and filtered. The datasets of the stages are made from them."""
 
     def __init__(self, data: DataRecipe, stages: Sequence[StageRecipe], pairs: Sequence[str], data_dir: Path) -> None:
-        """Read manifests, indexes of shards and headers of text files.
+        """Read manifests, indexes of shards and headers of text files, relative to `data_dir`.
 
-        Args:
-            data: the recipe's `data:` part.
-            stages: the recipe's stages, which decide what an utterance must have.
-            pairs: the model's language pairs.
-            data_dir: directory the recipe's files are relative to.
+        The stages decide what an utterance must have. `pairs` are the model's language pairs.
 
         Raises:
             ManifestError: if a file is missing or has a bad line, or no utterance of a source is left.
@@ -134,7 +122,7 @@ class Corpora:
         """Word times of sources with `word_times: aligned`, by file and line of the utterance."""
         self._measured = False
         self._logged: set[tuple[str, str]] = set()
-        self.cache = IndexCache(data_dir / data.index_cache if data.index_cache else None)
+        self.cache = data_dir / data.index_cache if data.index_cache else None
         for key, source in self._sources("train", "dev"):
             if source.texts:
                 self.texts_read[key] = TextCorpus(source, data_dir)
@@ -202,16 +190,7 @@ class Corpora:
             if key in self.speech_read:
                 corpus, sieve, report = self.speech_read[key]
                 speed = self._ctc_speed(source)
-                left, both = drop_by_tokens(
-                    corpus,
-                    report,
-                    maker.tokenizer,
-                    maker.labels,
-                    num_steps=maker.config.encoder.num_steps,
-                    ctc_speed=speed,
-                    max_per_s=limit,
-                    cache=self.cache,
-                )
+                left, both = drop_by_tokens(corpus, report, maker, ctc_speed=speed, max_per_s=limit, cache=self.cache)
                 self.speech_read[key] = left, sieve, both
         for texts in self.texts_read.values():
             texts.measure(maker, self.cache)
@@ -246,14 +225,7 @@ class Corpora:
         seed: int,
         noises: Sequence[Samples] = (),
     ) -> MixedDataset:
-        """Return the batches of a stage.
-
-        Args:
-            maker: makes examples for the model and the stage.
-            dev: whether to use `dev_sources`, without augmentation.
-            num_batches: length of the dataset.
-            seed: of all draws, with the index of the batch.
-            noises: recorded noises.
+        """Return the batches of a stage; `dev` = those of `dev_sources`, without augmentation.
 
         Raises:
             ManifestError: if no utterance of a source is left.
@@ -284,7 +256,7 @@ class Corpora:
         buckets, readers = self.data.buckets, self.data.readers
         if key in self.texts_read:
             texts = self.texts_read[key]
-            plan = Plan(texts.lengths, source.batch_tokens, buckets=buckets, seed=seed, groups=readers)
+            plan = Plan(texts.rows["lengths"], source.batch_tokens, buckets=buckets, seed=seed, groups=readers)
             self._log_epoch(key, maker.stage.name, plan)
             return TextBatches(texts, maker, plan)
         corpus, sieve, _ = self.speech_read[key]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from bestow_edge.core.errors import AudioError, ManifestError
 from bestow_edge.core.prompts import Pair, Question
@@ -15,7 +14,7 @@ from bestow_edge.training.data.augmentation import change_speed, scaled, spoken_
 from bestow_edge.training.data.corpora.batch_plan import Plan
 from bestow_edge.training.data.corpora.filters import Sieve
 from bestow_edge.training.data.corpora.index import Corpus
-from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings, at_least_ten_frames
+from bestow_edge.training.data.corpora.recordings import BadRecordings, Recordings, Samples, at_least_ten_frames
 from bestow_edge.training.data.corpora.windows import cut_window
 from bestow_edge.training.data.corpora.word_times import (
     Spans,
@@ -28,8 +27,6 @@ from bestow_edge.training.data.examples import Example, ExampleMaker
 from bestow_edge.training.data.tokens import answer_ids, prompt_ids
 from bestow_edge.training.recipe.data import AugmentRecipe
 from bestow_edge.training.recipe.stages import between
-
-Samples = npt.NDArray[np.float32]
 
 
 class SpeechBatches:
@@ -47,30 +44,15 @@ class SpeechBatches:
         noises: Sequence[Samples],
         aligned: Mapping[str, Spans],
     ) -> None:
-        """Store the parts that make batches.
-
-        Args:
-            corpus: the utterances.
-            sieve: holds the tasks and pairs of the source.
-            recordings: reads audio.
-            maker: makes examples for the model and the stage.
-            plan: chooses the utterances of each batch.
-            augments: augmentation at full strength.
-            noises: recorded noises.
-            aligned: word times by file and line of the utterance; for `word_times: aligned`.
-        """
+        """Store the parts that make batches. `aligned` has word times by file and line, for `word_times: aligned`."""
         self.corpus, self.sieve, self.recordings, self.maker, self.plan = corpus, sieve, recordings, maker, plan
         self.augments, self.noises, self.aligned = augments, noises, aligned
         self.bad = BadRecordings(sieve.source.name, sieve.source.max_bad)
 
     def examples(self, group: int, number: int, seed: Sequence[int], done: float) -> list[Example]:
-        """Return the rows of a batch. Unreadable recordings are left out and counted.
+        """Return the rows of a batch, as `mixture.Batches` describes. Unreadable recordings are left out and counted.
 
-        Args:
-            group: number of the reader.
-            number: of the reader's batch from this source, from 0.
-            seed: of all draws, with the number of the row.
-            done: share of the stage that is over, 0 to 1. The strength of the augmentation changes with it.
+        The strength of the augmentation changes over the stage.
 
         Raises:
             ManifestError: if more than the source's `max_bad` recordings, or all of several batches, are unreadable.
@@ -134,15 +116,10 @@ def spoken_example(
     mel: Samples,
     rng: np.random.Generator,
 ) -> Example:
-    """Build the example of one utterance and one prompt.
+    """Build the example of an utterance with features `mel`, (frames, mel_bins), and of one prompt.
 
-    Args:
-        maker: makes examples for the model and the stage.
-        item: the utterance.
-        asked: a language pair or a question for which the utterance has the answer.
-        times_s: (words, 2) start and end of each word of the transcript; None = unknown.
-        mel: (frames, mel_bins) features.
-        rng: draws policy and pauses.
+    The utterance has the text or the answer that is asked for. `times_s` are start and end of each word of the
+    transcript, (words, 2); None = unknown.
     """
     transcript = item.transcript
     spans = heard_s = None

@@ -33,12 +33,9 @@ class Recordings:
     """Reads the recordings of utterances."""
 
     def __init__(self, rate_hz: int, *, cache: Path | None = None, kept: int = 0) -> None:
-        """Store the rate and the cache.
+        """Store the rate of the waveforms and the cache.
 
-        Args:
-            rate_hz: rate of the waveforms.
-            cache: local directory that shards are copied to before they are read.
-            kept: most shards that stay in `cache`; 0 = all.
+        The cache is a local directory that shards are copied to before they are read. It keeps `kept` copies; 0 = all.
         """
         self.rate_hz = rate_hz
         self.cache, self.kept = cache, kept
@@ -89,21 +86,12 @@ class BadRecordings:
     """Counts the unreadable recordings of a source."""
 
     def __init__(self, source: str, most: int) -> None:
-        """Count from 0.
-
-        Args:
-            source: name of the source.
-            most: number of bad recordings that is allowed.
-        """
+        """Count from 0 up to `most`, the number of bad recordings that is allowed."""
         self.source, self.most = source, most
         self._found: set[str] = set()
 
     def add(self, where: str, error: AudioError) -> None:
-        """Log and count an unreadable recording. Each counts once.
-
-        Args:
-            where: its file and line.
-            error: the reason.
+        """Log and count an unreadable recording. Each counts once. `where` is its file and line.
 
         Raises:
             ManifestError: if there are too many.
@@ -157,15 +145,10 @@ def at_least_ten_frames(waveform: Samples, rate_hz: int) -> Samples:
 
 
 def open_copy(shard: Path, cache: Path, kept: int) -> int:
-    """Open the local copy of a shard, and make the copy if it is missing. A lock makes other processes wait for it.
+    """Open the local copy of a shard, which is made if it is missing, and return its file descriptor.
 
-    Args:
-        shard: the shard.
-        cache: directory of the copies.
-        kept: number of newest copies that stay, 0 = all. A deleted copy remains readable for processes that opened it.
-
-    Returns:
-        The file descriptor.
+    A lock makes other processes wait for the copy. The newest `kept` copies stay, 0 = all. A deleted copy remains
+    readable for processes that opened it.
     """
     cache.mkdir(parents=True, exist_ok=True)
     local = cache / f"{shard.parent.name}-{shard.name}"

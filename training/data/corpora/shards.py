@@ -15,9 +15,9 @@ import io
 import json
 import logging
 import tarfile
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -88,28 +88,20 @@ def write_shards(
     max_bad: int = 0,
     progress: Progress = lambda _done, _all: None,
 ) -> Written:
-    """Write the recordings of manifests as shards in random order. A stopped run is continued.
+    """Write the recordings of manifests as shards in random order, which the seed decides. A stopped run is continued.
 
-    Args:
-        manifests: the manifests.
-        out: directory of the shards.
-        size_bytes: size at which a shard is full.
-        seed: decides the order.
-        max_bad: number of unreadable recordings that is allowed. They are logged and left out.
-        progress: called after each utterance.
+    A shard is full at `size_bytes`. Up to `max_bad` unreadable recordings are logged and left out. `progress` is called
+    after each utterance.
 
     Raises:
         ManifestError: if a manifest is missing or has a bad line, or more than `max_bad` recordings are unreadable.
         ConfigError: if `out` holds shards of other manifests or settings.
     """
     files = [LineFile(path, LINES) for path in manifests]
-    found = array("q")
-    for file_id, file in enumerate(files):
-        for number, offset, _ in file.lines():
-            found.extend((file_id, offset, number))
-    if not found:
+    places = ((file_id, offset, number) for file_id, file in enumerate(files) for number, offset, _ in file.lines())
+    lines = np.fromiter(chain.from_iterable(places), dtype=np.int64).reshape(-1, 3)
+    if not lines.size:
         raise ManifestError(f"{', '.join(map(str, manifests))}: no lines; nothing to make shards of")
-    lines = np.frombuffer(found, dtype=np.int64).reshape(-1, 3)
     lines = lines[np.random.default_rng(seed).permutation(len(lines))]
     plan = {
         "format": "bestow-edge shards 1",
@@ -198,7 +190,7 @@ class _Packer:
         file = self.files[file_id]
         line, where = file.read(offset, number), file.where(number)
         try:
-            return [_add(tar, f"{done:09d}", line, parse_utterance(line, file.path, number), name, where)]
+            content, suffix = recording_bytes(parse_utterance(line, file.path, number))
         except AudioError as error:
             self.bad += 1
             if self.bad > self.max_bad:
@@ -206,17 +198,13 @@ class _Packer:
                 raise ManifestError(f"{where}: {error}; {hint}") from error
             logger.warning("%s: %s; left out, %d of at most %d", where, error, self.bad, self.max_bad)
             return []
-
-
-def _add(tar: tarfile.TarFile, key: str, line: str, item: Utterance, shard: str, where: str) -> str:
-    """Add an utterance to a tar and return its line in the index."""
-    content, suffix = recording_bytes(item)
-    entry = parse_object(line, where) | {"audio_filepath": f"{key}{suffix}", "offset": 0}
-    _add_file(tar, f"{key}.json", json.dumps(entry, ensure_ascii=False).encode())
-    begins = tar.offset + tarfile.BLOCKSIZE  # the next file begins after its header
-    _add_file(tar, f"{key}{suffix}", content)
-    entry |= {"audio_filepath": f"{shard}.tar", "audio_bytes": [begins, len(content)], "member": f"{key}{suffix}"}
-    return json.dumps(entry, ensure_ascii=False) + "\n"
+        member = f"{done:09d}{suffix}"
+        entry = parse_object(line, where) | {"audio_filepath": member, "offset": 0}
+        _add_file(tar, f"{done:09d}.json", json.dumps(entry, ensure_ascii=False).encode())
+        begins = tar.offset + tarfile.BLOCKSIZE  # the next file begins after its header
+        _add_file(tar, member, content)
+        entry |= {"audio_filepath": f"{name}.tar", "audio_bytes": [begins, len(content)], "member": member}
+        return [json.dumps(entry, ensure_ascii=False) + "\n"]
 
 
 def _add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:

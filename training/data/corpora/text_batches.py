@@ -6,13 +6,11 @@ a field of the JSON object, or a language code, which stands for the text in tha
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,14 +20,20 @@ from bestow_edge.core.utterances import parse_object, texts_by_language
 from bestow_edge.training.data.corpora.batch_plan import Plan
 from bestow_edge.training.data.corpora.filters import Report
 from bestow_edge.training.data.corpora.index import AT_ONCE
-from bestow_edge.training.data.corpora.index_cache import Columns, IndexCache
+from bestow_edge.training.data.corpora.index_cache import cached
 from bestow_edge.training.data.corpora.text_files import LineFile
 from bestow_edge.training.data.corpora.words import plain
 from bestow_edge.training.data.examples import Example, ExampleMaker
 from bestow_edge.training.data.tokens import answer_ids, prompt_ids
 from bestow_edge.training.recipe.data import SourceRecipe
 
-COLUMNS = ("file_ids", "offsets", "numbers", "task_ids", "lengths")
+ROW = [
+    ("file_ids", np.int64),
+    ("offsets", np.int64),
+    ("numbers", np.int64),
+    ("task_ids", np.int64),
+    ("lengths", np.float32),
+]
 TEXTS = "a table (.tsv) or JSON lines (.jsonl) of texts"
 
 
@@ -144,8 +148,7 @@ class TextCorpus:
         answers = [_Task("answer", "passage", "question", as_spoken=spoken)] if "answer" in source.tasks else []
         self.tasks = [*map(_Task, source.columns), *pairs, *answers]
         self.report = Report(source.name)
-        self.file_ids = self.offsets = self.numbers = self.task_ids = np.zeros(0, dtype=np.int64)
-        self.lengths = np.zeros(0, dtype=np.float32)
+        self.rows = np.zeros(0, dtype=ROW)
 
     def texts(self, most: int) -> Iterator[str]:
         """Yield the texts of the first `most` rows of each file, for a tokenizer.
@@ -158,7 +161,7 @@ class TextCorpus:
             for number, _, row in islice(file.rows(), most):
                 yield from (file.cell(row, column, number) for column in columns)
 
-    def measure(self, maker: ExampleMaker, cache: IndexCache) -> None:
+    def measure(self, maker: ExampleMaker, cache: Path | None) -> None:
         """Index all rows and count their tokens.
 
         Raises:
@@ -167,25 +170,22 @@ class TextCorpus:
         tokenizer = sha256(maker.tokenizer.to_str().encode()).hexdigest()
         key = ("texts", self.source, tokenizer, maker.config.chat)
         paths = [file.path for file in self.files]
-        columns, self.report = cache.get(
-            key, paths, Report(self.source.name), lambda report: self._columns(maker, report)
+        self.rows, self.report = cached(
+            cache,
+            key,
+            paths,
+            Report(self.source.name),
+            lambda report: np.fromiter(self._kept(maker, report), dtype=ROW),
         )
-        self.file_ids, self.offsets, self.numbers, self.task_ids = (columns[name] for name in COLUMNS[:4])
-        self.lengths = columns[COLUMNS[4]]
-        if not self.lengths.size:
-            raise ManifestError(f"{self.report.sentence()}; nothing is left to train on")
+        self.report.check_left()
 
-    def _columns(self, maker: ExampleMaker, report: Report) -> Columns:
-        columns: list[array[Any]] = [array("q"), array("q"), array("q"), array("q"), array("f")]  # Any: numbers
+    def _kept(self, maker: ExampleMaker, report: Report) -> Iterator[tuple[int, int, int, int, int]]:
         for file_id, file in enumerate(self.files):
             rows = file.rows()
             while chunk := list(islice(rows, AT_ONCE)):
                 for task_id, task in enumerate(self.tasks):
-                    for found in self._measure(maker, file, chunk, task, report):
-                        for column, value in zip(columns, (file_id, *found[:2], task_id, found[2]), strict=True):
-                            column.append(value)
-        arrays = [np.frombuffer(column, dtype=column.typecode) for column in columns]
-        return dict(zip(COLUMNS, arrays, strict=True))
+                    for offset, number, length in self._measure(maker, file, chunk, task, report):
+                        yield file_id, offset, number, task_id, length
 
     def _measure(
         self,
@@ -233,22 +233,15 @@ class TextBatches:
         self.begin_id = begin if isinstance(begin, int) else maker.end_id  # for models without a begin token
 
     def examples(self, group: int, number: int, seed: Sequence[int], done: float) -> list[Example]:  # noqa: ARG002
-        """Return the rows of a batch.
-
-        Args:
-            group: number of the reader.
-            number: of the reader's batch from this source, from 0.
-            seed: draws the part of a long text.
-            done: share of the stage that is over, 0 to 1; not used.
-        """
+        """Return the rows of a batch, as `mixture.Batches` describes. The seed draws the part of a long text."""
         rng = np.random.default_rng(seed)
         return [self._example(int(row), rng) for row in self.plan.batch(group, number)]
 
     def _example(self, row: int, rng: np.random.Generator) -> Example:
         corpus, tokenizer = self.corpus, self.maker.tokenizer
-        file, number = corpus.files[corpus.file_ids[row]], int(corpus.numbers[row])
-        task = corpus.tasks[corpus.task_ids[row]]
-        texts = file.row(int(corpus.offsets[row]), number)
+        file_id, offset, number, task_id, _ = corpus.rows[row].item()
+        file, task = corpus.files[file_id], corpus.tasks[task_id]
+        texts = file.row(offset, number)
         cells = {column: file.cell(texts, column, number) for column in task.columns}
         answer = answer_ids(tokenizer, cells[task.target])
         if asked := task.asked(cells):

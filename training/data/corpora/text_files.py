@@ -23,11 +23,7 @@ class LineFile:
     """A file of lines."""
 
     def __init__(self, path: Path, expected: str) -> None:
-        """Decompress the file if it is gzipped.
-
-        Args:
-            path: the file, UTF-8; `.gz` is decompressed.
-            expected: description of the right kind of file, for messages.
+        """Decompress the file if it is gzipped. `expected` describes the right kind of file, for messages.
 
         Raises:
             ManifestError: if it is missing, or ends in `.gz` and is not gzip.

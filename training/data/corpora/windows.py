@@ -19,15 +19,10 @@ BEFORE_S, BEHIND_S = (0.0, 0.15), (0.2, 0.5)  # audio before the first and after
 
 
 def cut_window(item: Utterance, rng: np.random.Generator, limits_s: Sequence[float]) -> Utterance:
-    """Return a random part of an utterance with the words that lie in it.
+    """Return a random part of an utterance, of a length within `limits_s`, with the words that lie in it.
 
     The utterance is returned unchanged if it has no word times or transcript, is not longer than the longest window, or
     the window holds no whole word.
-
-    Args:
-        item: the utterance.
-        rng: draws length and position.
-        limits_s: shortest and longest window, seconds.
     """
     words = (item.transcript or "").split()
     if not words or len(words) != len(item.word_times) or item.duration_s <= limits_s[1]:

@@ -14,18 +14,14 @@ from tokenizers import Tokenizer
 
 from bestow_edge.training.data.composition import active_range
 from bestow_edge.training.data.examples import Word
+from bestow_edge.training.data.tokens import answer_ids
 
 Spans = npt.NDArray[np.float64]
 WORD = re.compile(r"\S+")
 
 
 def estimated_times(text: str, waveform: npt.NDArray[np.float32], rate_hz: int) -> Spans:
-    """Spread the words of a text over the sound of a recording in proportion to their letters.
-
-    Args:
-        text: the transcript.
-        waveform: (samples,).
-        rate_hz: its rate.
+    """Spread the words of a text over the sound of a recording, (samples,), in proportion to their letters.
 
     Returns:
         (words, 2) start and end, seconds.
@@ -37,12 +33,7 @@ def estimated_times(text: str, waveform: npt.NDArray[np.float32], rate_hz: int) 
 
 
 def tokens_with_times(tokenizer: Tokenizer, text: str, times_s: Spans) -> tuple[list[int], Spans, list[int]]:
-    """Encode a text, and return the time of each token's word.
-
-    Args:
-        tokenizer: the model's.
-        text: the transcript.
-        times_s: (words, 2) start and end of each word.
+    """Encode a text, and return the time of each token's word. `times_s` are start and end of each word, (words, 2).
 
     Returns:
         The token ids; (tokens, 2) start and end of each token's word; and the number of each token's word.
@@ -56,13 +47,7 @@ def tokens_with_times(tokenizer: Tokenizer, text: str, times_s: Spans) -> tuple[
 
 
 def labels_with_times(labels: Tokenizer, text: str, times_s: Spans) -> list[Word]:
-    """Return the labels, start and end of each word.
-
-    Args:
-        labels: the encoder's vocabulary.
-        text: the transcript.
-        times_s: (words, 2) start and end of each word.
-    """
+    """Return the labels, start and end of each word of a transcript. `times_s` are start and end, (words, 2)."""
     ids, _, numbers = tokens_with_times(labels, text, times_s)
     groups: list[list[int]] = [[] for _ in times_s]
     for label, number in zip(ids, numbers, strict=True):
@@ -73,18 +58,14 @@ def labels_with_times(labels: Tokenizer, text: str, times_s: Spans) -> list[Word
 def heard_translation(tokenizer: Tokenizer, text: str, spoken: str, times_s: Spans) -> tuple[list[int], Spans]:
     """Encode a translation, and return the time by which each token's part of the speech has been heard.
 
-    Args:
-        tokenizer: the model's.
-        text: the translation.
-        spoken: the transcript.
-        times_s: (words, 2) start and end of each of its words.
+    `times_s` are start and end of each word of the transcript `spoken`, (words, 2).
 
     Returns:
         The token ids, and (tokens,) seconds: the time at which the same share of the spoken letters has been heard.
     """
     count = len(text.split())
     if not count or not times_s.size:
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        ids = answer_ids(tokenizer, text)
         return ids, np.full(len(ids), np.nan)
     shares = np.concatenate([[0.0], _letter_shares(spoken)])
     moments = np.concatenate([times_s[:1, 0], times_s[:, 1]])

@@ -33,14 +33,11 @@ def composed(text: str) -> str:
 
 
 def word_times(text: str, marks: Sequence[tuple[int, float, float]]) -> list[Span]:
-    """Return start and end of each word of `plain(text)`.
+    """Return start and end of each word of `plain(text)`, for a text as `composed` returns it.
 
-    Words without a mark share the span of the mark before in proportion to their letters; espeak-ng speaks "of the" as
-    one word, for example. Marks within a word extend it.
-
-    Args:
-        text: as `composed` returns it.
-        marks: position in the text, start and end in seconds of each spoken word, in order; at least one.
+    There is at least one mark: position in the text, start and end in seconds of a spoken word, in order. Words without
+    a mark share the span of the mark before in proportion to their letters; espeak-ng speaks "of the" as one word, for
+    example. Marks within a word extend it.
     """
     words = list(WORD.finditer(text))
     ends = [word.end() for word in words]

@@ -13,7 +13,7 @@ FILES = np.repeat(np.arange(8, dtype=np.int32), 250)
 
 
 def epoch(plan: Plan, group: int, number: int) -> list[list[int]]:
-    size = plan._sizes.get(group) or len(plan._epoch(group, 0).starts)
+    size = plan._sizes.get(group) or len(plan._epoch(group, 0))
     return [plan.batch(group, number * size + index).tolist() for index in range(size)]
 
 
@@ -81,7 +81,7 @@ def test_shards_are_read_a_few_at_a_time_and_by_one_process_each() -> None:
         assert max(borders[:2]) == 499  # the first two shards are done before the others begin
     assert shards[0] | shards[1] == set(range(8))
     assert not shards[0] & shards[1]
-    assert plan.num_batches() == sum(len(plan._epoch(group, 0).starts) for group in range(2))
+    assert plan.num_batches() == sum(len(plan._epoch(group, 0)) for group in range(2))
     assert 0 < plan.padding() < 0.2
     later = {FILES[row] for batch in epoch(plan, 0, 1) for row in batch} | {
         FILES[row] for batch in epoch(plan, 0, 2) for row in batch

@@ -1,8 +1,8 @@
 """What is left out of a source and what is said about it; millions of lines by number."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +14,16 @@ from bestow_edge.core.errors import ManifestError
 from bestow_edge.training.data.corpora import index
 from bestow_edge.training.data.corpora.filters import Report, Sieve
 from bestow_edge.training.data.corpora.index import Corpus, ctc_steps, drop_by_tokens, read_corpus
-from bestow_edge.training.data.corpora.index_cache import IndexCache
 from bestow_edge.training.data.tokens import train_tokenizer
 from bestow_edge.training.recipe.data import FilterRecipe, SourceRecipe
 
-drop = partial(drop_by_tokens, num_steps=num_steps)
 PAIRS = ("en-en", "en-de")
+
+
+def drop(corpus: Corpus, report: Report, tokenizer: Tokenizer, **limits: Any) -> tuple[Corpus, Report]:
+    encoder = SimpleNamespace(encoder=SimpleNamespace(num_steps=num_steps))
+    maker: Any = SimpleNamespace(tokenizer=tokenizer, labels=tokenizer, config=encoder)
+    return drop_by_tokens(corpus, report, maker, **limits)
 
 
 def read(path: Path, *, needs_transcript: bool = False, source: dict[str, Any] | None = None, **limits: Any) -> Any:
@@ -94,7 +98,7 @@ def test_ctc_needs_a_step_for_each_label_and_repeat(sentences: Path) -> None:
     assert ctc_steps([1, 2, 2, 2, 3]) == 7
     corpus, report = read(sentences / "train.jsonl")
     tokenizer = train_tokenizer(["x"], PAIRS, 270)  # a token for each letter
-    left, report = drop(corpus, report, tokenizer, tokenizer, ctc_speed=1.1, max_per_s=0)
+    left, report = drop(corpus, report, tokenizer, ctc_speed=1.1, max_per_s=0)
     assert 0 < report.dropped["too short for their transcript, for CTC"] == 40 - len(left) < 40
     kept = {left.where(row) for row in range(len(left))}
     for row in range(len(corpus)):
@@ -106,14 +110,14 @@ def test_ctc_needs_a_step_for_each_label_and_repeat(sentences: Path) -> None:
 def test_tokens_a_second(sentences: Path) -> None:
     corpus, report = read(sentences / "train.jsonl")
     tokenizer = train_tokenizer(WORDS * 3, PAIRS, 320)
-    assert drop(corpus, report, tokenizer, tokenizer, ctc_speed=0, max_per_s=0) == (
+    assert drop(corpus, report, tokenizer, ctc_speed=0, max_per_s=0) == (
         corpus,
         report,
     )
-    left, report = drop(corpus, report, tokenizer, tokenizer, ctc_speed=0, max_per_s=3.9)
+    left, report = drop(corpus, report, tokenizer, ctc_speed=0, max_per_s=3.9)
     assert report.dropped["with more than 3.9 tokens a second"] == 40 - len(left) > 0
     with pytest.raises(ManifestError, match="nothing is left to train on"):
-        drop(left, report, tokenizer, tokenizer, ctc_speed=0, max_per_s=0.1)
+        drop(left, report, tokenizer, ctc_speed=0, max_per_s=0.1)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_report() -> None:
 
 
 def test_an_index_is_made_once(sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy, cache = tmp_path / "train.jsonl", IndexCache(tmp_path / "cache")
+    copy, cache = tmp_path / "train.jsonl", tmp_path / "cache"
     text = (sentences / "train.jsonl").read_text(encoding="utf-8")
     copy.write_text(text.replace('"audio_filepath": "', f'"audio_filepath": "{sentences}/'), encoding="utf-8")
     sieve = Sieve(SourceRecipe(name="a", manifests=("a",)), FilterRecipe(min_words=2), PAIRS, needs_transcript=False)
@@ -151,27 +155,26 @@ def test_an_index_is_made_once(sentences: Path, tmp_path: Path, monkeypatch: pyt
 
     def everything(sieve: Sieve = sieve, tokenizer: Tokenizer = tokenizer) -> Any:
         corpus, report = read_corpus([copy], sieve, cache)
-        left, report = drop(corpus, report, tokenizer, tokenizer, ctc_speed=1.0, max_per_s=0, cache=cache)
-        return [left.where(row) for row in range(len(left))], report.to_state(), report.sentence()
+        left, report = drop(corpus, report, tokenizer, ctc_speed=1.0, max_per_s=0, cache=cache)
+        return [left.where(row) for row in range(len(left))], report, report.sentence()
 
     first = everything()
-    kept = len(list(cache.directory.glob("*.npz")))  # type: ignore[union-attr]  # it has one
+    kept = len(list(cache.glob("*.npz")))
     assert kept == 2
     with monkeypatch.context() as patch:
-        patch.setattr(index, "_columns", None)  # not called
+        patch.setattr(index, "_index", None)  # not called
         patch.setattr(index, "_fitting", None)
         assert everything() == first
     assert len(list((tmp_path / "cache").glob("*.npz"))) == kept
     everything(tokenizer=train_tokenizer(["y y"], PAIRS, 271))
     assert len(list((tmp_path / "cache").glob("*.npz"))) == kept + 1
     copy.write_text(copy.read_text(encoding="utf-8").rstrip().rpartition("\n")[0] + "\n", encoding="utf-8")
-    lines, state, _ = everything()
-    assert state["lines"] == 39
+    lines, report, _ = everything()
+    assert report.lines == 39
     assert set(lines) <= set(first[0])
 
 
 def test_a_corpus_takes_little_memory(sentences: Path) -> None:
     corpus, _ = read(sentences / "train.jsonl")
     assert isinstance(corpus, Corpus)
-    columns = (corpus.file_ids, corpus.offsets, corpus.numbers, corpus.durations_s)
-    assert sum(column.nbytes for column in columns) == 20 * len(corpus)
+    assert corpus.rows.nbytes == 20 * len(corpus)

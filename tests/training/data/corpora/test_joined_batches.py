@@ -93,7 +93,7 @@ def test_sentences_keep_the_times_of_their_words(
 def test_few_recordings_stay_decoded(composer: Composer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bestow_edge.training.data.composition.KEPT_S", 1.0)
     items = [item for words in composer.groups.values() for group in words.values() for item in group]
-    fresh = Composer(items, composer.join, RATE_HZ, composer._read)
+    fresh = Composer(items, composer.join, composer.recordings, composer.bad)
     first, again = (fresh.draw(np.random.default_rng(0), 8).waveform for _ in range(2))
     assert np.array_equal(first, again)
     assert 1.0 <= sum(samples.size for samples in fresh._decoded.values()) / RATE_HZ < 2.0
