@@ -76,9 +76,9 @@ class BundleEngines:
         """Return the graphs that have no engine in the store."""
         return [name for name, key in self.keys.items() if not self.store.has(key)]
 
-    def load(self, name: str) -> bytes | None:
-        """Return a graph's engine; None if it is missing or damaged."""
-        return self.store.load(self.keys[name])
+    def load(self) -> dict[str, bytes]:
+        """Return the engines by graph, without those that are missing or damaged."""
+        return {name: plan for name, key in self.keys.items() if (plan := self.store.load(key)) is not None}
 
     def forget(self) -> None:
         """Delete the engines, so that they are built again."""
