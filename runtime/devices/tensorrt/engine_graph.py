@@ -19,9 +19,7 @@ from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.devices.bindings import Bindings
 from bestow_edge.runtime.devices.cuda import CudaArray, CudaDevice
 from bestow_edge.runtime.devices.tensorrt.library import TensorRt, trt_logger
-from bestow_edge.runtime.devices.tensorrt.profiles import Profile, choose, sizes_of
-
-Shape = tuple[int, ...]
+from bestow_edge.runtime.devices.tensorrt.profiles import Profile, choose
 
 
 class EngineGraph:
@@ -81,8 +79,7 @@ class EngineRunner:
     def __init__(self, graph: EngineGraph) -> None:
         self._graph = graph
         self._bindings = Bindings(graph.spec, graph.device)
-        self._contexts: dict[int, _Bound] = {}
-        self._known: dict[tuple[Shape, ...], int] = {}  # index of a profile by the shapes of all inputs
+        self._contexts: dict[int, _Bound] = {}  # by index of their profile
 
     def bind(self, tensors: Mapping[str, Buffer]) -> None:
         """See `Runner`."""
@@ -95,19 +92,11 @@ class EngineRunner:
             EngineError: if the engine was not built for these sizes, or TensorRT refuses to run.
         """
         prepared = self._bindings.prepare()
-        index = self._profile(prepared.inputs)
+        index = choose(self._graph.profiles, prepared.sizes, self._graph.spec.name)
         if index not in self._contexts:
             self._contexts[index] = _Bound(self._graph, index)
         self._contexts[index].run(prepared.inputs, prepared.outputs)
         return prepared.outputs
-
-    def _profile(self, inputs: Mapping[str, CudaArray]) -> int:
-        spec = self._graph.spec
-        shapes = tuple(inputs[name].shape for name in spec.input_names)
-        if shapes not in self._known:
-            sizes = sizes_of(spec, dict(zip(spec.input_names, shapes, strict=True)))
-            self._known[shapes] = choose(self._graph.profiles, sizes, spec.name)
-        return self._known[shapes]
 
 
 class _Bound:
@@ -116,7 +105,7 @@ class _Bound:
     def __init__(self, graph: EngineGraph, index: int) -> None:
         self._graph = graph
         self._context = graph.context(index)
-        self._shapes: dict[str, Shape] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
 
     def run(self, inputs: Mapping[str, CudaArray], outputs: Mapping[str, CudaArray]) -> None:

@@ -41,7 +41,7 @@ class Machine:
     @property
     def digest(self) -> str:
         """A short hash of all fields."""
-        return _digest(asdict(self))
+        return short_hash(asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +64,7 @@ class EngineKey:
     @property
     def name(self) -> str:
         """Name of its files without suffix."""
-        return f"{self.graph}-{_digest(asdict(self))}"
+        return f"{self.graph}-{short_hash(asdict(self))}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,5 +205,6 @@ def default_directory() -> Path:
     return user_cache_path("bestow-edge", appauthor=False) / "engines"
 
 
-def _digest(fields: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+def short_hash(content: object) -> str:
+    """Return a short hash of plain values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
