@@ -12,8 +12,6 @@ import numpy as np
 
 from bestow_edge.runtime.decoders.base import Attempt, Decoder
 
-LENGTH_PENALTY = 1.0  # exponent: log-probability per token
-
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
@@ -25,7 +23,7 @@ class Hypothesis:
 
     def score(self) -> float:
         """Return the log-probability for each token, the end counted as one."""
-        return float(self.log_prob / (len(self.attempts) + 1) ** LENGTH_PENALTY)
+        return self.log_prob / (len(self.attempts) + 1)
 
 
 def beam_search(
@@ -75,10 +73,8 @@ def _continue(decoder: Decoder, kept: list[tuple[int, Hypothesis]]) -> list[Hypo
     """Copy the rows of the kept hypotheses into the decoder's rows and commit their tokens."""
     if not kept:
         return []
-    parents = [row for row, _ in kept]
-    decoder.take_rows(parents + [parents[-1]] * (decoder.rows - len(parents)))
-    for row, (_, item) in enumerate(kept):
+    filled = kept + [kept[-1]] * (decoder.rows - len(kept))
+    decoder.take_rows([row for row, _ in filled])
+    for row, (_, item) in enumerate(filled):
         decoder.commit(row, item.attempts[-1].token_id)
-    for row in range(len(kept), decoder.rows):
-        decoder.commit(row, kept[-1][1].attempts[-1].token_id)
     return [item for _, item in kept]

@@ -10,7 +10,6 @@ from tokenizers.decoders import DecodeStream
 from bestow_edge.core.config import ChatTemplate
 from bestow_edge.core.errors import BundleError, PromptError
 from bestow_edge.core.prompts import Question, prompt_text
-from bestow_edge.runtime.stream.answer import Word
 
 LEAST_ANSWER = 16
 """Tokens of the LLM's context that a question's prompt must leave for a sentence."""
@@ -68,21 +67,3 @@ class Detokenizer:
             self._started = bool(text)
             text = self._prefix + text if text else ""
         return text
-
-
-class Writer:
-    """Turns the words of one answer into pieces of text; tokens wait until their characters are complete."""
-
-    def __init__(self, tokenizer: Tokenizer, prefix: str) -> None:
-        """Start an answer; `prefix` is put before its first text."""
-        self._detokenizer = Detokenizer(tokenizer, prefix)
-        self._waiting: list[Word] = []
-
-    def push(self, word: Word) -> tuple[str, list[Word]]:
-        """Add a word; return the text that it completes, which may be empty, and the words of that text."""
-        self._waiting.append(word)
-        text = self._detokenizer.push(word.token_id)
-        if not text:
-            return "", []
-        words, self._waiting = self._waiting, []
-        return text, words
