@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -28,18 +29,13 @@ Rows = tuple[int, int, int]  # their number, and the steps of target and source 
 Layout = tuple[int, list[Rows]]  # bytes of a row, rows from the outermost to the innermost
 
 
-def import_runtime() -> ModuleType:
-    """Import the CUDA runtime.
-
-    Raises:
-        MissingExtraError: if cuda-bindings is not installed.
-    """
+def import_runtime() -> Any:  # Any: a module without types
+    """Import the CUDA runtime; raise a `MissingExtraError` if cuda-bindings is not installed."""
     try:
         from cuda.bindings import runtime
     except ImportError as error:
         raise MissingExtraError("cuda.bindings", "gpu") from error
-    module: ModuleType = runtime
-    return module
+    return runtime
 
 
 class CudaArray:
@@ -134,7 +130,7 @@ class CudaDevice:
             DeviceError: if there is no such GPU, or no driver.
         """
         self.index, self.name, self.options = index, f"cuda:{index}", options
-        self.runtime: Any = import_runtime() if runtime is None else runtime  # Any: a module without types
+        self.runtime = import_runtime() if runtime is None else runtime
         self.lock = threading.RLock() if options.cuda_graphs else nullcontext()
         """Held by every call to CUDA if runs may be recorded: no other call may enter a recording."""
         self._pools: defaultdict[int, list[int]] = defaultdict(list)  # pointers by size of block, bytes
@@ -367,10 +363,7 @@ def _joined(group: list[tuple[int, int]], layout: Layout) -> tuple[int, int, int
 
 def _offsets(loops: list[Rows]) -> Iterator[tuple[int, int]]:
     """Yield the offsets of target and source in nested loops."""
-    if not loops:
-        yield 0, 0
-        return
-    size, step, source_step = loops[0]
-    for index in range(size):
-        for inner, source_inner in _offsets(loops[1:]):
-            yield index * step + inner, index * source_step + source_inner
+    for indices in product(*(range(size) for size, _, _ in loops)):
+        target = sum(index * step for index, (_, step, _) in zip(indices, loops, strict=True))
+        source = sum(index * step for index, (_, _, step) in zip(indices, loops, strict=True))
+        yield target, source

@@ -116,18 +116,13 @@ class CudaOnnxGraph:
 
     def capture_of(self, place: Place) -> str:
         """Return the number of a run's capture, which onnxruntime records or replays; -1 for a run without one."""
-        if not self.device.options.cuda_graphs or (
-            place not in self._captured and len(self._captured) >= MOST_CUDA_GRAPHS
-        ):
-            return NO_CAPTURE
-        if place not in self._captured:
+        if place not in self._captured and len(self._captured) < MOST_CUDA_GRAPHS:
             if len(self._runs) >= MOST_PLACES:
                 self._runs.clear()
             self._runs[place] += 1
-            if self._runs[place] <= RUNS_BEFORE_CAPTURE:
-                return NO_CAPTURE
-            self._captured[place] = len(self._captured) + 1
-        return str(self._captured[place])
+            if self._runs[place] > RUNS_BEFORE_CAPTURE:
+                self._captured[place] = len(self._captured) + 1
+        return str(self._captured.get(place, NO_CAPTURE))
 
     def _check_placement(self, path: Path, wanted: Collection[str]) -> None:
         elsewhere = sum((found for provider, found in self.placement.items() if provider not in wanted), Counter())
@@ -221,6 +216,6 @@ def _preload() -> None:
     """Load the CUDA libraries that pip installed, if any; onnxruntime prints the names of missing ones."""
     printed = io.StringIO()
     with redirect_stdout(printed):
-        getattr(import_onnxruntime(), "preload_dlls", lambda: None)()
+        import_onnxruntime().preload_dlls()
     for line in printed.getvalue().splitlines():
         logger.debug("onnxruntime: %s", line)

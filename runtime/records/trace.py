@@ -294,7 +294,8 @@ def read_trace(path: str | PathLike[str]) -> Trace:
     try:
         with zipfile.ZipFile(file) as archive:
             header = _read_header(file, archive)
-            _check_sums(archive)
+            if altered := archive.testzip():
+                raise ConfigError(f"{altered}: the checksum differs")
             trace = Trace(
                 path=file,
                 header=header,
@@ -342,11 +343,6 @@ def _read_header(path: Path, archive: zipfile.ZipFile) -> TraceHeader:
     if (version := document.pop("format_version", None)) != FORMAT_VERSION:
         raise TraceError(f"{path}: trace format {version}, expected {FORMAT_VERSION}; replay it with its own release")
     return decode(TraceHeader, document, HEADER)
-
-
-def _check_sums(archive: zipfile.ZipFile) -> None:
-    if altered := archive.testzip():
-        raise ConfigError(f"{altered}: the checksum differs")
 
 
 def _read_array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
