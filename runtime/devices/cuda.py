@@ -46,15 +46,7 @@ class CudaArray:
     def __init__(
         self, pointer: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: object, strides: tuple[int, ...] = ()
     ) -> None:
-        """Describe memory.
-
-        Args:
-            pointer: address of its first number.
-            shape: sizes of its axes.
-            dtype: of its numbers.
-            owner: keeps the memory from reuse as long as it lives.
-            strides: bytes from one index to the next, by axis; empty = packed.
-        """
+        """Describe memory, which its owner keeps from reuse; `strides` are bytes by axis, empty = packed."""
         self.pointer, self.shape, self.dtype, self.owner = pointer, shape, dtype, owner
         self.strides = strides or packed_strides(shape, dtype.itemsize)
 
@@ -118,12 +110,7 @@ class CudaDevice:
     """One GPU and one stream on it."""
 
     def __init__(self, index: int, options: CudaOptions = CudaOptions(), runtime: ModuleType | None = None) -> None:
-        """Open a GPU.
-
-        Args:
-            index: which one, from 0.
-            options: of onnxruntime.
-            runtime: replaces `cuda.bindings.runtime`.
+        """Open a GPU by its number, from 0; `runtime` replaces `cuda.bindings.runtime`.
 
         Raises:
             MissingExtraError: if cuda-bindings is not installed.
@@ -158,11 +145,7 @@ class CudaDevice:
         return dict(block)
 
     def block(self, tensors: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, CudaArray]:
-        """Return new arrays by name, uninitialised, as neighbours in one block.
-
-        Args:
-            tensors: shape and dtype by name.
-        """
+        """Return new arrays of some shapes and dtypes by name, uninitialised, as neighbours in one block."""
         starts, num_bytes = [], 0
         for sizes, dtype in tensors.values():
             starts.append(num_bytes)

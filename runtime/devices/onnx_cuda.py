@@ -55,11 +55,7 @@ def cuda_graphs(files: GraphFiles, device: CudaDevice) -> dict[str, Graph]:
 
 
 def open_gpu(name: DeviceName) -> CudaDevice:
-    """Open a GPU.
-
-    Args:
-        name: its options are `graphs` (CUDA graphs), `arena=4` (most memory of each graph's arena, 1e9 bytes) and
-            `allow-cpu` (operators without a GPU kernel may run on the CPU).
+    """Open a GPU with the options `graphs`, `arena=NUMBER` and `allow-cpu`, which set the fields of `CudaOptions`.
 
     Raises:
         ConfigError: if an option is unknown.
@@ -88,12 +84,8 @@ class CudaOnnxGraph:
     ) -> None:
         """Load a graph and check the provider of each operator.
 
-        Args:
-            path: the `.onnx` file.
-            spec: its contract.
-            device: the GPU.
-            threads: CPU threads within one operator, for arithmetic on shapes.
-            before: other providers on the same GPU and stream, which take their operators before CUDA does.
+        Providers of `before`, on the same GPU and stream, take their operators before CUDA does. CPU threads do the
+        arithmetic on shapes.
 
         Raises:
             BundleError: if onnxruntime cannot load the file, has no CUDA provider or cannot start it.

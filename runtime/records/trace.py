@@ -116,11 +116,7 @@ class Tracer:
     """
 
     def __init__(self, session: Session, path: str | PathLike[str]) -> None:
-        """Begin a trace.
-
-        Args:
-            session: a fresh session.
-            path: the new file.
+        """Begin a trace of a fresh session in a new file.
 
         Raises:
             TraceError: if the file exists, or its directory does not.

@@ -29,16 +29,12 @@ class Hypothesis:
 def beam_search(
     decoder: Decoder, visible_steps: int, end_ids: Collection[int], most_tokens: int
 ) -> tuple[Attempt, ...]:
-    """Return the tokens of the best answer.
+    """Return the tokens of the best answer from a fresh decoder with the same prompt in each row.
 
-    Args:
-        decoder: fresh, with the same prompt in each row; a step keeps a hypothesis for each row.
-        visible_steps: steps that are visible to every token.
-        end_ids: tokens that end an answer.
-        most_tokens: limit on the tokens of the answer.
+    A step keeps the best `rows` continuations of all hypotheses; finished ones leave the beam. It stops when `rows`
+    have finished and no other one is better.
 
-    Source: the paper's offline decoding, beam 5 (section 4.1). A step keeps the best `rows` continuations of all
-    hypotheses; finished ones leave the beam. It stops when `rows` have finished and no other one is better.
+    Source: the paper's offline decoding, beam 5 (section 4.1).
     """
     size = decoder.rows
     alive: list[Hypothesis] = [Hypothesis()]

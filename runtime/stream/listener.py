@@ -12,12 +12,7 @@ class Listener(Generic[State]):
     """Encodes the chunks of one stream in order; encoding ahead changes the times, not the results."""
 
     def __init__(self, encoder: SpeechEncoder[State], executor: Executor | None) -> None:
-        """Begin a stream.
-
-        Args:
-            encoder: encoder of the stream.
-            executor: encodes ahead; None encodes a chunk in `next_chunk`.
-        """
+        """Begin a stream. The executor encodes ahead; without one, `next_chunk` encodes a chunk."""
         self._encoder, self._executor = encoder, executor
         self._state = encoder.initial_state()
         self._begun: tuple[State, Future[tuple[SpeechSteps, State]]] | None = None

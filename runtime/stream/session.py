@@ -49,12 +49,8 @@ class Session:
     ) -> None:
         """Prefill the prompts, so that the first token costs no more than a later one.
 
-        Args:
-            model: the loaded bundle; many sessions may share it.
-            prompts: prompts and policies; their texts are decoded as one batch.
-            lookahead: right context of the encoder, steps.
-            segments: limits of a segment.
-            beam_size: hypotheses of the search at the end of the audio; 1 = greedy.
+        Their texts are decoded as one batch. `lookahead` is the right context of the encoder, steps; a `beam_size` of 1
+        is a greedy search.
 
         Raises:
             ConfigError: if a limit of `segments` is too small, or the LLM's context too short for it.

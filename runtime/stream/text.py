@@ -16,11 +16,7 @@ LEAST_ANSWER = 16
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a `tokenizer.json`.
-
-    Raises:
-        BundleError: if the file is not a tokenizer.
-    """
+    """Read a `tokenizer.json`; raise a `BundleError` if the file is not one."""
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
@@ -29,12 +25,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def question_ids(tokenizer: Tokenizer, question: Question, chat: ChatTemplate, max_text_tokens: int) -> tuple[int, ...]:
     """Return the token ids of a question's whole prompt, equal to those in training.
-
-    Args:
-        tokenizer: the LLM's.
-        question: the question.
-        chat: the LLM's chat format.
-        max_text_tokens: the LLM's context.
 
     Raises:
         PromptError: if the question holds one of the LLM's special tokens, or leaves no room for an answer.

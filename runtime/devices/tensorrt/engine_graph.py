@@ -1,8 +1,7 @@
 """A TensorRT engine as a graph of the runtime: bound to the GPU's buffers, run on its stream.
 
-Contexts have no memory of their own: all contexts of a bundle share one scratch buffer. That is safe because all runs
-go to one stream, one after the other. A runner makes a context for each profile it needs, and passes shapes and
-addresses to TensorRT only when they change. Not yet run on hardware.
+All contexts of a bundle share one scratch buffer. That is safe because all runs go to one stream, one after the other.
+A runner makes a context for each profile it needs, and passes shapes and addresses to TensorRT only when they change.
 """
 
 from __future__ import annotations
@@ -36,16 +35,10 @@ class EngineGraph:
         scratch: CudaArray,
         lock: Lock,
     ) -> None:  # Any above: a class of the module
-        """Take an engine that `open_engines` has checked.
+        """Take an engine that `open_engines` has checked, and its profiles in the order of the build.
 
-        Args:
-            engine: TensorRT's.
-            spec: the graph's contract.
-            known: its profiles, in the order of the build.
-            device: the GPU.
-            trt: the module.
-            scratch: memory that contexts share, at least as large as the engine needs.
-            lock: held while a run that uses it is enqueued.
+        Contexts share the scratch memory, which is as large as the engine needs or larger. The lock is held while a run
+        that uses it is enqueued.
         """
         self.spec, self.device = spec, device
         self.profiles = tuple(known)
@@ -58,11 +51,7 @@ class EngineGraph:
         return EngineRunner(self)
 
     def context(self, index: int) -> Any:  # Any: a class of the module
-        """Return a new context for a profile.
-
-        Raises:
-            EngineError: if TensorRT refuses.
-        """
+        """Return a new context for a profile; raise an `EngineError` if TensorRT refuses."""
         context = self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise EngineError(f"{self.spec.name}: TensorRT gives no context; the GPU may be out of memory")
@@ -136,14 +125,7 @@ def open_engines(
     known: Mapping[str, Sequence[Profile]],
     device: CudaDevice,
 ) -> dict[str, Graph]:
-    """Load engines that share one scratch buffer.
-
-    Args:
-        trt: the module.
-        plans: serialized engines by graph.
-        specs: contracts by graph.
-        known: their profiles by graph.
-        device: the GPU.
+    """Load serialized engines that share one scratch buffer; mappings are by graph.
 
     Raises:
         EngineError: if TensorRT cannot load one, or it does not fit its contract; the message begins with the graph.

@@ -49,7 +49,6 @@ class EngineKey:
     """Everything that an engine depends on."""
 
     graph: str
-    """Name of the graph."""
     onnx_sha256: str
     """Hash of the `.onnx` file and its external data."""
     precision: str
@@ -57,9 +56,8 @@ class EngineKey:
     profiles: str
     """Hash of all profiles."""
     options: str
-    """Build options."""
     machine: Machine
-    """Machine on which it was built. It does not run on others."""
+    """It does not run on others."""
 
     @property
     def name(self) -> str:
@@ -72,9 +70,7 @@ class EngineRecord:
     """The JSON record of an engine."""
 
     format_version: int
-    """Version of this record's format."""
     key: EngineKey
-    """Key of the engine."""
     source: str
     """Path of the graph it was built from, for listings."""
     size: int

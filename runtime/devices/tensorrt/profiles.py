@@ -73,16 +73,7 @@ def dynamic_inputs(spec: GraphSpec) -> list[TensorSpec]:
 
 
 def profiles(spec: GraphSpec, manifest: BundleManifest, bounds: Bounds) -> tuple[Profile, ...]:
-    """Return a graph's profiles, the most used one first.
-
-    Args:
-        spec: contract of the graph.
-        manifest: of its bundle.
-        bounds: of the user.
-
-    Raises:
-        EngineError: if a bound is out of range.
-    """
+    """Return a graph's profiles, the most used one first; raise an `EngineError` if a bound is out of range."""
     if bounds.rows < 1 or bounds.prompt_tokens < 2:
         raise EngineError(f"rows {bounds.rows}, prompt tokens {bounds.prompt_tokens}: expected at least 1 and 2")
     return _speech(manifest.model.encoder) if spec.part == "encoder" else _text(spec, manifest, bounds)
