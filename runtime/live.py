@@ -192,7 +192,9 @@ class LiveSession:
             with self._changed:
                 self._changed.wait_for(lambda: self._blocks or self._closed)
                 if self._closed:
-                    self._warn_of_unheard()
+                    if self._blocks:
+                        left_s = self.waiting_s
+                        logger.warning("live session: closed before its end, with %.2f s of audio left to hear", left_s)
                     return
                 block = self._blocks[0]
             yield block
@@ -202,10 +204,6 @@ class LiveSession:
                     return
                 self._waiting_samples -= block.size
                 self._changed.notify_all()
-
-    def _warn_of_unheard(self) -> None:
-        if self._blocks:
-            logger.warning("live session: closed before its end, with %.2f s of audio left to hear", self.waiting_s)
 
     def _deliver(self, events: Sequence[Event]) -> None:
         for event in events:

@@ -1,8 +1,4 @@
-"""Waveforms from files, and resampling: audio becomes float32 mono at the model's rate.
-
-Live sound comes in through `microphone`, which uses `StreamResampler` too; `bestow_edge.core.features` takes the
-samples of both.
-"""
+"""Waveforms from files, and resampling: audio becomes float32 mono at the model's rate."""
 
 from __future__ import annotations
 
@@ -42,10 +38,10 @@ def read_audio(path: str | PathLike[str], sample_rate_hz: int) -> npt.NDArray[np
 def read_waveform(
     path: str | PathLike[str], *, offset_s: float = 0.0, duration_s: float | None = None
 ) -> tuple[npt.NDArray[np.float32], int]:
-    """Read a file, or a part of it, at its own rate.
+    """Read a file as `read_audio` does, or a part of it, but at its own rate.
 
     Args:
-        path: a wav, flac, ogg or mp3 file of any sampling rate and any number of channels.
+        path: the file.
         offset_s: start of the part, seconds.
         duration_s: length of the part, seconds; None = to the end.
 
@@ -70,14 +66,13 @@ def read_waveform(
 
 
 class StreamResampler:
-    """Resamples a mono stream block by block; the result is the same bit for bit for blocks of any sizes."""
+    """Resamples a mono stream block by block; the result is the same bit for bit for blocks of any sizes.
+
+    After `finish`, both methods raise a `SessionError`.
+    """
 
     def __init__(self, source_rate_hz: int, target_rate_hz: int) -> None:
-        """Start a stream.
-
-        Args:
-            source_rate_hz: rate of the samples that go in.
-            target_rate_hz: rate of the samples that come out; if it is the same, samples pass unchanged.
+        """Start a stream; if the rates are equal, samples pass unchanged.
 
         Raises:
             AudioError: if a rate is not positive.
@@ -94,19 +89,11 @@ class StreamResampler:
             )
 
     def feed(self, block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Take the next samples, (samples,) of any length, and return the resampled ones that are ready.
-
-        Raises:
-            SessionError: if the stream was finished.
-        """
+        """Take the next samples, (samples,) of any length, and return the resampled ones that are ready."""
         return self._process(block, last=False)
 
     def finish(self) -> npt.NDArray[np.float32]:
-        """End the stream and return the samples held back so far, shape (samples,).
-
-        Raises:
-            SessionError: if the stream was finished before.
-        """
+        """End the stream and return the samples held back so far, shape (samples,)."""
         samples = self._process(np.empty(0, np.float32), last=True)
         self._finished = True
         return samples

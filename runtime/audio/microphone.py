@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType, TracebackType
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,14 +37,7 @@ STOP_S = 1.0  # longest wait for a read to end
 logger = logging.getLogger(__name__)
 
 
-class _InputStream(Protocol):
-    """The part of `sounddevice.RawInputStream` that is used."""
-
-    read_available: int
-
-    def start(self) -> None: ...
-    def read(self, frames: int) -> tuple[bytes, bool]: ...
-    def close(self) -> None: ...
+InputStream = Any  # `sounddevice.RawInputStream`, which has no types
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -256,10 +249,10 @@ class Microphone:
                 return rate_hz, channels
         raise self._cannot_open(f"at {', '.join(map(str, rates_hz))} Hz", refusals[0]) from refusals[0]
 
-    def _open(self, channels: int) -> _InputStream:
+    def _open(self, channels: int) -> InputStream:
         portaudio = _portaudio()
         try:
-            stream: _InputStream = portaudio.RawInputStream(
+            stream = portaudio.RawInputStream(
                 device=self.device.index,
                 samplerate=self.device_rate_hz,
                 channels=channels,
@@ -277,7 +270,7 @@ class Microphone:
             "check the permissions, or choose another device"
         )
 
-    def _record(self, stream: _InputStream, channels: int, resampler: StreamResampler) -> None:
+    def _record(self, stream: InputStream, channels: int, resampler: StreamResampler) -> None:
         """Run in the reading thread: put blocks until the end, then the error that ended it, None without an error."""
         outcome: AudioDeviceError | None
         outcome = AudioDeviceError(f"microphone {self.device}: the reading thread failed; its error is on stderr")
@@ -299,7 +292,7 @@ class Microphone:
             self._deliver(resampler.finish())
             self._put(outcome)
 
-    def _read(self, stream: _InputStream, frames: int, channels: int) -> npt.NDArray[np.float32]:
+    def _read(self, stream: InputStream, frames: int, channels: int) -> npt.NDArray[np.float32]:
         """Return the next frames of the device as mono, shape (frames,)."""
         buffer, overflowed = stream.read(frames)
         self.num_overflows += overflowed

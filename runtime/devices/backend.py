@@ -60,16 +60,12 @@ class Upgrade:
     """Makes better graphs on a thread of its own while others serve. When the process ends, it is stopped."""
 
     def __init__(self, name: str, make: Callable[[Step], Graphs]) -> None:
-        """Prepare the work; `begin` starts it.
+        """Take the name of the better graphs, for messages, and what makes them; `begin` starts it.
 
-        Args:
-            name: of the better graphs, in messages.
-            make: builds and loads them; raises a `BestowEdgeError` soon after its step returned False.
+        `make` raises a `BestowEdgeError` soon after its step returned False.
         """
         self.error: BestowEdgeError | None = None
         """Why there will be no better graphs; the others go on serving."""
-        self.phase = ""
-        """The current phase and its progress, for people."""
         self._name, self._make = name, make
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -98,7 +94,7 @@ class Upgrade:
 
     def _run(self, take: Callable[[Graphs], None]) -> None:
         try:
-            take(self._make(self._step))
+            take(self._make(lambda *_: not self._stop.is_set()))
             logger.info("%s are ready; sessions take them at their next segment", self._name)
         except (BestowEdgeError, OSError) as error:  # OSError: a disk is full or read-only
             if self._stop.is_set():
@@ -108,10 +104,6 @@ class Upgrade:
             logger.warning("no %s: %s", self._name, error)
         finally:
             atexit.unregister(self.stop)
-
-    def _step(self, phase: str, done: int, total: int) -> bool:
-        self.phase = f"{phase} {done}/{total}"
-        return not self._stop.is_set()
 
 
 @dataclass(frozen=True, slots=True)

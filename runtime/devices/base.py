@@ -1,9 +1,8 @@
-"""The protocols between the runtime and a machine: buffers, devices, graphs and their runners.
+"""The protocols between the runtime and a machine (buffers, devices, graphs, runners), and the CPU's device.
 
-A tensor in its device's memory is a `Buffer`: on the CPU a numpy array, on a GPU a pointer with shape and dtype.
-Caches, rings and the speech memory are buffers. Token ids and counts are numpy arrays, which a runner reads again at
-each run. Decoder, speech memory and encoder streams use these protocols alone, so the same code runs on every backend.
-The CPU's device is here too: it needs numpy alone.
+A `Buffer` is a numpy array on the CPU, and a pointer with shape and dtype on a GPU. Caches, rings and the speech memory
+are buffers. Token ids and counts are numpy arrays, which a runner reads again at each run. Decoders and encoders use
+these protocols alone, so the same code runs on every backend.
 """
 
 from __future__ import annotations
@@ -42,12 +41,7 @@ class Device(Protocol):
         """Such as `cpu` or `cuda:0`."""
 
     def zeros(self, tensors: Iterable[TensorSpec], **sizes: int) -> dict[str, Buffer]:
-        """Return new buffers of zeros by name, in one block of memory.
-
-        Args:
-            tensors: names, dtypes and axes.
-            **sizes: of named axes; `batch` is 1 if not given.
-        """
+        """Return new buffers of zeros by name, in one block of memory; `sizes` as for `shape`."""
 
     def put(self, array: Array) -> Buffer:
         """Return a new buffer with an array's numbers."""
@@ -63,9 +57,9 @@ class Runner(Protocol):
     """One stream's bindings to a graph."""
 
     def bind(self, tensors: Mapping[str, Buffer]) -> None:
-        """Bind inputs by pointer until the next `bind` of the same names.
+        """Bind buffers of the graph's device, or numpy arrays, by pointer until the next `bind` of the same names.
 
-        Buffers of the graph's device, or numpy arrays. The next run sees whatever was written to them.
+        The next run sees whatever was written to them.
         """
 
     def run(self) -> Mapping[str, Buffer]:

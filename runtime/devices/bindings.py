@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from bestow_edge.core.tensors import GraphSpec
 from bestow_edge.runtime.devices.base import Array, Buffer, shape
 from bestow_edge.runtime.devices.cuda import CudaArray, CudaDevice
 
-Sizes = tuple[tuple[int, ...], ...]
+Shapes = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]  # and dtypes
 
 
 class _Lease:
@@ -57,6 +58,8 @@ class Prepared:
 
     inputs: Mapping[str, CudaArray]
     """Every input, on the GPU."""
+    sizes: Mapping[str, int]
+    """Of the inputs' named axes."""
     block: OutputBlock
     outputs: Mapping[str, CudaArray]
     """Arrays of the block, for the caller."""
@@ -68,13 +71,13 @@ class Bindings:
     def __init__(self, spec: GraphSpec, device: CudaDevice) -> None:
         """Begin with nothing bound."""
         self._spec, self._device = spec, device
-        self._axes = {tensor.name: tensor for tensor in spec.fed}
+        self._dtypes = {tensor.name: tensor.dtype for tensor in spec.fed}
         self._returned = spec.returned
         self._host: dict[str, Array] = {}
         self._host_arrays: dict[str, CudaArray] = {}
         self._bound: dict[str, CudaArray] = {}
         self._blocks: list[OutputBlock] = []
-        self._sizes: Sizes = ()
+        self._outputs: Shapes = {}  # of the blocks
 
     def bind(self, tensors: Mapping[str, Buffer]) -> None:
         """See `Runner.bind`."""
@@ -83,28 +86,26 @@ class Bindings:
                 self._bound[name] = tensor
                 self._host.pop(name, None)
             else:
-                self._host[name] = self._checked(name, np.asarray(tensor))
+                array = np.asarray(tensor)
+                if array.dtype != self._dtypes[name]:
+                    raise ValueError(f"{name}: {array.dtype}, expected {self._dtypes[name]}")
+                self._host[name] = array
                 self._bound.pop(name, None)
 
     def prepare(self) -> Prepared:
         """Copy the host's inputs to the GPU and choose a block for the outputs. The run has to follow at once."""
         self._upload()
         inputs = self._bound | self._host_arrays
-        known = self._spec.output_sizes(self._named_sizes(inputs))
+        sizes = sizes_of(self._spec, {name: array.shape for name, array in inputs.items()})
+        known = self._spec.output_sizes(sizes)
         outputs = {item.name: (shape(item, **known), np.dtype(item.dtype)) for item in self._returned}
-        sizes = tuple(sizes for sizes, _ in outputs.values())
-        if sizes != self._sizes:
-            self._blocks, self._sizes = [], sizes
+        if outputs != self._outputs:
+            self._blocks, self._outputs = [], outputs
         block = next((block for block in self._blocks if block.is_free), None)
         if block is None:
             block = OutputBlock(self._device.block(outputs))
             self._blocks.append(block)
-        return Prepared(inputs, block, block.lend())
-
-    def _checked(self, name: str, array: Array) -> Array:
-        if array.dtype != self._axes[name].dtype:
-            raise ValueError(f"{name}: {array.dtype}, expected {self._axes[name].dtype}")
-        return array
+        return Prepared(inputs, sizes, block, block.lend())
 
     def _upload(self) -> None:
         """Copy all host inputs at once: their arrays on the GPU are one block, and so is `staged`."""
@@ -122,6 +123,18 @@ class Bindings:
         whole = CudaArray(start, staged.shape, staged.dtype, arrays[0].owner)
         self._device.write(whole, staged)
 
-    def _named_sizes(self, inputs: Mapping[str, CudaArray]) -> dict[str, int]:
-        axes = (zip(self._axes[name].axes, array.shape, strict=True) for name, array in inputs.items())
-        return {axis: size for pairs in axes for axis, size in pairs if isinstance(axis, str)}
+
+def sizes_of(spec: GraphSpec, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Return the size of each named axis from the shapes of a graph's inputs.
+
+    Raises:
+        ValueError: if two inputs disagree, or one has another rank or another fixed size.
+    """
+    sizes: dict[str, int] = {}
+    for tensor in spec.fed:
+        got = shapes[tensor.name]
+        pairs = zip(tensor.axes, got, strict=False)
+        known = tuple(sizes.setdefault(axis, size) if isinstance(axis, str) else axis for axis, size in pairs)
+        if known != got or len(got) != len(tensor.axes):
+            raise ValueError(f"{spec.name}: {tensor} got {got}, where the other inputs say {known}")
+    return sizes

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -28,18 +29,13 @@ Rows = tuple[int, int, int]  # their number, and the steps of target and source 
 Layout = tuple[int, list[Rows]]  # bytes of a row, rows from the outermost to the innermost
 
 
-def import_runtime() -> ModuleType:
-    """Import the CUDA runtime.
-
-    Raises:
-        MissingExtraError: if cuda-bindings is not installed.
-    """
+def import_runtime() -> Any:  # Any: a module without types
+    """Import the CUDA runtime; raise a `MissingExtraError` if cuda-bindings is not installed."""
     try:
         from cuda.bindings import runtime
     except ImportError as error:
         raise MissingExtraError("cuda.bindings", "gpu") from error
-    module: ModuleType = runtime
-    return module
+    return runtime
 
 
 class CudaArray:
@@ -50,15 +46,7 @@ class CudaArray:
     def __init__(
         self, pointer: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: object, strides: tuple[int, ...] = ()
     ) -> None:
-        """Describe memory.
-
-        Args:
-            pointer: address of its first number.
-            shape: sizes of its axes.
-            dtype: of its numbers.
-            owner: keeps the memory from reuse as long as it lives.
-            strides: bytes from one index to the next, by axis; empty = packed.
-        """
+        """Describe memory, which its owner keeps from reuse; `strides` are bytes by axis, empty = packed."""
         self.pointer, self.shape, self.dtype, self.owner = pointer, shape, dtype, owner
         self.strides = strides or packed_strides(shape, dtype.itemsize)
 
@@ -122,19 +110,14 @@ class CudaDevice:
     """One GPU and one stream on it."""
 
     def __init__(self, index: int, options: CudaOptions = CudaOptions(), runtime: ModuleType | None = None) -> None:
-        """Open a GPU.
-
-        Args:
-            index: which one, from 0.
-            options: of onnxruntime.
-            runtime: replaces `cuda.bindings.runtime`.
+        """Open a GPU by its number, from 0; `runtime` replaces `cuda.bindings.runtime`.
 
         Raises:
             MissingExtraError: if cuda-bindings is not installed.
             DeviceError: if there is no such GPU, or no driver.
         """
         self.index, self.name, self.options = index, f"cuda:{index}", options
-        self.runtime: Any = import_runtime() if runtime is None else runtime  # Any: a module without types
+        self.runtime = import_runtime() if runtime is None else runtime
         self.lock = threading.RLock() if options.cuda_graphs else nullcontext()
         """Held by every call to CUDA if runs may be recorded: no other call may enter a recording."""
         self._pools: defaultdict[int, list[int]] = defaultdict(list)  # pointers by size of block, bytes
@@ -162,11 +145,7 @@ class CudaDevice:
         return dict(block)
 
     def block(self, tensors: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, CudaArray]:
-        """Return new arrays by name, uninitialised, as neighbours in one block.
-
-        Args:
-            tensors: shape and dtype by name.
-        """
+        """Return new arrays of some shapes and dtypes by name, uninitialised, as neighbours in one block."""
         starts, num_bytes = [], 0
         for sizes, dtype in tensors.values():
             starts.append(num_bytes)
@@ -367,10 +346,7 @@ def _joined(group: list[tuple[int, int]], layout: Layout) -> tuple[int, int, int
 
 def _offsets(loops: list[Rows]) -> Iterator[tuple[int, int]]:
     """Yield the offsets of target and source in nested loops."""
-    if not loops:
-        yield 0, 0
-        return
-    size, step, source_step = loops[0]
-    for index in range(size):
-        for inner, source_inner in _offsets(loops[1:]):
-            yield index * step + inner, index * source_step + source_inner
+    for indices in product(*(range(size) for size, _, _ in loops)):
+        target = sum(index * step for index, (_, step, _) in zip(indices, loops, strict=True))
+        source = sum(index * step for index, (_, _, step) in zip(indices, loops, strict=True))
+        yield target, source

@@ -34,11 +34,7 @@ def cpu_graphs(files: GraphFiles) -> dict[str, Graph]:
 
 
 def import_onnxruntime() -> Any:  # Any: onnxruntime has no types
-    """Import onnxruntime.
-
-    Raises:
-        MissingExtraError: if it is not installed.
-    """
+    """Import onnxruntime; raise a `MissingExtraError` if it is not installed."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -57,14 +53,9 @@ def open_session(
 ) -> Any:  # Any: onnxruntime has no types
     """Load a graph and check it.
 
-    Args:
-        path: the `.onnx` file.
-        spec: its contract.
-        providers: execution providers, the preferred one first.
-        threads: threads within one operator, 0 = one for each core.
-        mapped: leave weights in their file instead of copying them to an order that is faster to read; for graphs
-            that are larger than memory and run a few times.
-        record_placement: record which provider runs which operators.
+    The preferred provider comes first. `threads` work within one operator, 0 = one for each core. With `mapped`,
+    weights stay in their file instead of being copied to an order that is faster to read: for graphs that are larger
+    than memory and run a few times. With `record_placement`, the session knows which provider runs which operators.
 
     Raises:
         BundleError: if onnxruntime cannot load the file, has no such provider or cannot start it.
@@ -98,7 +89,7 @@ def open_session(
 
 
 class OnnxGraph:
-    """A graph on the CPU. All sessions share it, and a run does not change it."""
+    """A graph on the CPU."""
 
     device = CPU
 

@@ -55,11 +55,7 @@ def cuda_graphs(files: GraphFiles, device: CudaDevice) -> dict[str, Graph]:
 
 
 def open_gpu(name: DeviceName) -> CudaDevice:
-    """Open a GPU.
-
-    Args:
-        name: its options are `graphs` (CUDA graphs), `arena=4` (most memory of each graph's arena, 1e9 bytes) and
-            `allow-cpu` (operators without a GPU kernel may run on the CPU).
+    """Open a GPU with the options `graphs`, `arena=NUMBER` and `allow-cpu`, which set the fields of `CudaOptions`.
 
     Raises:
         ConfigError: if an option is unknown.
@@ -88,12 +84,8 @@ class CudaOnnxGraph:
     ) -> None:
         """Load a graph and check the provider of each operator.
 
-        Args:
-            path: the `.onnx` file.
-            spec: its contract.
-            device: the GPU.
-            threads: CPU threads within one operator, for arithmetic on shapes.
-            before: other providers on the same GPU and stream, which take their operators before CUDA does.
+        Providers of `before`, on the same GPU and stream, take their operators before CUDA does. CPU threads do the
+        arithmetic on shapes.
 
         Raises:
             BundleError: if onnxruntime cannot load the file, has no CUDA provider or cannot start it.
@@ -116,18 +108,13 @@ class CudaOnnxGraph:
 
     def capture_of(self, place: Place) -> str:
         """Return the number of a run's capture, which onnxruntime records or replays; -1 for a run without one."""
-        if not self.device.options.cuda_graphs or (
-            place not in self._captured and len(self._captured) >= MOST_CUDA_GRAPHS
-        ):
-            return NO_CAPTURE
-        if place not in self._captured:
+        if place not in self._captured and len(self._captured) < MOST_CUDA_GRAPHS:
             if len(self._runs) >= MOST_PLACES:
                 self._runs.clear()
             self._runs[place] += 1
-            if self._runs[place] <= RUNS_BEFORE_CAPTURE:
-                return NO_CAPTURE
-            self._captured[place] = len(self._captured) + 1
-        return str(self._captured[place])
+            if self._runs[place] > RUNS_BEFORE_CAPTURE:
+                self._captured[place] = len(self._captured) + 1
+        return str(self._captured.get(place, NO_CAPTURE))
 
     def _check_placement(self, path: Path, wanted: Collection[str]) -> None:
         elsewhere = sum((found for provider, found in self.placement.items() if provider not in wanted), Counter())
@@ -221,6 +208,6 @@ def _preload() -> None:
     """Load the CUDA libraries that pip installed, if any; onnxruntime prints the names of missing ones."""
     printed = io.StringIO()
     with redirect_stdout(printed):
-        getattr(import_onnxruntime(), "preload_dlls", lambda: None)()
+        import_onnxruntime().preload_dlls()
     for line in printed.getvalue().splitlines():
         logger.debug("onnxruntime: %s", line)

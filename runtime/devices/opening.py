@@ -1,7 +1,6 @@
 """The table of backends: the graphs of a bundle by the name of a device.
 
-A new backend is a file with a function `open_graphs` and a row here. A row names the file instead of importing it, so
-that a session on the CPU loads no code for GPUs.
+A new backend is a file with a function `open_graphs` and a row here. A session on the CPU loads no file for GPUs.
 """
 
 from __future__ import annotations
@@ -42,14 +41,7 @@ def parse_device(text: str) -> DeviceName:
 def open_graphs(
     directory: Path, manifest: BundleManifest, device: str, *, threads: int, mapped: Collection[str] = ()
 ) -> Opened:
-    """Load the graphs of a bundle.
-
-    Args:
-        directory: the bundle.
-        manifest: its manifest.
-        device: a name that `BACKENDS` knows, such as `cpu`, `cuda:0` or `tensorrt:0`, and options behind commas.
-        threads: CPU threads within one operator, 0 = one for each core.
-        mapped: names of graphs whose weights stay in their files, see `open_session`.
+    """Load the graphs of a bundle on a device such as `cpu` or `cuda:0,graphs`; see `GraphFiles` for the rest.
 
     Raises:
         BundleError: if a graph cannot be loaded.

@@ -42,13 +42,7 @@ class GoldenRow:
 def record_golden(
     directory: Path, manifest: BundleManifest, inputs: Mapping[str, Mapping[str, Array]]
 ) -> dict[str, Array]:
-    """Run each graph and return inputs and outputs under names for one `.npz` file.
-
-    Args:
-        directory: holds `<graph>.onnx`.
-        manifest: gives the graphs' contracts.
-        inputs: feeds by graph and tensor name.
-    """
+    """Run each `<graph>.onnx` of a directory on inputs, by graph and tensor name; return arrays for one `.npz` file."""
     arrays: dict[str, Array] = {}
     for name, spec in manifest.specs.items():
         runner = OnnxGraph(directory / f"{name}.onnx", spec, threads=0).runner()

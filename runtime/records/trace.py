@@ -116,11 +116,7 @@ class Tracer:
     """
 
     def __init__(self, session: Session, path: str | PathLike[str]) -> None:
-        """Begin a trace.
-
-        Args:
-            session: a fresh session.
-            path: the new file.
+        """Begin a trace of a fresh session in a new file.
 
         Raises:
             TraceError: if the file exists, or its directory does not.
@@ -294,7 +290,8 @@ def read_trace(path: str | PathLike[str]) -> Trace:
     try:
         with zipfile.ZipFile(file) as archive:
             header = _read_header(file, archive)
-            _check_sums(archive)
+            if altered := archive.testzip():
+                raise ConfigError(f"{altered}: the checksum differs")
             trace = Trace(
                 path=file,
                 header=header,
@@ -342,11 +339,6 @@ def _read_header(path: Path, archive: zipfile.ZipFile) -> TraceHeader:
     if (version := document.pop("format_version", None)) != FORMAT_VERSION:
         raise TraceError(f"{path}: trace format {version}, expected {FORMAT_VERSION}; replay it with its own release")
     return decode(TraceHeader, document, HEADER)
-
-
-def _check_sums(archive: zipfile.ZipFile) -> None:
-    if altered := archive.testzip():
-        raise ConfigError(f"{altered}: the checksum differs")
 
 
 def _read_array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:

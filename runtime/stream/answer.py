@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 from bestow_edge.core.policy import Offline, Policy, View, wanted_steps
@@ -58,7 +57,7 @@ class Answer:
     """Visible steps at the last pause."""
     done: bool = False
     """Whether the answer has ended."""
-    drafts: deque[tuple[int, ...]] = field(default_factory=deque)
+    drafts: tuple[tuple[int, ...], ...] = ()
     """Whole answers at the last reads, newest last."""
     drafted_at: int = -1
     """Visible steps of the newest draft."""
@@ -96,7 +95,7 @@ class Answer:
             visible_steps=attempt.visible_steps,
             refusals=self.refusals,
             attention=lambda layer: attempt.alignment[layer, :-1],
-            drafts=tuple(self.drafts),
+            drafts=self.drafts,
         )
         return self.policy.accepts(view)
 

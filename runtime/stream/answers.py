@@ -18,13 +18,7 @@ class Answers:
     """All answers of a segment, in the order of the prompts."""
 
     def __init__(self, answers: Sequence[Answer], limits: Limits, *, first: bool) -> None:
-        """Take fresh answers.
-
-        Args:
-            answers: one for each prompt.
-            limits: when segments end.
-            first: whether no segment before had words.
-        """
+        """Take fresh answers, one for each prompt; `first` = no segment before had words."""
         self.all, self._limits, self._first = answers, limits, first
         self._texts = [answer for answer in answers if not answer.question]
         self._pacing = self._texts or answers

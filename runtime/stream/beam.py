@@ -12,8 +12,6 @@ import numpy as np
 
 from bestow_edge.runtime.decoders.base import Attempt, Decoder
 
-LENGTH_PENALTY = 1.0  # exponent: log-probability per token
-
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
@@ -25,22 +23,18 @@ class Hypothesis:
 
     def score(self) -> float:
         """Return the log-probability for each token, the end counted as one."""
-        return float(self.log_prob / (len(self.attempts) + 1) ** LENGTH_PENALTY)
+        return self.log_prob / (len(self.attempts) + 1)
 
 
 def beam_search(
     decoder: Decoder, visible_steps: int, end_ids: Collection[int], most_tokens: int
 ) -> tuple[Attempt, ...]:
-    """Return the tokens of the best answer.
+    """Return the tokens of the best answer from a fresh decoder with the same prompt in each row.
 
-    Args:
-        decoder: fresh, with the same prompt in each row; a step keeps a hypothesis for each row.
-        visible_steps: steps that are visible to every token.
-        end_ids: tokens that end an answer.
-        most_tokens: limit on the tokens of the answer.
+    A step keeps the best `rows` continuations of all hypotheses; finished ones leave the beam. It stops when `rows`
+    have finished and no other one is better.
 
-    Source: the paper's offline decoding, beam 5 (section 4.1). A step keeps the best `rows` continuations of all
-    hypotheses; finished ones leave the beam. It stops when `rows` have finished and no other one is better.
+    Source: the paper's offline decoding, beam 5 (section 4.1).
     """
     size = decoder.rows
     alive: list[Hypothesis] = [Hypothesis()]
@@ -75,10 +69,8 @@ def _continue(decoder: Decoder, kept: list[tuple[int, Hypothesis]]) -> list[Hypo
     """Copy the rows of the kept hypotheses into the decoder's rows and commit their tokens."""
     if not kept:
         return []
-    parents = [row for row, _ in kept]
-    decoder.take_rows(parents + [parents[-1]] * (decoder.rows - len(parents)))
-    for row, (_, item) in enumerate(kept):
+    filled = kept + [kept[-1]] * (decoder.rows - len(kept))
+    decoder.take_rows([row for row, _ in filled])
+    for row, (_, item) in enumerate(filled):
         decoder.commit(row, item.attempts[-1].token_id)
-    for row in range(len(kept), decoder.rows):
-        decoder.commit(row, kept[-1][1].attempts[-1].token_id)
     return [item for _, item in kept]

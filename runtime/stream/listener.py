@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from typing import Generic
 
@@ -13,12 +12,7 @@ class Listener(Generic[State]):
     """Encodes the chunks of one stream in order; encoding ahead changes the times, not the results."""
 
     def __init__(self, encoder: SpeechEncoder[State], executor: Executor | None) -> None:
-        """Begin a stream.
-
-        Args:
-            encoder: encoder of the stream.
-            executor: encodes ahead; None encodes a chunk in `next_chunk`.
-        """
+        """Begin a stream. The executor encodes ahead; without one, `next_chunk` encodes a chunk."""
         self._encoder, self._executor = encoder, executor
         self._state = encoder.initial_state()
         self._begun: tuple[State, Future[tuple[SpeechSteps, State]]] | None = None
@@ -58,7 +52,11 @@ class Listener(Generic[State]):
 
     def rest(self) -> list[SpeechSteps]:
         """Return the chunks that would follow if the audio ended now; the stream does not change."""
-        return list(self._rest(self._encoder.end(self._state)))
+        state, rest = self._encoder.end(self._state), []
+        while self._encoder.has_chunk(state):
+            speech, state = self._encoder.next_chunk(state)
+            rest.append(speech)
+        return rest
 
     def restart(self, first_step: int) -> int:
         """Begin anew at an earlier step of the segment, later if its frames are gone; return the first frame."""
@@ -68,8 +66,3 @@ class Listener(Generic[State]):
     def level(self, first_step: int, end_step: int) -> float:
         """Return the loudness of some steps of the segment, see `SpeechEncoder.level`."""
         return self._encoder.level(self._state, first_step, end_step)
-
-    def _rest(self, state: State) -> Iterator[SpeechSteps]:
-        while self._encoder.has_chunk(state):
-            speech, state = self._encoder.next_chunk(state)
-            yield speech

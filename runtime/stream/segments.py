@@ -34,13 +34,7 @@ class Limits:
 
 
 def limits(segments: SegmentConfig, *, step_s: float, prompt_tokens: int, max_text_tokens: int) -> Limits:
-    """Return the limits of a session's segments.
-
-    Args:
-        segments: the limits in seconds and tokens.
-        step_s: length of an encoder step, seconds.
-        prompt_tokens: tokens of the longest prompt.
-        max_text_tokens: the LLM's context.
+    """Return the limits of segments for the longest prompt and the LLM's context, both in tokens.
 
     Raises:
         ConfigError: if a limit is too small, or the prompt and its context leave no room for an answer.
@@ -63,12 +57,9 @@ def limits(segments: SegmentConfig, *, step_s: float, prompt_tokens: int, max_te
 
 
 def whole_words(attempts: Sequence[Attempt], visible: int, tokenizer: Tokenizer) -> list[Attempt]:
-    """Return the first tokens of an answer, up to the last word that ends before the border.
+    """Return the first tokens of an answer to the visible steps, up to the last word that ends before the border.
 
-    Args:
-        attempts: the answer to the speech up to the cut.
-        visible: steps of that speech.
-        tokenizer: marks tokens that begin a word; if no token does, the answer is cut at the border.
+    If the tokenizer marks no token as the begin of a word, the answer is cut at the border.
     """
     count = 0
     while count < len(attempts) and attempts[count].span()[1] <= visible - BORDER_STEPS:
@@ -83,10 +74,7 @@ def only_word(answer: Iterable[Attempt], tokenizer: Tokenizer) -> tuple[int, int
     """Return first and end step of an answer that is one improbable word, None for any other answer.
 
     The model writes single words of low probability for music and clatter; speech has more words, or probable ones.
-
-    Args:
-        answer: its tokens; iteration stops as soon as the result is known.
-        tokenizer: marks tokens that begin a word.
+    Iteration over the answer stops as soon as the result is known.
     """
     word: list[Attempt] = []
     for attempt in answer:

@@ -6,7 +6,7 @@ the policies count encoder steps, and the session waits for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from types import TracebackType
@@ -27,7 +27,7 @@ from bestow_edge.runtime.stream.events import Decision, Event, SegmentEvent, Tex
 from bestow_edge.runtime.stream.listener import Listener
 from bestow_edge.runtime.stream.loop import decide
 from bestow_edge.runtime.stream.segments import LOUDER, limits, only_word, whole_words
-from bestow_edge.runtime.stream.text import Detokenizer, Writer
+from bestow_edge.runtime.stream.text import Detokenizer
 
 if TYPE_CHECKING:
     from bestow_edge.runtime.model import Model
@@ -49,24 +49,21 @@ class Session:
     ) -> None:
         """Prefill the prompts, so that the first token costs no more than a later one.
 
-        Args:
-            model: the loaded bundle; many sessions may share it.
-            prompts: prompts and policies; their texts are decoded as one batch.
-            lookahead: right context of the encoder, steps.
-            segments: limits of a segment.
-            beam_size: hypotheses of the search at the end of the audio; 1 = greedy.
+        Their texts are decoded as one batch. `lookahead` is the right context of the encoder, steps; a `beam_size` of 1
+        is a greedy search.
 
         Raises:
             ConfigError: if a limit of `segments` is too small, or the LLM's context too short for it.
             PromptError: if a question cannot be asked, see `question_ids`.
         """
+        self.model = model
+        """The model that it runs."""
         self.prompts = tuple(prompts)
         self.lookahead, self.beam_size = lookahead, beam_size
         self.segments = segments
         self.segment = 0
         self.on_decision: Callable[[Decision], None] | None = None
         """Called with every decision, except those of drafts."""
-        self._model = model
         self._ids = [model.prompt_ids(prompt.asked) for prompt in prompts]
         self._limits = limits(
             segments,
@@ -108,7 +105,7 @@ class Session:
         self._listener.add(samples)
         events: list[Event] = []
         while self._listener.has_chunk:  # one by one: a new segment restarts the encoder
-            self._hear_chunk()
+            self._decoder.hear(self._listener.next_chunk())
             events += list(self._write())
         return events
 
@@ -125,7 +122,7 @@ class Session:
         while decoder is not self._decoder:  # a segment may fill up or end early: the next one hears the rest
             decoder = self._decoder
             while self._listener.has_chunk:
-                self._hear_chunk()
+                self._decoder.hear(self._listener.next_chunk())
             events += list(self._search() if self.beam_size > 1 else self._write())
             if decoder is self._decoder and self._answers.ended_early(self._decoder.heard):
                 self._answered = True
@@ -140,18 +137,17 @@ class Session:
             SessionError: if the session was finished.
         """
         self._check_open()
+        detokenizer = Detokenizer(self.model.tokenizer, self._prefix)
+        for word in self._answers.all[prompt].words:
+            detokenizer.push(word.token_id)
         with self._decoder.supposing(self._listener.rest()):
-            return self._text_after(prompt, (item.token_id for item in self._rehearse(prompt, self._decoder.heard)))
-
-    @property
-    def model(self) -> Model:
-        """The model that it runs."""
-        return self._model
+            attempts = self._rehearse(prompt, self._decoder.heard)
+            return "".join(detokenizer.push(attempt.token_id) for attempt in attempts)
 
     @property
     def sample_rate_hz(self) -> int:
         """Rate that `feed` expects."""
-        return self._model.sample_rate_hz
+        return self.model.sample_rate_hz
 
     @property
     def heard_s(self) -> float:
@@ -171,8 +167,8 @@ class Session:
     def _begin_segment(self, contexts: Sequence[tuple[int, ...]]) -> None:
         """Begin with fresh prompts, caches and speech memory; `contexts` are the tokens to repeat for each prompt."""
         self._contexts = contexts
-        self._prompt_tokens = [self._model.join(ids, before) for ids, before in zip(self._ids, contexts, strict=True)]
-        self._decoder = self._model.open_decoder(self._graphs, self._prompt_tokens)
+        self._prompt_tokens = [self.model.join(ids, before) for ids, before in zip(self._ids, contexts, strict=True)]
+        self._decoder = self.model.open_decoder(self._graphs, self._prompt_tokens)
         answers = [
             Answer(prompt.policy, self._limits.most_tokens, isinstance(prompt.asked, Question))
             for prompt in self.prompts
@@ -180,13 +176,11 @@ class Session:
         for answer in answers:
             answer.done = answer.question and self._answered
         self._answers = Answers(answers, self._limits, first=not self.segment)
-        self._writers = [Writer(self._model.tokenizer, self._prefix) for _ in answers]
+        self._detokenizers = [Detokenizer(self.model.tokenizer, self._prefix) for _ in answers]
+        self._unwritten: list[list[Word]] = [[] for _ in answers]  # words whose characters are incomplete
         self._started = False
         known_s = zip(answers, self._written_s, strict=True)
         self._skip_s = [0.0 if answer.question else end_s for answer, end_s in known_s]
-
-    def _hear_chunk(self) -> None:
-        self._decoder.hear(self._listener.next_chunk())
 
     def _write(self) -> Iterator[Event]:
         """Write until the answers wait for more speech, or the segment ends."""
@@ -224,7 +218,7 @@ class Session:
 
     def _decide(self, row: int, attempt: Attempt, *, doubted: bool) -> Iterator[Event]:
         last = self._listener.ended and attempt.visible_steps == self._decoder.heard
-        end_ids = self._model.manifest.end_ids
+        end_ids = self.model.manifest.end_ids
         verdict = decide(self._answers.all[row], attempt, last=last, end_ids=end_ids, doubted=doubted)
         if verdict == "write":
             self._decoder.commit(row, attempt.token_id)
@@ -237,7 +231,7 @@ class Session:
         if self._background is None or any(answer.words for answer in self._answers.all):
             return False
         with closing(self._rehearse(row, visible)) as attempts:
-            span = only_word(attempts, self._model.tokenizer)
+            span = only_word(attempts, self.model.tokenizer)
         return span is not None and self._listener.level(*span) <= self._background + LOUDER
 
     def _record(self, row: int, attempt: Attempt) -> Iterator[Event]:
@@ -257,9 +251,12 @@ class Session:
 
     def _emit(self, row: int, word: Word) -> Iterator[Event]:
         self._written_s[row] = max(self._written_s[row], self._time_s(word.end_step))
-        text, words = self._writers[row].push(word)
+        words = self._unwritten[row]
+        words.append(word)
+        text = self._detokenizers[row].push(word.token_id)
         if not text:
             return
+        self._unwritten[row] = []
         self._answers.all[row].has_text = True
         start_s = self._time_s(words[0].first_step)
         if not self._started:
@@ -281,17 +278,9 @@ class Session:
             most = answer.policy.num_drafts
             if visible is None or not most or answer.drafted_at == visible:
                 continue
-            answer.drafts.append(answer.token_ids + tuple(item.token_id for item in self._rehearse(row, visible)))
+            draft = answer.token_ids + tuple(item.token_id for item in self._rehearse(row, visible))
+            answer.drafts = (*answer.drafts, draft)[-most:]
             answer.drafted_at = visible
-            while len(answer.drafts) > most:
-                answer.drafts.popleft()
-
-    def _text_after(self, prompt: int, token_ids: Iterable[int]) -> str:
-        """Return the text that tokens would add to a prompt's text."""
-        detokenizer = Detokenizer(self._model.tokenizer, self._prefix)
-        for word in self._answers.all[prompt].words:
-            detokenizer.push(word.token_id)
-        return "".join(map(detokenizer.push, token_ids))
 
     @property
     def _prefix(self) -> str:
@@ -306,7 +295,7 @@ class Session:
         with self._decoder.rehearsal():
             for _ in range(most):
                 attempt = self._decoder.attempt(rows)[row]
-                if attempt.token_id in self._model.manifest.end_ids:
+                if attempt.token_id in self.model.manifest.end_ids:
                     return
                 self._decoder.commit(row, attempt.token_id)
                 yield attempt
@@ -324,7 +313,7 @@ class Session:
 
     def _best_answer(self, visible: int) -> Sequence[Attempt]:
         decoder = self._decoder.branch([self._prompt_tokens[0]] * self.beam_size)
-        return beam_search(decoder, visible, self._model.manifest.end_ids, self._answers.all[0].most(visible))
+        return beam_search(decoder, visible, self.model.manifest.end_ids, self._answers.all[0].most(visible))
 
     def _cut(self, visible: int) -> Iterator[Event]:
         """End a segment in the middle of speech, behind the last word that ends before the border."""
@@ -333,7 +322,7 @@ class Session:
             if answer.question:
                 continue
             attempts = [] if self._doubts(row, visible) else list(self._answer(row, visible))
-            kept = whole_words(attempts, visible, self._model.tokenizer)
+            kept = whole_words(attempts, visible, self.model.tokenizer)
             for attempt in kept:
                 yield from self._record(row, attempt)
             silent = len(kept) == len(attempts)  # no word at the border, but one may begin there
@@ -349,10 +338,10 @@ class Session:
         answers = self._answers.all
         spoken = any(answer.words for answer in answers)
         self._background = None if spoken else self._listener.level(0, self._decoder.heard)
-        if (graphs := self._model.graphs) != self._graphs:  # `Model.take_graphs` replaced them
+        if (graphs := self.model.graphs) != self._graphs:  # `Model.take_graphs` replaced them
             self._graphs = graphs
             self._listener.use(self._open_encoder(graphs))
-        self._base_s += self._listener.restart(first_step) * self._model.config.features.frame_s
+        self._base_s += self._listener.restart(first_step) * self.model.config.features.frame_s
         self.segment += self._started  # a segment without text was silence
         most, contexts = self.segments.context_tokens, []
         for answer, before in zip(answers, self._contexts, strict=True):
@@ -364,7 +353,7 @@ class Session:
             yield SegmentEvent("end", self.segment, max(self._written_s))
 
     def _time_s(self, step: int) -> float:
-        return self._base_s + step * self._model.config.step_s
+        return self._base_s + step * self.model.config.step_s
 
     def _check_open(self) -> None:
         if self._ended:

@@ -10,18 +10,13 @@ from tokenizers.decoders import DecodeStream
 from bestow_edge.core.config import ChatTemplate
 from bestow_edge.core.errors import BundleError, PromptError
 from bestow_edge.core.prompts import Question, prompt_text
-from bestow_edge.runtime.stream.answer import Word
 
 LEAST_ANSWER = 16
 """Tokens of the LLM's context that a question's prompt must leave for a sentence."""
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a `tokenizer.json`.
-
-    Raises:
-        BundleError: if the file is not a tokenizer.
-    """
+    """Read a `tokenizer.json`; raise a `BundleError` if the file is not one."""
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
@@ -30,12 +25,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def question_ids(tokenizer: Tokenizer, question: Question, chat: ChatTemplate, max_text_tokens: int) -> tuple[int, ...]:
     """Return the token ids of a question's whole prompt, equal to those in training.
-
-    Args:
-        tokenizer: the LLM's.
-        question: the question.
-        chat: the LLM's chat format.
-        max_text_tokens: the LLM's context.
 
     Raises:
         PromptError: if the question holds one of the LLM's special tokens, or leaves no room for an answer.
@@ -68,21 +57,3 @@ class Detokenizer:
             self._started = bool(text)
             text = self._prefix + text if text else ""
         return text
-
-
-class Writer:
-    """Turns the words of one answer into pieces of text; tokens wait until their characters are complete."""
-
-    def __init__(self, tokenizer: Tokenizer, prefix: str) -> None:
-        """Start an answer; `prefix` is put before its first text."""
-        self._detokenizer = Detokenizer(tokenizer, prefix)
-        self._waiting: list[Word] = []
-
-    def push(self, word: Word) -> tuple[str, list[Word]]:
-        """Add a word; return the text that it completes, which may be empty, and the words of that text."""
-        self._waiting.append(word)
-        text = self._detokenizer.push(word.token_id)
-        if not text:
-            return "", []
-        words, self._waiting = self._waiting, []
-        return text, words

@@ -53,16 +53,10 @@ def build_engine(
     timings: bytes = b"",
     step: Step,
 ) -> Built:
-    """Build the engine of a graph.
+    """Build the engine of an `.onnx` file, beside which its external data lies.
 
-    Args:
-        trt: the module.
-        path: the `.onnx` file; external data lies beside it.
-        spec: its contract.
-        known: the profiles; a runner counts them in this order.
-        options: settings of the builder.
-        timings: the timing cache of earlier builds, empty if there is none.
-        step: gets the progress, see `Step`.
+    A runner counts the profiles in the given order. `timings` is the timing cache of earlier builds, empty if there is
+    none; `step` gets the progress.
 
     Raises:
         EngineError: if TensorRT cannot read the graph or build the engine.

@@ -1,8 +1,7 @@
 """A TensorRT engine as a graph of the runtime: bound to the GPU's buffers, run on its stream.
 
-Contexts have no memory of their own: all contexts of a bundle share one scratch buffer. That is safe because all runs
-go to one stream, one after the other. A runner makes a context for each profile it needs, and passes shapes and
-addresses to TensorRT only when they change. Not yet run on hardware.
+All contexts of a bundle share one scratch buffer. That is safe because all runs go to one stream, one after the other.
+A runner makes a context for each profile it needs, and passes shapes and addresses to TensorRT only when they change.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.devices.bindings import Bindings
 from bestow_edge.runtime.devices.cuda import CudaArray, CudaDevice
 from bestow_edge.runtime.devices.tensorrt.library import TensorRt, trt_logger
-from bestow_edge.runtime.devices.tensorrt.profiles import Profile, choose, sizes_of
-
-Shape = tuple[int, ...]
+from bestow_edge.runtime.devices.tensorrt.profiles import Profile, choose
 
 
 class EngineGraph:
@@ -38,16 +35,10 @@ class EngineGraph:
         scratch: CudaArray,
         lock: Lock,
     ) -> None:  # Any above: a class of the module
-        """Take an engine that `open_engines` has checked.
+        """Take an engine that `open_engines` has checked, and its profiles in the order of the build.
 
-        Args:
-            engine: TensorRT's.
-            spec: the graph's contract.
-            known: its profiles, in the order of the build.
-            device: the GPU.
-            trt: the module.
-            scratch: memory that contexts share, at least as large as the engine needs.
-            lock: held while a run that uses it is enqueued.
+        Contexts share the scratch memory, which is as large as the engine needs or larger. The lock is held while a run
+        that uses it is enqueued.
         """
         self.spec, self.device = spec, device
         self.profiles = tuple(known)
@@ -60,11 +51,7 @@ class EngineGraph:
         return EngineRunner(self)
 
     def context(self, index: int) -> Any:  # Any: a class of the module
-        """Return a new context for a profile.
-
-        Raises:
-            EngineError: if TensorRT refuses.
-        """
+        """Return a new context for a profile; raise an `EngineError` if TensorRT refuses."""
         context = self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise EngineError(f"{self.spec.name}: TensorRT gives no context; the GPU may be out of memory")
@@ -81,8 +68,7 @@ class EngineRunner:
     def __init__(self, graph: EngineGraph) -> None:
         self._graph = graph
         self._bindings = Bindings(graph.spec, graph.device)
-        self._contexts: dict[int, _Bound] = {}
-        self._known: dict[tuple[Shape, ...], int] = {}  # index of a profile by the shapes of all inputs
+        self._contexts: dict[int, _Bound] = {}  # by index of their profile
 
     def bind(self, tensors: Mapping[str, Buffer]) -> None:
         """See `Runner`."""
@@ -95,19 +81,11 @@ class EngineRunner:
             EngineError: if the engine was not built for these sizes, or TensorRT refuses to run.
         """
         prepared = self._bindings.prepare()
-        index = self._profile(prepared.inputs)
+        index = choose(self._graph.profiles, prepared.sizes, self._graph.spec.name)
         if index not in self._contexts:
             self._contexts[index] = _Bound(self._graph, index)
         self._contexts[index].run(prepared.inputs, prepared.outputs)
         return prepared.outputs
-
-    def _profile(self, inputs: Mapping[str, CudaArray]) -> int:
-        spec = self._graph.spec
-        shapes = tuple(inputs[name].shape for name in spec.input_names)
-        if shapes not in self._known:
-            sizes = sizes_of(spec, dict(zip(spec.input_names, shapes, strict=True)))
-            self._known[shapes] = choose(self._graph.profiles, sizes, spec.name)
-        return self._known[shapes]
 
 
 class _Bound:
@@ -116,7 +94,7 @@ class _Bound:
     def __init__(self, graph: EngineGraph, index: int) -> None:
         self._graph = graph
         self._context = graph.context(index)
-        self._shapes: dict[str, Shape] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
 
     def run(self, inputs: Mapping[str, CudaArray], outputs: Mapping[str, CudaArray]) -> None:
@@ -147,14 +125,7 @@ def open_engines(
     known: Mapping[str, Sequence[Profile]],
     device: CudaDevice,
 ) -> dict[str, Graph]:
-    """Load engines that share one scratch buffer.
-
-    Args:
-        trt: the module.
-        plans: serialized engines by graph.
-        specs: contracts by graph.
-        known: their profiles by graph.
-        device: the GPU.
+    """Load serialized engines that share one scratch buffer; mappings are by graph.
 
     Raises:
         EngineError: if TensorRT cannot load one, or it does not fit its contract; the message begins with the graph.

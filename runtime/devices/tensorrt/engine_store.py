@@ -41,7 +41,7 @@ class Machine:
     @property
     def digest(self) -> str:
         """A short hash of all fields."""
-        return _digest(asdict(self))
+        return short_hash(asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,6 @@ class EngineKey:
     """Everything that an engine depends on."""
 
     graph: str
-    """Name of the graph."""
     onnx_sha256: str
     """Hash of the `.onnx` file and its external data."""
     precision: str
@@ -57,14 +56,13 @@ class EngineKey:
     profiles: str
     """Hash of all profiles."""
     options: str
-    """Build options."""
     machine: Machine
-    """Machine on which it was built. It does not run on others."""
+    """It does not run on others."""
 
     @property
     def name(self) -> str:
         """Name of its files without suffix."""
-        return f"{self.graph}-{_digest(asdict(self))}"
+        return f"{self.graph}-{short_hash(asdict(self))}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,9 +70,7 @@ class EngineRecord:
     """The JSON record of an engine."""
 
     format_version: int
-    """Version of this record's format."""
     key: EngineKey
-    """Key of the engine."""
     source: str
     """Path of the graph it was built from, for listings."""
     size: int
@@ -205,5 +201,6 @@ def default_directory() -> Path:
     return user_cache_path("bestow-edge", appauthor=False) / "engines"
 
 
-def _digest(fields: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+def short_hash(content: object) -> str:
+    """Return a short hash of plain values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

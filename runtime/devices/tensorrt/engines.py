@@ -52,14 +52,7 @@ class BundleEngines:
     def __init__(
         self, files: GraphFiles, trt: TensorRt, machine: Machine, store: EngineStore, settings: Settings = Settings()
     ) -> None:
-        """Make the keys; nothing is read or built yet.
-
-        Args:
-            files: the bundle's graphs.
-            trt: the module.
-            machine: the engines are built for it.
-            store: keeps the engines.
-            settings: bounds of sizes and options of the builder.
+        """Make the keys of the engines for a machine; nothing is read or built yet.
 
         Raises:
             EngineError: if the bundle is not made for TensorRT, or a bound is out of range.
@@ -76,9 +69,9 @@ class BundleEngines:
         """Return the graphs that have no engine in the store."""
         return [name for name, key in self.keys.items() if not self.store.has(key)]
 
-    def load(self, name: str) -> bytes | None:
-        """Return a graph's engine; None if it is missing or damaged."""
-        return self.store.load(self.keys[name])
+    def load(self) -> dict[str, bytes]:
+        """Return the engines by graph, without those that are missing or damaged."""
+        return {name: plan for name, key in self.keys.items() if (plan := self.store.load(key)) is not None}
 
     def forget(self) -> None:
         """Delete the engines, so that they are built again."""
@@ -86,11 +79,7 @@ class BundleEngines:
             self.store.delete(key)
 
     def build(self, name: str, step: Step) -> None:
-        """Build a graph's engine and keep it.
-
-        Args:
-            name: of the graph.
-            step: gets the progress, see `Step`.
+        """Build a graph's engine and keep it; `step` gets the progress.
 
         Raises:
             BundleError: if the graph is missing, or differs from its hash in the manifest.
@@ -130,11 +119,7 @@ class BundleEngines:
 
 
 def check_target(files: GraphFiles) -> None:
-    """Check that a bundle's graphs are made for TensorRT.
-
-    Raises:
-        EngineError: if they are made for another target.
-    """
+    """Raise an `EngineError` if a bundle's graphs are made for another target than TensorRT."""
     if files.manifest.target != "tensorrt":
         problem = f"a bundle for {files.manifest.target}, and engines need standard operators"
         raise EngineError(f"{files.directory}: {problem}; export its checkpoint with --target tensorrt")

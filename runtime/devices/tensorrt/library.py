@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ OLDEST, NEWEST = 10, 11  # majors; 10 is the first with strongly typed int64 net
 DRIVER_FILE = Path("/proc/driver/nvidia/version")  # Linux; CUDA gives only the version of CUDA that the driver supports
 logger = logging.getLogger(__name__)
 TensorRt = Any  # the module: it has no types
-_loggers: dict[int, Any] = {}  # by module: TensorRT keeps the first logger until the process ends
 
 
 def import_tensorrt() -> TensorRt:
@@ -41,26 +41,25 @@ def import_tensorrt() -> TensorRt:
     return trt
 
 
+@cache  # TensorRT keeps the first logger until the process ends
 def trt_logger(trt: TensorRt) -> Any:  # Any: a class of the module
     """Return the one TensorRT logger of this process; it passes messages to Python's logging."""
-    if id(trt) not in _loggers:
-        levels = {
-            trt.ILogger.INTERNAL_ERROR: logging.ERROR,
-            trt.ILogger.ERROR: logging.ERROR,
-            trt.ILogger.WARNING: logging.DEBUG,  # many, and a user can change nothing about them
-            trt.ILogger.INFO: logging.DEBUG,
-        }
+    levels = {
+        trt.ILogger.INTERNAL_ERROR: logging.ERROR,
+        trt.ILogger.ERROR: logging.ERROR,
+        trt.ILogger.WARNING: logging.DEBUG,  # many, and a user can change nothing about them
+        trt.ILogger.INFO: logging.DEBUG,
+    }
 
-        class Messages(trt.ILogger):  # type: ignore[misc]  # the base class comes with the module
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
+    class Messages(trt.ILogger):  # type: ignore[misc]  # the base class comes with the module
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
 
-            def log(self, severity: Any, message: str) -> None:  # Any: an enum of the module
-                if severity in levels:
-                    logger.log(levels[severity], "TensorRT: %s", message)
+        def log(self, severity: Any, message: str) -> None:  # Any: an enum of the module
+            if severity in levels:
+                logger.log(levels[severity], "TensorRT: %s", message)
 
-        _loggers[id(trt)] = Messages()
-    return _loggers[id(trt)]
+    return Messages()
 
 
 def this_machine(trt: TensorRt, device: CudaDevice) -> Machine:

@@ -7,8 +7,6 @@ caches and speech memory. The ranges of frames or tokens do not overlap, so ever
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -18,6 +16,7 @@ from bestow_edge.core.errors import EngineError
 from bestow_edge.core.tensors import BATCH, CAPACITY, FRAMES, SLOTS, TOKENS, GraphSpec, TensorSpec
 from bestow_edge.runtime.decoders.cached_graph import FIRST_TOKENS
 from bestow_edge.runtime.decoders.speech_memory import MAX_SLOTS
+from bestow_edge.runtime.devices.tensorrt.engine_store import short_hash
 
 USUAL_TOKENS = 256  # slots of a text cache: a prompt and a minute of speech
 USUAL_SLOTS = 512  # of the speech memory: 41 s
@@ -74,16 +73,7 @@ def dynamic_inputs(spec: GraphSpec) -> list[TensorSpec]:
 
 
 def profiles(spec: GraphSpec, manifest: BundleManifest, bounds: Bounds) -> tuple[Profile, ...]:
-    """Return a graph's profiles, the most used one first.
-
-    Args:
-        spec: contract of the graph.
-        manifest: of its bundle.
-        bounds: of the user.
-
-    Raises:
-        EngineError: if a bound is out of range.
-    """
+    """Return a graph's profiles, the most used one first; raise an `EngineError` if a bound is out of range."""
     if bounds.rows < 1 or bounds.prompt_tokens < 2:
         raise EngineError(f"rows {bounds.rows}, prompt tokens {bounds.prompt_tokens}: expected at least 1 and 2")
     return _speech(manifest.model.encoder) if spec.part == "encoder" else _text(spec, manifest, bounds)
@@ -125,22 +115,6 @@ def _capacity(tokens: int) -> Range:
     return Range(1, min(USUAL_TOKENS, most), most)
 
 
-def sizes_of(spec: GraphSpec, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Return the size of each named axis from the shapes of a graph's inputs.
-
-    Raises:
-        EngineError: if two inputs disagree, or one has another rank or another fixed size.
-    """
-    sizes: dict[str, int] = {}
-    for tensor in spec.fed:
-        shape = tuple(shapes[tensor.name])
-        pairs = zip(tensor.axes, shape, strict=False)
-        known = tuple(sizes.setdefault(axis, size) if isinstance(axis, str) else axis for axis, size in pairs)
-        if known != shape or len(shape) != len(tensor.axes):
-            raise EngineError(f"{spec.name}: {tensor} got {shape}, where the other inputs say {known}")
-    return sizes
-
-
 def choose(known: Sequence[Profile], sizes: Sizes, graph: str) -> int:
     """Return the index of the profile that covers some sizes.
 
@@ -164,5 +138,4 @@ def choose(known: Sequence[Profile], sizes: Sizes, graph: str) -> int:
 
 def digest(known: Sequence[Profile]) -> str:
     """Return a short hash of all sizes, for an engine's key."""
-    text = json.dumps([asdict(profile) for profile in known], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return short_hash([asdict(profile) for profile in known])

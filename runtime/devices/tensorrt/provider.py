@@ -72,12 +72,8 @@ def tensorrt_provider(
 ) -> Provider:
     """Return the provider and its options for a graph.
 
-    Args:
-        spec: contract of the graph.
-        known: its profiles; they become one, because the provider cannot choose between several.
-        device: the GPU.
-        options: settings of TensorRT's builder.
-        cache: directory for engines and timings; onnxruntime names the files by graph, GPU and TensorRT.
+    The profiles become one, because the provider cannot choose between several. In the cache, a directory, onnxruntime
+    names engines and timings by graph, GPU and TensorRT.
     """
     whole = union(known)
     shapes = {tensor.name: whole.shapes(tensor) for tensor in dynamic_inputs(spec)}

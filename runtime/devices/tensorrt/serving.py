@@ -6,7 +6,6 @@ If an engine is damaged or TensorRT refuses it, it is deleted and built again, o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
 
 from bestow_edge.core.errors import BundleError, DeviceError, EngineError
 from bestow_edge.runtime.devices.backend import DeviceName, GraphFiles, Opened, Step, Upgrade
@@ -32,11 +31,7 @@ def open_graphs(files: GraphFiles, name: DeviceName) -> Opened:
     serving = EngineServing(files, device, settings)
     if (engines := serving.load()) is not None:
         return Opened(engines)
-    interim = [
-        ("onnxruntime's CUDA provider", lambda: cuda_graphs(files, device)),
-        ("the CPU", lambda: cpu_graphs(files)),
-    ]
-    return Opened(open_interim(interim), Upgrade("TensorRT engines", serving.build))
+    return Opened(open_interim(files, device), Upgrade("TensorRT engines", serving.build))
 
 
 class EngineServing:
@@ -57,11 +52,9 @@ class EngineServing:
         """Return the engines as graphs; None if one is missing, damaged or refused. Unusable ones are deleted."""
         if self._engines.missing():
             return None
-        plans = {}
-        for name in self._engines.keys:
-            if (plan := self._engines.load(name)) is None:
-                return None
-            plans[name] = plan
+        plans = self._engines.load()
+        if len(plans) < len(self._engines.keys):
+            return None
         try:
             return open_engines(self._trt, plans, self._engines.manifest.specs, self._engines.profiles, self._device)
         except EngineError as error:
@@ -82,20 +75,13 @@ class EngineServing:
         )
 
 
-def open_interim(ways: Sequence[tuple[str, Callable[[], Graphs]]]) -> Graphs:
-    """Return the graphs of the first way that works.
-
-    Args:
-        ways: names and functions that load graphs, the fastest first; the error of the last one is raised.
-    """
-    for index, (name, load) in enumerate(ways, 1):
-        try:
-            graphs = load()
-        except (BundleError, DeviceError) as error:
-            if index == len(ways):
-                raise
-            logger.info("%s cannot serve meanwhile: %s", name, error)
-        else:
-            logger.info("building TensorRT engines, which takes minutes; %s serves meanwhile", name)
-            return graphs
-    raise ValueError("no way to serve meanwhile")
+def open_interim(files: GraphFiles, device: CudaDevice) -> Graphs:
+    """Return graphs that serve while engines are built: onnxruntime's on the GPU or, if that fails, on the CPU."""
+    name = "onnxruntime's CUDA provider"
+    try:
+        graphs = cuda_graphs(files, device)
+    except (BundleError, DeviceError) as error:
+        logger.info("%s cannot serve meanwhile: %s", name, error)
+        name, graphs = "the CPU", cpu_graphs(files)
+    logger.info("building TensorRT engines, which takes minutes; %s serves meanwhile", name)
+    return graphs

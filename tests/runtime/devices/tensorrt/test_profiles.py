@@ -14,7 +14,8 @@ from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.core.specs.windowed import GRAPH as WINDOW
 from bestow_edge.core.specs.windowed import windowed
 from bestow_edge.runtime import embedded_bundle
-from bestow_edge.runtime.devices.tensorrt.profiles import Bounds, choose, digest, profiles, sizes_of
+from bestow_edge.runtime.devices.bindings import sizes_of
+from bestow_edge.runtime.devices.tensorrt.profiles import Bounds, choose, digest, profiles
 
 Configs = Callable[..., ModelConfig]
 
@@ -93,7 +94,7 @@ def test_inputs_that_disagree_about_an_axis(model_config: Configs) -> None:
         tensor.name: tuple(7 if isinstance(axis, str) else axis for axis in tensor.axes) for tensor in spec.inputs
     }
     assert sizes_of(spec, shapes) == {"batch": 7, "tokens": 7, "capacity": 7}
-    with pytest.raises(EngineError, match=r"cache_values_1: float16 .* got \(7, 2, 8, 12\)"):
+    with pytest.raises(ValueError, match=r"cache_values_1: float16 .* got \(7, 2, 8, 12\)"):
         sizes_of(spec, shapes | {"cache_values_1": (7, 2, 8, 12)})
 
 

@@ -1,6 +1,7 @@
 """Sessions on TensorRT engines, which the fake module runs in onnxruntime, on a GPU whose memory is the host's."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_cuda import FakeRuntime, install_cuda
+from fake_onnxruntime import install_onnxruntime
 from fake_tensorrt import VERSIONS, fake_tensorrt
 
 from bestow_edge.core.bundle import read_manifest
@@ -20,7 +22,6 @@ from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.export.graphs.base import graph_sources
 from bestow_edge.runtime import TextEvent, load
 from bestow_edge.runtime.devices.backend import GraphFiles
-from bestow_edge.runtime.devices.base import Graphs
 from bestow_edge.runtime.devices.cuda import CudaDevice
 from bestow_edge.runtime.devices.tensorrt.engine_graph import EngineGraph, open_engines
 from bestow_edge.runtime.devices.tensorrt.serving import open_interim
@@ -188,16 +189,15 @@ def test_a_build_that_fails_leaves_the_others_serving(
     assert texts(model, speech) == texts(load(tensorrt_bundle, threads=1), speech)
 
 
-def test_what_serves_first_is_the_fastest_that_can() -> None:
-    def broken() -> Graphs:
-        raise BundleError("this onnxruntime has no CUDAExecutionProvider")
-
-    fast: Graphs = {}
-    slow: Graphs = {}
-    assert open_interim([("CUDA", broken), ("the CPU", lambda: slow)]) is slow
-    assert open_interim([("CUDA", lambda: fast), ("the CPU", lambda: slow)]) is fast
+def test_what_serves_first_is_the_fastest_that_can(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = GraphFiles(directory=tiny_bundle, manifest=read_manifest(tiny_bundle))
+    gpu = CudaDevice(0, runtime=FakeRuntime())
+    install_onnxruntime(monkeypatch)
+    assert {graph.device.name for graph in open_interim(files, gpu).values()} == {"cuda:0"}
+    install_onnxruntime(monkeypatch, cuda=False)
+    assert {graph.device.name for graph in open_interim(files, gpu).values()} == {"cpu"}
     with pytest.raises(BundleError):
-        open_interim([("CUDA", broken), ("the CPU", broken)])
+        open_interim(replace(files, directory=tiny_bundle / "none"), gpu)
 
 
 def test_a_run_outside_the_profiles_says_what_to_do(tensorrt_bundle: Path, trt: Any) -> None:
@@ -229,8 +229,7 @@ def _plans(trt: Any, bundle: Path) -> dict[str, bytes]:
     machine = this_machine(trt, CudaDevice(0, runtime=FakeRuntime()))
     store = EngineStore(default_directory())
     files = GraphFiles(directory=bundle, manifest=read_manifest(bundle))
-    engines = BundleEngines(files, trt, machine, store)
-    return {name: plan for name in engines.keys if (plan := engines.load(name)) is not None}
+    return BundleEngines(files, trt, machine, store).load()
 
 
 @pytest.mark.parametrize(
