@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import typer
@@ -51,6 +51,14 @@ def new_table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return table
+
+
+def weights_table(weights: Mapping[str, int]) -> Table:
+    """Return the number of weights of each part and of all."""
+    table = new_table("Weights", "part", "number", numbers=("number",))
+    for part, number in (*weights.items(), ("all", sum(weights.values()))):
+        table.add_row(part, f"{number:,}")
     return table
 
 
