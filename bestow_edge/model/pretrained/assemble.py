@@ -5,14 +5,12 @@ The connector begins silent: the LLM starts out as exactly the one that was give
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
 
 from bestow_edge.core.config import ConnectorConfig, ModelConfig, PolicyConfig
 from bestow_edge.core.errors import CheckpointError, ConfigError
@@ -105,17 +103,7 @@ def init_checkpoint(
     encoder = read_encoder(encoder_path, every_name=every_name)
     progress(f"LLM: reading {llm_path}")
     llm = read_llm(llm_path, every_name=every_name)
-    config = _config(request, pairs, encoder, llm)
-    _check_prompts(config, llm)
-    model = _put_together(config, encoder, llm, request)
-    _check_rebuilds(model)
-    progress(f"writing {out}")
-    save_checkpoint(model, llm.tokenizer.to_str(), out, replace=force)
-    return InitResult(out, config, _summaries(model, request), encoder.left_out, llm.has_chat_template)
-
-
-def _config(request: InitRequest, pairs: tuple[str, ...], encoder: EncoderPart, llm: LlmPart) -> ModelConfig:
-    return ModelConfig(
+    config = ModelConfig(
         encoder=encoder.config.for_policy(request.policy.l),
         connector=request.connector,
         llm=plain_config(llm.module.config),
@@ -124,6 +112,12 @@ def _config(request: InitRequest, pairs: tuple[str, ...], encoder: EncoderPart, 
         chat=llm.chat,
         pairs=pairs,
     )
+    _check_prompts(config, llm)
+    model = _put_together(config, encoder, llm, request)
+    _check_rebuilds(model)
+    progress(f"writing {out}")
+    save_checkpoint(model, llm.tokenizer.to_str(), out, replace=force)
+    return InitResult(out, config, _summaries(model, request), encoder.left_out, llm.has_chat_template)
 
 
 def _check_prompts(config: ModelConfig, llm: LlmPart) -> None:
@@ -156,19 +150,12 @@ def _check_rebuilds(model: SpeechModel) -> None:
     Raises:
         CheckpointError: if it gives another model.
     """
-    with _without_weights():
+    with torch.device("meta"):
         again = SpeechModel.from_config(ModelConfig.from_dict(model.config.to_dict())).state_dict()
     got = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if got != (want := {name: tensor.shape for name, tensor in again.items()}):
         names = ", ".join(sorted(name for name in got.keys() | want.keys() if got.get(name) != want.get(name))[:6])
         raise CheckpointError(f"its config does not rebuild the model: {names} differ; choose another encoder or LLM")
-
-
-@contextmanager
-def _without_weights() -> Iterator[None]:
-    """Build modules that hold shapes and no numbers."""
-    with torch.device("meta"):
-        yield
 
 
 def _summaries(model: SpeechModel, request: InitRequest) -> tuple[PartSummary, ...]:
@@ -178,12 +165,9 @@ def _summaries(model: SpeechModel, request: InitRequest) -> tuple[PartSummary, .
         ("connector", config.connector.describe(), model.connector, f"fresh, seed {request.seed}"),
         ("llm", config.llm["model_type"], model.llm, request.llm),
     )
-    return tuple(PartSummary(part, kind, _count(module), _dtype(module), source) for part, kind, module, source in rows)
-
-
-def _count(module: nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())  # tied ones are counted once
-
-
-def _dtype(module: nn.Module) -> str:
-    return str(next(module.parameters()).dtype).removeprefix("torch.")
+    parts = []
+    for part, kind, module, source in rows:
+        weights = list(module.parameters())  # tied ones come once
+        dtype = str(weights[0].dtype).removeprefix("torch.")
+        parts.append(PartSummary(part, kind, sum(weight.numel() for weight in weights), dtype, source))
+    return tuple(parts)
