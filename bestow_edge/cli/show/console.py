@@ -129,6 +129,17 @@ def shown_steps() -> Iterator[Callable[[str], None]]:
         yield lambda description: progress.update(task, description=description)
 
 
+@contextmanager
+def shown_count(what: str, *, transient: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Yield what shows on a terminal how many things of all are done; a transient bar vanishes at the end."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=err, transient=transient, disable=not err.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
 class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
