@@ -49,7 +49,7 @@ def inspect(
 def _bundle_record(path: Path, manifest: BundleManifest) -> dict[str, object]:
     graphs = {
         name: asdict(manifest.graphs[name])
-        | {"inputs": [str(tensor) for tensor in (*spec.inputs, *spec.states)], "outputs": _outputs(spec)}
+        | {"inputs": list(map(str, spec.fed)), "outputs": list(map(str, spec.returned))}
         for name, spec in manifest.specs.items()
     }
     return {
@@ -61,10 +61,6 @@ def _bundle_record(path: Path, manifest: BundleManifest) -> dict[str, object]:
         **asdict(manifest),
         "graphs": graphs,
     }
-
-
-def _outputs(spec: GraphSpec) -> list[str]:
-    return [str(tensor) for tensor in spec.outputs] + [f"{NEXT}{tensor}" for tensor in spec.states]
 
 
 def _bundle_tables(path: Path, manifest: BundleManifest) -> list[Table]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bestow_edge.cli import options
-from bestow_edge.cli.replay import traced
 from bestow_edge.cli.show.console import say
 from bestow_edge.cli.show.delay import announce
 from bestow_edge.core.errors import AudioDeviceError
@@ -74,12 +73,13 @@ def mic(
     from bestow_edge.runtime import load
     from bestow_edge.runtime.audio.microphone import Microphone
     from bestow_edge.runtime.calibration import calibrate
+    from bestow_edge.runtime.records.trace import Tracer
 
     model = load(bundle, device=device, threads=threads)
     rate_hz = model.sample_rate_hz
     microphone = Microphone(mic_device, sample_rate_hz=rate_hz, device_rate_hz=device_rate, seconds=seconds)
     announce(request, model, calibrate)
-    session = model.open(request) if trace is None else traced(model.open(request), trace)
+    session = model.open(request) if trace is None else Tracer(model.open(request), trace)
     with session, microphone, _stopped_by_ctrl_c(microphone):
         source, asked = f"{microphone.device} at {microphone.device_rate_hz} Hz", ", ".join(map(str, request.asked))
         say(f"listening to {source}, {asked}; Ctrl-C ends")

@@ -12,29 +12,16 @@ from transformers import TrainerCallback
 
 from bestow_edge.cli.show.console import err, say
 
-SHOWN = (
-    "loss",
-    "token_loss",
-    "ctc_loss",
-    "right",
-    "eval_loss",
-    "eval_right",
-    "eval_wer",
-    "eval_bleu",
-)  # of the Trainer's record, in this order
+SHOWN = ("loss", "token_loss", "ctc_loss", "right", "eval_loss", "eval_right", "eval_wer", "eval_bleu")
+"""Fields of the Trainer's record that are shown, in this order."""
 
 
 class StageBars:
     """Shows the bars for the time of a `with` block."""
 
     def __init__(self) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[losses]}"),
-            TimeRemainingColumn(),
-        )
+        counts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        columns = *counts, TextColumn("{task.fields[losses]}"), TimeRemainingColumn()
         self._progress = Progress(*columns, console=err, disable=not err.is_terminal)
         self.callback = _StageCallback(self._progress)
 
