@@ -27,9 +27,11 @@ from bestow_edge.evaluation.scores.score import METRICS
 
 if TYPE_CHECKING:
     from bestow_edge.core.prompts import Pair
+    from bestow_edge.evaluation.run.directory import Store
     from bestow_edge.evaluation.run.runner import Runner
     from bestow_edge.evaluation.run.samples import Samples
     from bestow_edge.evaluation.run.settings import Setting
+    from bestow_edge.evaluation.scores.instances import Instance
     from bestow_edge.evaluation.scores.results import SettingResult
 
 INTERRUPTED = 130
@@ -132,12 +134,7 @@ def evaluate(
     _say_what_to_expect(samples, manifest, runner, metric)
     what = summary.describe(manifest, samples, runner)
     store = Store(out, what)
-    try:
-        with shown_count("utterances", transient=True) as progress:
-            found = runner.run(samples.items, settings, store, progress)
-    except KeyboardInterrupt as error:
-        say("stopped; the same command goes on")
-        raise typer.Exit(INTERRUPTED) from error
+    found = _run(runner, samples, settings, store)
     say("computing scores and intervals")
     results = [score_setting(setting, instances, pair) for setting, instances in zip(settings, found, strict=True)]
     record = summary.write(store, what, results, metric)
@@ -215,6 +212,16 @@ def _say_what_to_expect(samples: Samples, manifest: Path, runner: Runner, metric
         say_warning(
             f"no reference has {BLEU_WORDS} words, so BLEU is 0 whatever is written; choose --metric chrf or another"
         )
+
+
+def _run(runner: Runner, samples: Samples, settings: Sequence[Setting], store: Store) -> list[list[Instance]]:
+    """Run what is not finished, and say at Ctrl-C how to go on."""
+    try:
+        with shown_count("utterances", transient=True) as progress:
+            return runner.run(samples.items, settings, store, progress)
+    except KeyboardInterrupt as error:
+        say("stopped; the same command goes on")
+        raise typer.Exit(INTERRUPTED) from error
 
 
 def _show(results: Sequence[SettingResult], qualities: Sequence[str], metric: str) -> None:
