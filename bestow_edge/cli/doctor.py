@@ -18,7 +18,7 @@ import typer
 from bestow_edge import __version__
 from bestow_edge.cli import options
 from bestow_edge.cli.show.console import new_table, say, shown_steps, write, write_json, write_tables
-from bestow_edge.core.errors import AudioDeviceError, BestowEdgeError, MissingExtraError
+from bestow_edge.core.errors import AudioDeviceError, BestowEdgeError
 from bestow_edge.evaluation.report.hardware import installed, usable_cores
 
 if TYPE_CHECKING:
@@ -187,13 +187,11 @@ def _check_microphones(report: Report) -> None:
         from bestow_edge.runtime.audio.microphone import list_devices
 
         report.microphones = [str(device) for device in list_devices()]
-    except MissingExtraError:
-        return  # among the missing modules already
+    except ImportError:
+        return  # what is missing is reported already
     except AudioDeviceError as error:
         report.warnings.append(str(error))
         return
-    except ImportError:
-        return  # a module of the runtime is missing, which is an error already
     if not report.microphones:
         report.warnings.append("no microphone: PortAudio lists no input device; `bestow-edge run` needs none")
 

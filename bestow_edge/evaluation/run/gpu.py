@@ -52,7 +52,6 @@ class Finding:
     """The outcome of one check."""
 
     check: str
-    """Name of the check."""
     state: State
     detail: str
     """Figures, or the reason for a failure or an omission."""
