@@ -162,11 +162,13 @@ def _check_modules(report: Report) -> None:
                 problem = " ".join(str(error).split())
         elif find_spec(name) is None:
             problem = "missing"
-        versions = installed(DISTRIBUTIONS.get(name, (name,))).values()
-        report.versions[name] = None if problem else next(iter(versions), "unknown version")
-        if problem:
-            report.missing[name] = INSTALL.format(f"[{extra}]" if extra else "")
-        if problem and name in RUNTIME:
+        if not problem:
+            found = installed(DISTRIBUTIONS.get(name, (name,)))
+            report.versions[name] = next(iter(found.values()), "unknown version")
+            continue
+        report.versions[name] = None
+        report.missing[name] = INSTALL.format(f"[{extra}]" if extra else "")
+        if name in RUNTIME:
             report.errors.append(f"{name} cannot be imported ({problem}); run: {report.missing[name]}")
 
 
