@@ -75,25 +75,16 @@ def answer(model: Model, recording: Recording) -> list[Choice]:
     return [Choice(attempt.visible_steps, attempt.token_id) for attempt in attempts]
 
 
-def follow(model: Model, recording: Recording, choices: Sequence[Choice]) -> list[int]:
-    """Return what a model would have decided at each point of another one's answer."""
-    decoder = _heard(model, recording)
-    tokens = []
-    for choice in choices:
-        tokens.append(decoder.attempt([choice.visible])[0].token_id)
-        if choice.token_id not in model.manifest.end_ids:
-            decoder.commit(0, choice.token_id)
-    return tokens
-
-
 def agreement(model: Model, recordings: Sequence[Recording], answers: Sequence[Sequence[Choice]]) -> float:
-    """Return the share of decisions that a model makes like the one that gave the answers."""
-    same = total = 0
+    """Return the share of decisions that a model, at each point of the answers, makes like the one that gave them."""
+    same = 0
     for recording, choices in zip(recordings, answers, strict=True):
-        for token_id, choice in zip(follow(model, recording, choices), choices, strict=True):
-            same += token_id == choice.token_id
-            total += 1
-    return same / total
+        decoder = _heard(model, recording)
+        for choice in choices:
+            same += decoder.attempt([choice.visible])[0].token_id == choice.token_id
+            if choice.token_id not in model.manifest.end_ids:
+                decoder.commit(0, choice.token_id)
+    return same / sum(map(len, answers))
 
 
 def _heard(model: Model, recording: Recording) -> Decoder:

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,7 +30,7 @@ from bestow_edge.core.bundle import (
     list_files,
     write_manifest,
 )
-from bestow_edge.core.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE, weight_shapes
+from bestow_edge.core.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE, weights_by_part
 from bestow_edge.core.errors import AgreementError, ExportError
 from bestow_edge.core.files import atomic_directory, sha256
 from bestow_edge.core.prompts import parse_pair, prompt_text
@@ -110,7 +109,7 @@ def export_bundle(
     model = skeleton(checkpoint)
     sources = graph_sources(model.config)
     tokenizer = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
-    chosen = parse_precisions(precision, _weights(checkpoint, ("llm.",)), target)
+    chosen = parse_precisions(precision, weights_by_part(checkpoint).get("llm", 0), target)
     with atomic_directory(out, replace=force) as partial:
         manifest = _manifest(model, tokenizer, sha256(checkpoint / WEIGHTS_FILE), target)
         shutil.copyfile(checkpoint / TOKENIZER_FILE, partial / TOKENIZER_FILE)
@@ -136,11 +135,6 @@ def export_bundle(
     return ExportResult(out, manifest)
 
 
-def _weights(checkpoint: Path, prefixes: tuple[str, ...]) -> int:
-    shapes = weight_shapes(checkpoint / WEIGHTS_FILE)
-    return sum(prod(shape) for name, shape in shapes.items() if name.startswith(prefixes))
-
-
 def _export_graph(
     graph: ir.Model,
     source: GraphSource,
@@ -164,14 +158,14 @@ def _export_graph(
         return rows
     progress(f"{spec.name}: {precision}")
     final = manifest.specs[spec.name]
-    save_graph(_lower(graph, final, precision, manifest.target), path)
+    save_graph(_lower(graph, source, final, precision, manifest.target), path)
     return rows + compare(path, final, source, expected, precision)
 
 
-def _lower(graph: ir.Model, spec: GraphSpec, precision: Precision, target: Target) -> ir.Model:
+def _lower(graph: ir.Model, source: GraphSource, spec: GraphSpec, precision: Precision, target: Target) -> ir.Model:
     """Return a float32 graph as it goes into the bundle; the given one may be changed."""
     if target == "cpu" or precision != "fp16":
-        graph = quantize(graph, precision, rows_apart=spec.part != "encoder")  # several texts are one batch
+        graph = quantize(graph, precision, rows_apart=source.rows_apart)
     if target != "cpu":
         to_half(graph, spec)
     if target == "tensorrt":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +15,6 @@ from bestow_edge.cli import options
 from bestow_edge.cli.show.console import err, new_table, write_json, write_tables
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from bestow_edge.evaluation.run.speed import Speed
 
 
@@ -49,6 +47,7 @@ def bench(
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
     started = time.perf_counter()
     from bestow_edge.core.prompts import parse_pair
+    from bestow_edge.evaluation.run.listening import sample_speech
     from bestow_edge.evaluation.run.speed import measure
     from bestow_edge.runtime import load
 
@@ -56,39 +55,19 @@ def bench(
     pair = parse_pair(lang or model.config.pairs[0])
     with model.session(source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead):
         ready_s = time.perf_counter() - started  # the next thing would be to hear
-    waveform = _speech(audio, model.sample_rate_hz, seconds)
+    waveform = sample_speech(model.sample_rate_hz, seconds, audio)
     with err.status(f"hearing {seconds:.0f} s"):
         speed = measure(model, waveform, source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead)
     record = {"bundle": str(model.directory), "pair": str(pair), "ready_s": ready_s, **asdict(speed)}
     if not as_json:
         write_tables(*_tables(str(model.directory), speed, ready_s))
-    write_json(_rounded(record))
-
-
-def _speech(audio: Path | None, rate_hz: int, seconds: float) -> npt.NDArray[np.float32]:
-    """Return speech of a length: a file's, or the recordings that ship with the package, one after the other."""
-    import numpy as np
-
-    from bestow_edge.core.utterances import read_manifest
-    from bestow_edge.runtime.assets.recordings import sample_manifest
-    from bestow_edge.runtime.audio.files import read_audio
-
-    paths = [audio] if audio is not None else [item.path for item in read_manifest(sample_manifest())]
-    whole = np.concatenate([read_audio(path, rate_hz) for path in paths])
-    return np.resize(whole, round(seconds * rate_hz))
+    rounded = json.loads(json.dumps(record), parse_float=lambda number: round(float(number), 4))
+    write_json(rounded)
 
 
 def _tables(name: str, speed: Speed, ready_s: float) -> list[Table]:
-    graphs = new_table(
-        f"Graphs of {name}",
-        "graph",
-        "runs",
-        "p50 ms",
-        "p95 ms",
-        "max ms",
-        "share",
-        numbers=("runs", "p50 ms", "p95 ms"),
-    )
+    columns = "graph", "runs", "p50 ms", "p95 ms", "max ms", "share"
+    graphs = new_table(f"Graphs of {name}", *columns, numbers=("runs", "p50 ms", "p95 ms"))
     for row in speed.graphs:
         graphs.add_row(
             row.graph, str(row.runs), *(f"{ms:.1f}" for ms in (row.p50_ms, row.p95_ms, row.max_ms)), f"{row.share:.0%}"
@@ -107,13 +86,3 @@ def _tables(name: str, speed: Speed, ready_s: float) -> list[Table]:
     if speed.peak_memory_gb is not None:
         stream.add_row("peak memory of the process", f"{speed.peak_memory_gb:.2f} GB")
     return [graphs, stream]
-
-
-def _rounded(value: object) -> object:
-    if isinstance(value, float):
-        return round(value, 4)
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
-    return value

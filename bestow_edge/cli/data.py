@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bestow_edge.cli.show.console import err, needs_extra, new_table, say, write, write_json, write_tables
+from bestow_edge.cli.show.console import needs_extra, new_table, say, shown_count, write, write_json, write_tables
 from bestow_edge.core.errors import ConfigError, ManifestError
 
 if TYPE_CHECKING:
-    from bestow_edge.training.data.corpora.check import Findings, Progress
+    from bestow_edge.training.data.corpora.check import Findings
     from bestow_edge.training.data.corpora.filters import Report
     from bestow_edge.training.data.corpora.summary import Summary
 
@@ -64,7 +62,7 @@ def check(
 
         reports = [report for path in inputs if _is_recipe(path) for report in _reports(path, data)]
         manifests, texts = _files(inputs, data)
-        with _bar("checked") as progress:
+        with shown_count("checked") as progress:
             findings = check_manifests(manifests, rate_hz=rate, jobs=jobs, progress=progress)
         for path in texts:
             more = check_texts(path)
@@ -115,7 +113,7 @@ def shard(
     with needs_extra("train"):
         from bestow_edge.training.data.corpora.shards import write_shards
 
-        with _bar("packed") as progress:
+        with shown_count("packed") as progress:
             written = write_shards(
                 manifests, out, size_bytes=parse_size(size), seed=seed, max_bad=max_bad, progress=progress
             )
@@ -165,7 +163,7 @@ def speak(
             format="opus" if opus else "flac",
         )
         try:
-            with _bar("spoken") as progress:
+            with shown_count("spoken") as progress:
                 spoken = speak_texts(texts, out, settings, workers=workers, progress=progress)
         except KeyboardInterrupt as error:
             say("stopped; the same command goes on")
@@ -204,26 +202,19 @@ def _files(inputs: list[Path], data: Path | None) -> tuple[list[Path], list[Path
     texts: list[Path] = []
     for path in inputs:
         if _is_recipe(path):
-            more, others = _recipe_files(path, data)
-            manifests += more
-            texts += others
+            from bestow_edge.training.data.corpora.index import manifest_paths
+            from bestow_edge.training.recipe.recipe import load_recipe
+
+            recipe, folder = load_recipe(path).data, path.parent if data is None else data
+            for source in (*recipe.sources, *recipe.dev_sources):
+                manifests += manifest_paths(source, folder)
+                texts += [folder / name for name in source.texts]
         elif path.is_dir():
             manifests += shard_indexes(path)
         elif path.name.endswith(TEXT_SUFFIXES):
             texts.append(path)
         else:
             manifests.append(path)
-    return manifests, texts
-
-
-def _recipe_files(path: Path, data: Path | None) -> tuple[list[Path], list[Path]]:
-    from bestow_edge.training.data.corpora.index import manifest_paths
-    from bestow_edge.training.recipe.recipe import load_recipe
-
-    recipe, folder = load_recipe(path).data, path.parent if data is None else data
-    sources = (*recipe.sources, *recipe.dev_sources)
-    manifests = [file for source in sources for file in manifest_paths(source, folder)]
-    texts = [folder / name for source in sources for name in source.texts]
     return manifests, texts
 
 
@@ -288,18 +279,3 @@ def _show_summary(counted: Summary) -> None:
 
 def _number(value: object) -> str:
     return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Progress]:
-    """Show a bar on a terminal for the time of a block, which gets the function that moves it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, disable=not err.is_terminal) as shown:
-        task = shown.add_task(what, total=None)
-
-        def move(done: int, total: int) -> None:
-            shown.update(task, completed=done, total=total)
-
-        yield move

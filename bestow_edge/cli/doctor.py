@@ -9,7 +9,6 @@ import importlib
 import os
 import platform
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,32 +18,22 @@ import typer
 from bestow_edge import __version__
 from bestow_edge.cli import options
 from bestow_edge.cli.show.console import new_table, say, shown_steps, write, write_json, write_tables
-from bestow_edge.core.errors import AudioDeviceError, BestowEdgeError, MissingExtraError
+from bestow_edge.core.errors import AudioDeviceError, BestowEdgeError
+from bestow_edge.evaluation.report.hardware import installed, usable_cores
 
 if TYPE_CHECKING:
     from bestow_edge.evaluation.run.gpu import GpuReport
 
 INSTALL = "pip install 'bestow-edge{}'"
-MODULES = {  # import name: extra that brings it, empty = the package itself
-    "numpy": "",
-    "soundfile": "",
-    "soxr": "",
-    "tokenizers": "",
-    "onnxruntime": "cpu",
-    "sounddevice": "mic",
-    "torch": "export",
-    "transformers": "export",
-    "safetensors": "export",
-    "onnx": "export",
-    "onnxscript": "export",
-    "accelerate": "train",
-    "yaml": "train",
-    "jiwer": "eval",
-    "sacrebleu": "eval",
-    "whisper_normalizer": "eval",
-    "matplotlib": "eval",
+MODULES = {  # import names by the extra that brings them, empty = the package itself
+    "": ("numpy", "soundfile", "soxr", "tokenizers"),
+    "cpu": ("onnxruntime",),
+    "mic": ("sounddevice",),
+    "export": ("torch", "transformers", "safetensors", "onnx", "onnxscript"),
+    "train": ("accelerate", "yaml"),
+    "eval": ("jiwer", "sacrebleu", "whisper_normalizer", "matplotlib"),
 }
-RUNTIME = ("numpy", "soundfile", "soxr", "tokenizers", "onnxruntime")  # imported for good: a broken one must show
+RUNTIME = (*MODULES[""], *MODULES["cpu"])  # imported for good: a broken one must show
 DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "yaml": ("pyyaml",),
@@ -64,7 +53,7 @@ class Report:
     providers: list[str] = field(default_factory=list)
     """onnxruntime's, best first."""
     cpus: int = os.cpu_count() or 1
-    usable_cpus: int = os.cpu_count() or 1
+    usable_cpus: int = field(default_factory=usable_cores)
     """CPUs this process may use; onnxruntime's threads by default."""
     microphones: list[str] = field(default_factory=list)
     embedded_bundle: str = ""
@@ -127,8 +116,6 @@ def doctor(
         return
     report = Report()
     _check_modules(report)
-    if hasattr(os, "sched_getaffinity"):
-        report.usable_cpus = len(os.sched_getaffinity(0))
     _check_onnxruntime(report)
     _check_microphones(report)
     _check_bundle(report)
@@ -166,7 +153,7 @@ def write_gpu_report(report: GpuReport) -> None:
 
 
 def _check_modules(report: Report) -> None:
-    for name, extra in MODULES.items():
+    for extra, name in ((extra, name) for extra, names in MODULES.items() for name in names):
         problem = ""
         if name in RUNTIME:
             try:
@@ -175,35 +162,24 @@ def _check_modules(report: Report) -> None:
                 problem = " ".join(str(error).split())
         elif find_spec(name) is None:
             problem = "missing"
-        report.versions[name] = None if problem else _version(name)
-        if problem:
-            report.missing[name] = INSTALL.format(f"[{extra}]" if extra else "")
-        if problem and name in RUNTIME:
-            report.errors.append(f"{name} cannot be imported ({problem}); run: {report.missing[name]}")
-
-
-def _version(name: str) -> str:
-    for distribution in DISTRIBUTIONS.get(name, (name,)):
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
+        if not problem:
+            found = installed(DISTRIBUTIONS.get(name, (name,)))
+            report.versions[name] = next(iter(found.values()), "unknown version")
             continue
-    return "unknown version"
+        report.versions[name] = None
+        report.missing[name] = INSTALL.format(f"[{extra}]" if extra else "")
+        if name in RUNTIME:
+            report.errors.append(f"{name} cannot be imported ({problem}); run: {report.missing[name]}")
 
 
 def _check_onnxruntime(report: Report) -> None:
     if report.versions["onnxruntime"] is None:
         return
     report.providers = list(importlib.import_module("onnxruntime").get_available_providers())
-    installed = []
-    for distribution in DISTRIBUTIONS["onnxruntime"]:
-        try:
-            installed.append(f"{distribution} {version(distribution)}")
-        except PackageNotFoundError:
-            continue
-    if len(installed) > 1:
+    found = [f"{name} {version}" for name, version in installed(DISTRIBUTIONS["onnxruntime"]).items()]
+    if len(found) > 1:
         report.warnings.append(
-            f"{' and '.join(installed)} overwrite each other's files; keep one: pip uninstall -y onnxruntime "
+            f"{' and '.join(found)} overwrite each other's files; keep one: pip uninstall -y onnxruntime "
             f"onnxruntime-gpu && {INSTALL.format('[gpu]')}, or [cpu] without a GPU"
         )
 
@@ -213,13 +189,11 @@ def _check_microphones(report: Report) -> None:
         from bestow_edge.runtime.audio.microphone import list_devices
 
         report.microphones = [str(device) for device in list_devices()]
-    except MissingExtraError:
-        return  # among the missing modules already
+    except ImportError:
+        return  # what is missing is reported already
     except AudioDeviceError as error:
         report.warnings.append(str(error))
         return
-    except ImportError:
-        return  # a module of the runtime is missing, which is an error already
     if not report.microphones:
         report.warnings.append("no microphone: PortAudio lists no input device; `bestow-edge run` needs none")
 

@@ -6,22 +6,32 @@ It reads arguments and shows progress and the table; the work is in `bestow_edge
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bestow_edge.cli import options
-from bestow_edge.cli.show.console import err, needs_extra, new_table, say, say_warning, write_json, write_tables
+from bestow_edge.cli.show.console import (
+    needs_extra,
+    new_table,
+    say,
+    say_warning,
+    shown_count,
+    write_json,
+    write_tables,
+)
 from bestow_edge.core.prompts import parse_pair
+from bestow_edge.evaluation.scores.score import METRICS
 
 if TYPE_CHECKING:
     from bestow_edge.core.prompts import Pair
+    from bestow_edge.evaluation.run.directory import Store
     from bestow_edge.evaluation.run.runner import Runner
     from bestow_edge.evaluation.run.samples import Samples
     from bestow_edge.evaluation.run.settings import Setting
+    from bestow_edge.evaluation.scores.instances import Instance
     from bestow_edge.evaluation.scores.results import SettingResult
 
 INTERRUPTED = 130
@@ -115,17 +125,18 @@ def evaluate(
         from bestow_edge.evaluation.report import summary
         from bestow_edge.evaluation.run.directory import Store
         from bestow_edge.evaluation.run.samples import read_samples
-    _check_metric(metric)
+        from bestow_edge.evaluation.scores.results import score_setting
+    if metric not in METRICS:
+        raise typer.BadParameter(f"--metric {metric}: expected one of {', '.join(METRICS)}")
     runner = _runner(bundle, pair, device, threads, jobs, questions=questions)
     settings = _settings(runner, policy, varied, l, steps)
     samples = read_samples(manifest, pair, questions=questions, target=target, audio=audio)
     _say_what_to_expect(samples, manifest, runner, metric)
     what = summary.describe(manifest, samples, runner)
     store = Store(out, what)
-    with _bar() as progress:
-        found = runner.run(samples.items, settings, store, progress)
+    found = _run(runner, samples, settings, store)
     say("computing scores and intervals")
-    results = summary.score(settings, found, pair)
+    results = [score_setting(setting, instances, pair) for setting, instances in zip(settings, found, strict=True)]
     record = summary.write(store, what, results, metric)
     if as_json:
         write_json(record)
@@ -147,13 +158,6 @@ def numbers(option: str, text: str) -> list[int]:
             raise typer.BadParameter(f"{option} {text}: expected numbers such as 3,6,10 or a range such as 1-12")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
     return found
-
-
-def _check_metric(metric: str) -> None:
-    from bestow_edge.evaluation.scores.score import METRICS
-
-    if metric not in METRICS:
-        raise typer.BadParameter(f"--metric {metric}: expected one of {', '.join(METRICS)}")
 
 
 def _runner(
@@ -210,19 +214,14 @@ def _say_what_to_expect(samples: Samples, manifest: Path, runner: Runner, metric
         )
 
 
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    """Show how many utterances are done, and at Ctrl-C how to go on."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("utterances"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("utterances", total=None)
-        try:
-            yield lambda done, total: progress.update(task, completed=done, total=total)
-        except KeyboardInterrupt as error:
-            say("stopped; the same command goes on")
-            raise typer.Exit(INTERRUPTED) from error
+def _run(runner: Runner, samples: Samples, settings: Sequence[Setting], store: Store) -> list[list[Instance]]:
+    """Run what is not finished, and say at Ctrl-C how to go on."""
+    try:
+        with shown_count("utterances", transient=True) as progress:
+            return runner.run(samples.items, settings, store, progress)
+    except KeyboardInterrupt as error:
+        say("stopped; the same command goes on")
+        raise typer.Exit(INTERRUPTED) from error
 
 
 def _show(results: Sequence[SettingResult], qualities: Sequence[str], metric: str) -> None:

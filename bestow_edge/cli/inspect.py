@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict
-from math import prod
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +10,9 @@ import typer
 from rich.table import Table
 
 from bestow_edge.cli import options
-from bestow_edge.cli.show.console import megabytes, new_table, write_json, write_tables
+from bestow_edge.cli.show.console import megabytes, new_table, weights_table, write_json, write_tables
 from bestow_edge.core.bundle import FORMAT, FORMAT_VERSION, MANIFEST_FILE, BundleManifest, read_manifest
-from bestow_edge.core.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_config, weight_shapes
+from bestow_edge.core.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_config, weights_by_part
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import BundleMissingError
 from bestow_edge.core.request import describe_policy
@@ -39,28 +37,20 @@ def inspect(
         else:
             write_tables(*_bundle_tables(path, manifest))
     elif (path / CONFIG_FILE).is_file():
-        config, weights = load_config(path), _weights_by_part(path)
+        config, weights = load_config(path), weights_by_part(path)
         if as_json:
             write_json({"kind": "checkpoint", "path": str(path), "weights": weights, "model": config.to_dict()})
         else:
-            write_tables(_model_table(f"Checkpoint {path}", config), _weights_table(weights))
+            write_tables(_model_table(f"Checkpoint {path}", config), weights_table(weights))
     else:
         problem = "is neither a bundle nor a checkpoint" if path.is_dir() else "no such directory"
         raise BundleMissingError(f"{path}: {problem}; expected {MANIFEST_FILE}, or {CONFIG_FILE} and {WEIGHTS_FILE}")
 
 
-def _weights_by_part(directory: Path) -> dict[str, int]:
-    """Return the number of weights of encoder, adapter and LLM."""
-    counts: Counter[str] = Counter()
-    for name, shape in weight_shapes(directory / WEIGHTS_FILE).items():
-        counts[name.partition(".")[0]] += prod(shape)
-    return dict(counts)
-
-
 def _bundle_record(path: Path, manifest: BundleManifest) -> dict[str, object]:
     graphs = {
         name: asdict(manifest.graphs[name])
-        | {"inputs": [str(tensor) for tensor in (*spec.inputs, *spec.states)], "outputs": _outputs(spec)}
+        | {"inputs": list(map(str, spec.fed)), "outputs": list(map(str, spec.returned))}
         for name, spec in manifest.specs.items()
     }
     return {
@@ -72,10 +62,6 @@ def _bundle_record(path: Path, manifest: BundleManifest) -> dict[str, object]:
         **asdict(manifest),
         "graphs": graphs,
     }
-
-
-def _outputs(spec: GraphSpec) -> list[str]:
-    return [str(tensor) for tensor in spec.outputs] + [f"{NEXT}{tensor}" for tensor in spec.states]
 
 
 def _bundle_tables(path: Path, manifest: BundleManifest) -> list[Table]:
@@ -143,11 +129,4 @@ def _model_table(title: str, config: ModelConfig) -> Table:
     table.add_row("questions", f"about speech in {', '.join(config.questions)}" if config.questions else "none")
     table.add_row("policy", describe_policy(config.policy))
     table.add_row("streaming", f"{config.encoder.kind}: {config.encoder.describe()}")
-    return table
-
-
-def _weights_table(weights: dict[str, int]) -> Table:
-    table = new_table("Weights", "part", "number", numbers=("number",))
-    for part, number in (weights | {"all": sum(weights.values())}).items():
-        table.add_row(part, f"{number:,}")
     return table

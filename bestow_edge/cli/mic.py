@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bestow_edge.cli import options
-from bestow_edge.cli.replay import traced
 from bestow_edge.cli.show.console import say
 from bestow_edge.cli.show.delay import announce
 from bestow_edge.core.errors import AudioDeviceError
 from bestow_edge.core.request import Request
 
 if TYPE_CHECKING:
-    from bestow_edge.cli.show.captions import Captions
+    from bestow_edge.core.prompts import AboutSpeech
     from bestow_edge.runtime import Session
     from bestow_edge.runtime.audio.microphone import Microphone
     from bestow_edge.runtime.records.trace import Tracer
@@ -70,30 +69,30 @@ def mic(
         lang=lang, ask=tuple(ask or ()), policy=policy, k=k, l=l, threshold=threshold, lookahead=lookahead,
         latency=latency,
     )  # fmt: skip
-    from bestow_edge.cli.show.captions import Captions
     from bestow_edge.runtime import load
     from bestow_edge.runtime.audio.microphone import Microphone
     from bestow_edge.runtime.calibration import calibrate
+    from bestow_edge.runtime.records.trace import Tracer
 
     model = load(bundle, device=device, threads=threads)
     rate_hz = model.sample_rate_hz
     microphone = Microphone(mic_device, sample_rate_hz=rate_hz, device_rate_hz=device_rate, seconds=seconds)
     announce(request, model, calibrate)
-    session = model.open(request) if trace is None else traced(model.open(request), trace)
+    session = model.open(request) if trace is None else Tracer(model.open(request), trace)
     with session, microphone, _stopped_by_ctrl_c(microphone):
         source, asked = f"{microphone.device} at {microphone.device_rate_hz} Hz", ", ".join(map(str, request.asked))
         say(f"listening to {source}, {asked}; Ctrl-C ends")
-        _listen(microphone, session, rate_hz, Captions(request.asked, as_json=as_json))
+        _listen(microphone, session, request.asked, as_json=as_json)
     _say_lost(microphone)
 
 
-def _listen(microphone: Microphone, session: Session | Tracer, rate_hz: int, captions: Captions) -> None:
+def _listen(microphone: Microphone, session: Session | Tracer, asked: Sequence[AboutSpeech], *, as_json: bool) -> None:
     """Show text until the microphone ends, however it ends; nothing that was heard is lost."""
-    from bestow_edge.cli.show.captions import Status, level_db
+    from bestow_edge.cli.show.captions import Captions, Status, level_db
 
-    started_s = time.monotonic()
+    started_s, rate_hz = time.monotonic(), session.sample_rate_hz
     num_samples = 0
-    with captions:
+    with Captions(asked, as_json=as_json) as captions:
         try:
             for block in microphone:
                 events = session.feed(block)

@@ -18,8 +18,8 @@ from bestow_edge.core.request import change_policy, default_policy, given_fields
 
 if TYPE_CHECKING:
     from bestow_edge.core.policy import Policy
-    from bestow_edge.runtime import Event, Model, Session
-    from bestow_edge.runtime.records.trace import Trace, TraceHeader, Tracer
+    from bestow_edge.runtime import Event, Model
+    from bestow_edge.runtime.records.trace import Trace, TraceHeader
 
 SAME = "same text as recorded"
 DIFFERENT = 1  # exit code
@@ -70,13 +70,6 @@ def replay(
         _show(trace, header, events, difference, changed=changed)
     if difference and not changed:
         raise typer.Exit(DIFFERENT)
-
-
-def traced(session: Session, path: Path) -> Tracer:
-    """Return a session that leaves a trace."""
-    from bestow_edge.runtime.records.trace import Tracer
-
-    return Tracer(session, path)
 
 
 def _policies(trace: Trace, model: Model, name: PolicyName | None, given: Mapping[str, int]) -> list[Policy]:

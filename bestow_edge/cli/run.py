@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bestow_edge.cli import options
-from bestow_edge.cli.replay import traced
 from bestow_edge.cli.show.console import err, say_error, write, write_json
 from bestow_edge.cli.show.delay import announce
 from bestow_edge.cli.show.prompts import asked_record, labels, languages, policy_record
 from bestow_edge.cli.show.texts import StreamedTexts, event_record, texts
 from bestow_edge.core.errors import AudioError, SessionError
-from bestow_edge.core.prompts import AboutSpeech, Question
+from bestow_edge.core.prompts import Question
 from bestow_edge.core.request import Request
 
 if TYPE_CHECKING:
@@ -42,15 +41,6 @@ class Job:
     as_json: bool
     prefixed: bool
     """Whether each line begins with its file's name."""
-
-    @property
-    def asked(self) -> tuple[AboutSpeech, ...]:
-        """Pairs and questions."""
-        return self.request.asked
-
-    def session(self) -> Session:
-        """Open the session of one file."""
-        return self.model.open(self.request)
 
 
 def run(
@@ -99,14 +89,8 @@ def run(
 
     model = load(bundle, device=device, threads=threads)
     announce(request, model)
-    job = Job(
-        model=model,
-        request=request,
-        trace=trace,
-        as_json=as_json,
-        prefixed=len(files) > 1,
-    )
-    job.session()  # refuses a wrong pair, question or look-ahead before any file is read
+    job = Job(model=model, request=request, trace=trace, as_json=as_json, prefixed=len(files) > 1)
+    model.open(request)  # refuses a wrong pair, question or look-ahead before any file is read
     failed = [path for path in files if not _try_file(path, job)]
     if failed:
         raise typer.Exit(2)
@@ -125,20 +109,22 @@ def _try_file(path: Path, job: Job) -> bool:
 
 
 def _file(path: Path, waveform: npt.NDArray[np.float32], job: Job) -> None:
-    prefix = f"{path}: " if job.prefixed else ""
+    from bestow_edge.runtime.records.trace import Tracer
+
+    prefix, asked = f"{path}: " if job.prefixed else "", job.request.asked
     started_s = time.perf_counter()
-    opened = job.session()
-    with opened if job.trace is None else traced(opened, job.trace) as session:
+    opened = job.model.open(job.request)
+    with opened if job.trace is None else Tracer(opened, job.trace) as session:
         heard = _heard(session, waveform, job)
         if job.request.stream and not job.as_json:
-            _write_growing(heard, StreamedTexts(job.asked, prefix))
+            _write_growing(heard, StreamedTexts(asked, prefix))
             return
         events = [event for added in heard for event in added]
     wall_s = time.perf_counter() - started_s
     if job.as_json:
         write_json(_record(path, len(waveform) / job.model.sample_rate_hz, wall_s, events, job))
         return
-    for label, text in zip(labels(job.asked), texts(events, len(job.asked)), strict=True):
+    for label, text in zip(labels(asked), texts(events, len(asked)), strict=True):
         write(prefix + label + text)
 
 
@@ -177,28 +163,30 @@ def _bar(total: int, *, shown: bool) -> Iterator[Any]:  # Any: a function from a
 
 
 def _record(path: Path, duration_s: float, wall_s: float, events: list[Event], job: Job) -> dict[str, object]:
+    asked = job.request.asked
     record: dict[str, object] = {
         "file": str(path),
-        "lang": languages(job.asked),
-        **_texts_record(texts(events, len(job.asked)), job),
+        "lang": languages(asked),
+        **_texts_record(texts(events, len(asked)), job),
         "duration_s": round(duration_s, 3),
         "wall_s": round(wall_s, 3),
         "rtf": round(wall_s / duration_s, 4),
         "policy": _policy_record(job, 0),  # of the texts; all of them have the same
     }
     if job.request.stream:
-        record["events"] = [event_record(event, job.asked) for event in events]
+        record["events"] = [event_record(event, asked) for event in events]
     return record
 
 
 def _texts_record(said: Sequence[str], job: Job) -> dict[str, object]:
     """Return what was written for pairs and, if there are any, the answers to questions with their policies."""
-    pairs = {str(what): text for what, text in zip(job.asked, said, strict=True) if not isinstance(what, Question)}
-    answers = [
-        asked_record(what) | {"text": text, "policy": _policy_record(job, row)}
-        for row, (what, text) in enumerate(zip(job.asked, said, strict=True))
-        if isinstance(what, Question)
-    ]
+    pairs: dict[str, str] = {}
+    answers: list[dict[str, object]] = []
+    for row, (what, text) in enumerate(zip(job.request.asked, said, strict=True)):
+        if isinstance(what, Question):
+            answers.append(asked_record(what) | {"text": text, "policy": _policy_record(job, row)})
+        else:
+            pairs[str(what)] = text
     record: dict[str, object] = {"text": said[0]} if len(pairs) == 1 else {"texts": pairs} if pairs else {}
     return record | ({"answers": answers} if answers else {})
 

@@ -77,14 +77,14 @@ def _train(recipe: Recipe, data_dir: Path, out: Path) -> Path:
     first = is_first_process()
     if first:
         say("loading torch and the data")
-    from bestow_edge.cli.show.training_progress import StageBars
+    from bestow_edge.cli.show.training_progress import stage_bars
     from bestow_edge.training.learning import trainer
 
     if first and out.is_dir() and any((out / stage.name).is_dir() for stage in recipe.stages):
         say(f"{out} holds an earlier run: going on where it stopped")
     try:
-        with StageBars() as bars:
-            return trainer.train(recipe, data_dir, out, [bars.callback] if first else [])
+        with stage_bars() as callback:
+            return trainer.train(recipe, data_dir, out, [callback] if first else [])
     except KeyboardInterrupt as error:
         say(f"stopped; the same command goes on from the last save, made every {recipe.save_steps} steps")
         raise typer.Exit(INTERRUPTED + 2) from error

@@ -59,11 +59,10 @@ class ParityRow:
     """Largest difference between a graph and PyTorch at one size of input."""
 
     graph: str
-    """Name of the graph."""
     case: str
     """Sizes tried."""
     precision: Precision
-    """Precision of the graph's weights."""
+    """Of its weights."""
     error: float
     """Largest absolute difference over the largest absolute value, over all outputs."""
     tolerance: float
@@ -75,7 +74,6 @@ class QuantizationRow:
     """Cost and gain of a graph's precision."""
 
     graph: str
-    """Name of the graph."""
     precision: Precision
     """Of its weights."""
     bytes: int
@@ -110,11 +108,9 @@ class BundleManifest:
     """Content of `bundle.json`."""
 
     model: ModelConfig
-    """The model's configuration."""
     target: Target
     """Device that the graphs were made for."""
     graphs: dict[str, GraphEntry]
-    """Graphs by name."""
     prompts: dict[str, tuple[int, ...]]
     """Token ids of the whole prompt of each language pair."""
     end_ids: tuple[int, ...]

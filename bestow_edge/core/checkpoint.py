@@ -6,6 +6,8 @@ Standard library only. `bestow_edge.model.checkpoint` reads and writes the weigh
 from __future__ import annotations
 
 import json
+from collections import Counter
+from math import prod
 from pathlib import Path
 
 from bestow_edge.core.config import ModelConfig, read_json
@@ -40,6 +42,18 @@ def load_config(directory: Path) -> ModelConfig:
         parse_pair(pair)
     check_languages(*config.questions)
     return config
+
+
+def weights_by_part(directory: Path) -> dict[str, int]:
+    """Return the number of weights of each part of a checkpoint, by the first part of their names.
+
+    Raises:
+        CheckpointError: if its weights are not a safetensors file.
+    """
+    counts: Counter[str] = Counter()
+    for name, shape in weight_shapes(directory / WEIGHTS_FILE).items():
+        counts[name.partition(".")[0]] += prod(shape)
+    return dict(counts)
 
 
 def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -1,29 +1,5 @@
 """Typed errors of the whole project.
 
-    BestowEdgeError
-    |- ConfigError            (ValueError)         a config, recipe or manifest field is wrong
-    |- AudioError             (ValueError)         a file or a block of samples cannot be used as audio
-    |- AudioDeviceError       (OSError)            no microphone, no PortAudio, device lost
-    |- DeviceError            (RuntimeError)       a GPU is missing, failed, lacks memory or would be left unused
-    |- ManifestError          (ValueError)         a training or evaluation manifest line is wrong
-    |- CheckpointError        (ValueError)         a checkpoint directory is missing or damaged
-    |- HubError               (OSError)            the Hugging Face Hub has no such model, refuses it or is out of reach
-    |- BundleError            (ValueError)         a bundle cannot be used
-    |  |- BundleMissingError  (FileNotFoundError)  no bundle there, or a file of it is missing
-    |  |- BundleVersionError                       written in another format version
-    |  |- BundleIntegrityError                     a file's size or SHA-256 differs from the manifest
-    |  `- SignatureError                           a graph's tensors differ from its GraphSpec
-    |- EngineError            (RuntimeError)       a TensorRT engine cannot be built, loaded or run
-    |- PromptError            (ValueError)         unknown task, language or pair; a question that cannot be asked
-    |- SessionError           (RuntimeError)       a session is used after it was finished
-    |  `- BacklogError                             a live session holds all the audio it may: nothing was taken
-    |- TraceError             (ValueError)         a trace cannot be written, read or replayed
-    |- TrainingError          (RuntimeError)       a run of training cannot go on; its last save is complete
-    |  `- TrainingStoppedError                     it was asked to stop, saved and ended
-    |- ExportError            (RuntimeError)       a checkpoint cannot be exported
-    |  `- ParityError                              an exported graph differs from PyTorch
-    `- MissingExtraError      (ImportError)        an optional dependency is absent; names the pip command
-
 Every one is caused by something a user can act on: the message says what was got, what was expected and what to do.
 The command line prints it as one sentence and exits with code 2.
 """

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from bestow_edge.core.errors import ConfigError
 
-BLOCK_BYTES = 1 << 20
-
 
 @contextmanager
 def atomic_directory(target: Path, *, replace: bool) -> Iterator[Path]:
@@ -71,8 +69,5 @@ def _take_place(partial: Path, target: Path) -> None:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

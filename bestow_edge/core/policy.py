@@ -180,9 +180,8 @@ class LocalAgreement(Policy):
 
     def accepts(self, view: View) -> bool:
         """All drafts are there and say the same up to this token."""
-        heads = {draft[: view.index + 1] for draft in view.drafts}
-        agreed = len(view.drafts) == self.n and len(heads) == 1
-        return agreed and len(heads.pop()) == view.index + 1
+        heads = [draft[: view.index + 1] for draft in view.drafts]
+        return len(heads) == self.n and len(heads[0]) == view.index + 1 and len(set(heads)) == 1
 
 
 POLICIES: dict[str, type[Policy]] = {
@@ -228,11 +227,8 @@ def visible_steps(
 
 
 def wanted_steps(policy: Policy, index: int, at_least: int = 0) -> int:
-    """Return the speech steps that answer token `index` sees, if there are so many; until then it has to READ.
+    """Return the speech steps that answer token `index` (from 0) sees, if there are so many; until then it has to READ.
 
-    Args:
-        policy: the read/write policy.
-        index: answer token, from 0.
-        at_least: steps already asked for because the model paused at this token or an earlier one.
+    A pause at this token or an earlier one has asked for `at_least` steps.
     """
     return max(policy.steps_needed(index), at_least)

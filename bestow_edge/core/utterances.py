@@ -64,11 +64,7 @@ def read_manifest(path: Path) -> list[Utterance]:
 
 
 def numbered_utterances(path: Path, *, default_lang: str = "en") -> list[tuple[int, Utterance]]:
-    """Read all lines of a manifest with their numbers, from 1.
-
-    Args:
-        path: the manifest.
-        default_lang: language of the speech in lines that do not name it.
+    """Read all lines of a manifest with their numbers, from 1; `default_lang` is as for `parse_utterance`.
 
     Raises:
         ManifestError: if the file is missing or empty, or a line is not valid.
@@ -153,13 +149,7 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
 
 
 def parse_utterance(line: str, manifest: Path, number: int, default_lang: str = "en") -> Utterance:
-    """Read one line of a manifest.
-
-    Args:
-        line: the line.
-        manifest: the file of the line; `audio_filepath` is relative to its folder.
-        number: its number, for messages.
-        default_lang: language of the speech if the line does not name it.
+    """Read one line of a manifest; its speech is in `default_lang` if it names no language.
 
     Raises:
         ManifestError: if it is not valid.
@@ -223,7 +213,7 @@ def _word_times(
     if times is None:
         return ()
     expected = "a list of [start, end] in seconds, one for each word of the transcript"
-    if not isinstance(times, list) or not all(_is_span(span) for span in times):
+    if not isinstance(times, list) or not all(_is_pair_of_numbers(span) for span in times):
         raise ManifestError(f"{where}: word_times is {times!r:.60}; expected {expected}")
     if len(times) != len(words := (transcript or "").split()):
         raise ManifestError(f"{where}: word_times has {len(times)} entries for {len(words)} words; expected {expected}")
@@ -236,12 +226,8 @@ def _word_times(
     return tuple((float(start), float(end)) for start, end in times)
 
 
-def _is_span(span: object) -> bool:
-    return (
-        isinstance(span, list)
-        and len(span) == 2
-        and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in span)
-    )
+def _is_pair_of_numbers(span: object) -> bool:
+    return isinstance(span, list) and len(span) == 2 and all(type(value) in (int, float) for value in span)
 
 
 def _audio_bytes(entry: Mapping[str, Any], where: str) -> tuple[int, int] | None:

@@ -9,14 +9,13 @@ positions and for sums over a vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from bestow_edge.core.tensors import NEXT, GraphSpec
+from bestow_edge.core.tensors import GraphSpec
 from bestow_edge.export.rewriting.fusion import lazy
 
 FULL = {
@@ -37,9 +36,8 @@ def to_half(model: ir.Model, spec: GraphSpec | None = None) -> None:
         model: a float32 graph.
         spec: the contract it is to fulfil: which inputs and outputs are float16 and which float32; None leaves them.
     """
-    tensors = () if spec is None else (*spec.inputs, *spec.states)
-    outputs = () if spec is None else (*spec.outputs, *(replace(t, name=f"{NEXT}{t.name}") for t in spec.states))
-    Retyping(model, {tensor.name: tensor.dtype for tensor in (*tensors, *outputs)}).run()
+    tensors = () if spec is None else (*spec.fed, *spec.returned)
+    Retyping(model, {tensor.name: tensor.dtype for tensor in tensors}).run()
     common.RemoveUnusedNodesPass()(model)
 
 
@@ -74,15 +72,13 @@ class Retyping:
                 self._name_output(index, value, self._as[kind][value])
 
     def _retype(self, node: ir.Node) -> None:
-        floats = [index for index, value in enumerate(node.inputs) if self._is_float(value)]
+        floats = {index: value for index, value in enumerate(node.inputs) if value and self._is_float(value)}
         makes_float = node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT
         if not floats and not makes_float:
             return
-        kind = self._kind(node, [value for index in floats if (value := node.inputs[index]) is not None])
-        for index in floats:
-            value = node.inputs[index]
-            if value is not None:
-                node.replace_input_with(index, self._in(value, kind, node))
+        kind = self._kind(node, floats.values())
+        for index, value in floats.items():
+            node.replace_input_with(index, self._in(value, kind, node))
         if makes_float:
             node.attributes["to"] = ir.AttrInt64("to", kind)
         elif node.op_type in NOT_FLOAT or node.op_type == "Cast":
@@ -102,9 +98,7 @@ class Retyping:
             return ir.DataType.FLOAT
         return ir.DataType.FLOAT16
 
-    def _is_float(self, value: ir.Value | None) -> bool:
-        if value is None:
-            return False
+    def _is_float(self, value: ir.Value) -> bool:
         if value.is_initializer():
             return value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT
         return any(value in known for known in self._as.values())

@@ -136,16 +136,18 @@ def products(model: ir.Model) -> Iterator[Product]:
     """Yield the matrix products with a constant matrix, as they come in the graph."""
     for node in list(model.graph):
         if node.op_type == "MatMul" and (matrix := constant(node.inputs[1], rank=2)) is not None:
-            yield Product(node, matrix, *_bias_after(node))
+            add, bias = _next_with_constant(node, "Add", rank=1) or (None, None)
+            yield Product(node, matrix, add, bias)
 
 
-def _bias_after(node: ir.Node) -> tuple[ir.Node | None, Constant | None]:
+def _next_with_constant(node: ir.Node, op_type: str, rank: int) -> tuple[ir.Node, Constant] | None:
+    """Return the node of a type that alone reads the output of another, and the constant that it reads beside."""
     uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or node.outputs[0].is_graph_output() or uses[0][0].op_type != "Add":
-        return None, None
-    add, place = uses[0]
-    bias = constant(add.inputs[1 - place], rank=1)
-    return (None, None) if bias is None else (add, bias)
+    if len(uses) != 1 or node.outputs[0].is_graph_output() or uses[0][0].op_type != op_type:
+        return None
+    reader, place = uses[0]
+    beside = constant(reader.inputs[1 - place], rank)
+    return None if beside is None else (reader, beside)
 
 
 def lazy(
@@ -171,13 +173,8 @@ def fold_factors(model: ir.Model) -> None:
     """Put a constant number that a product is multiplied by into its matrix and bias."""
     for product in products(model):
         end = product.node if product.add is None else product.add
-        uses = list(end.outputs[0].uses())
-        if len(uses) != 1 or end.outputs[0].is_graph_output() or uses[0][0].op_type != "Mul":
-            continue
-        multiply, place = uses[0]
-        factor = constant(multiply.inputs[1 - place], rank=0)
-        if factor is not None:
-            _fold(model, product, end, multiply, factor)
+        if (found := _next_with_constant(end, "Mul", rank=0)) is not None:
+            _fold(model, product, end, *found)
 
 
 def _fold(model: ir.Model, product: Product, end: ir.Node, multiply: ir.Node, factor: Constant) -> None:

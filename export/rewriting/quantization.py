@@ -44,44 +44,25 @@ def quantize(model: ir.Model, precision: Precision, *, rows_apart: bool) -> ir.M
     """
     if precision == "fp16":
         to_half(model)
-        return model
-    if precision == "int8" and not rows_apart:
-        quantize_dynamic(model)
     elif precision != "fp32":
-        quantize_weights(model, bits=int(precision.removeprefix("int")))
+        _quantize_weights(model, bits=int(precision.removeprefix("int")), rows_apart=rows_apart)
     return model
 
 
-def quantize_dynamic(model: ir.Model) -> None:
-    """Give a graph int8 products whose activations are scaled as it runs, and int8 tables, in place.
-
-    Raises:
-        ExportError: if the graph holds no weights to quantise.
-    """
+def _quantize_weights(model: ir.Model, *, bits: int, rows_apart: bool) -> None:
     split_gemms(model)
-    done = _quantize_tables(model)
-    for product in _large_products(model):
-        _dynamic_product(model, product)
-        done += 1
-    _finish(model, done)
-
-
-def quantize_weights(model: ir.Model, *, bits: int) -> None:
-    """Give a graph int8 or int4 weights, int8 activations with a scale for each row, and int8 tables, in place.
-
-    Args:
-        model: the float32 graph.
-        bits: 8 or 4.
-
-    Raises:
-        ExportError: if the graph holds no weights to quantise.
-    """
-    split_gemms(model)
-    done = _quantize_tables(model)
-    for product in _large_products(model):
-        _blockwise_product(model, product, bits)
-        done += 1
-    _finish(model, done)
+    lookups = _quantize_tables(model)
+    large = [product for product in products(model) if product.matrix.size >= MIN_WEIGHTS]
+    for product in large:
+        if bits == 8 and not rows_apart:
+            _dynamic_product(model, product)
+        else:
+            _blockwise_product(model, product, bits)
+    if not lookups and not large:
+        name = model.graph.name
+        raise ExportError(f"{name}: no matrix or table of {MIN_WEIGHTS} or more weights; keep this graph in float32")
+    model.opset_imports[MICROSOFT] = 1
+    common.RemoveUnusedNodesPass()(model)
 
 
 def split_gemms(model: ir.Model) -> None:
@@ -103,18 +84,6 @@ def split_gemms(model: ir.Model) -> None:
 
 def _transposed(weight: Constant) -> Callable[[], Weights]:
     return lambda: weight.read().T
-
-
-def _large_products(model: ir.Model) -> list[Product]:
-    return [product for product in products(model) if product.matrix.size >= MIN_WEIGHTS]
-
-
-def _finish(model: ir.Model, done: int) -> None:
-    if not done:
-        name = model.graph.name
-        raise ExportError(f"{name}: no matrix or table of {MIN_WEIGHTS} or more weights; keep this graph in float32")
-    model.opset_imports[MICROSOFT] = 1
-    common.RemoveUnusedNodesPass()(model)
 
 
 def _dynamic_product(model: ir.Model, product: Product) -> None:

@@ -31,12 +31,11 @@ def check_ready(model: ir.Model) -> None:
         ExportError: if there is such an operator, type or opset; the message names the first.
     """
     name = model.graph.name
-    domains = {domain: version for domain, version in model.opset_imports.items() if domain}
     used = {node.domain for node in model.graph if node.domain}
     if used or model.opset_imports[""] > MOST_OPSET:
         got = ", ".join(sorted(used or {f"opset {model.opset_imports['']}"}))
         raise ExportError(f"{name}: {got}; TensorRT 10 reads standard operators up to opset {MOST_OPSET}")
-    for domain in domains:
+    for domain in set(model.opset_imports) - {""}:
         del model.opset_imports[domain]
     for node in model.graph:
         if node.op_type not in READ:

@@ -47,7 +47,7 @@ def model(**values: Any) -> ModelConfig:
         (lambda: chunked(default_lookahead=5), r"default_lookahead 5 is not in \(13, 6, 1, 0\)"),
         (lambda: chunked(lookaheads=(13, 3)), "chunk of 4 steps does not divide left_context 70"),
         (lambda: chunked(lookaheads=(13, -1)), "chunk of 0 steps"),
-        (lambda: windowed(block=0), "block must be at least 1 and right_context at least 0, got block=0"),
+        (lambda: windowed(block=0), "block must be at least 1, right_context and padding at least 0, got block=0"),
         (lambda: windowed(right_context=-1), "got block=4, right_context=-1"),
         (lambda: windowed(window=16), r"window 16 is below block \+ right_context, which are 17"),
         (
@@ -67,7 +67,7 @@ def model(**values: Any) -> ModelConfig:
             lambda: model(features=PER_FEATURE),
             "normalize 'per_feature' needs all frames at once, but encoder chunked hears them chunk by chunk; set",
         ),
-        (lambda: PolicyConfig(k=0), "k and l must be at least 1, got k=0, l=4"),
+        (lambda: PolicyConfig(k=0), "k and l must be at least 1 and threshold at least 0, got k=0, l=4"),
         (lambda: PolicyConfig(l=0), "got k=6, l=0"),
         (lambda: chunked(network={"hidden_size": 1}), "encoder: transformers"),
         (lambda: model(llm={"model_type": "llama"}), "llm: transfor"),
@@ -117,6 +117,7 @@ def test_a_bidirectional_encoder_has_its_sizes_recorded() -> None:
         "network": PARAKEET,
         "block": 4,
         "right_context": 13,
+        "padding": 0,
         "window": 375,
     }
     assert values["features"]["normalize"] == "per_feature"
@@ -124,7 +125,7 @@ def test_a_bidirectional_encoder_has_its_sizes_recorded() -> None:
     values["encoder"] = {"kind": "windowed", "network": PARAKEET, "block": 2, "right_context": 5}
     assert ModelConfig.from_dict(values).encoder.default_right_context == 5
     values["encoder"]["blok"] = 2
-    known = "kind, network, block, right_context, window"
+    known = "kind, network, block, right_context, window, padding"
     with pytest.raises(ConfigError, match=rf"config\.encoder: unknown blok; known are {known}"):
         ModelConfig.from_dict(values)
     del values["encoder"]["blok"]
@@ -164,7 +165,7 @@ def test_a_cache_aware_encoder_has_none_of_them(model_config: Callable[..., Mode
         (
             "connector",
             {"kind": "prepend"},
-            r"config\.connector\.kind: expected one of cross_adapter, got str 'prepend'",
+            r"config\.connector\.kind: expected one of cross_adapter, cross_layers, got str 'prepend'",
         ),
         ("connector", {"window": 4}, r"config\.connector: unknown window; known are kind, num_layers, width"),
         ("connector", {"widht": 3}, r"config\.connector: unknown widht; known are kind, num_layers, width"),

@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import typer
@@ -51,6 +51,14 @@ def new_table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return table
+
+
+def weights_table(weights: Mapping[str, int]) -> Table:
+    """Return the number of weights of each part and of all."""
+    table = new_table("Weights", "part", "number", numbers=("number",))
+    for part, number in (*weights.items(), ("all", sum(weights.values()))):
+        table.add_row(part, f"{number:,}")
     return table
 
 
@@ -119,6 +127,17 @@ def shown_steps() -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=None)
         yield lambda description: progress.update(task, description=description)
+
+
+@contextmanager
+def shown_count(what: str, *, transient: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Yield what shows on a terminal how many things of all are done; a transient bar vanishes at the end."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=err, transient=transient, disable=not err.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 class _StderrHandler(logging.Handler):

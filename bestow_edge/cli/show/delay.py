@@ -32,22 +32,18 @@ def announce(request: Request, model: Model, calibrate: Calibrate | None = None)
         ConfigError: the latency is shorter than the shortest possible.
     """
     choice = request.choose(model.config)
-    if choice is None:
+    if request.latency is None or choice is None:
         return
-    calibration = None
-    if calibrate is not None:
-        with err.status("measuring how fast this machine is"):
-            calibration = calibrate(model, request.asked, choice, MIC_CALIBRATION_S)
-    say(chosen(request.latency or "", choice, calibration))
-    if calibration is not None and not calibration.keeps_up:
+    chosen = f"latency {parse_latency(request.latency):g} s: {choice}"
+    if calibrate is None:
+        say(chosen)
+        return
+    with err.status("measuring how fast this machine is"):
+        calibration = calibrate(model, request.asked, choice, MIC_CALIBRATION_S)
+    say(f"{chosen}, this machine adds {calibration.extra_s:.2f} s")
+    if not calibration.keeps_up:
         longer_helps = choice.lookahead < max(model.config.encoder.right_contexts)
         say_warning(too_slow(calibration, longer_helps=longer_helps))
-
-
-def chosen(latency: str, choice: Choice, calibration: Calibration | None) -> str:
-    """Return the line that tells what was chosen."""
-    extra = "" if calibration is None else f", this machine adds {calibration.extra_s:.2f} s"
-    return f"latency {parse_latency(latency):g} s: {choice}{extra}"
 
 
 def too_slow(calibration: Calibration, *, longer_helps: bool) -> str:

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bestow_edge.cli.show.console import new_table, say, say_warning, write, write_json, write_tables
+from rich.table import Table
+
+from bestow_edge.cli.show.console import new_table, say, say_warning, weights_table, write, write_json, write_tables
 from bestow_edge.core.errors import CheckpointError, ConfigError, ManifestError
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def show_plan(recipe: Recipe, data_dir: Path, out: Path, *, as_json: bool) -> No
         return
     for missing in plan["missing"]:
         say_warning(missing)
-    write_tables(_sizes(plan), _stages(plan), _memory(plan))
+    write_tables(weights_table(plan["weights"]), _stages(plan), _memory(plan))
     if plan["first_batch"]:
         write_tables(_batch(plan))
         write(f"prompt: {plan['first_batch']['prompt']}")
@@ -99,15 +101,7 @@ def _first_batch(run: Run, batch: dict[str, Any]) -> dict[str, Any]:  # Any: ten
     }
 
 
-def _sizes(plan: dict[str, Any]) -> Any:  # Any: rich's table
-    table = new_table("Weights", "part", "number", numbers=("number",))
-    for name, number in plan["weights"].items():
-        table.add_row(name, f"{number:,}")
-    table.add_row("all", f"{sum(plan['weights'].values()):,}")
-    return table
-
-
-def _stages(plan: dict[str, Any]) -> Any:  # Any: as above
+def _stages(plan: dict[str, Any]) -> Table:
     numbers = ("steps", "batches a step", "seconds a batch", "trainable weights")
     table = new_table("Stages", "stage", "objective", *numbers, "of these", "learning rate", numbers=numbers)
     for stage in plan["stages"]:
@@ -118,7 +112,7 @@ def _stages(plan: dict[str, Any]) -> Any:  # Any: as above
     return table
 
 
-def _memory(plan: dict[str, Any]) -> Any:  # Any: as above
+def _memory(plan: dict[str, Any]) -> Table:
     columns = ("weights", "gradients", "optimizer", "activations", "total")
     title = "Memory of one process, GB; FSDP divides the first three by the number of processes"
     table = new_table(title, "stage", *columns, "TFLOP a batch", numbers=(*columns, "TFLOP a batch"))
@@ -128,7 +122,7 @@ def _memory(plan: dict[str, Any]) -> Any:  # Any: as above
     return table
 
 
-def _batch(plan: dict[str, Any]) -> Any:  # Any: as above
+def _batch(plan: dict[str, Any]) -> Table:
     table = new_table("First batch", "tensor", "shape", "dtype")
     for name, (shape, dtype) in plan["first_batch"]["tensors"].items():
         table.add_row(name, str(tuple(shape)), dtype)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -12,43 +13,19 @@ from transformers import TrainerCallback
 
 from bestow_edge.cli.show.console import err, say
 
-SHOWN = (
-    "loss",
-    "token_loss",
-    "ctc_loss",
-    "right",
-    "eval_loss",
-    "eval_right",
-    "eval_wer",
-    "eval_bleu",
-)  # of the Trainer's record, in this order
+SHOWN = ("loss", "token_loss", "ctc_loss", "right", "eval_loss", "eval_right", "eval_wer", "eval_bleu")
+"""Fields of the Trainer's record that are shown, in this order."""
 
 
-class StageBars:
-    """Shows the bars for the time of a `with` block."""
-
-    def __init__(self) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[losses]}"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=err, disable=not err.is_terminal)
-        self.callback = _StageCallback(self._progress)
-
-    def __enter__(self) -> StageBars:
-        """Start to draw, and quieten transformers, which would repeat every record."""
-        for name in ("transformers", "accelerate"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+@contextmanager
+def stage_bars() -> Iterator[TrainerCallback]:
+    """Yield the callback that shows the bars, and quieten transformers, which would repeat every record."""
+    for name in ("transformers", "accelerate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    counts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    columns = *counts, TextColumn("{task.fields[losses]}"), TimeRemainingColumn()
+    with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
+        yield _StageCallback(progress)
 
 
 class _StageCallback(TrainerCallback):

@@ -33,7 +33,7 @@ def page(record: Mapping[str, Any], results: Sequence[SettingResult], metric: st
     """
     title = f"{record['manifest']['file']}, {record['pair']}"
     picture = svg[svg.index("<svg") :]  # HTML has no XML header
-    latencies = [name for name in _names(results) if name not in METRICS]
+    latencies = list(dict.fromkeys(name for result in results for name in result.scores if name not in METRICS))
     parts = [
         f"<h1>{escape(title)}</h1>",
         _facts(record),
@@ -58,14 +58,6 @@ def signatures(results: Sequence[SettingResult]) -> list[str]:
     return [f"{name}: {score.signature}" for name, score in scores.items() if score.signature]
 
 
-def _names(results: Sequence[SettingResult]) -> list[str]:
-    """Return the names of all scores in the order of their first appearance."""
-    names: dict[str, None] = {}
-    for result in results:
-        names.update(dict.fromkeys(result.scores))
-    return list(names)
-
-
 def _facts(record: Mapping[str, Any]) -> str:
     manifest, bundle, machine = record["manifest"], record["bundle"], record["machine"]
     left_out = f", {manifest['left_out']} other lines left out" if manifest["left_out"] else ""
@@ -85,11 +77,10 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
 
 
-def _scores(results: Sequence[SettingResult], names: Iterable[str]) -> str:
-    names, rows = list(names), []
-    for result in results:
-        cells = [_cell(name, result.scores.get(name)) for name in names]
-        rows.append([escape(result.setting.name), *cells])
+def _scores(results: Sequence[SettingResult], names: Sequence[str]) -> str:
+    rows = [
+        [escape(result.setting.name), *(_cell(name, result.scores.get(name)) for name in names)] for result in results
+    ]
     return _table(["setting", *map(escape, names)], rows)
 
 

@@ -16,17 +16,14 @@ from typing import Any
 
 from bestow_edge.core.bundle import MANIFEST_FILE, read_manifest
 from bestow_edge.core.files import sha256
-from bestow_edge.core.prompts import Pair
 from bestow_edge.evaluation.report import curves, html_report
 from bestow_edge.evaluation.report.hardware import describe_machine, versions
 from bestow_edge.evaluation.run.directory import FORMAT, FORMAT_VERSION, RESULTS_FILE, Store, samples_sha256
 from bestow_edge.evaluation.run.listening import BLOCK_MS
 from bestow_edge.evaluation.run.runner import Runner
 from bestow_edge.evaluation.run.samples import Samples
-from bestow_edge.evaluation.run.settings import Setting
 from bestow_edge.evaluation.scores import intervals
-from bestow_edge.evaluation.scores.instances import Instance
-from bestow_edge.evaluation.scores.results import SettingResult, score_setting
+from bestow_edge.evaluation.scores.results import SettingResult
 
 
 def describe(manifest: Path, samples: Samples, runner: Runner) -> dict[str, Any]:
@@ -52,11 +49,6 @@ def describe(manifest: Path, samples: Samples, runner: Runner) -> dict[str, Any]
         "threads": runner.threads,
         "jobs": runner.jobs,
     }
-
-
-def score(settings: Sequence[Setting], found: Sequence[Sequence[Instance]], pair: Pair) -> list[SettingResult]:
-    """Score the finished instances of each setting."""
-    return [score_setting(setting, instances, pair) for setting, instances in zip(settings, found, strict=True)]
 
 
 def write(store: Store, evaluated: dict[str, Any], results: Sequence[SettingResult], metric: str) -> dict[str, Any]:

@@ -90,11 +90,9 @@ class Store:
         write_atomically(self._log(setting), log_text(instances))
         return instances
 
-    def write(self, name: str, content: str | bytes, setting: Setting | None = None) -> Path:
-        """Write a file and return its path."""
-        path = (self.directory if setting is None else self._log(setting).parent) / name
-        write_atomically(path, content)
-        return path
+    def write(self, name: str, content: str | bytes, setting: Setting | None = None) -> None:
+        """Write a file of the whole evaluation or of one setting."""
+        write_atomically((self.directory if setting is None else self._log(setting).parent) / name, content)
 
     def _log(self, setting: Setting) -> Path:
         return self.directory / setting.name / LOG_FILE

@@ -22,16 +22,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from bestow_edge import __version__
 from bestow_edge.core.bundle import BundleManifest, check_files, read_manifest
 from bestow_edge.core.errors import ConfigError, DeviceError, MissingExtraError
-from bestow_edge.core.utterances import read_manifest as read_speech
 from bestow_edge.evaluation.report.hardware import describe_machine, installed
-from bestow_edge.evaluation.run.listening import listen
-from bestow_edge.runtime.assets.recordings import sample_manifest
-from bestow_edge.runtime.audio.files import read_audio
+from bestow_edge.evaluation.run.listening import listen, sample_speech
 from bestow_edge.runtime.devices.backend import GraphFiles
 from bestow_edge.runtime.devices.base import CPU, Array, Graph, Graphs
 from bestow_edge.runtime.devices.cuda import CudaDevice
@@ -56,7 +52,6 @@ class Finding:
     """The outcome of one check."""
 
     check: str
-    """Name of the check."""
     state: State
     detail: str
     """Figures, or the reason for a failure or an omission."""
@@ -182,28 +177,24 @@ def examine(asked: Examination, progress: Callable[[str], None]) -> GpuReport:
     return report
 
 
+@dataclass(frozen=True, slots=True)
 class _Route:
     """The checks of one way to run a bundle."""
 
-    def __init__(
-        self,
-        report: GpuReport,
-        asked: Examination,
-        directory: Path,
-        device: CudaDevice,
-        progress: Callable[[str], None],
-    ) -> None:
-        self._report, self._asked, self._directory, self._device = report, asked, directory, device
-        self._progress = progress
+    report: GpuReport
+    asked: Examination
+    directory: Path
+    device: CudaDevice
+    progress: Callable[[str], None]
 
     def check(self, route: str, load: Load) -> None:
         """Check graphs, texts, streams and memory."""
-        free, total = self._device.memory()
+        free, total = self.device.memory()
         graphs: Graphs = {}
         with self._finding(f"{route}: bundle") as figures:
-            manifest = read_manifest(self._directory)
-            check_files(self._directory, manifest, hashes=False)
-            graphs = load(GraphFiles(directory=self._directory, manifest=manifest), self._device)
+            manifest = read_manifest(self.directory)
+            check_files(self.directory, manifest, hashes=False)
+            graphs = load(GraphFiles(directory=self.directory, manifest=manifest), self.device)
             figures.append(_placements(graphs))
         if not graphs:
             return
@@ -212,39 +203,39 @@ class _Route:
                 figures.append(self._compare(route, name, graph, manifest))
         with self._finding(f"{route}: texts of a stream") as figures:
             figures.append(self._texts(graphs, manifest))
-        for count in self._asked.streams:
+        for count in self.asked.streams:
             with self._finding(f"{route}: {count} streams at once") as figures:
                 figures.append(self._streams(graphs, manifest, count))
         with self._finding(f"{route}: memory") as figures:
-            used = free - self._device.memory()[0]
+            used = free - self.device.memory()[0]
             figures.append(f"{used / 1e9:.2f} GB used by graphs and streams, of {total / 1e9:.1f} GB")
 
     @contextmanager
     def _finding(self, check: str) -> Iterator[list[str]]:
         """Record the outcome of a check. The block appends its figures to the list."""
-        self._progress(check)
+        self.progress(check)
         figures: list[str] = []
         try:
             yield figures
         except SkippedError as error:
-            self._report.findings.append(Finding(check=check, state="not done", detail=str(error)))
+            self.report.findings.append(Finding(check=check, state="not done", detail=str(error)))
         except Exception as error:  # noqa: BLE001 - every error of a GPU belongs in the report, and the other checks go on
             reason = f"{type(error).__name__}: {' '.join(str(error).split()):.500}"
-            self._report.findings.append(Finding(check=check, state="failed", detail=reason))
+            self.report.findings.append(Finding(check=check, state="failed", detail=reason))
         else:
-            self._report.findings.append(Finding(check=check, state="ok", detail="; ".join(figures)))
+            self.report.findings.append(Finding(check=check, state="ok", detail="; ".join(figures)))
 
     def _compare(self, route: str, name: str, graph: Graph, manifest: BundleManifest) -> str:
         """Run the golden inputs of a graph on CPU and GPU, and compare outputs and times."""
-        directory = self._directory if self._asked.reference is None else self._asked.reference
-        known = manifest if self._asked.reference is None else read_manifest(directory)
+        directory = self.directory if self.asked.reference is None else self.asked.reference
+        known = manifest if self.asked.reference is None else read_manifest(directory)
         feeds = read_golden(directory, known, name)
         cpu = OnnxGraph(directory / known.graphs[name].file, known.specs[name], threads=0)
-        expected, cpu_ms = _timed(cpu, feeds, min(self._asked.runs, 10))
-        outputs, times = _timed(graph, feeds, self._asked.runs)
+        expected, cpu_ms = _timed(cpu, feeds, min(self.asked.runs, 10))
+        outputs, times = _timed(graph, feeds, self.asked.runs)
         error = relative_error(outputs, expected)
         p50, p95 = (float(np.percentile(times, share)) for share in (50, 95))
-        self._report.graphs.append(
+        self.report.graphs.append(
             GraphFigures(route=route, graph=name, error=error, cpu_ms=float(np.median(cpu_ms)), p50_ms=p50, p95_ms=p95)
         )
         allowed = max(TOLERANCES[bundle.graphs[name].precision] for bundle in (manifest, known))
@@ -254,9 +245,9 @@ class _Route:
 
     def _texts(self, graphs: Graphs, manifest: BundleManifest) -> str:
         """Compare the texts of a session on CPU and GPU."""
-        gpu = _model(self._directory, manifest, graphs)
-        cpu = Model(self._directory, manifest, device="cpu", threads=0)
-        (got, _), (want, _) = (_hear(model, self._asked.speech_s) for model in (gpu, cpu))
+        gpu = _model(self.directory, manifest, graphs)
+        cpu = Model(self.directory, manifest, device="cpu", threads=0)
+        (got, _), (want, _) = (_hear(model, self.asked.speech_s) for model in (gpu, cpu))
         same = SequenceMatcher(None, got.split(), want.split(), autojunk=False).ratio()
         if same < SAME_WORDS:
             raise DeviceError(f"{same:.0%} of the words are the CPU's; it writes {want!r:.200}, the GPU {got!r:.200}")
@@ -264,11 +255,11 @@ class _Route:
 
     def _streams(self, graphs: Graphs, manifest: BundleManifest, count: int) -> str:
         """Run the same speech in several concurrent streams."""
-        model = _model(self._directory, manifest, graphs)
-        _hear(model, self._asked.speech_s)
+        model = _model(self.directory, manifest, graphs)
+        _hear(model, self.asked.speech_s)
         started = time.perf_counter()
         with ThreadPoolExecutor(count) as pool:
-            audio_s = sum(seconds for _, seconds in pool.map(_hear, [model] * count, [self._asked.speech_s] * count))
+            audio_s = sum(seconds for _, seconds in pool.map(_hear, [model] * count, [self.asked.speech_s] * count))
         spent_s = time.perf_counter() - started
         return f"{spent_s / (audio_s / count):.3f} of real time for all, {audio_s / spent_s:.1f} streams at most"
 
@@ -348,13 +339,6 @@ def _model(directory: Path, manifest: BundleManifest, graphs: Graphs) -> Model:
 
 def _hear(model: Model, speech_s: float) -> tuple[str, float]:
     """Return the text that a model writes for the packaged speech, and the length of the speech in seconds."""
-    pair = model.config.pairs[0]
-    source, _, target = pair.partition("-")
-    session, rate_hz = model.session(source=source, target=target), model.sample_rate_hz
-    heard = listen(session, _speech(rate_hz, speech_s), rate_hz)
+    session, rate_hz = model.multi_session([(model.config.pairs[0], model.default_policy)]), model.sample_rate_hz
+    heard = listen(session, sample_speech(rate_hz, speech_s), rate_hz)
     return heard.text, heard.length_ms / 1000
-
-
-def _speech(rate_hz: int, speech_s: float) -> npt.NDArray[np.float32]:
-    whole = np.concatenate([read_audio(item.path, rate_hz) for item in read_speech(sample_manifest())])
-    return np.resize(whole, round(speech_s * rate_hz))

@@ -10,12 +10,15 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from bestow_edge.core.utterances import read_manifest
 from bestow_edge.evaluation.scores.instances import Instance
-from bestow_edge.runtime.audio.files import StreamResampler, blocks
+from bestow_edge.runtime.assets.recordings import sample_manifest
+from bestow_edge.runtime.audio.files import StreamResampler, blocks, read_audio
 from bestow_edge.runtime.stream.events import Decision, SegmentEvent, TextEvent
 from bestow_edge.runtime.stream.session import Session
 
@@ -143,6 +146,21 @@ def listen(
         length_ms=len(waveform) * 1000 / rate_hz,
         speech_end_ms=speech_end_ms(waveform, rate_hz),
     )
+
+
+def sample_speech(rate_hz: int, seconds: float, audio: Path | None = None) -> Samples:
+    """Return speech of a length: a file's, or the recordings that ship with the package, one after the other.
+
+    Args:
+        rate_hz: of the waveform.
+        seconds: its length; the speech is repeated if need be.
+        audio: the file.
+
+    Returns:
+        (samples,) float32.
+    """
+    paths = [item.path for item in read_manifest(sample_manifest())] if audio is None else [audio]
+    return np.resize(np.concatenate([read_audio(path, rate_hz) for path in paths]), round(seconds * rate_hz))
 
 
 def speech_end_ms(waveform: Samples, rate_hz: int) -> float:

@@ -102,10 +102,7 @@ def read_samples(
         lines = list(_table(manifest, pair, audio))
     else:
         numbered = numbered_utterances(manifest, default_lang=pair.source)
-        read, lines = (_asked if questions else _nemo), []
-        for number, item in numbered:
-            if item.source_lang == pair.source and (item.question or not questions):
-                lines.append(read(item, manifest, number, pair, audio))
+        lines = list(_nemo(numbered, manifest, pair, audio, questions=questions))
         left_out = len(numbered) - len(lines)
     if not lines:
         without = "are in other languages or have no question" if questions else "are in other languages"
@@ -114,23 +111,21 @@ def read_samples(
     return Samples(tuple(map(_checked, lines)), left_out)
 
 
-def _nemo(item: Utterance, manifest: Path, number: int, pair: Pair, audio: Path | None) -> _Line:
-    where = f"{manifest}:{number}"
-    if pair.target not in item.texts:
-        has = ", ".join(item.texts) or "none"
-        raise ManifestError(f"{where}: no text in {pair.target}, it has {has}; add it as translations.{pair.target}")
-    return _Line(where, _path(item, manifest, audio), item.offset_s, item.duration_s, item.texts[pair.target])
-
-
-def _asked(item: Utterance, manifest: Path, number: int, _pair: Pair, audio: Path | None) -> _Line:
-    where, path = f"{manifest}:{number}", _path(item, manifest, audio)
-    return _Line(where, path, item.offset_s, item.duration_s, item.answer, item.question)
-
-
-def _path(item: Utterance, manifest: Path, audio: Path | None) -> Path:
-    if audio is not None and item.path.is_relative_to(manifest.parent):
-        return audio / item.path.relative_to(manifest.parent)
-    return item.path
+def _nemo(
+    numbered: Sequence[tuple[int, Utterance]], manifest: Path, pair: Pair, audio: Path | None, *, questions: bool
+) -> Iterator[_Line]:
+    """Yield the lines in the language of the pair; with `questions` those that have one."""
+    for number, item in numbered:
+        if item.source_lang != pair.source or (questions and not item.question):
+            continue
+        where, path, target = f"{manifest}:{number}", item.path, pair.target
+        if not questions and target not in item.texts:
+            has = ", ".join(item.texts) or "none"
+            raise ManifestError(f"{where}: no text in {target}, it has {has}; add it as translations.{target}")
+        if audio is not None and path.is_relative_to(manifest.parent):
+            path = audio / path.relative_to(manifest.parent)
+        reference, question = (item.answer, item.question) if questions else (item.texts[target], "")
+        yield _Line(where, path, item.offset_s, item.duration_s, reference, question)
 
 
 def _table(manifest: Path, pair: Pair, audio: Path | None) -> Iterator[_Line]:

@@ -136,7 +136,7 @@ def measure(model: Model, waveform: npt.NDArray[np.float32], **session: Any) -> 
         audio_s=audio_s,
         computing_s=computing_s,
         rtf=computing_s / audio_s,
-        first_text_s=_first_text_s(heard),
+        first_text_s=heard.pieces[0][2] / 1000 if heard.pieces else None,
         tokens=len(steps),
         laal_ms=laal,
         lag_ms=None if laal is None or aware is None else aware - laal,
@@ -182,10 +182,6 @@ def _graph_times(name: str, values: Sequence[float], times: Mapping[str, Sequenc
         max_ms=max(ms),
         share=sum(values) / sum(map(sum, times.values())),
     )
-
-
-def _first_text_s(heard: Heard) -> float | None:
-    return heard.pieces[0][2] / 1000 if heard.pieces else None
 
 
 def _lagging(heard: Heard) -> tuple[float | None, float | None]:

@@ -19,30 +19,28 @@ CONFIDENCE = 0.95
 BLOCK_NUMBERS = 1_000_000  # draws converted to float64 at once: 8 MB
 
 
-def resampled_sums(statistics: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED) -> Array:
-    """Return the sums of statistics over corpora drawn with replacement. Equal seeds give equal draws.
+def resampled_sums(statistics: npt.ArrayLike) -> Array:
+    """Return the sums of statistics over `RESAMPLES` corpora drawn with replacement, the same ones at each call.
 
     Args:
         statistics: (utterances, statistics), such as word errors and words.
-        resamples: number of corpora. Each has as many utterances as the original.
-        seed: of the draws.
 
     Returns:
-        (resamples, statistics).
+        (resamples, statistics). Each corpus has as many utterances as the original.
     """
     values = np.asarray(statistics, np.float64)
     if values.ndim != 2 or not len(values):
         raise ValueError(f"expected statistics (utterances, statistics) of one utterance or more, got {values.shape}")
-    counts = _times_drawn(len(values), resamples, seed)
+    counts = _times_drawn(len(values))
     blocks = np.array_split(counts, max(1, counts.size // BLOCK_NUMBERS))
     return np.concatenate([block.astype(np.float64) @ values for block in blocks])
 
 
 @lru_cache(maxsize=1)  # all scores of all settings have the same number of utterances
-def _times_drawn(number: int, resamples: int, seed: int) -> npt.NDArray[np.uint16]:
+def _times_drawn(number: int) -> npt.NDArray[np.uint16]:
     """Return how often each utterance occurs in each drawn corpus: (resamples, number)."""
-    rng = np.random.default_rng(seed)
-    drawn = (np.bincount(rng.integers(number, size=number), minlength=number) for _ in range(resamples))
+    rng = np.random.default_rng(SEED)
+    drawn = (np.bincount(rng.integers(number, size=number), minlength=number) for _ in range(RESAMPLES))
     return np.stack([times.astype(np.uint16) for times in drawn])
 
 

@@ -23,7 +23,6 @@ class SettingResult:
     """Scores and texts of one setting."""
 
     setting: Setting
-    """The setting."""
     scores: Mapping[str, Score]
     """Scores of the corpus by name: `bestow_edge.evaluation.scores.score.METRICS`, SimulEval's and `own_scores`."""
     utterances: tuple[Mapping[str, object], ...]

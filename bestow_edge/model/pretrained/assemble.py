@@ -5,8 +5,7 @@ The connector begins silent: the LLM starts out as exactly the one that was give
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -116,11 +115,8 @@ def init_whole(
     _check_rebuilds(model)
     progress(f"writing {out}")
     save_checkpoint(model, tokenizer.to_str(), out, replace=force)
-    parts = [
-        PartSummary(part, WHISPER, _count(module), _dtype(module), source)
-        for part, module in (("encoder", model.encoder), ("llm", model.llm))
-    ]
-    return InitResult(out, model.config, tuple(parts), {}, has_chat_template=True)
+    parts = _summary("encoder", WHISPER, model.encoder, source), _summary("llm", WHISPER, model.llm, source)
+    return InitResult(out, model.config, parts, {}, has_chat_template=True)
 
 
 def init_checkpoint(
@@ -151,24 +147,7 @@ def init_checkpoint(
     encoder = _read_encoder(encoder_path, every_name=every_name)
     progress(f"LLM: reading {llm_path}")
     llm = read_llm(llm_path, every_name=every_name)
-    config = _config(request, pairs, encoder, llm)
-    _check_prompts(config, llm)
-    model = _put_together(config, encoder, llm, request)
-    _check_rebuilds(model)
-    progress(f"writing {out}")
-    save_checkpoint(model, llm.tokenizer.to_str(), out, replace=force)
-    return InitResult(out, config, _summaries(model, request), encoder.left_out, llm.has_chat_template)
-
-
-def _read_encoder(path: Path, *, every_name: bool) -> EncoderPart:
-    if path.is_file():
-        return nemo_encoder(path, every_name=every_name)
-    read = whisper_encoder if is_whisper(path) else huggingface_encoder
-    return read(path, every_name=every_name)
-
-
-def _config(request: InitRequest, pairs: tuple[str, ...], encoder: EncoderPart, llm: LlmPart) -> ModelConfig:
-    return ModelConfig(
+    config = ModelConfig(
         encoder=encoder.config.for_policy(request.policy.l),
         connector=request.connector,
         llm=plain_config(llm.module.config),
@@ -177,6 +156,24 @@ def _config(request: InitRequest, pairs: tuple[str, ...], encoder: EncoderPart, 
         chat=llm.chat,
         pairs=pairs,
     )
+    _check_prompts(config, llm)
+    model = _put_together(config, encoder, llm, request)
+    _check_rebuilds(model)
+    progress(f"writing {out}")
+    save_checkpoint(model, llm.tokenizer.to_str(), out, replace=force)
+    parts = (
+        _summary("encoder", config.encoder.network["model_type"], model.encoder, request.encoder),
+        _summary("connector", config.connector.describe(), model.connector, f"fresh, seed {request.seed}"),
+        _summary("llm", config.llm["model_type"], model.llm, request.llm),
+    )
+    return InitResult(out, config, parts, encoder.left_out, llm.has_chat_template)
+
+
+def _read_encoder(path: Path, *, every_name: bool) -> EncoderPart:
+    if path.is_file():
+        return nemo_encoder(path, every_name=every_name)
+    read = whisper_encoder if is_whisper(path) else huggingface_encoder
+    return read(path, every_name=every_name)
 
 
 def _check_prompts(config: ModelConfig, llm: LlmPart) -> None:
@@ -209,7 +206,7 @@ def _check_rebuilds(model: SpeechModel) -> None:
     Raises:
         CheckpointError: if it gives another model.
     """
-    with _without_weights():
+    with torch.device("meta"):
         again = SpeechModel.from_config(ModelConfig.from_dict(model.config.to_dict())).state_dict()
     got = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if got != (want := {name: tensor.shape for name, tensor in again.items()}):
@@ -217,26 +214,7 @@ def _check_rebuilds(model: SpeechModel) -> None:
         raise CheckpointError(f"its config does not rebuild the model: {names} differ; choose another encoder or LLM")
 
 
-@contextmanager
-def _without_weights() -> Iterator[None]:
-    """Build modules that hold shapes and no numbers."""
-    with torch.device("meta"):
-        yield
-
-
-def _summaries(model: SpeechModel, request: InitRequest) -> tuple[PartSummary, ...]:
-    config = model.config
-    rows = (
-        ("encoder", config.encoder.network["model_type"], model.encoder, request.encoder),
-        ("connector", config.connector.describe(), model.connector, f"fresh, seed {request.seed}"),
-        ("llm", config.llm["model_type"], model.llm, request.llm),
-    )
-    return tuple(PartSummary(part, kind, _count(module), _dtype(module), source) for part, kind, module, source in rows)
-
-
-def _count(module: nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())  # tied ones are counted once
-
-
-def _dtype(module: nn.Module) -> str:
-    return str(next(module.parameters()).dtype).removeprefix("torch.")
+def _summary(part: str, kind: str, module: nn.Module, source: str) -> PartSummary:
+    weights = list(module.parameters())  # tied ones come once
+    dtype = str(weights[0].dtype).removeprefix("torch.")
+    return PartSummary(part, kind, sum(weight.numel() for weight in weights), dtype, source)

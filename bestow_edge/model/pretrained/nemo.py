@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from bestow_edge.core.config import FeatureConfig
@@ -93,11 +92,7 @@ def _check_front_end(weights: dict[str, Tensor], config: FeatureConfig, path: Pa
     Raises:
         CheckpointError: if they differ.
     """
-    ours: dict[str, npt.NDArray[np.float32]] = {
-        _FILTERS: mel_filters(config).T[None],
-        _WINDOW: hann_window(config),
-    }
-    for name, want in ours.items():
+    for name, want in ((_FILTERS, mel_filters(config).T[None]), (_WINDOW, hann_window(config))):
         if (tensor := weights.get(name)) is None:
             continue
         got = tensor.float().numpy()

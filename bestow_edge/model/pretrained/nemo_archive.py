@@ -10,8 +10,6 @@ import pickle
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -41,28 +39,14 @@ def read_nemo(path: Path) -> NemoFile:
     Raises:
         CheckpointError: if it is not such an archive, lacks a member, is damaged or holds more than plain data.
     """
+    with path.open("rb") as file:
+        compressed = file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))  # gzip, bzip2, xz
     try:
-        with _opened(path) as (archive, compressed):
+        with tarfile.open(path, "r:*" if compressed else "r:") as archive:
             members = _members(archive, path)
-            config = _config(archive, members, path)
-            weights = _weights(archive, members, path, compressed=compressed)
+            return NemoFile(_config(archive, members, path), _weights(archive, members, path, compressed=compressed))
     except (tarfile.TarError, zlib.error, EOFError) as error:
         raise CheckpointError(f"{path}: not a .nemo file, or a damaged one ({error}); copy it again") from error
-    return NemoFile(config, weights)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[tarfile.TarFile, bool]]:
-    """Yield the archive and whether it is compressed, when seeking in it would be slow."""
-    compressed = _has_magic(path)
-    with tarfile.open(path, "r:*" if compressed else "r:") as archive:
-        yield archive, compressed
-
-
-def _has_magic(path: Path) -> bool:
-    """Return whether a file begins like one of the formats that tarfile decompresses: gzip, bzip2, xz."""
-    with path.open("rb") as file:
-        return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
 
 
 def _members(archive: tarfile.TarFile, path: Path) -> dict[str, tarfile.TarInfo]:
@@ -104,7 +88,7 @@ def _weights(
 ) -> dict[str, Tensor]:
     file = _open(archive, members[WEIGHTS], path)
     try:
-        if compressed:
+        if compressed:  # seeking in it would be slow
             with TemporaryFile() as plain:
                 shutil.copyfileobj(file, plain)
                 plain.seek(0)

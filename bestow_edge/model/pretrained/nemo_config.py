@@ -98,7 +98,7 @@ def _samples(values: Section, name: str, rate: int, where: str) -> int:
 def _normalize(value: Any, where: str) -> Any:  # Any: decoded YAML; one of FeatureConfig's choices
     if value == "per_feature":
         return "per_feature"
-    if value in ("all_features",) or isinstance(value, Mapping):
+    if value == "all_features" or isinstance(value, Mapping):
         raise ConfigError(f"{where}: normalize {value!r}; only per_feature and none (NA) are supported")
     return "none"  # NeMo: everything else switches it off
 
@@ -179,10 +179,9 @@ def _kind(values: Section, where: str) -> str:
         return NEMOTRON
     if got == bidirectional and all(pair == (-1, -1) for pair in contexts):
         return PARAKEET
-    shown = ", ".join(f"{name} {value}" for name, value in (got | {"att_context_size": contexts}).items())
     raise ConfigError(
-        f"{where}: {shown}; supported are cache-aware encoders ({_shown(cache_aware)}) and bidirectional ones "
-        f"({_shown(bidirectional)}, att_context_size [-1, -1])"
+        f"{where}: {_shown(got | {'att_context_size': contexts})}; supported are cache-aware encoders "
+        f"({_shown(cache_aware)}) and bidirectional ones ({_shown(bidirectional)}, att_context_size [-1, -1])"
     )
 
 

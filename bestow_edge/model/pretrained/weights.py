@@ -17,13 +17,11 @@ WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 SHOWN_NAMES = 6  # of each kind in a message that does not name all
 
-OTHER_PARTS = frozenset(
-    {
-        "ctc_decoder", "ctc_head", "decoder", "encoder_decoder_proj", "encoder_projector", "joint", "lm_head",
-        "log_softmax", "loss", "preprocessor", "proj_out", "prompt_kernel", "prompt_projector", "spec_augmentation",
-        "transf_decoder", "transf_encoder",
-    }
-)  # fmt: skip
+OTHER_PARTS = {
+    "ctc_decoder", "ctc_head", "decoder", "encoder_decoder_proj", "encoder_projector", "joint", "lm_head",
+    "log_softmax", "loss", "preprocessor", "proj_out", "prompt_kernel", "prompt_projector", "spec_augmentation",
+    "transf_decoder", "transf_encoder",
+}  # fmt: skip
 """Other parts of speech recognisers: first parts of their weights' names."""
 
 
@@ -61,12 +59,8 @@ def load_tensors(files: Mapping[str, Path]) -> dict[str, Tensor]:
     return tensors
 
 
-def part_sizes(names: Iterable[str], known: Collection[str] = OTHER_PARTS) -> tuple[dict[str, int], list[str]]:
-    """Sort names that an encoder does not take.
-
-    Args:
-        names: of the weights left over.
-        known: parts that a whole model has beside its encoder.
+def part_sizes(names: Iterable[str]) -> tuple[dict[str, int], list[str]]:
+    """Sort the names of weights that an encoder does not take.
 
     Returns:
         How many weights each known part has, and the names that belong to no known part.
@@ -75,7 +69,7 @@ def part_sizes(names: Iterable[str], known: Collection[str] = OTHER_PARTS) -> tu
     unknown = []
     for name in names:
         part = name.removeprefix("model.").partition(".")[0]
-        if part in known:
+        if part in OTHER_PARTS:
             counts[part] += 1
         else:
             unknown.append(name)

@@ -99,13 +99,13 @@ def test_the_end_drops_nothing_and_equals_the_offline_pass(
     assert heard <= last.tensors[KEYS].shape[3] == -(-(num_samples // 160) // 8)
 
 
-@torch.no_grad()
 def kept(chunk: SpeechSteps) -> Floats:
     """Return the keys of a chunk's steps, without those behind them that lack a future."""
     keys: Floats = chunk.tensors[KEYS][:, :, :, : chunk.end - chunk.start]
     return keys
 
 
+@torch.no_grad()
 def encoded_offline(torch_model: Any, samples: Floats) -> Floats:
     """Return all keys as training and offline decoding see them."""
     mel = torch.from_numpy(log_mel(samples, FEATURES))
