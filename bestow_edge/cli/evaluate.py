@@ -65,7 +65,7 @@ Policies = Annotated[
     typer.Option(
         "--policy",
         metavar="NAME,...",
-        help="wait-k (the default), offline (that of --questions), align-att, local-agreement.",
+        help="offline (the default of --questions), wait-k, align-att, local-agreement; default: the bundle's.",
     ),
 ]
 Ks = Annotated[str, typer.Option("--k", metavar="N,...", help="wait-k: such as 3,6,10 or 1-12; default: bundle's.")]
@@ -118,7 +118,7 @@ def evaluate(
     if questions and pair.task != "transcribe":
         raise typer.BadParameter(f"--lang {lang}: with --questions give the language of the speech, such as en")
     metric = metric or ("rouge_l" if questions else "wer" if pair.task == "transcribe" else "bleu")
-    policy = policy or ("offline" if questions else "wait-k")
+    policy = policy or ("offline" if questions else "")
     varied = {"k": numbers("--k", k), "threshold": numbers("--threshold", threshold)}
     steps = numbers("--lookahead", lookahead)
     with needs_extra("eval"):
@@ -194,7 +194,7 @@ def _settings(
         check_answers(Question(runner.pair.source, "?"), config.questions)
     else:
         check_trained(runner.pair, config.pairs)
-    names = [name.strip() for name in policies.split(",")]
+    names = [name.strip() for name in (policies or config.policy.name).split(",")]
     settings = all_settings(config, names, varied=varied, l=l, lookaheads=lookaheads)
     waits = [setting.fields for setting in settings if setting.policy == "wait-k"]
     unlike = sorted({fields["k"] for fields in waits if not is_trained(fields["k"], fields["l"], config)})

@@ -15,6 +15,7 @@ from bestow_edge.core.bundle import FORMAT, FORMAT_VERSION, MANIFEST_FILE, Bundl
 from bestow_edge.core.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_config, weights_by_part
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import BundleMissingError
+from bestow_edge.core.prompts import shown_pairs
 from bestow_edge.core.request import describe_policy
 from bestow_edge.core.tensors import NEXT, GraphSpec
 
@@ -125,7 +126,7 @@ def _model_table(title: str, config: ModelConfig) -> Table:
     features = config.features
     scaled = "" if features.normalize == "none" else f", normalised {features.normalize}"
     table.add_row("audio", f"{features.sample_rate_hz} Hz, {features.num_mel_bins} mel bins{scaled}")
-    table.add_row("pairs", ", ".join(config.pairs))
+    table.add_row("pairs", shown_pairs(config.pairs))
     table.add_row("questions", f"about speech in {', '.join(config.questions)}" if config.questions else "none")
     table.add_row("policy", describe_policy(config.policy))
     table.add_row("streaming", f"{config.encoder.kind}: {config.encoder.describe()}")

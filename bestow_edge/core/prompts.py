@@ -13,6 +13,7 @@ from bestow_edge.core.errors import PromptError
 from bestow_edge.core.languages import LANGUAGES
 
 Task = Literal["transcribe", "translate"]
+MOST_SHOWN = 12  # pairs that a message names one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,17 @@ def check_trained(pair: Pair, trained: tuple[str, ...]) -> None:
         PromptError: if the pair is not in `trained`.
     """
     if str(pair) not in trained:
-        raise PromptError(f"language pair {pair}: this model was trained for {', '.join(trained)}")
+        raise PromptError(f"language pair {pair}: this model was trained for {shown_pairs(trained, pair.source)}")
+
+
+def shown_pairs(pairs: Sequence[str], source: str | None = None) -> str:
+    """Return language pairs for people: all of a few, and of many those of a language, or their number."""
+    if len(pairs) <= MOST_SHOWN:
+        return ", ".join(pairs)
+    if source is not None and (same := [pair for pair in pairs if pair.startswith(f"{source}-")]):
+        return f"{', '.join(same)}, and for {len(pairs) - len(same)} pairs of other languages"
+    spoken = sorted({pair.partition("-")[0] for pair in pairs})
+    return f"{len(pairs)} pairs; it hears {', '.join(spoken)}"
 
 
 def check_answers(question: Question, trained: tuple[str, ...]) -> None:

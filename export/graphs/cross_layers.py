@@ -49,12 +49,14 @@ class DecoderStep(nn.Module):
         x = self.decoder.embed_tokens(token_ids) + places  # (batch, tokens, width)
         new, heads = [], []
         for index, layer in enumerate(self.decoder.layers):
-            pair = slice(2 * index, 2 * index + 2)
+            own_keys, own_values = caches[2 * index : 2 * index + 2]
             attention, own = layer.self_attn, layer.self_attn_layer_norm(x)
             query, keys, values = (_split(attention, part(own)) for part in _projections(attention))
-            mixed = self_attend(query * attention.scaling, (keys, values), caches[pair], past_tokens, causal)
+            mixed = self_attend(query * attention.scaling, (keys, values), (own_keys, own_values), past_tokens, causal)
             x = x + _join(attention, mixed)
-            mixed, weights = _cross_attend(layer.encoder_attn, layer.encoder_attn_layer_norm(x), *memory[pair])
+            mixed, weights = _cross_attend(
+                layer.encoder_attn, layer.encoder_attn_layer_norm(x), *memory[2 * index : 2 * index + 2]
+            )
             x = x + mixed
             x = x + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(x))))
             new += [keys, values]

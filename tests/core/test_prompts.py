@@ -1,5 +1,7 @@
 """Language pairs, tasks and the prompt's text."""
 
+from dataclasses import replace
+
 import pytest
 
 from bestow_edge.core.config import ChatTemplate
@@ -17,6 +19,7 @@ from bestow_edge.core.prompts import (
     parse_pair,
     parse_pairs,
     prompt_text,
+    shown_pairs,
 )
 
 
@@ -116,3 +119,17 @@ def test_untrained_pairs_are_refused() -> None:
     check_trained(Pair("en", "de"), ("en-en", "en-de"))
     with pytest.raises(PromptError, match="language pair de-en: this model was trained for en-en, en-de"):
         check_trained(Pair("de", "en"), ("en-en", "en-de"))
+
+
+def test_many_pairs_are_shown_by_the_language_asked_for() -> None:
+    many = tuple(f"{code}-{target}" for code in ("de", "en", "fr", "es", "it", "pt") for target in (code, "en", "nl"))
+    assert shown_pairs(many[:3], "de") == "de-de, de-en, de-nl"
+    assert shown_pairs(many, "fr") == "fr-fr, fr-en, fr-nl, and for 15 pairs of other languages"
+    assert shown_pairs(many, "zh") == "18 pairs; it hears de, en, es, fr, it, pt"
+
+
+def test_an_instruction_of_the_chat_format() -> None:
+    chat = ChatTemplate(before="<s>", instruction="<{source}><{task}>", after="<go>")
+    assert prompt_text(parse_pair("de-en"), chat) == "<s><de><translate><go>"
+    assert prompt_text(parse_pair("de"), chat) == "<s><de><transcribe><go>"
+    assert prompt_text(parse_pair("de"), replace(chat, instruction="")) == "<s><go>"

@@ -70,8 +70,8 @@ def layer_sizes(llm: dict[str, Any]) -> tuple[int, int, int]:
     Args:
         llm: its transformers config, of a `WhisperForCausalLM`.
     """
-    heads = llm["decoder_attention_heads"]
-    return llm["decoder_layers"], heads, llm["d_model"] // heads
+    heads = llm["num_attention_heads"]
+    return llm["num_hidden_layers"], heads, llm["hidden_size"] // heads
 
 
 def speech(config: ModelConfig) -> tuple[TensorSpec, ...]:

@@ -16,7 +16,7 @@ from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.files import sha256
 from bestow_edge.core.languages import LANGUAGES
-from bestow_edge.core.prompts import parse_pair
+from bestow_edge.core.prompts import MOST_SHOWN, parse_pair
 from bestow_edge.core.request import describe_policy
 from bestow_edge.evaluation.run.directory import FORMAT as EVALUATION_FORMAT
 from bestow_edge.evaluation.run.directory import RESULTS_FILE
@@ -80,6 +80,9 @@ def _model(config: ModelConfig) -> str:
     pairs = [parse_pair(pair) for pair in config.pairs]
     kinds = {"transcribe": "transcribes {0}", "translate": "translates {0} to {1}"}
     tasks = [kinds[pair.task].format(LANGUAGES[pair.source], LANGUAGES[pair.target]) for pair in pairs]
+    if len(tasks) > MOST_SHOWN:
+        spoken = sum(pair.task == "transcribe" for pair in pairs)
+        tasks = [f"transcribes {spoken} languages", f"translates between {len(pairs) - spoken} pairs of languages"]
     rows = [
         ("encoder", f"{_sizes(config.encoder.network)}; {config.encoder.describe()}"),
         ("connector", f"{config.connector.kind}, {config.connector.describe()}"),

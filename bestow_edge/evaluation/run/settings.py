@@ -8,7 +8,8 @@ from typing import Any
 
 from bestow_edge.core.config import ModelConfig, PolicyConfig
 from bestow_edge.core.errors import ConfigError
-from bestow_edge.core.policy import POLICIES, AlignAtt, Policy
+from bestow_edge.core.policy import POLICIES, Policy
+from bestow_edge.core.request import check_follows
 
 VARIED = {"wait-k": "k", "align-att": "threshold"}
 """The parameter of each policy that trades latency for quality. Other policies do not have one."""
@@ -78,7 +79,8 @@ def all_settings(
         lookaheads: right contexts, empty = the model's.
 
     Raises:
-        ConfigError: if a policy, parameter or look-ahead is unknown, a value is out of range, or one is given twice.
+        ConfigError: if a policy, parameter or look-ahead is unknown, a value is out of range, one is given twice, or
+            the model cannot follow a policy.
     """
     if unknown := [name for name in policies if name not in POLICIES]:
         raise ConfigError(f"policy {unknown[0]!r}: expected one of {', '.join(POLICIES)}")
@@ -96,7 +98,7 @@ def all_settings(
     if len({setting.name for setting in found}) < len(found):
         raise ConfigError("a policy, a value or a look-ahead is named twice; name each once")
     for setting in found:
-        setting.make_policy()
+        check_follows(setting.make_policy(), config)
     return found
 
 
@@ -104,6 +106,6 @@ def _fields(name: str, varied: Mapping[str, Sequence[int]], default: PolicyConfi
     """Return the parameters of each setting of a policy."""
     if name == "offline":
         return [{}]
-    values = {"k": [default.k], "threshold": [AlignAtt().threshold]} | {key: list(v) for key, v in varied.items() if v}
+    values = {"k": [default.k], "threshold": [default.threshold]} | {key: list(v) for key, v in varied.items() if v}
     field = VARIED.get(name)
     return [{field: value, "l": default.l} for value in values[field]] if field else [{"l": default.l}]

@@ -46,10 +46,10 @@ class CrossLayers(nn.Module):
         """
         if speech is None or not with_llm:
             raise ConfigError("connector cross_layers: its LLM reads speech alone; leave out stages with texts")
-        decoder: Any = llm.model.decoder  # Any: transformers' models have no types
-        positions = speech.steps.unflatten(-1, (-1, decoder.config.d_model)).flatten(1, 2)
-        out = decoder(input_ids=token_ids, encoder_hidden_states=positions, use_cache=False)
-        logits = llm.get_output_embeddings()(out.last_hidden_state)
+        whisper: Any = llm  # Any: transformers' models have no types
+        positions = speech.steps.reshape(token_ids.shape[0], -1, whisper.config.d_model)
+        out = whisper.model.decoder(input_ids=token_ids, encoder_hidden_states=positions, use_cache=False)
+        logits = whisper.get_output_embeddings()(out.last_hidden_state)
         return Outputs(suppress(logits, self.barred))
 
     def speech_side(self, llm: PreTrainedModel) -> SpeechSide:

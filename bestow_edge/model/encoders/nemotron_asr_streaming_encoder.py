@@ -8,9 +8,10 @@ from torch import Tensor
 from transformers import AutoModel
 
 
-def build(config: Any) -> Any:  # Any: transformers' auto classes have no types
+def build(config: Any) -> Any:  # Any: transformers' configs and auto classes have no types
     """Build the encoder of a transformers config, with fresh weights."""
-    return AutoModel.from_config(config, attn_implementation="sdpa")
+    from_config: Any = AutoModel.from_config
+    return from_config(config, attn_implementation="sdpa")
 
 
 def encode(network: Any, mel: Tensor, mask: Tensor, right_context: int) -> tuple[Tensor, Tensor]:

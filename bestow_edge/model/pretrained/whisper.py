@@ -89,6 +89,7 @@ def whole_whisper(
         raise ConfigError(f"{folder}: generation_config.json names no alignment_heads; take it from a newer copy")
     languages = [code for name in generation.get("lang_to_id", {}) if (code := name.strip("<|>")) in LANGUAGES]
     network = _network(whisper)
+    decoder = {"num_hidden_layers": whisper.decoder_layers, "num_attention_heads": whisper.decoder_attention_heads}
     config = ModelConfig(
         encoder=WindowedConfig(
             network=network, block=policy.l, right_context=0, window=_window(whisper), padding=padding
@@ -98,7 +99,7 @@ def whole_whisper(
             suppressed=tuple(sorted(token for token in generation.get("suppress_tokens") or () if token >= 0)),
             specials_from=whisper.eos_token_id + 1,
         ),
-        llm=network | {"max_position_embeddings": whisper.max_target_positions},
+        llm=network | decoder | {"max_position_embeddings": whisper.max_target_positions},
         features=_features(folder, whisper),
         policy=policy,
         segments=SegmentConfig(max_s=SEGMENT_S),
@@ -133,8 +134,12 @@ def _json(path: Path) -> Fields:
 
 
 def _network(config: Untyped) -> Fields:
-    """Return the config of both halves as a checkpoint keeps it."""
-    return plain_config(config) | {"hidden_size": config.d_model}
+    """Return the config as a checkpoint keeps it, with the sizes of the encoder under their usual names."""
+    return plain_config(config) | {
+        "hidden_size": config.d_model,
+        "num_hidden_layers": config.encoder_layers,
+        "num_attention_heads": config.encoder_attention_heads,
+    }
 
 
 def _window(config: Untyped) -> int:
