@@ -34,9 +34,10 @@ RATE_HZ = 16_000
 CORPORA = ("librispeech", "common_voice_en", "common_voice_de", "common_voice_fr", "common_voice_es", "an4")
 POLICIES: dict[str, Policy] = {
     "offline": Offline(),
-    "align-att, threshold 4, 0.48 s": AlignAtt(4, l=6, pool=1),
-    "align-att, threshold 6, 0.96 s": AlignAtt(6, l=12, pool=1),
-    "local agreement, 0.96 s": LocalAgreement(2, 12),
+    "align-att, threshold 6": AlignAtt(6, l=12, pool=1, least_share=0.5),
+    "align-att, threshold 8": AlignAtt(8, l=12, pool=1, least_share=0.5),
+    "align-att, threshold 12": AlignAtt(12, l=12, pool=1, least_share=0.5),
+    "local agreement": LocalAgreement(2, 12),
 }
 
 

@@ -21,15 +21,18 @@ ADAPTER = CrossAdapterConfig(num_layers=2)
 POLICY = PolicyConfig()
 
 
-WHISPER = PolicyConfig(name="align-att", l=12, threshold=6)
-PADDING_S = 30.0
+WHISPER = PolicyConfig(name="align-att", l=12, threshold=8, pool=1, least_share=0.5)
+PADDING_S = 8.0  # 5 s were too few for some recordings: the decoder said all of it again and again
 
 
 Whole = Annotated[
     str | None, typer.Option("--from", metavar="W", help="Folder or Hub id of a Whisper, to take whole; no training.")
 ]
 Padding = Annotated[
-    float, typer.Option("--padding", min=0, metavar="S", help="With --from: seconds of silence behind the audio.")
+    float,
+    typer.Option(
+        "--padding", min=0, metavar="S", help="With --from: seconds of silence behind the audio; 30 as in its training."
+    ),
 ]
 Encoder = Annotated[
     str | None,

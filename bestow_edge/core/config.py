@@ -175,6 +175,10 @@ class PolicyConfig:
     """Wait-k: pre-decision blocks heard before the first token."""
     threshold: int = 4
     """Align-att: encoder steps between the attention's peak and the newest step."""
+    pool: int = 5
+    """Align-att: steps averaged before the peak is looked for."""
+    least_share: float = 0.0
+    """Align-att: least share of the attention on the visible steps."""
     l: int = 4  # noqa: E741 - the paper's letter
     """Pre-decision ratio: encoder steps read per written token, or before a token is tried again."""
 

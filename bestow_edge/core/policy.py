@@ -123,6 +123,9 @@ class AlignAtt(Policy):
     """First steps of the stream to leave out."""
     pool: int = 5
     """Steps averaged before the peak is looked for."""
+    least_share: float = 0.0
+    """Least share of the attention on the visible steps. The rest is on the null frame, or on the silence behind the
+    audio, as for words that a Whisper guesses."""
     most_refusals: int = 10
     """A token refused so often is written all the same."""
 
@@ -130,6 +133,8 @@ class AlignAtt(Policy):
         """Check ranges."""
         if self.threshold < 0 or self.l < 1 or self.sink_steps < 0 or self.pool < 1 or self.most_refusals < 0:
             raise ValueError(f"align-att: need l and pool of at least 1, the others of at least 0, got {self}")
+        if not 0 <= self.least_share < 1:
+            raise ValueError(f"align-att: least_share must be at least 0 and below 1, got {self.least_share}")
 
     @property
     def read_steps(self) -> int:
@@ -143,6 +148,8 @@ class AlignAtt(Policy):
         if view.refusals >= self.most_refusals:
             return True
         weights = view.attention(self.layer)
+        if weights.sum() < self.least_share:
+            return False
         first = view.visible_steps - weights.size  # 0 unless the stream outgrew its memory
         weights = weights[max(0, self.sink_steps - first) :]
         if not weights.size:

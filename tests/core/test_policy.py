@@ -124,3 +124,13 @@ def test_local_agreement_wants_all_drafts_to_agree() -> None:
 def test_policies_check_their_ranges(build: Any) -> None:
     with pytest.raises(ValueError, match=r"align-att|local agreement"):
         build()
+
+
+def test_align_att_refuses_words_that_look_at_nothing() -> None:
+    weights = np.zeros(10, np.float32)
+    weights[1] = 0.3  # the rest is on the silence behind the audio
+    view = View(0, 5, -0.1, 10, 0, lambda _layer: weights, ())
+    assert AlignAtt(4, pool=1).accepts(view)
+    assert not AlignAtt(4, pool=1, least_share=0.5).accepts(view)
+    with pytest.raises(ValueError, match="least_share must be at least 0 and below 1, got 1"):
+        AlignAtt(least_share=1)

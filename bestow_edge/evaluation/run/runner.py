@@ -118,7 +118,7 @@ def run_task(model: Model, pair: Pair, task: Task) -> Instance:
     sample = task.sample
     waveform, rate_hz = read_waveform(sample.path, offset_s=sample.offset_s, duration_s=sample.duration_s)
     lookahead = task.setting.lookahead
-    policy = task.setting.make_policy()
+    policy = task.setting.make_policy(model.config.policy)
     asked = Question(pair.source, sample.question) if sample.question else pair
     with model.multi_session([(asked, policy)], lookahead=lookahead) as session:
         instance = listen(session, waveform, rate_hz).instance(task.index, sample.reference, str(sample.path))

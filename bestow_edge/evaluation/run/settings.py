@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from bestow_edge.core.config import ModelConfig, PolicyConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import POLICIES, Policy
-from bestow_edge.core.request import check_follows
+from bestow_edge.core.request import change_policy, check_follows, default_policy
 
 VARIED = {"wait-k": "k", "align-att": "threshold"}
 """The parameter of each policy that trades latency for quality. Other policies do not have one."""
@@ -43,18 +42,13 @@ class Setting:
         varied = VARIED.get(self.policy, "")
         return f"{varied.upper() if len(varied) == 1 else varied}={self.fields[varied]}" if varied else ""
 
-    def make_policy(self) -> Policy:
-        """Return the policy.
+    def make_policy(self, default: PolicyConfig) -> Policy:
+        """Return the policy; what the setting does not name is as in the model's default.
 
         Raises:
             ConfigError: if a parameter is out of range.
         """
-        kind: Any = POLICIES[self.policy]  # a dataclass with these fields
-        try:
-            policy: Policy = kind(**self.fields)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        return policy
+        return change_policy(default_policy(self.policy, default), self.fields)
 
     def record(self) -> dict[str, object]:
         """Return its fields for JSON."""
@@ -98,7 +92,7 @@ def all_settings(
     if len({setting.name for setting in found}) < len(found):
         raise ConfigError("a policy, a value or a look-ahead is named twice; name each once")
     for setting in found:
-        check_follows(setting.make_policy(), config)
+        check_follows(setting.make_policy(config.policy), config)
     return found
 
 

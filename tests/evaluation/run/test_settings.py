@@ -29,10 +29,10 @@ def test_every_combination(config: ModelConfig) -> None:
 
 def test_defaults_are_the_models(config: ModelConfig) -> None:
     names = ["wait-k", "align-att", "local-agreement", "offline"]
-    found = [setting.make_policy() for setting in all_settings(config, names, varied={})]
+    found = [setting.make_policy(config.policy) for setting in all_settings(config, names, varied={})]
     assert found == [WaitK(config.policy.k, config.policy.l), AlignAtt(), LocalAgreement(), Offline()]
     (setting,) = all_settings(config, ["align-att"], varied={"threshold": [8]}, l=2)
-    assert setting.make_policy() == AlignAtt(threshold=8, l=2)
+    assert setting.make_policy(config.policy) == AlignAtt(threshold=8, l=2)
     assert (setting.point, setting.lookahead) == ("threshold=8", config.encoder.default_right_context)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,6 +195,3 @@ def test_segments_carry_context(model: Model, waveform: np.ndarray) -> None:
     assert session.segment >= 1
     assert starts[-1][0] == model.tokenizer.token_to_id("<|startofprev|>")
     assert isinstance(limits, SegmentConfig)
-
-
-Make = Callable[..., Model]
