@@ -21,7 +21,7 @@ ADAPTER = CrossAdapterConfig(num_layers=2)
 POLICY = PolicyConfig()
 
 
-WHISPER = PolicyConfig(name="align-att", l=12, threshold=8, pool=1, least_share=0.5)
+WHISPER = PolicyConfig(name="align-att", l=12, threshold=12, pool=1, least_share=0.5)
 PADDING_S = 8.0  # 5 s were too few for some recordings: the decoder said all of it again and again
 
 
