@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'bestow-edge{}'"
 MODULES = {  # import names by the extra that brings them, empty = the package itself
-    "": ("numpy", "soundfile", "soxr", "tokenizers"),
+    "": ("numpy", "platformdirs", "soundfile", "soxr", "tokenizers"),
     "cpu": ("onnxruntime",),
     "mic": ("sounddevice",),
     "export": ("torch", "transformers", "safetensors", "onnx", "onnxscript"),
-    "train": ("accelerate", "yaml"),
+    "train": ("accelerate", "filelock", "yaml"),
     "eval": ("jiwer", "sacrebleu", "whisper_normalizer", "matplotlib"),
 }
 RUNTIME = (*MODULES[""], *MODULES["cpu"])  # imported for good: a broken one must show

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 
 import numpy as np
 import torch
@@ -191,7 +192,7 @@ def _split_attention(llm: PreTrainedModel) -> Iterator[_SplitAttention]:
 def _reference(llm: PreTrainedModel, embeds: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Logits (batch, vocab) of the model itself, and empty buffers in the shapes of its keys and values."""
     cache = DynamicCache(config=llm.config)
-    output = llm(inputs_embeds=embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    output = llm(inputs_embeds=embeds, **{_cache_name(llm): cache}, use_cache=True, logits_to_keep=1)
     buffers = []
     for index, layer in enumerate(cache.layers):
         if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
@@ -203,6 +204,11 @@ def _reference(llm: PreTrainedModel, embeds: Tensor) -> tuple[Tensor, tuple[Tens
             batch, kv_heads, _, head_dim = states.shape
             buffers.append(torch.zeros(batch, kv_heads, _SAMPLE_CAPACITY, head_dim))
     return output.logits[:, -1], tuple(buffers)
+
+
+def _cache_name(llm: PreTrainedModel) -> str:
+    """Return the name of the argument that takes the cache: transformers 5.24 renamed it in many models."""
+    return "cache" if "cache" in signature(llm.forward).parameters else "past_key_values"
 
 
 def _check_parity(step: LlmStep, embeds: Tensor, expected: Tensor, caches: tuple[Tensor, ...]) -> None:
