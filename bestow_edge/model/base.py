@@ -56,7 +56,7 @@ class Connector(Protocol):
     def speech_side(self, llm: PreTrainedModel) -> nn.Module:
         """Return the module that ends the encoder's graph, with no other weights than those it needs.
 
-        It takes (batch, steps, width) float and returns the tensors of `ConnectorKind.speech`.
+        It takes (batch, steps, width) float and returns a tuple, the tensors of `ConnectorKind.speech`.
         """
 
     def start_silent(self) -> None:

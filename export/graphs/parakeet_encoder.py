@@ -16,11 +16,12 @@ from torch.nn import functional as F
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError
-from bestow_edge.core.specs.windowed import windowed
 from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, GraphSpec
 from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, speech_like, speech_weights, traced_from
 from bestow_edge.export.graphs.nemotron_asr_streaming_encoder import Untyped, as_linear, masked, over_time
 from bestow_edge.model.base import SpeechModel
+
+SHORT_STEPS = 17  # of a window at the start of a stream
 
 
 class BidirectionalEncoder(nn.Module):
@@ -144,9 +145,9 @@ class BidirectionalBlock(nn.Module):
 
 
 def source(config: ModelConfig, spec: GraphSpec) -> GraphSource:
-    """Return the source of `encoder_window`: compared at the first window, the largest one, and at several rows."""
-    encoder, per_step = windowed(config), config.encoder.frames_per_step
-    steps = (encoder.block + encoder.right_context, encoder.window)
+    """Return the source of `encoder_window`: compared at a short window, the largest one, and at several rows."""
+    per_step = config.encoder.frames_per_step
+    windows = sorted({SHORT_STEPS * per_step, *config.encoder.run_frames})
 
     def make_lawful(feeds: Feeds, case: Case, _rng: np.random.Generator) -> None:
         speech_like(feeds, config.features)
@@ -157,7 +158,7 @@ def source(config: ModelConfig, spec: GraphSpec) -> GraphSource:
         spec=spec,
         weights=("encoder.", *speech_weights(config)),
         build=traced_from(BidirectionalEncoder),
-        sizes=(*({BATCH: 1, FRAMES: per_step * count} for count in steps), rows),
+        sizes=(*({BATCH: 1, FRAMES: frames} for frames in windows), rows),
         make_lawful=make_lawful,
         rows_apart=False,
     )
