@@ -98,8 +98,7 @@ def init(
       bestow-edge init --encoder nvidia/nemotron-speech-streaming-en-0.6b --llm Qwen/Qwen3-0.6B --out start
       bestow-edge init --encoder model.nemo --llm models/SmolLM2-135M-Instruct --pairs en-en,en-de --out start --offline
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
-    if whole is not None and (encoder is not None or llm is not None):
-        raise ConfigError("--from takes a whole model; leave out --encoder and --llm")
+    _check_sources(whole, encoder, llm)
     with shown_steps() as step:
         step("loading torch")
         with needs_extra("train"):
@@ -110,8 +109,6 @@ def init(
                                     force=force, every_name=all_names, progress=step)  # fmt: skip
                 _report(result, as_json=as_json)
                 return
-            if encoder is None or llm is None:
-                raise ConfigError("parts are missing: give --encoder and --llm, or a whole model by --from")
             adapter = CrossAdapterConfig(
                 num_layers=adapter_layers,
                 width=adapter_width,
@@ -121,10 +118,18 @@ def init(
                 prompt_mode=prompt_mode,
             )
             policy, names = PolicyConfig(k=k, l=l), tuple(pairs.split(","))
-            request = InitRequest(encoder=encoder, llm=llm, connector=adapter, pairs=names, policy=policy, dtype=dtype,
-                                  seed=seed, offline=offline)  # fmt: skip
+            request = InitRequest(encoder=encoder or "", llm=llm or "", connector=adapter, pairs=names, policy=policy,
+                                  dtype=dtype, seed=seed, offline=offline)  # fmt: skip
             result = init_checkpoint(request, out, force=force, every_name=all_names, progress=step)
     _report(result, as_json=as_json)
+
+
+def _check_sources(whole: str | None, encoder: str | None, llm: str | None) -> None:
+    """Refuse a whole model beside parts, and a part alone."""
+    if whole is not None and (encoder is not None or llm is not None):
+        raise ConfigError("--from takes a whole model; leave out --encoder and --llm")
+    if whole is None and (encoder is None or llm is None):
+        raise ConfigError("parts are missing: give --encoder and --llm, or a whole model by --from")
 
 
 def _report(result: InitResult, *, as_json: bool) -> None:
