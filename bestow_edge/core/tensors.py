@@ -88,6 +88,11 @@ class GraphSpec:
         return {**sizes, **{axis.name: sizes[axis.source] // axis.divisor + axis.extra for axis in self.derived}}
 
 
+def by_layer(layers: int) -> list[str]:
+    """Return `keys_0`, `values_0`, `keys_1` and so on: tensors of their own, since a part of one would be copied."""
+    return [f"{kind}_{layer}" for layer in range(layers) for kind in KINDS]
+
+
 def in_float16(spec: GraphSpec) -> GraphSpec:
     """Return a contract with float16 in place of float32 but for `FLOAT32_EVERYWHERE`."""
 

@@ -82,8 +82,8 @@ class SpeechModel(nn.Module):
             ConfigError: if transformers has no such encoder or LLM.
         """
         build_llm: Any = AutoModelForCausalLM.from_config  # Any: transformers' auto classes have no types
-        encoder = build_encoder(transformers_config(config.encoder.network, "encoder"))
-        llm = build_llm(transformers_config(config.llm, "llm"))  # sdpa, unless the family needs eager (Gemma 2)
+        encoder = build_encoder(_transformers_config(config.encoder.network, "encoder"))
+        llm = build_llm(_transformers_config(config.llm, "llm"))  # sdpa, unless the family needs eager (Gemma 2)
         return cls(config, encoder, llm)
 
     def encode(self, mel: Tensor, frame_lens: Tensor, right_context: int | None = None) -> Speech:
@@ -120,12 +120,7 @@ def build_encoder(config: Any) -> PreTrainedModel:  # Any: a PretrainedConfig su
     return encoder
 
 
-def transformers_config(values: dict[str, Any], part: str) -> Any:  # Any: a PretrainedConfig subclass of many
-    """Return the transformers config of a part.
-
-    Raises:
-        ConfigError: if transformers refuses the values.
-    """
+def _transformers_config(values: dict[str, Any], part: str) -> Any:  # Any: a PretrainedConfig subclass of many
     options = dict(values)
     try:
         return AutoConfig.for_model(options.pop("model_type"), **options)

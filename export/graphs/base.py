@@ -13,10 +13,11 @@ from bestow_edge.core.config import FeatureConfig, ModelConfig
 from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.encoders import ENCODERS
 from bestow_edge.core.kinds import module_of
-from bestow_edge.core.tensors import MEL, GraphSpec, TensorSpec
+from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, MEL, GraphSpec, TensorSpec
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.runtime.devices.base import Array
 
+SHORT_STEPS = 17  # of a window at the start of a stream
 Feeds = dict[str, Array]
 Case = dict[str, int]
 """Sizes of the named axes of a graph's inputs."""
@@ -80,6 +81,28 @@ def traced_from(module: Callable[[SpeechModel], nn.Module]) -> Build:
         yield module(model).eval()
 
     return build
+
+
+def window_source(
+    config: ModelConfig, spec: GraphSpec, module: Callable[[SpeechModel], nn.Module], *, rows_apart: bool
+) -> GraphSource:
+    """Return the source of an encoder over whole windows: compared at a short one, the largest, and several rows."""
+    per_step = config.encoder.frames_per_step
+    windows = sorted({SHORT_STEPS * per_step, *config.encoder.run_frames})
+
+    def make_lawful(feeds: Feeds, case: Case, _rng: np.random.Generator) -> None:
+        speech_like(feeds, config.features)
+        feeds[FRAME_END] += case[FRAMES] - np.arange(case[BATCH])
+
+    rows = {BATCH: per_step, FRAMES: 3 * per_step}  # each number of frames in the last step
+    return GraphSource(
+        spec=spec,
+        weights=("encoder.", *speech_weights(config)),
+        build=traced_from(module),
+        sizes=(*({BATCH: 1, FRAMES: frames} for frames in windows), rows),
+        make_lawful=make_lawful,
+        rows_apart=rows_apart,
+    )
 
 
 def speech_like(feeds: Feeds, features: FeatureConfig) -> None:

@@ -9,19 +9,16 @@ Legend of shape comments: batch, frames (10 ms), steps (80 ms), d_model, heads, 
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError
-from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, GraphSpec
-from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, speech_like, speech_weights, traced_from
+from bestow_edge.core.tensors import GraphSpec
+from bestow_edge.export.graphs.base import GraphSource, window_source
 from bestow_edge.export.graphs.nemotron_asr_streaming_encoder import Untyped, as_linear, masked, over_time
 from bestow_edge.model.base import SpeechModel
-
-SHORT_STEPS = 17  # of a window at the start of a stream
 
 
 class BidirectionalEncoder(nn.Module):
@@ -145,20 +142,5 @@ class BidirectionalBlock(nn.Module):
 
 
 def source(config: ModelConfig, spec: GraphSpec) -> GraphSource:
-    """Return the source of `encoder_window`: compared at a short window, the largest one, and at several rows."""
-    per_step = config.encoder.frames_per_step
-    windows = sorted({SHORT_STEPS * per_step, *config.encoder.run_frames})
-
-    def make_lawful(feeds: Feeds, case: Case, _rng: np.random.Generator) -> None:
-        speech_like(feeds, config.features)
-        feeds[FRAME_END] += case[FRAMES] - np.arange(case[BATCH])
-
-    rows = {BATCH: per_step, FRAMES: 3 * per_step}  # each number of frames in the last step
-    return GraphSource(
-        spec=spec,
-        weights=("encoder.", *speech_weights(config)),
-        build=traced_from(BidirectionalEncoder),
-        sizes=(*({BATCH: 1, FRAMES: frames} for frames in windows), rows),
-        make_lawful=make_lawful,
-        rows_apart=False,
-    )
+    """Return the source of `encoder_window`."""
+    return window_source(config, spec, BidirectionalEncoder, rows_apart=False)

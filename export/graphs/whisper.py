@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bestow_edge.core.config import ModelConfig
-from bestow_edge.core.specs.windowed import windowed
-from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, GraphSpec
-from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, speech_weights, traced_from
+from bestow_edge.core.tensors import GraphSpec
+from bestow_edge.export.graphs.base import GraphSource, window_source
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.encoders.whisper import stack, stem
 
@@ -58,17 +56,5 @@ def _attend(attention: Untyped, x: Tensor, valid: Tensor) -> Tensor:
 
 
 def source(config: ModelConfig, spec: GraphSpec) -> GraphSource:
-    """Return the source of `encoder_window`: compared at a short window, the longest one, and at several rows."""
-    per_step = config.encoder.frames_per_step
-
-    def make_lawful(feeds: Feeds, case: Case, _rng: np.random.Generator) -> None:
-        feeds[FRAME_END] += case[FRAMES] - np.arange(case[BATCH])
-
-    rows = {BATCH: per_step, FRAMES: 3 * per_step}  # each number of frames in the last step
-    return GraphSource(
-        spec=spec,
-        weights=("encoder.", *speech_weights(config)),
-        build=traced_from(WindowEncoder),
-        sizes=(*({BATCH: 1, FRAMES: per_step * count} for count in (12, windowed(config).window)), rows),
-        make_lawful=make_lawful,
-    )
+    """Return the source of `encoder_window`."""
+    return window_source(config, spec, WindowEncoder, rows_apart=True)

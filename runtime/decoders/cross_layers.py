@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.core.bundle import BundleManifest
-from bestow_edge.core.specs.cross_layers import GRAPH, by_layer
-from bestow_edge.core.tensors import ALIGNMENT, LOG_PROB, LOGITS, MEMORY, TOKEN_ID, TOKEN_IDS
+from bestow_edge.core.specs.cross_layers import GRAPH
+from bestow_edge.core.tensors import ALIGNMENT, LOG_PROB, LOGITS, MEMORY, TOKEN_ID, TOKEN_IDS, by_layer
 from bestow_edge.runtime.decoders.base import Attempt, Floats
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph, Ints
 from bestow_edge.runtime.decoders.scores import OnDevice, log_probs
@@ -78,8 +78,11 @@ class CrossLayersDecoder:
 
     def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
         """See `Decoder`; every token sees the whole encoding, whatever its row may see."""
+        if self._speech is None:
+            raise RuntimeError("an attempt before any speech was heard")
         if self._stale:
-            self._run_texts()
+            self._run_texts(self._speech)
+        first = self._speech.start  # later than 0 if the segment is longer than the encoder's window
         out = self._run(np.array([text[-1:] for text in self._texts], dtype=np.int64))
         token_ids, log_prob = self._graph.device.get(out[TOKEN_ID], out[LOG_PROB])
         logits, alignment = OnDevice(self._graph.device, out[LOGITS]), OnDevice(self._graph.device, out[ALIGNMENT])
@@ -89,7 +92,7 @@ class CrossLayersDecoder:
                 float(log_prob[row]),
                 visible,
                 partial(log_probs, logits, row),
-                partial(self._by_step, alignment, row, visible),
+                partial(self._by_step, alignment, row, visible - first),
             )
             for row, visible in enumerate(visible_steps)
         ]
@@ -114,12 +117,10 @@ class CrossLayersDecoder:
             self._texts = [text[:length] for text, length in zip(self._texts, lengths, strict=True)]
             self._step.past_tokens[:] = 0 if self._stale else self.num_tokens
 
-    def _run_texts(self) -> None:
+    def _run_texts(self, speech: SpeechSteps) -> None:
         """Run each text up to its query about the newest encoding."""
-        if self._speech is None:
-            raise RuntimeError("an attempt before any speech was heard")
         memory: dict[str, Buffer] = {
-            f"{MEMORY}{name}": self._speech.tensors[name][0] for name in by_layer(len(self._speech.tensors) // 2)
+            f"{MEMORY}{name}": speech.tensors[name][0] for name in by_layer(len(speech.tensors) // 2)
         }
         self._step.past_tokens[:] = 0
         longest = int(self.num_tokens.max())
@@ -132,11 +133,11 @@ class CrossLayersDecoder:
         """Run (rows, tokens); the memory is bound once for an encoding."""
         return self._step.run({TOKEN_IDS: tokens, **(memory or {})}, tokens.shape[1])
 
-    def _by_step(self, alignment: OnDevice, row: int, visible: int) -> Floats:
-        """Return the last token's attention to each visible step and, last, to all behind them, (1, visible + 1)."""
+    def _by_step(self, alignment: OnDevice, row: int, count: int) -> Floats:
+        """Return the last token's attention to the encoding's first steps and, last, to all behind, (1, count + 1)."""
         positions: Floats = alignment.array[:, row, -1]
-        end = visible * self._positions_per_step
-        steps = positions[:, :end].reshape(1, visible, self._positions_per_step).sum(-1)
+        end = count * self._positions_per_step
+        steps = positions[:, :end].reshape(1, count, self._positions_per_step).sum(-1)
         return np.concatenate([steps, positions[:, end:].sum(-1, keepdims=True)], axis=-1)
 
 

@@ -18,7 +18,6 @@ from bestow_edge.core.tensors import (
     CACHE,
     CAPACITY,
     INPUTS_EMBEDS,
-    KINDS,
     MEMORY,
     NEW,
     PAST_TOKENS,
@@ -31,6 +30,7 @@ from bestow_edge.core.tensors import (
     DerivedAxis,
     GraphSpec,
     TensorSpec,
+    by_layer,
 )
 
 GRAPH = "adapter_step"
@@ -108,7 +108,7 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
     """
     adapter, hidden = cross_adapter(config), config.llm["hidden_size"]
     memory = (adapter.num_heads, SLOTS, adapter.head_dim)
-    names = _by_layer(adapter.num_layers)
+    names = by_layer(adapter.num_layers)
     inputs = [
         TensorSpec(TOKEN_IDS, "int64", (BATCH, TOKENS)),
         TensorSpec(VISIBLE_STEPS, "int64", (BATCH, TOKENS)),
@@ -137,11 +137,6 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
         states=states,
         derived=(DerivedAxis("memory_and_null", SLOTS, extra=1),),
     )
-
-
-def _by_layer(num_layers: int) -> list[str]:
-    """Return `keys_0`, `values_0`, `keys_1` and so on: tensors of their own, since a part of one would be copied."""
-    return [f"{kind}_{layer}" for layer in range(num_layers) for kind in KINDS]
 
 
 KIND = ConnectorKind(config=CrossAdapterConfig, specs=specs, speech=speech, follows=lambda _policy: True)

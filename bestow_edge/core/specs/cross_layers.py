@@ -18,7 +18,6 @@ from bestow_edge.core.tensors import (
     BATCH,
     CACHE,
     CAPACITY,
-    KINDS,
     LOG_PROB,
     LOGITS,
     MEMORY,
@@ -30,6 +29,7 @@ from bestow_edge.core.tensors import (
     TOKENS,
     GraphSpec,
     TensorSpec,
+    by_layer,
 )
 
 GRAPH = "decoder_step"
@@ -109,11 +109,6 @@ def specs(config: ModelConfig) -> tuple[GraphSpec, ...]:
         ),
     )
     return (decoder,)
-
-
-def by_layer(layers: int) -> list[str]:
-    """Return `keys_0`, `values_0`, `keys_1` and so on."""
-    return [f"{kind}_{layer}" for layer in range(layers) for kind in KINDS]
 
 
 KIND = ConnectorKind(

@@ -26,7 +26,6 @@ from bestow_edge.model.pretrained.weights import fill, load_tensors, part_sizes,
 
 Fields = dict[str, Any]  # Any: decoded JSON
 Untyped = Any  # a transformers config: they have no types
-BLOCK_STEPS = 12  # 0.96 s between two encodings
 SEGMENT_S = 28.0  # of the 30 s that the encoder has positions for: a segment ends at the next block
 FEATURES = FeatureConfig(
     n_fft=400, window="periodic", preemphasis=0.0, start="mirrored", log_guard=1e-10, guard="least", normalize="peak"
@@ -85,6 +84,8 @@ def whole_whisper(
     """
     whisper, generation = _config(folder), _json(folder / "generation_config.json")
     tokenizer = _tokenizer(folder, whisper)
+    if not whisper.tie_word_embeddings:
+        raise ConfigError(f"{folder}: tie_word_embeddings is false; Whisper's head is its token embeddings")
     if not (heads := generation.get("alignment_heads")):
         raise ConfigError(f"{folder}: generation_config.json names no alignment_heads; take it from a newer copy")
     languages = [code for name in generation.get("lang_to_id", {}) if (code := name.strip("<|>")) in LANGUAGES]
@@ -117,14 +118,9 @@ def whole_whisper(
 def _config(folder: Path) -> Untyped:
     """Return the model's config, with the sizes of a Whisper."""
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, TypeError, KeyError, OSError, StrictDataclassError) as error:
         raise ConfigError(f"{folder}: transformers refuses its config ({str(error).strip():.200})") from error
-    if not config.tie_word_embeddings:
-        raise ConfigError(
-            f"{folder}: tie_word_embeddings is false; a Whisper shares its token embeddings with its head"
-        )
-    return config
 
 
 def _json(path: Path) -> Fields:

@@ -178,6 +178,16 @@ def test_alignment(model: Model, waveform: np.ndarray) -> None:
     assert np.isclose(attempt.log_probs[attempt.token_id], attempt.log_prob, atol=1e-4)
 
 
+def test_a_segment_longer_than_the_window(model: Model, waveform: np.ndarray) -> None:
+    """The encoder then hears the last 2 s, and the attention is on these steps."""
+    decoder = heard(model, np.tile(waveform, 3), [list(model.manifest.prompts["en-en"])])
+    assert decoder.heard == 57 > PADDING
+    attempt = decoder.attempt([decoder.heard])[0]
+    assert attempt.alignment.shape == (1, PADDING + 1)
+    first, end = attempt.span()
+    assert 57 - PADDING <= first < end <= 57
+
+
 def test_context_stands_before_the_prompt(model: Model) -> None:
     prompt = model.manifest.prompts["en-en"]
     previous = model.tokenizer.token_to_id("<|startofprev|>")
