@@ -41,6 +41,7 @@ from bestow_edge.runtime.devices.opening import open_graphs
 from bestow_edge.runtime.encoders.base import SpeechEncoder, open_encoder
 from bestow_edge.runtime.stream.answer import Prompt
 from bestow_edge.runtime.stream.events import Event
+from bestow_edge.runtime.stream.segments import MOST_STEPS
 from bestow_edge.runtime.stream.session import Session
 from bestow_edge.runtime.stream.text import load_tokenizer, question_ids
 
@@ -96,11 +97,15 @@ class Model:
         self.graphs = graphs  # one assignment: a session on another thread sees all the old graphs or all the new ones
 
     def open_encoder(
-        self, graphs: Mapping[str, Graph], policies: Sequence[Policy], right_context: int
+        self,
+        graphs: Mapping[str, Graph],
+        policies: Sequence[Policy],
+        right_context: int,
+        segment_steps: int = MOST_STEPS,
     ) -> SpeechEncoder[Any]:  # Any: each kind of encoder has a state of its own
         """Return an encoder for one stream; arguments are those of `bestow_edge.runtime.encoders.base.open_encoder`."""
         graph = graphs[part_spec(self.manifest.specs, "encoder").name]
-        return open_encoder(graph, self.config, policies, right_context)
+        return open_encoder(graph, self.config, policies, right_context, segment_steps)
 
     def open_decoder(self, graphs: Mapping[str, Graph], prompts: Sequence[Sequence[int]]) -> Decoder:
         """Return a decoder for one segment; arguments are those of `bestow_edge.runtime.decoders.base.open_decoder`."""

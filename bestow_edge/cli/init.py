@@ -21,26 +21,48 @@ ADAPTER = CrossAdapterConfig(num_layers=2)
 POLICY = PolicyConfig()
 
 
-WHISPER = PolicyConfig(name="align-att", l=12, threshold=12, pool=1, least_share=0.5)
-PADDING_S = 8.0  # 5 s were too few for some recordings: the decoder said all of it again and again
-
-
 Whole = Annotated[
-    str | None, typer.Option("--from", metavar="W", help="Folder or Hub id of a Whisper, to take whole; no training.")
+    str | None,
+    typer.Option(
+        "--from", metavar="W", help="Folder or Hub id of a Whisper or of NeMo's SALM, to take whole; no training."
+    ),
 ]
 Padding = Annotated[
-    float,
+    float | None,
     typer.Option(
-        "--padding", min=0, metavar="S", help="With --from: seconds of silence behind the audio; 30 as in its training."
+        "--padding",
+        min=0,
+        metavar="S",
+        help="Whole Whisper: seconds of silence behind the audio, 8 if not given; 30 as in its training.",
+    ),
+]
+Instruction = Annotated[
+    str | None,
+    typer.Option(
+        "--instruction",
+        metavar="TEXT",
+        help="Whole SALM: instruction before the speech, with {source}, {target} and {task} for those of a pair.",
     ),
 ]
 Encoder = Annotated[
     str | None,
     typer.Option("--encoder", metavar="X", help="Folder, .nemo file or Hub id of a FastConformer or Whisper encoder."),
 ]
-Llm = Annotated[str | None, typer.Option("--llm", metavar="Y", help="Folder or Hub id of a decoder-only LLM.")]
+Llm = Annotated[
+    str | None,
+    typer.Option(
+        "--llm",
+        metavar="Y",
+        help="Folder or Hub id of a decoder-only LLM; for a whole SALM, of its config and tokenizer.",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", metavar="CKPT", help="Directory to make.")]
-Pairs = Annotated[str, typer.Option("--pairs", metavar="PAIR,...", help="Pairs to train for; en-en transcribes.")]
+Pairs = Annotated[
+    str | None,
+    typer.Option(
+        "--pairs", metavar="PAIR,...", help="Pairs to train for, en-en if not given; of a SALM those it knows."
+    ),
+]
 Layers = Annotated[int, typer.Option("--adapter-layers", min=1, metavar="N", help="Layers of the adapter.")]
 Width = Annotated[int, typer.Option("--adapter-width", min=1, metavar="N", help="Width of the adapter.")]
 Heads = Annotated[int, typer.Option("--adapter-heads", min=1, metavar="N", help="Heads of its attentions.")]
@@ -69,8 +91,9 @@ def init(
     encoder: Encoder = None,
     llm: Llm = None,
     whole: Whole = None,
-    padding: Padding = PADDING_S,
-    pairs: Pairs = "en-en",
+    padding: Padding = None,
+    instruction: Instruction = None,
+    pairs: Pairs = None,
     adapter_layers: Layers = ADAPTER.num_layers,
     adapter_width: Width = ADAPTER.width,
     adapter_heads: Heads = ADAPTER.num_heads,
@@ -86,15 +109,16 @@ def init(
     force: Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Make a checkpoint: of a whole Whisper, or of a pretrained encoder, a pretrained LLM and a fresh adapter.
+    """Make a checkpoint: of a whole Whisper or SALM, or of a pretrained encoder, a pretrained LLM and a fresh adapter.
 
-    A whole Whisper is ready to export and needs no training. Of parts, the encoder alone is taken from X; with it comes
+    A whole model is ready to export and needs no training. Of parts, the encoder alone is taken from X; with it comes
     the front-end it was trained with. From Y come model, tokenizer, chat format and end tokens. Until it is trained the
     adapter changes nothing. Needs the extra `train`.
 
     \b
     Examples:
       bestow-edge init --from openai/whisper-base --out whisper
+      bestow-edge init --from nvidia/canary-qwen-2.5b --out canary
       bestow-edge init --encoder nvidia/nemotron-speech-streaming-en-0.6b --llm Qwen/Qwen3-0.6B --out start
       bestow-edge init --encoder model.nemo --llm models/SmolLM2-135M-Instruct --pairs en-en,en-de --out start --offline
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
@@ -102,12 +126,15 @@ def init(
     with shown_steps() as step:
         step("loading torch")
         with needs_extra("train"):
-            from bestow_edge.model.pretrained.assemble import InitRequest, init_checkpoint, init_whole
+            from bestow_edge.model.pretrained.assemble import InitRequest, init_checkpoint
+            from bestow_edge.model.pretrained.components import WholeRequest
+            from bestow_edge.model.pretrained.whole import init_whole
 
+            names = tuple(pairs.split(",")) if pairs is not None else None
             if whole is not None:
-                result = init_whole(whole, out, policy=WHISPER, padding=round(padding / 0.08), offline=offline,
-                                    force=force, every_name=all_names, progress=step)  # fmt: skip
-                _report(result, as_json=as_json)
+                wanted = WholeRequest(source=whole, llm=llm, pairs=names, instruction=instruction, padding_s=padding,
+                                      offline=offline, every_name=all_names)  # fmt: skip
+                _report(init_whole(wanted, out, force=force, progress=step), as_json=as_json)
                 return
             adapter = CrossAdapterConfig(
                 num_layers=adapter_layers,
@@ -117,17 +144,16 @@ def init(
                 text_mixer=text_mixer,
                 prompt_mode=prompt_mode,
             )
-            policy, names = PolicyConfig(k=k, l=l), tuple(pairs.split(","))
-            request = InitRequest(encoder=encoder or "", llm=llm or "", connector=adapter, pairs=names, policy=policy,
-                                  dtype=dtype, seed=seed, offline=offline)  # fmt: skip
+            request = InitRequest(encoder=encoder or "", llm=llm or "", connector=adapter, pairs=names or ("en-en",),
+                                  policy=PolicyConfig(k=k, l=l), dtype=dtype, seed=seed, offline=offline)  # fmt: skip
             result = init_checkpoint(request, out, force=force, every_name=all_names, progress=step)
     _report(result, as_json=as_json)
 
 
 def _check_sources(whole: str | None, encoder: str | None, llm: str | None) -> None:
-    """Refuse a whole model beside parts, and a part alone."""
-    if whole is not None and (encoder is not None or llm is not None):
-        raise ConfigError("--from takes a whole model; leave out --encoder and --llm")
+    """Refuse a whole model beside an encoder, and a part alone."""
+    if whole is not None and encoder is not None:
+        raise ConfigError("--from takes a whole model; leave out --encoder")
     if whole is None and (encoder is None or llm is None):
         raise ConfigError("parts are missing: give --encoder and --llm, or a whole model by --from")
 
@@ -140,6 +166,7 @@ def _report(result: InitResult, *, as_json: bool) -> None:
                 "parts": [asdict(part) for part in result.parts],
                 "left_out": result.left_out,
                 "has_chat_template": result.has_chat_template,
+                "notes": result.notes,
                 "model": result.config.to_dict(),
             }
         )
@@ -150,6 +177,8 @@ def _report(result: InitResult, *, as_json: bool) -> None:
         table.add_row(part.part, part.kind, f"{part.parameters:,}", part.dtype, part.source)
     table.add_row("all", "", f"{sum(part.parameters for part in result.parts):,}", "", "", end_section=True)
     write_tables(table)
+    for note in result.notes:
+        say(note)
     if result.left_out:
         counts = ", ".join(f"{count} of {part}" for part, count in sorted(result.left_out.items()))
         say(f"not taken from the recogniser, weights: {counts}")

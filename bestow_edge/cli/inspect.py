@@ -12,7 +12,7 @@ from rich.table import Table
 from bestow_edge.cli import options
 from bestow_edge.cli.show.console import megabytes, new_table, weights_table, write_json, write_tables
 from bestow_edge.core.bundle import FORMAT, FORMAT_VERSION, MANIFEST_FILE, BundleManifest, read_manifest
-from bestow_edge.core.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_config, weights_by_part
+from bestow_edge.core.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_config, read_notes, weights_by_part
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import BundleMissingError
 from bestow_edge.core.prompts import shown_pairs
@@ -38,11 +38,15 @@ def inspect(
         else:
             write_tables(*_bundle_tables(path, manifest))
     elif (path / CONFIG_FILE).is_file():
-        config, weights = load_config(path), weights_by_part(path)
+        config, weights, notes = load_config(path), weights_by_part(path), read_notes(path)
         if as_json:
-            write_json({"kind": "checkpoint", "path": str(path), "weights": weights, "model": config.to_dict()})
+            record = {"kind": "checkpoint", "path": str(path), "weights": weights, "model": config.to_dict()}
+            write_json(record | {"notes": notes})
         else:
-            write_tables(_model_table(f"Checkpoint {path}", config), weights_table(weights))
+            table = _model_table(f"Checkpoint {path}", config)
+            for note in notes:
+                table.add_row("origin", note)
+            write_tables(table, weights_table(weights))
     else:
         problem = "is neither a bundle nor a checkpoint" if path.is_dir() else "no such directory"
         raise BundleMissingError(f"{path}: {problem}; expected {MANIFEST_FILE}, or {CONFIG_FILE} and {WEIGHTS_FILE}")

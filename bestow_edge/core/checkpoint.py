@@ -44,6 +44,11 @@ def load_config(directory: Path) -> ModelConfig:
     return config
 
 
+def read_notes(directory: Path) -> list[str]:
+    """Return the notes on the origin of a checkpoint, in words for people; most have none."""
+    return [str(note) for note in read_json(directory / CONFIG_FILE).get("notes", [])]
+
+
 def weights_by_part(directory: Path) -> dict[str, int]:
     """Return the number of weights of each part of a checkpoint, by the first part of their names.
 

@@ -47,6 +47,8 @@ class FeatureConfig:
     """Guard of the logarithm; the value of a silent frame is log(log_guard)."""
     guard: Literal["added", "least"] = "added"
     """The guard is added to each mel bin, or the least value of one."""
+    constants: Literal["float32", "bfloat16"] = "float32"
+    """Type that the mel filters and the window are rounded to; some NeMo checkpoints hold them in bfloat16."""
     normalize: Literal["none", "per_feature", "peak"] = "none"
     """Over all frames that are encoded together: `per_feature` gives each mel bin zero mean and unit variance, as
     bidirectional FastConformers want it; `peak` raises bins to 80 dB below the loudest one and takes (log10 + 4) / 4,
@@ -235,6 +237,8 @@ class ModelConfig:
     """Where speech enters the LLM."""
     llm: dict[str, Any]
     """transformers config of the decoder-only LLM, with its `model_type`."""
+    rotary: Literal["float32", "bfloat16"] = "float32"
+    """Type that the frequencies of the LLM's rotary embedding are rounded to: bfloat16 if all of it was trained so."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     """The front-end."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)

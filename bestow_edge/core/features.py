@@ -178,7 +178,8 @@ def mel_filters(config: FeatureConfig) -> npt.NDArray[np.float32]:
     """Return the triangular filters that turn a power spectrum into mel bins.
 
     Returns:
-        Shape (n_fft // 2 + 1, num_mel_bins), read-only; Slaney scale and area norm, 0 Hz to half the sample rate.
+        Shape (n_fft // 2 + 1, num_mel_bins), read-only; Slaney scale and area norm, 0 Hz to half the sample rate,
+        rounded to `config.constants`.
 
     Source: transformers `audio_utils.mel_filter_bank` with Slaney norm and scale in float32, equal bit for bit.
     """
@@ -190,7 +191,7 @@ def mel_filters(config: FeatureConfig) -> npt.NDArray[np.float32]:
     falling = slopes[:, 2:] / widths_hz[1:]
     filters: npt.NDArray[np.float32] = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
     filters *= 2.0 / (corners_hz[2:] - corners_hz[:-2])
-    return _read_only(filters)
+    return _read_only(_rounded(filters, config))
 
 
 def mel_centres(config: FeatureConfig) -> npt.NDArray[np.float64]:
@@ -204,14 +205,23 @@ def _corners_hz(config: FeatureConfig) -> npt.NDArray[np.float64]:
 
 @lru_cache(maxsize=8)
 def hann_window(config: FeatureConfig) -> npt.NDArray[np.float32]:
-    """Return the Hann window, shape (window_samples,), read-only.
+    """Return the Hann window, shape (window_samples,), read-only, rounded to `config.constants`.
 
     Source: torch's `hann_window`, with which encoders are trained and which `.nemo` files hold. It is computed in
     float32 and up to 2e-7 off; so is this one, to 6e-8. That shows in bins 80 dB below the loudest.
     """
     intervals = config.window_samples - (config.window == "symmetric")
     angles = np.arange(config.window_samples, dtype=np.float32) * np.float32(2 * np.pi / intervals)
-    return _read_only(np.float32(0.5) - np.float32(0.5) * np.cos(angles))
+    return _read_only(_rounded(np.float32(0.5) - np.float32(0.5) * np.cos(angles), config))
+
+
+def _rounded(constants: npt.NDArray[np.float32], config: FeatureConfig) -> npt.NDArray[np.float32]:
+    """Round to the type that the checkpoint holds constants in."""
+    if config.constants == "float32":
+        return constants
+    bits = constants.astype(np.float32).view(np.uint32)
+    to_even = (bits >> 16 & 1) + np.uint32(0x7FFF)  # half of the last bit that is kept; a tie goes to the even number
+    return (bits + to_even & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def _reach_samples(config: FeatureConfig) -> tuple[int, int]:

@@ -71,6 +71,10 @@ class SpeechModel(nn.Module):
         self.config = config
         self.encoder = encoder
         self.llm = llm
+        if config.rotary == "bfloat16":
+            for name, buffer in llm.named_buffers():
+                if name.endswith("inv_freq"):
+                    buffer.copy_(buffer.bfloat16())
         build = module_of("bestow_edge.model.connectors", config.connector.kind).build
         self.connector: Any = build(config)  # Any: a Connector and an nn.Module at once
 

@@ -6,7 +6,7 @@ A checkpoint is written to a sibling directory, which is renamed when it is comp
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,7 +30,9 @@ from bestow_edge.core.files import atomic_directory
 from bestow_edge.model.base import SpeechModel
 
 
-def save_checkpoint(model: SpeechModel, tokenizer_json: str, directory: Path, *, replace: bool = True) -> None:
+def save_checkpoint(
+    model: SpeechModel, tokenizer_json: str, directory: Path, *, replace: bool = True, notes: Sequence[str] = ()
+) -> None:
     """Write a checkpoint.
 
     Args:
@@ -38,11 +40,14 @@ def save_checkpoint(model: SpeechModel, tokenizer_json: str, directory: Path, *,
         tokenizer_json: content of the `tokenizers` file.
         directory: where it goes; it appears complete or not at all.
         replace: a directory that is there may be replaced.
+        notes: on its origin, in words for people.
 
     Raises:
         ConfigError: if `directory` exists and may not be replaced.
     """
-    document = {"format": FORMAT, "format_version": FORMAT_VERSION, "model": model.config.to_dict()}
+    document: dict[str, object] = {"format": FORMAT, "format_version": FORMAT_VERSION, "model": model.config.to_dict()}
+    if notes:
+        document["notes"] = list(notes)
     with atomic_directory(directory, replace=replace) as partial:
         (partial / CONFIG_FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
         (partial / TOKENIZER_FILE).write_text(tokenizer_json, encoding="utf-8")

@@ -33,7 +33,8 @@ class Attempt:
     visible_steps: int
     """Encoder steps that were visible to it."""
     read_log_probs: Callable[[], Floats] = field(repr=False)
-    read_alignment: Callable[[], Floats] = field(repr=False)
+    read_alignment: Callable[[], Floats] | None = field(repr=False, default=None)
+    """None where attention does not show the place of a token in the speech."""
 
     @property
     def log_probs(self) -> Floats:
@@ -45,11 +46,21 @@ class Attempt:
         """(layers, steps + 1) attention over the visible steps, mean over heads, the null frame last.
 
         Read from the device on access.
+
+        Raises:
+            RuntimeError: if there is none.
         """
+        if self.read_alignment is None:
+            raise RuntimeError("the model shows no alignment; a policy of its connector asks for none")
         return self.read_alignment()
 
     def span(self) -> tuple[int, int]:
-        """Return first and end step of its speech: the peak of the last layer's attention."""
+        """Return first and end step of its speech: the peak of the last layer's attention.
+
+        Without an alignment both are the end of the visible speech, the latest place that it can have.
+        """
+        if self.read_alignment is None:
+            return self.visible_steps, self.visible_steps
         weights = self.alignment[-1, :-1]
         if not weights.size:
             return self.visible_steps, self.visible_steps

@@ -79,7 +79,7 @@ class SpeechEncoder(Protocol[State]):
 
 
 def open_encoder(
-    graph: Graph, config: ModelConfig, policies: Sequence[Policy], right_context: int
+    graph: Graph, config: ModelConfig, policies: Sequence[Policy], right_context: int, segment_steps: int
 ) -> SpeechEncoder[Any]:  # Any: each kind has a state of its own
     """Return an encoder of the model's kind for one stream.
 
@@ -88,7 +88,8 @@ def open_encoder(
         config: the model's.
         policies: those of the stream's texts.
         right_context: steps, one of `config.encoder.right_contexts`.
+        segment_steps: most steps of a segment.
     """
     module = module_of("bestow_edge.runtime.encoders", config.encoder.kind)
-    encoder: SpeechEncoder[Any] = module.open_encoder(graph, config, policies, right_context)
+    encoder: SpeechEncoder[Any] = module.open_encoder(graph, config, policies, right_context, segment_steps)
     return encoder

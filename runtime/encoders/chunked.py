@@ -167,6 +167,7 @@ def open_encoder(
     config: ModelConfig,
     policies: Sequence[Policy],  # noqa: ARG001 - see `bestow_edge.runtime.encoders.base.open_encoder`
     right_context: int,
+    segment_steps: int,  # noqa: ARG001 - as above
 ) -> EncoderStream:
     """Return the encoder of a stream."""
     return EncoderStream(graph, config, right_context)

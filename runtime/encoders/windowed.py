@@ -167,13 +167,18 @@ def open_encoder(
     config: ModelConfig,
     policies: Sequence[Policy],
     right_context: int,  # noqa: ARG001 - this kind has one
+    segment_steps: int,
 ) -> EncoderWindow:
     """Return the encoder of a stream.
 
-    If nothing is written before its end, it encodes half a window at a time, or a whole one with silence behind.
+    If nothing is written before its end, it encodes half a window at a time, or a whole one with silence behind. Where
+    no later encoding changes a step, it encodes a segment at a time, as far as the window holds one.
     """
     sizes = windowed(config)
     if all(isinstance(policy, Offline) for policy in policies):
         room = sizes.window - sizes.right_context
-        sizes = replace(sizes, block=max(sizes.block, room if sizes.padding else room // 2))
+        block = room if sizes.padding else room // 2
+        if CONNECTORS[config.connector.kind].in_sequence:
+            block = min(room, segment_steps)
+        sizes = replace(sizes, block=max(sizes.block, block))
     return EncoderWindow(graph, sizes, config)

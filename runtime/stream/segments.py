@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -18,6 +18,8 @@ MOST_STEPS = 4000  # 5 minutes, a chunk less than the speech memory holds
 SURE = -0.105  # natural logarithm of 0.9: words of at least this probability are not doubted
 WORD_TOKENS = 4  # a longer answer is more than a word, also in languages without spaces
 LOUDER = 2.3  # nats of log-mel, 10 dB: words this much louder than the sound before are not doubted
+QUIET_STEPS = 3  # 0.24 s: speech is cut in the middle of so much
+OVERSHOOT_STEPS = 64  # a segment ends with the chunk that reaches its limit
 WORD_MARKS = ("Ġ", "▁")  # space before a word in byte-level and SentencePiece vocabularies
 
 
@@ -33,8 +35,17 @@ class Limits:
     """Tokens of an answer."""
 
 
-def limits(segments: SegmentConfig, *, step_s: float, prompt_tokens: int, max_text_tokens: int) -> Limits:
-    """Return the limits of segments for the longest prompt and the LLM's context, both in tokens.
+def limits(
+    segments: SegmentConfig, *, step_s: float, prompt_tokens: int, max_text_tokens: int, in_sequence: bool
+) -> Limits:
+    """Return the limits of segments.
+
+    Args:
+        segments: limits that are asked for.
+        step_s: seconds of an encoder step.
+        prompt_tokens: tokens of the longest prompt.
+        max_text_tokens: the LLM's context, tokens.
+        in_sequence: whether each encoder step takes a position of that context.
 
     Raises:
         ConfigError: if a limit is too small, or the prompt and its context leave no room for an answer.
@@ -45,13 +56,16 @@ def limits(segments: SegmentConfig, *, step_s: float, prompt_tokens: int, max_te
     ):
         if seconds and not seconds >= least_s:
             raise ConfigError(f"segments: {name} {seconds}, expected 0 or at least {least_s} s")
-    room = max_text_tokens - prompt_tokens - 1 - segments.context_tokens
+    most_steps = min(round(segments.max_s / step_s) or MOST_STEPS, MOST_STEPS)
+    speech = most_steps + OVERSHOOT_STEPS if in_sequence else 0
+    room = max_text_tokens - prompt_tokens - 1 - segments.context_tokens - speech
     if room < 1:
-        asked = f"segments: context_tokens {segments.context_tokens} and the prompt of {prompt_tokens}"
+        asked = f"segments: context_tokens {segments.context_tokens}, the prompt of {prompt_tokens}"
+        asked += f" and speech of {speech} steps (max_s {segments.max_s:g})" if speech else ""
         raise ConfigError(f"{asked} leave no room in the LLM's context of {max_text_tokens} tokens")
     return Limits(
         pause_steps=round(segments.pause_s / step_s),
-        most_steps=min(round(segments.max_s / step_s) or MOST_STEPS, MOST_STEPS),
+        most_steps=most_steps,
         most_tokens=min(segments.max_tokens or room, room),
     )
 
@@ -85,6 +99,18 @@ def only_word(answer: Iterable[Attempt], tokenizer: Tokenizer) -> tuple[int, int
         return None
     spans = [attempt.span() for attempt in word]
     return min(first for first, _ in spans), max(end for _, end in spans)
+
+
+def quietest(level: Callable[[int, int], float], first: int, end: int) -> int:
+    """Return the step in the middle of the quietest moment between two steps, the later one if there is no choice.
+
+    Args:
+        level: returns how loud the steps from one to before another are.
+        first: first step.
+        end: step after the last one.
+    """
+    starts = range(first, end - QUIET_STEPS + 1)
+    return min(starts, key=lambda start: level(start, start + QUIET_STEPS), default=end - 1) + QUIET_STEPS // 2
 
 
 def _begins_word(attempt: Attempt, tokenizer: Tokenizer) -> bool:

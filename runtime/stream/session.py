@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.core.config import SegmentConfig
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.errors import SessionError
 from bestow_edge.core.prompts import Question
 from bestow_edge.runtime.audio.files import check_block
@@ -26,7 +27,7 @@ from bestow_edge.runtime.stream.beam import beam_search
 from bestow_edge.runtime.stream.events import Decision, Event, SegmentEvent, TextEvent, Verdict
 from bestow_edge.runtime.stream.listener import Listener
 from bestow_edge.runtime.stream.loop import decide
-from bestow_edge.runtime.stream.segments import LOUDER, limits, only_word, whole_words
+from bestow_edge.runtime.stream.segments import LOUDER, limits, only_word, quietest, whole_words
 from bestow_edge.runtime.stream.text import Detokenizer
 
 if TYPE_CHECKING:
@@ -64,16 +65,20 @@ class Session:
         self.segment = 0
         self.on_decision: Callable[[Decision], None] | None = None
         """Called with every decision, except those of drafts."""
+        self._kind = CONNECTORS[model.config.connector.kind]
         self._ids = [model.prompt_ids(prompt.asked) for prompt in prompts]
         self._limits = limits(
             segments,
             step_s=model.config.step_s,
             prompt_tokens=max(map(len, self._ids)),
             max_text_tokens=model.manifest.max_text_tokens,
+            in_sequence=self._kind.in_sequence,
         )
         self._graphs = model.graphs
         policies = [prompt.policy for prompt in prompts]
-        self._open_encoder = partial(model.open_encoder, policies=policies, right_context=lookahead)
+        self._open_encoder = partial(
+            model.open_encoder, policies=policies, right_context=lookahead, segment_steps=self._limits.most_steps
+        )
         self._listener = Listener(self._open_encoder(self._graphs), model.executor)
         self._ended = False
         self._answered = False  # whether the answers to questions saw all of the speech
@@ -232,6 +237,8 @@ class Session:
             return False
         with closing(self._rehearse(row, visible)) as attempts:
             span = only_word(attempts, self.model.tokenizer)
+        if span is not None and not self._kind.aligned:
+            span = 0, visible
         return span is not None and self._listener.level(*span) <= self._background + LOUDER
 
     def _record(self, row: int, attempt: Attempt) -> Iterator[Event]:
@@ -316,7 +323,26 @@ class Session:
         return beam_search(decoder, visible, self.model.manifest.end_ids, self._answers.all[0].most(visible))
 
     def _cut(self, visible: int) -> Iterator[Event]:
-        """End a segment in the middle of speech, behind the last word that ends before the border."""
+        """End a segment in the middle of speech."""
+        if self._kind.aligned:
+            yield from self._cut_behind_word(visible)
+        else:
+            yield from self._cut_at_pause(visible)
+
+    def _cut_at_pause(self, visible: int) -> Iterator[Event]:
+        """End a segment at its quietest moment behind the speech of the words written, and write what stands before."""
+        written = [
+            answer.words[-1].visible_steps - answer.policy.read_steps for answer in self._answers.all if answer.words
+        ]
+        at = quietest(self._listener.level, max([visible // 2, *written]), visible)
+        for row, answer in enumerate(self._answers.all):
+            for attempt in [] if answer.question or self._doubts(row, at) else list(self._answer(row, at)):
+                yield from self._record(row, attempt)
+        yield from self._settle(visible)
+        yield from self._next_segment(at)
+
+    def _cut_behind_word(self, visible: int) -> Iterator[Event]:
+        """End a segment behind the last word that ends before the border."""
         resume = []
         for row, answer in enumerate(self._answers.all):
             if answer.question:

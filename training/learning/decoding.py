@@ -88,14 +88,14 @@ def write_down(
         best = logits[torch.arange(len(answers), device=device), last_tokens].argmax(-1).tolist()
         for answer, token_id, visible, steps in zip(answers, best, wanted, heard, strict=True):
             if visible is not None:
-                attempt = Attempt(token_id, 0.0, visible, _unknown, _unknown)
+                attempt = Attempt(token_id, 0.0, visible, _unknown)
                 if decide(answer, attempt, last=visible == steps, end_ids=(end_id,)) == "write":
                     answer.write(attempt)
 
 
 def _unknown() -> npt.NDArray[np.float32]:
-    """Return no attention: the place of a word in the speech is not needed here."""
-    return np.zeros((1, 1), dtype=np.float32)
+    """Return no probabilities: they are not needed here."""
+    return np.zeros(0, dtype=np.float32)
 
 
 def scores(texts: Sequence[tuple[str, str, str]], pairs: Mapping[str, bool]) -> dict[str, float]:

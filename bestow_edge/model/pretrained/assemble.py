@@ -13,19 +13,18 @@ from typing import Literal
 import torch
 from torch import nn
 
-from bestow_edge.core.config import ConnectorConfig, ModelConfig, PolicyConfig
+from bestow_edge.core.config import ConnectorConfig, ModelConfig, PolicyConfig, read_json
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.files import check_free
 from bestow_edge.core.prompts import parse_pair, prompt_text
-from bestow_edge.core.specs.windowed import WHISPER
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import save_checkpoint
+from bestow_edge.model.pretrained import whisper
 from bestow_edge.model.pretrained.components import EncoderPart, LlmPart, plain_config
 from bestow_edge.model.pretrained.huggingface import huggingface_encoder
 from bestow_edge.model.pretrained.llm import read_llm
 from bestow_edge.model.pretrained.nemo import nemo_encoder
 from bestow_edge.model.pretrained.repository import find_source
-from bestow_edge.model.pretrained.whisper import is_whisper, whisper_encoder, whole_whisper
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Progress = Callable[[str], None]
@@ -75,48 +74,8 @@ class InitResult:
     """Weights of the recogniser's other parts, which were not taken."""
     has_chat_template: bool
     """The LLM's tokenizer brought a chat template."""
-
-
-def init_whole(
-    source: str,
-    out: Path,
-    *,
-    policy: PolicyConfig,
-    padding: int,
-    offline: bool = False,
-    force: bool = False,
-    every_name: bool = False,
-    progress: Progress,
-) -> InitResult:
-    """Make a checkpoint of a whole pretrained model, which needs no training.
-
-    Args:
-        source: folder or Hub id of a Whisper.
-        out: directory to make; it appears complete or not at all.
-        policy: default read/write policy.
-        padding: steps of silence behind the audio of each encoding.
-        offline: use files and the Hub's cache alone.
-        force: replace a directory that is there.
-        every_name: an error about weights names all of them.
-        progress: called with a few words at the start of each step.
-
-    Raises:
-        CheckpointError: if the model is missing, damaged, or its weights do not fit its config.
-        HubError: if a model of the Hub is missing, refused or out of reach.
-        ConfigError: if the model is of an unsupported kind, or `out` exists.
-    """
-    check_free(out, replace=force)
-    progress(f"looking for {source}")
-    folder = find_source(source, "llm", offline=offline)
-    if not is_whisper(folder):
-        raise ConfigError(f"{folder}: not a whole model that is supported; expected a Whisper, or --encoder and --llm")
-    progress(f"reading {folder}")
-    model, tokenizer = whole_whisper(folder, policy=policy, padding=padding, every_name=every_name)
-    _check_rebuilds(model)
-    progress(f"writing {out}")
-    save_checkpoint(model, tokenizer.to_str(), out, replace=force)
-    parts = _summary("encoder", WHISPER, model.encoder, source), _summary("llm", WHISPER, model.llm, source)
-    return InitResult(out, model.config, parts, {}, has_chat_template=True)
+    notes: tuple[str, ...] = ()
+    """What was found, merged and left out, in words for people."""
 
 
 def init_checkpoint(
@@ -158,13 +117,13 @@ def init_checkpoint(
     )
     _check_prompts(config, llm)
     model = _put_together(config, encoder, llm, request)
-    _check_rebuilds(model)
+    check_rebuilds(model)
     progress(f"writing {out}")
     save_checkpoint(model, llm.tokenizer.to_str(), out, replace=force)
     parts = (
-        _summary("encoder", config.encoder.network["model_type"], model.encoder, request.encoder),
-        _summary("connector", config.connector.describe(), model.connector, f"fresh, seed {request.seed}"),
-        _summary("llm", config.llm["model_type"], model.llm, request.llm),
+        summary("encoder", config.encoder.network["model_type"], model.encoder, request.encoder),
+        summary("connector", config.connector.describe(), model.connector, f"fresh, seed {request.seed}"),
+        summary("llm", config.llm["model_type"], model.llm, request.llm),
     )
     return InitResult(out, config, parts, encoder.left_out, llm.has_chat_template)
 
@@ -172,7 +131,7 @@ def init_checkpoint(
 def _read_encoder(path: Path, *, every_name: bool) -> EncoderPart:
     if path.is_file():
         return nemo_encoder(path, every_name=every_name)
-    read = whisper_encoder if is_whisper(path) else huggingface_encoder
+    read = whisper.whisper_encoder if whisper.matches(read_json(path / "config.json")) else huggingface_encoder
     return read(path, every_name=every_name)
 
 
@@ -200,7 +159,7 @@ def _put_together(config: ModelConfig, encoder: EncoderPart, llm: LlmPart, reque
     return model.eval()
 
 
-def _check_rebuilds(model: SpeechModel) -> None:
+def check_rebuilds(model: SpeechModel) -> None:
     """Make sure that the stored config alone gives a model with the same weights.
 
     Raises:
@@ -214,7 +173,8 @@ def _check_rebuilds(model: SpeechModel) -> None:
         raise CheckpointError(f"its config does not rebuild the model: {names} differ; choose another encoder or LLM")
 
 
-def _summary(part: str, kind: str, module: nn.Module, source: str) -> PartSummary:
+def summary(part: str, kind: str, module: nn.Module, source: str) -> PartSummary:
+    """Return a part's size, its dtype and its source."""
     weights = list(module.parameters())  # tied ones come once
     dtype = str(weights[0].dtype).removeprefix("torch.")
     return PartSummary(part, kind, sum(weight.numel() for weight in weights), dtype, source)

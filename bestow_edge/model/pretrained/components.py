@@ -10,9 +10,10 @@ from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from bestow_edge.core.config import ChatTemplate, EncoderConfig, FeatureConfig
+from bestow_edge.core.config import ChatTemplate, EncoderConfig, FeatureConfig, PolicyConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.model import base
+from bestow_edge.model.base import SpeechModel
 
 _UNKEPT = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}  # not the model's shape
 
@@ -43,6 +44,51 @@ class LlmPart:
     """Texts around a user turn."""
     has_chat_template: bool
     """The tokenizer brought a chat template; else the prompt is plain text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WholeRequest:
+    """A whole pretrained model to make a checkpoint of. Options of None take the default of the model's kind."""
+
+    source: str
+    """Folder or Hub id."""
+    llm: str | None = None
+    """SALM: folder or Hub id with config and tokenizer of its LLM; None for the one that it names."""
+    pairs: tuple[str, ...] | None = None
+    """SALM: language pairs it was trained for."""
+    instruction: str | None = None
+    """SALM: instruction before the speech, see `ChatTemplate.instruction`."""
+    policy: PolicyConfig | None = None
+    """Default read/write policy."""
+    padding_s: float | None = None
+    """Whisper: seconds of silence behind the audio of each encoding."""
+    offline: bool = False
+    """Use files and the Hub's cache alone."""
+    every_name: bool = False
+    """An error about weights names all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class WholePart:
+    """A whole pretrained model as it was read."""
+
+    model: SpeechModel
+    """Weights in their own dtype."""
+    tokenizer: Tokenizer
+    """Its tokenizer."""
+    notes: tuple[str, ...] = ()
+    """What was found, merged and left out, in words for people."""
+
+
+def refuse_options(request: WholeRequest, kind: str, *names: str) -> None:
+    """Refuse options that do not suit a kind of model.
+
+    Raises:
+        ConfigError: if one is given.
+    """
+    if given := [name for name in names if getattr(request, name) is not None]:
+        options = ", ".join(f"--{name.removesuffix('_s')}" for name in given)
+        raise ConfigError(f"{request.source} is a {kind}: leave out {options}")
 
 
 def build_encoder(fields: dict[str, Any], where: str) -> PreTrainedModel:

@@ -38,18 +38,23 @@ def read_llm(folder: Path, *, every_name: bool = False) -> LlmPart:
         CheckpointError: if files are missing or damaged, weights do not fit, or there is no end token.
         ConfigError: if it is not a decoder-only LLM that transformers supports.
     """
-    config = _config(folder)
-    tokenizer = _tokenizer(folder, config)
+    config = llm_config(folder)
+    tokenizer = llm_tokenizer(folder, config)
     generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
     ends = end_ids(tokenizer, config, generation, str(folder))
     model = _model(folder, config, every=every_name)
     config.eos_token_id = ends if len(ends) > 1 else ends[0]
     model.config.eos_token_id = config.eos_token_id
     chat = chat_template(tokenizer, str(folder))
-    return LlmPart(model, _backend(tokenizer, folder), chat, bool(tokenizer.chat_template))
+    return LlmPart(model, plain_tokenizer(tokenizer, folder), chat, bool(tokenizer.chat_template))
 
 
-def _config(folder: Path) -> Untyped:
+def llm_config(folder: Path) -> Untyped:
+    """Return the config of an LLM.
+
+    Raises:
+        ConfigError: if it is not a decoder-only LLM that transformers supports.
+    """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, TypeError, KeyError, OSError, StrictDataclassError) as error:
@@ -65,9 +70,14 @@ def _config(folder: Path) -> Untyped:
     return config
 
 
-def _tokenizer(folder: Path, config: Untyped) -> Untyped:
+def llm_tokenizer(folder: Path, config: Untyped) -> Untyped:
+    """Return transformers' tokenizer of an LLM.
+
+    Raises:
+        CheckpointError: if it is missing, has no fast form, or has more tokens than the LLM embeddings.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     except (ValueError, TypeError, OSError, KeyError, ImportError) as error:
         raise CheckpointError(f"{folder}: its tokenizer does not load ({_first_line(error)})") from error
     if not tokenizer.is_fast:
@@ -79,8 +89,12 @@ def _tokenizer(folder: Path, config: Untyped) -> Untyped:
     return tokenizer
 
 
-def _backend(tokenizer: Untyped, folder: Path) -> Tokenizer:
-    """Return the tokenizer as a session uses it: no truncation, no padding."""
+def plain_tokenizer(tokenizer: Untyped, folder: Path) -> Tokenizer:
+    """Return a tokenizer of transformers as a session uses it: no truncation, no padding.
+
+    Raises:
+        CheckpointError: if it is empty.
+    """
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()

@@ -7,9 +7,12 @@ encoder.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bestow_edge.core.config import FeatureConfig
@@ -19,11 +22,7 @@ from bestow_edge.core.specs.chunked import NEMOTRON
 from bestow_edge.core.specs.windowed import PARAKEET, WindowedConfig
 from bestow_edge.model.pretrained.components import EncoderPart, build_encoder, plain_config
 from bestow_edge.model.pretrained.nemo_archive import read_nemo
-from bestow_edge.model.pretrained.nemo_config import (
-    chunked_config,
-    encoder_config,
-    feature_config,
-)
+from bestow_edge.model.pretrained.nemo_config import Section, chunked_config, encoder_config, feature_config
 from bestow_edge.model.pretrained.weights import fill, part_sizes
 
 PREFIX = "encoder."
@@ -64,15 +63,14 @@ def nemo_encoder(path: Path, *, every_name: bool = False) -> EncoderPart:
     """
     file = read_nemo(path)
     fields = encoder_config(file.config, str(path))
-    features = feature_config(file.config, str(path))
+    features = front_end(file.config, file.weights, str(path))
     cache_aware = fields["model_type"] == NEMOTRON
     if cache_aware and features.normalize != "none":
         got = f"preprocessor.normalize is {features.normalize}, which needs the whole utterance"
         raise ConfigError(f"{path}: {got}; a cache-aware encoder trained so cannot stream")
-    _check_front_end(file.weights, features, path)
     own = {name for name in file.weights if name.startswith(PREFIX)}
     left_out, unknown = part_sizes(name for name in file.weights if name not in own and not name.startswith(FRONT_END))
-    tensors = {_renamed(name.removeprefix(PREFIX), fields["model_type"]): file.weights[name] for name in own}
+    tensors = {renamed(name.removeprefix(PREFIX), fields["model_type"]): file.weights[name] for name in own}
     encoder = build_encoder(fields, str(path))
     fill(encoder, tensors, f"{path}: encoder", surplus=unknown, every=every_name)
     network = plain_config(encoder.config)
@@ -80,23 +78,41 @@ def nemo_encoder(path: Path, *, every_name: bool = False) -> EncoderPart:
     return EncoderPart(encoder, config, features, left_out)
 
 
-def _renamed(name: str, kind: str) -> str:
+def renamed(name: str, kind: str) -> str:
+    """Return transformers' name of an encoder weight of NeMo.
+
+    Args:
+        name: as NeMo's encoder has it.
+        kind: transformers' model type of the encoder.
+    """
     for pattern, replacement in (*_SUBSAMPLING[kind], *_NAMES):
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def _check_front_end(weights: dict[str, Tensor], config: FeatureConfig, path: Path) -> None:
-    """Compare the constants that NeMo stores with those the front-end computes with.
+def front_end(config: Section, weights: Mapping[str, Tensor], where: str) -> FeatureConfig:
+    """Return the front-end that a `preprocessor` section describes, with the constants that NeMo stores beside it.
+
+    Args:
+        config: with the section.
+        weights: some of their names begin with `preprocessor.`, or none.
+        where: the source, for messages.
 
     Raises:
-        CheckpointError: if they differ.
+        CheckpointError: if the stored constants are not those that the front-end computes with.
+        ConfigError: if a field is unknown or has a value that the front-end cannot compute.
     """
-    for name, want in ((_FILTERS, mel_filters(config).T[None]), (_WINDOW, hann_window(config))):
+    features = feature_config(config, where)
+    if any(weights[name].dtype == torch.bfloat16 for name in (_FILTERS, _WINDOW) if name in weights):
+        features = replace(features, constants="bfloat16")
+    for name, want in ((_FILTERS, mel_filters(features).T[None]), (_WINDOW, hann_window(features))):
         if (tensor := weights.get(name)) is None:
             continue
         got = tensor.float().numpy()
         if got.shape != want.shape:
-            raise CheckpointError(f"{path}: {name} has shape {got.shape}, the preprocessor section says {want.shape}")
+            raise CheckpointError(f"{where}: {name} has shape {got.shape}, the preprocessor section says {want.shape}")
         if (difference := float(np.abs(got - want).max())) > _CONSTANT_TOLERANCE:
-            raise CheckpointError(f"{path}: {name} differs by {difference:.1e} from what the preprocessor section says")
+            raise CheckpointError(
+                f"{where}: {name} differs by {difference:.1e} from what the preprocessor section says"
+            )
+    return features

@@ -13,7 +13,7 @@ from huggingface_hub import errors as hub
 
 from bestow_edge.core.errors import CheckpointError, HubError
 
-Part = Literal["encoder", "llm"]
+Part = Literal["encoder", "llm", "model", "tokenizer"]
 NEMO_SUFFIX = ".nemo"
 CONFIG = "config.json"
 TEXTS = ("*.json", "*.jinja", "*.txt", "*.model")  # configs, chat templates, vocabularies, sentencepiece tokenizers
@@ -27,7 +27,8 @@ def find_source(name: str, part: Part, *, offline: bool = False) -> Path:
 
     Args:
         name: path of a folder or of a `.nemo` file, or a Hub id `OWNER/NAME`, `OWNER/NAME@REVISION`.
-        part: which part it is for; an encoder may be a `.nemo` file.
+        part: which part it is for: an encoder may be a `.nemo` file, the weights of an LLM may be pickled, and a
+            tokenizer has none.
         offline: look at files and the cache alone. `HF_HUB_OFFLINE=1` does the same.
 
     Raises:
@@ -64,6 +65,8 @@ def _from_hub(name: str, part: Part, *, offline: bool) -> Path:
     folder = _snapshot(name, TEXTS, offline=offline)
     if not (folder / CONFIG).is_file() and part == "encoder":
         return _snapshot(name, (f"*{NEMO_SUFFIX}",), offline=offline)
+    if part == "tokenizer":
+        return folder
     folder = _snapshot(name, (*TEXTS, "*.safetensors"), offline=offline)
     if part == "llm" and not any(folder.glob("*.safetensors")):
         folder = _snapshot(name, (*TEXTS, PICKLES), offline=offline)

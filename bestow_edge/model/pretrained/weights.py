@@ -76,7 +76,15 @@ def part_sizes(names: Iterable[str]) -> tuple[dict[str, int], list[str]]:
     return dict(counts), unknown
 
 
-def fill(module: nn.Module, tensors: dict[str, Tensor], where: str, *, surplus: Collection[str], every: bool) -> None:
+def fill(
+    module: nn.Module,
+    tensors: dict[str, Tensor],
+    where: str,
+    *,
+    surplus: Collection[str],
+    every: bool,
+    one_dtype: bool = True,
+) -> None:
     """Make tensors the weights of a module whose own are on no device; nothing is copied.
 
     Args:
@@ -85,6 +93,7 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], where: str, *, surplus: 
         where: name of the source, for messages.
         surplus: further unknown names.
         every: name all of them in an error.
+        one_dtype: make all weights float32 if they differ in dtype, so that the module can run.
 
     Raises:
         CheckpointError: if weights are missing, left over or of another shape; the message names them.
@@ -101,7 +110,7 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], where: str, *, surplus: 
         raise CheckpointError(f"{where}: {listed('weights of another shape', odd, every=every)}")
     module.load_state_dict(tensors, assign=True)
     floats = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    if len(floats) > 1:
+    if one_dtype and len(floats) > 1:
         module.to(torch.float32)
 
 

@@ -21,11 +21,21 @@ from bestow_edge.core.languages import LANGUAGES
 from bestow_edge.core.specs.cross_layers import CrossLayersConfig
 from bestow_edge.core.specs.windowed import POSITIONS_PER_STEP, WHISPER, WindowedConfig
 from bestow_edge.model.base import SpeechModel
-from bestow_edge.model.pretrained.components import EncoderPart, build_encoder, plain_config
+from bestow_edge.model.pretrained.components import (
+    EncoderPart,
+    WholePart,
+    WholeRequest,
+    build_encoder,
+    plain_config,
+    refuse_options,
+)
 from bestow_edge.model.pretrained.weights import fill, load_tensors, part_sizes, read_tensors
 
 Fields = dict[str, Any]  # Any: decoded JSON
 Untyped = Any  # a transformers config: they have no types
+POLICY = PolicyConfig(name="align-att", l=12, threshold=12, pool=1, least_share=0.5)
+"""Default read/write policy of a whole one."""
+PADDING_S = 8.0  # 5 s were too few for some recordings: the decoder said all of it again and again
 SEGMENT_S = 28.0  # of the 30 s that the encoder has positions for: a segment ends at the next block
 FEATURES = FeatureConfig(
     n_fft=400, window="periodic", preemphasis=0.0, start="mirrored", log_guard=1e-10, guard="least", normalize="peak"
@@ -41,9 +51,9 @@ ENGLISH = replace(MULTILINGUAL, instruction="")
 _ENCODER = "model.encoder."
 
 
-def is_whisper(folder: Path) -> bool:
-    """Return whether a folder holds a Whisper."""
-    return read_json(folder / "config.json").get("model_type") == WHISPER
+def matches(fields: Fields) -> bool:
+    """Return whether a config.json is that of a Whisper."""
+    return fields.get("model_type") == WHISPER
 
 
 def whisper_encoder(folder: Path, *, every_name: bool = False) -> EncoderPart:
@@ -67,21 +77,20 @@ def whisper_encoder(folder: Path, *, every_name: bool = False) -> EncoderPart:
     return EncoderPart(encoder, windowed, _features(folder, config), left_out)
 
 
-def whole_whisper(
-    folder: Path, *, policy: PolicyConfig, padding: int, every_name: bool = False
-) -> tuple[SpeechModel, Tokenizer]:
+def whole(folder: Path, request: WholeRequest) -> WholePart:
     """Read a whole model.
 
     Args:
         folder: with config.json, generation_config.json, tokenizer.json and weights as safetensors.
-        policy: default read/write policy.
-        padding: steps of silence behind the audio of each encoding; the decoder does not stop without some.
-        every_name: an error about weights names all of them.
+        request: with `padding_s`: the decoder does not stop without some silence.
 
     Raises:
         CheckpointError: if files are missing or damaged, or the weights do not fit the config.
         ConfigError: if transformers refuses the config, or the generation config names no alignment heads.
     """
+    refuse_options(request, "Whisper", "llm", "pairs", "instruction")
+    padding_s = PADDING_S if request.padding_s is None else request.padding_s
+    policy = request.policy or POLICY
     whisper, generation = _config(folder), _json(folder / "generation_config.json")
     tokenizer = _tokenizer(folder, whisper)
     if not whisper.tie_word_embeddings:
@@ -93,7 +102,11 @@ def whole_whisper(
     decoder = {"num_hidden_layers": whisper.decoder_layers, "num_attention_heads": whisper.decoder_attention_heads}
     config = ModelConfig(
         encoder=WindowedConfig(
-            network=network, block=policy.l, right_context=0, window=_window(whisper), padding=padding
+            network=network,
+            block=policy.l,
+            right_context=0,
+            window=_window(whisper),
+            padding=round(padding_s / (WindowedConfig.frames_per_step * FEATURES.frame_s)),
         ),
         connector=CrossLayersConfig(
             alignment_heads=tuple((layer, head) for layer, head in heads),
@@ -110,9 +123,9 @@ def whole_whisper(
     with torch.device("meta"):
         empty = SpeechModel.from_config(config)
     model = SpeechModel(config, empty.encoder, empty.llm)  # so that the connector's buffers are on a device
-    fill(model, _renamed(folder), str(folder), surplus=(), every=every_name)
+    fill(model, _renamed(folder), str(folder), surplus=(), every=request.every_name)
     model.llm.tie_weights()
-    return model.eval(), tokenizer
+    return WholePart(model.eval(), tokenizer)
 
 
 def _config(folder: Path) -> Untyped:

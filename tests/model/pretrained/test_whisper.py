@@ -22,7 +22,8 @@ from bestow_edge.core.specs.cross_layers import cross_layers
 from bestow_edge.core.specs.windowed import windowed
 from bestow_edge.model.base import Speech
 from bestow_edge.model.checkpoint import load_checkpoint
-from bestow_edge.model.pretrained.whisper import whisper_encoder, whole_whisper
+from bestow_edge.model.pretrained.components import WholeRequest
+from bestow_edge.model.pretrained.whisper import whisper_encoder, whole
 
 pytestmark = pytest.mark.usefixtures("no_line")
 ALIGN_ATT = PolicyConfig(name="align-att", l=4, threshold=2)
@@ -35,7 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(folder: Path, padding: int = 25) -> Any:
-    return whole_whisper(folder, policy=ALIGN_ATT, padding=padding)[0]
+    request = WholeRequest(source=str(folder), policy=ALIGN_ATT, padding_s=0.08 * padding)
+    return whole(folder, request).model
 
 
 def test_logits_equal_transformers(folder: Path) -> None:
@@ -75,7 +77,8 @@ def test_config(folder: Path) -> None:
 
 
 def test_prompt_ids(folder: Path) -> None:
-    model, tokenizer = whole_whisper(folder, policy=ALIGN_ATT, padding=0)
+    part = whole(folder, WholeRequest(source=str(folder)))
+    model, tokenizer = part.model, part.tokenizer
     from bestow_edge.core.prompts import parse_pair, prompt_text
 
     text = prompt_text(parse_pair("de-en"), model.config.chat)

@@ -18,7 +18,8 @@ from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, W
 from bestow_edge.core.request import Request
 from bestow_edge.export.pipeline import export_bundle
 from bestow_edge.model.checkpoint import save_checkpoint
-from bestow_edge.model.pretrained.whisper import whole_whisper
+from bestow_edge.model.pretrained.components import WholeRequest
+from bestow_edge.model.pretrained.whisper import whole
 from bestow_edge.runtime.model import Model, load
 from bestow_edge.runtime.stream.listener import Listener
 from bestow_edge.runtime.stream.session import Session
@@ -35,8 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     directory = tmp_path_factory.mktemp("bundle")
     policy = PolicyConfig(name="align-att", l=4, threshold=2)
-    whisper, tokenizer = whole_whisper(folder, policy=policy, padding=PADDING)
-    save_checkpoint(whisper, tokenizer.to_str(), directory / "checkpoint")
+    whisper = whole(folder, WholeRequest(source=str(folder), policy=policy, padding_s=0.08 * PADDING))
+    save_checkpoint(whisper.model, whisper.tokenizer.to_str(), directory / "checkpoint")
     export_bundle(directory / "checkpoint", directory / "fp32", precision="fp32", progress=lambda _: None)
     return load(directory / "fp32", threads=1)
 
