@@ -117,7 +117,7 @@ def export_bundle(
         with TemporaryDirectory(dir=partial) as full:
             for name, source in sources.items():
                 wanted = chosen[source.spec.part]
-                with load_part(model, checkpoint, source.weights), source.build(model) as module:
+                with load_part(model, checkpoint, source.weights, Path(full)), source.build(model) as module:
                     sizes[name] = sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
                     progress(f"{name}: tracing")
                     graph = trace(module, source.spec, sample_inputs(source.spec))

@@ -28,6 +28,7 @@ from bestow_edge.core.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE
 from bestow_edge.core.features import feed_features, finish_features, initial_feature_state
 from bestow_edge.core.policy import WaitK
 from bestow_edge.core.specs.chunked import FIRST_FRAME, ChunkedConfig
+from bestow_edge.export.graphs.base import speech_side
 from bestow_edge.export.graphs.cross_adapter import AdapterStep
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import skeleton
@@ -180,7 +181,7 @@ def stream(
     most: int,
 ) -> dict[str, float]:
     """Hear a waveform and write `most` tokens; return what it took."""
-    step, speech_side = AdapterStep(model), model.connector.speech_side(model.llm)
+    step, project = AdapterStep(model), speech_side(model)
     steps = waveform.size // (BLOCK // 2)  # more than there will be
     started = time.perf_counter()
     caches, text = EncoderCaches(model.encoder), TextCaches(model, step, choice.cache, len(prompt) + most, steps)
@@ -188,7 +189,7 @@ def stream(
     token, written, chunks = prompt[-1], 0, 0
     for frames in chunks_of(waveform, model, lookahead):
         encoded = caches.encode(model.encoder, frames, lookahead).to(model.llm.dtype)
-        text.hear(*speech_side(encoded))
+        text.hear(*project(encoded))
         chunks += 1
         while written < most and policy.steps_needed(written) <= text.heard:
             token, written = text.write([token], policy.steps_needed(written)), written + 1

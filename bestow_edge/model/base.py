@@ -53,12 +53,6 @@ class Connector(Protocol):
     ) -> Outputs:
         """Run whole sequences; arguments and result are those of `SpeechModel.forward`."""
 
-    def speech_side(self, llm: PreTrainedModel) -> nn.Module:
-        """Return the module that ends the encoder's graph, with no other weights than those it needs.
-
-        It takes (batch, steps, width) float and returns a tuple, the tensors of `ConnectorKind.speech`.
-        """
-
     def start_silent(self) -> None:
         """Let the LLM write as it did without speech, until training changes that."""
 

@@ -6,7 +6,9 @@ A checkpoint is written to a sibling directory, which is renamed when it is comp
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import torch
 from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
 
 from bestow_edge.core.checkpoint import (
     CONFIG_FILE,
@@ -28,6 +30,8 @@ from bestow_edge.core.checkpoint import (
 from bestow_edge.core.errors import CheckpointError
 from bestow_edge.core.files import atomic_directory
 from bestow_edge.model.base import SpeechModel
+
+MAPPED_WEIGHTS = 250_000_000  # 1 GB in float32
 
 
 def save_checkpoint(
@@ -105,13 +109,16 @@ def skeleton(directory: Path) -> SpeechModel:
 
 
 @contextmanager
-def load_part(model: SpeechModel, directory: Path, prefixes: tuple[str, ...]) -> Iterator[None]:
+def load_part(model: SpeechModel, directory: Path, prefixes: tuple[str, ...], scratch: Path) -> Iterator[None]:
     """Give a `skeleton` some of its weights for a while, as float32.
+
+    Many weights are written to a file and mapped, so that the system may drop them from memory at any time.
 
     Args:
         model: the skeleton.
         directory: its checkpoint.
         prefixes: of the names of the weights that are wanted.
+        scratch: directory for the file.
 
     Raises:
         CheckpointError: if the file is damaged.
@@ -119,13 +126,9 @@ def load_part(model: SpeechModel, directory: Path, prefixes: tuple[str, ...]) ->
     try:
         with safe_open(str(directory / WEIGHTS_FILE), "pt") as file:
             wanted = [name for name in file.keys() if name.startswith(prefixes)]  # noqa: SIM118 - no mapping
-            weights = {name: file.get_tensor(name) for name in wanted}
-            floats = {
-                name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()
-            }
+            floats = _floats({name: file.get_tensor(name) for name in wanted}, scratch)
     except SafetensorError as error:
         raise CheckpointError(f"{directory / WEIGHTS_FILE}: weights do not load: {error!s:.300}") from error
-    del weights
     aliases = _aliases(model)
     floats |= {alias: tensor for name, tensor in floats.items() for alias in aliases.get(name, ())}
     model.load_state_dict(floats, strict=False, assign=True)
@@ -140,6 +143,22 @@ def load_part(model: SpeechModel, directory: Path, prefixes: tuple[str, ...]) ->
                 empty = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
                 setattr(module, name, empty)
         model.llm.tie_weights()
+
+
+def _floats(weights: Mapping[str, Tensor], scratch: Path) -> dict[str, Tensor]:
+    """Return weights as float32, many that are not yet in a file that is mapped; integers stay."""
+    halves = {name: tensor for name, tensor in weights.items() if tensor.dtype in (torch.bfloat16, torch.float16)}
+    number = sum(tensor.numel() for tensor in halves.values())
+    if number < MAPPED_WEIGHTS:
+        return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    handle, path = tempfile.mkstemp(dir=scratch)
+    os.close(handle)
+    mapped = torch.from_file(path, shared=True, size=number, dtype=torch.float32)
+    parts = mapped.split([tensor.numel() for tensor in halves.values()])
+    for part, tensor in zip(parts, halves.values(), strict=True):
+        part.copy_(tensor.flatten())
+    shaped = zip(halves.items(), parts, strict=True)
+    return {**weights, **{name: part.view(tensor.shape) for (name, tensor), part in shaped}}
 
 
 def _aliases(model: SpeechModel) -> dict[str, set[str]]:

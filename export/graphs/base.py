@@ -73,6 +73,15 @@ def speech_weights(config: ModelConfig) -> tuple[str, ...]:
     return prefixes
 
 
+def speech_side(model: SpeechModel) -> nn.Module:
+    """Return the module that ends the encoder's graph, with no other weights than those it needs.
+
+    It takes (batch, steps, width) float, all of them valid, and returns a tuple, the tensors of `ConnectorKind.speech`.
+    """
+    side: nn.Module = module_of("bestow_edge.export.graphs", model.config.connector.kind).speech_side(model)
+    return side
+
+
 def traced_from(module: Callable[[SpeechModel], nn.Module]) -> Build:
     """Return a `GraphSource.build` for a module that needs nothing but the model."""
 

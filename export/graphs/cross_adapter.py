@@ -31,7 +31,7 @@ from bestow_edge.export.graphs.attention import hide, self_attend
 from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, traced_from
 from bestow_edge.export.graphs.llm import llm_source
 from bestow_edge.model.base import SpeechModel
-from bestow_edge.model.connectors.cross_adapter import AdapterLayer
+from bestow_edge.model.connectors.cross_adapter import Adapter, AdapterLayer
 
 SPEECH_WEIGHTS = ("connector.",)
 
@@ -132,6 +132,29 @@ def _cross_attend(
     memory = keys.shape[1]
     mixed = weights[..., :memory] @ values + weights[..., memory:] * null_value
     return attention.join(mixed), weights
+
+
+class SpeechSide(nn.Module):
+    """The adapter's projections of speech, which run once for each step."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()
+        self.speech_in = adapter.speech_in
+        attentions = [layer.cross_attention for layer in adapter.layers]
+        self.keys = nn.ModuleList(attention.key for attention in attentions)
+        self.values = nn.ModuleList(attention.value for attention in attentions)
+        self._split = attentions[0].split
+
+    def forward(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Project (batch, steps, width) to keys and values, each (layers, batch, heads, steps, head_dim)."""
+        speech = self.speech_in(steps)
+        keys, values = ([self._split(project(speech)) for project in part] for part in (self.keys, self.values))
+        return torch.stack(keys), torch.stack(values)
+
+
+def speech_side(model: SpeechModel) -> SpeechSide:
+    """Return the module that ends the encoder's graph, see `bestow_edge.export.graphs.base.speech_side`."""
+    return SpeechSide(model.connector)
 
 
 def sources(config: ModelConfig) -> tuple[GraphSource, ...]:

@@ -92,6 +92,29 @@ def _cross_attend(attention: Untyped, x: Tensor, keys: Tensor, values: Tensor) -
     return _join(attention, weights @ values), weights
 
 
+class SpeechSide(nn.Module):
+    """The decoder's projections of speech, which run once for each encoding."""
+
+    def __init__(self, llm: Any) -> None:  # Any: transformers' models have no types
+        super().__init__()
+        attentions = [layer.encoder_attn for layer in llm.model.decoder.layers]
+        self.heads, self.head_dim = attentions[0].num_heads, attentions[0].head_dim
+        self.projections = nn.ModuleList(part for layer in attentions for part in (layer.k_proj, layer.v_proj))
+
+    def forward(self, steps: Tensor) -> tuple[Tensor, ...]:
+        """Project (batch, steps, width) to keys and values of each layer, (batch, heads, positions, head_dim)."""
+        positions = steps.reshape(steps.shape[0], -1, self.heads * self.head_dim)
+        return tuple(
+            project(positions).view(*positions.shape[:2], self.heads, self.head_dim).transpose(1, 2)
+            for project in self.projections
+        )
+
+
+def speech_side(model: SpeechModel) -> SpeechSide:
+    """Return the module that ends the encoder's graph, see `bestow_edge.export.graphs.base.speech_side`."""
+    return SpeechSide(model.llm)
+
+
 def sources(config: ModelConfig) -> tuple[GraphSource, ...]:
     """Return the source of `decoder_step`: compared at single tokens, prompts and several rows."""
     shapes = [(1, 1, 1500, 64), (1, 7, 500, 64), (1, 1, 100, 128), (2, 4, 16, 9)]

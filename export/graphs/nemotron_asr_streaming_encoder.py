@@ -20,7 +20,15 @@ from torch.nn import functional as F
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.specs.chunked import chunked
 from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, PAST_STEPS, GraphSpec
-from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, speech_like, speech_weights, traced_from
+from bestow_edge.export.graphs.base import (
+    Case,
+    Feeds,
+    GraphSource,
+    speech_like,
+    speech_side,
+    speech_weights,
+    traced_from,
+)
 from bestow_edge.model.base import SpeechModel
 
 Untyped = Any  # a transformers module: torch types a module's attributes as Tensor or Module, whatever they are
@@ -41,7 +49,7 @@ class EncoderChunk(nn.Module):
         self.blocks = nn.ModuleList(
             BlockChunk(block, encoder, config.left_context, config.max_chunk_steps) for block in encoder.layers
         )
-        self.speech_side: Untyped = model.connector.speech_side(model.llm)
+        self.speech_side: Untyped = speech_side(model)
 
     def forward(
         self, mel: Tensor, frame_start: Tensor, frame_end: Tensor, past_steps: Tensor, *cached: Tensor

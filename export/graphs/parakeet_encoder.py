@@ -16,15 +16,13 @@ from torch.nn import functional as F
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError
 from bestow_edge.core.tensors import GraphSpec
-from bestow_edge.export.graphs.base import GraphSource, window_source
+from bestow_edge.export.graphs.base import GraphSource, speech_side, window_source
 from bestow_edge.export.graphs.nemotron_asr_streaming_encoder import Untyped, as_linear, masked, over_time
 from bestow_edge.model.base import SpeechModel
 
 
 class BidirectionalEncoder(nn.Module):
     """Encoder and the connector's speech side as one function of all frames of a window."""
-
-    frequencies: Tensor  # (d_model / 2,)
 
     def __init__(self, model: SpeechModel) -> None:
         """Take the model's modules.
@@ -40,20 +38,16 @@ class BidirectionalEncoder(nn.Module):
             raise ExportError(f"encoder: {got}; export needs an odd kernel and stride 2, where 8 frames are one step")
         self.scale = encoder.input_scale
         self.subsampling: Untyped = encoder.subsampling
-        self.register_buffer("frequencies", encoder.encode_positions.inv_freq.detach().clone())
-        self.blocks = nn.ModuleList(BidirectionalBlock(block) for block in encoder.layers)
+        self.layers = BidirectionalLayers(encoder.layers, encoder.encode_positions.inv_freq)
         self.frames_per_step = model.config.encoder.frames_per_step
-        self.speech_side: Untyped = model.connector.speech_side(model.llm)
+        self.speech_side: Untyped = speech_side(model)
 
     def forward(self, mel: Tensor, frame_end: Tensor) -> tuple[Tensor, ...]:
         """Encode a window; names and shapes of arguments and results are those of `bestow_edge.core.specs.windowed`."""
         x = self._subsample(mel, frame_end)  # (batch, steps, d_model)
         end_step = (frame_end + self.frames_per_step - 1) // self.frames_per_step
         valid = torch.arange(x.shape[1], device=x.device) < end_step[:, None]  # (batch, steps)
-        positions = self._positions(x.shape[1])
-        for block in self.blocks:
-            x = block(x, valid, positions)
-        speech: tuple[Tensor, ...] = self.speech_side(x)
+        speech: tuple[Tensor, ...] = self.speech_side(self.layers(x, valid))
         return speech
 
     def _subsample(self, mel: Tensor, end: Tensor) -> Tensor:
@@ -69,6 +63,25 @@ class BidirectionalEncoder(nn.Module):
         x = x.transpose(1, 2).reshape(batch, steps, channels * bins)
         scaled: Tensor = self.subsampling.linear(x) * self.scale
         return scaled
+
+
+class BidirectionalLayers(nn.Module):
+    """FastConformer blocks over a window."""
+
+    frequencies: Tensor  # (d_model / 2,)
+
+    def __init__(self, layers: Untyped, frequencies: Tensor) -> None:
+        """Take transformers' blocks and the frequencies of their positions, (d_model / 2,)."""
+        super().__init__()
+        self.register_buffer("frequencies", frequencies.detach().clone())
+        self.blocks = nn.ModuleList(BidirectionalBlock(block) for block in layers)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Return (batch, steps, d_model); arguments are those of a block."""
+        positions = self._positions(x.shape[1])
+        for block in self.blocks:
+            x = block(x, valid, positions)
+        return x
 
     def _positions(self, steps: int) -> Tensor:
         """Return the sinusoids of the distances steps - 1 .. -(steps - 1), (2 * steps - 1, d_model)."""

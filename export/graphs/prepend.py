@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from bestow_edge.core.config import ModelConfig
@@ -12,7 +13,9 @@ from bestow_edge.core.specs.prepend import specs
 from bestow_edge.core.tensors import BATCH, TOKEN_IDS, TOKENS
 from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, traced_from
 from bestow_edge.export.graphs.llm import llm_source
+from bestow_edge.export.graphs.parakeet_encoder import BidirectionalLayers
 from bestow_edge.model.base import SpeechModel
+from bestow_edge.model.connectors.prepend import Prepend
 
 SPEECH_WEIGHTS = ("connector.",)
 
@@ -27,6 +30,30 @@ class TokenEmbedding(nn.Module):
     def forward(self, token_ids: Tensor) -> tuple[Tensor]:
         """Return embeddings (batch, tokens, hidden) of (batch, tokens) int64."""
         return (self.embedding(token_ids),)
+
+
+class SpeechSide(nn.Module):
+    """Conformer layers, if there are any, and the projection, which run once for each encoding."""
+
+    def __init__(self, connector: Prepend) -> None:
+        super().__init__()
+        conformer: Any = connector.conformer  # Any: modules of transformers have no types
+        self.projection, self.input, self.layers = connector.projection, None, None
+        if conformer is not None:
+            self.input, self.scale = conformer.input, conformer.scale
+            self.layers = BidirectionalLayers(conformer.layers, conformer.positions.inv_freq)
+
+    def forward(self, steps: Tensor) -> tuple[Tensor]:
+        """Project (batch, steps, width) to embeddings of the LLM, (batch, steps, hidden)."""
+        if self.layers is not None and self.input is not None:
+            x = self.input(steps) * self.scale
+            steps = self.layers(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
+        return (self.projection(steps),)
+
+
+def speech_side(model: SpeechModel) -> SpeechSide:
+    """Return the module that ends the encoder's graph, see `bestow_edge.export.graphs.base.speech_side`."""
+    return SpeechSide(model.connector)
 
 
 def sources(config: ModelConfig) -> tuple[GraphSource, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.tensors import GraphSpec
-from bestow_edge.export.graphs.base import GraphSource, window_source
+from bestow_edge.export.graphs.base import GraphSource, speech_side, window_source
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.encoders.whisper import stack, stem
 
@@ -28,7 +28,7 @@ class WindowEncoder(nn.Module):
     def __init__(self, model: SpeechModel) -> None:
         super().__init__()
         self.encoder: Untyped = model.encoder
-        self.speech_side: Untyped = model.connector.speech_side(model.llm)
+        self.speech_side: Untyped = speech_side(model)
 
     def forward(self, mel: Tensor, frame_end: Tensor) -> tuple[Tensor, ...]:
         """Encode a window; names and shapes of arguments and results are those of `bestow_edge.core.specs.windowed`."""

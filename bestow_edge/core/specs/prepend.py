@@ -1,12 +1,13 @@
 """Connector kind `prepend`: speech stands in the LLM's sequence, in the place of one token of the prompt.
 
-A linear layer projects each step of the encoder to an embedding of the LLM. Source: SALM (Chen et al. 2023).
+A linear layer projects each step of the encoder to an embedding of the LLM, behind Conformer layers if there are any.
+Source: SALM (Chen et al. 2023).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from bestow_edge.core.config import ConnectorConfig, ModelConfig
 from bestow_edge.core.errors import ConfigError
@@ -27,15 +28,24 @@ class PrependConfig(ConnectorConfig):
     """Name of the kind; it must be given."""
     speech_token: int
     """Token of the prompt whose place speech takes; each prompt about speech has it once."""
+    conformer: dict[str, Any] | None = None
+    """transformers config of Parakeet's layers before the projection, without its sub-sampling; None = no layers."""
 
     def __post_init__(self) -> None:
         """Check the token."""
         if self.speech_token < 0:
             raise ConfigError(f"connector: speech_token must be at least 0, got {self.speech_token}")
+        if self.conformer is not None and "hidden_size" not in self.conformer:
+            raise ConfigError("connector: conformer has no hidden_size; give a transformers config of ParakeetEncoder")
 
     def describe(self) -> str:
         """Return its sizes, in words for people."""
-        return f"linear projection of each step, in the place of token {self.speech_token}"
+        layers = ""
+        if self.conformer is not None:
+            layers = (
+                f"{self.conformer['num_hidden_layers']} Conformer layers of width {self.conformer['hidden_size']}, "
+            )
+        return f"{layers}linear projection of each step, in the place of token {self.speech_token}"
 
 
 def prepend(config: ModelConfig) -> PrependConfig:
@@ -44,7 +54,14 @@ def prepend(config: ModelConfig) -> PrependConfig:
 
 
 def speech(config: ModelConfig) -> tuple[TensorSpec, ...]:
-    """Return what the encoder hands over: an embedding of the LLM for each step."""
+    """Return what the encoder hands over: an embedding of the LLM for each step.
+
+    Raises:
+        ConfigError: if Conformer layers, which hear both ways, follow an encoder that goes chunk by chunk.
+    """
+    if prepend(config).conformer is not None and config.encoder.kind != "windowed":
+        got = f"conformer layers hear both ways, but the encoder is {config.encoder.kind}"
+        raise ConfigError(f"connector: {got}; only a windowed one can go before them")
     return (TensorSpec(SPEECH_EMBEDS, "float32", (BATCH, STEPS, config.llm["hidden_size"])),)
 
 

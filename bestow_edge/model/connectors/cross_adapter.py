@@ -101,10 +101,6 @@ class Adapter(nn.Module):
         logits = llm(inputs_embeds=embeddings, use_cache=False).logits if with_llm else embeddings[:, :0]
         return Outputs(logits, alignment, added)
 
-    def speech_side(self, llm: PreTrainedModel) -> SpeechSide:  # noqa: ARG002 - its weights are the adapter's own
-        """Return the projections of speech to keys and values."""
-        return SpeechSide(self)
-
     def start_silent(self) -> None:
         """Make its output zero, so that an LLM that was trained before writes as it did."""
         nn.init.zeros_(self.text_out.weight)
@@ -164,24 +160,6 @@ class Adapter(nn.Module):
         causal = torch.ones(tokens, tokens, dtype=torch.bool, device=bypassed.device).tril()
         own = torch.eye(tokens, dtype=torch.bool, device=bypassed.device)  # keeps bypassed rows from being empty
         return (causal & (~bypassed[:, None, :] | own))[:, None]  # (batch, 1, tokens, tokens)
-
-
-class SpeechSide(nn.Module):
-    """The adapter's projections of speech, which run once for each step."""
-
-    def __init__(self, adapter: Adapter) -> None:
-        super().__init__()
-        self.speech_in = adapter.speech_in
-        attentions = [layer.cross_attention for layer in adapter.layers]
-        self.keys = nn.ModuleList(attention.key for attention in attentions)
-        self.values = nn.ModuleList(attention.value for attention in attentions)
-        self._split = attentions[0].split
-
-    def forward(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Project (batch, steps, width) to keys and values, each (layers, batch, heads, steps, head_dim)."""
-        speech = self.speech_in(steps)
-        keys, values = ([self._split(project(speech)) for project in part] for part in (self.keys, self.values))
-        return torch.stack(keys), torch.stack(values)
 
 
 def _linear(inputs: int, outputs: int) -> nn.Module:

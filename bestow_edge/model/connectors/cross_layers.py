@@ -52,30 +52,8 @@ class CrossLayers(nn.Module):
         logits = whisper.get_output_embeddings()(out.last_hidden_state)
         return Outputs(suppress(logits, self.barred))
 
-    def speech_side(self, llm: PreTrainedModel) -> SpeechSide:
-        """Return the projections of speech to keys and values."""
-        return SpeechSide(llm)
-
     def start_silent(self) -> None:
         """Nothing to do: there is no LLM without speech."""
-
-
-class SpeechSide(nn.Module):
-    """The decoder's projections of speech, which run once for each encoding."""
-
-    def __init__(self, llm: Any) -> None:  # Any: transformers' models have no types
-        super().__init__()
-        attentions = [layer.encoder_attn for layer in llm.model.decoder.layers]
-        self.heads, self.head_dim = attentions[0].num_heads, attentions[0].head_dim
-        self.projections = nn.ModuleList(part for layer in attentions for part in (layer.k_proj, layer.v_proj))
-
-    def forward(self, steps: Tensor) -> tuple[Tensor, ...]:
-        """Project (batch, steps, width) to keys and values of each layer, (batch, heads, positions, head_dim)."""
-        positions = steps.reshape(steps.shape[0], -1, self.heads * self.head_dim)
-        return tuple(
-            project(positions).view(*positions.shape[:2], self.heads, self.head_dim).transpose(1, 2)
-            for project in self.projections
-        )
 
 
 def suppress(logits: Tensor, barred: Tensor) -> Tensor:

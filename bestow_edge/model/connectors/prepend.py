@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import ParakeetEncoderConfig, PreTrainedModel
+from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderBlock, ParakeetEncoderRelPositionalEncoding
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.specs.prepend import PrependConfig, prepend
@@ -26,7 +27,8 @@ class Prepend(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.projection = nn.Linear(width, hidden)
+        self.conformer = None if config.conformer is None else Conformer(config.conformer, width)
+        self.projection = nn.Linear(width if config.conformer is None else config.conformer["hidden_size"], hidden)
 
     def answer(
         self,
@@ -58,25 +60,21 @@ class Prepend(nn.Module):
             (batch, tokens) int64; that of the speech token is the last step of the speech.
         """
         batch, tokens, hidden = words.shape
-        embeds = self.projection(speech.steps).to(words.dtype)  # (batch, steps, hidden)
+        steps = speech.steps if self.conformer is None else self.conformer(speech.steps, speech.lens)
+        embeds = self.projection(steps).to(words.dtype)  # (batch, steps, hidden)
         is_speech = token_ids == self.config.speech_token
         lens = speech.lens * is_speech.any(-1)  # (batch,); a prompt without the token has no speech
         added = (lens - 1)[:, None] * (is_speech.cumsum(-1) > 0)  # the token itself goes
         places = torch.arange(tokens, device=words.device) + added  # (batch, tokens)
-        steps = torch.arange(embeds.shape[1], device=words.device)
+        numbers = torch.arange(embeds.shape[1], device=words.device)
         first = is_speech.int().argmax(-1)  # (batch,)
         row = torch.arange(batch, device=words.device)[:, None]
         whole = words.new_zeros(batch, tokens + embeds.shape[1], hidden)
         whole = whole.index_put((row, places), words)
-        valid = steps < lens[:, None]  # (batch, steps)
-        rows, numbers = valid.nonzero(as_tuple=True)
-        whole = whole.index_put((rows, first[rows] + numbers), embeds[rows, numbers])
+        rows, steps = (numbers < lens[:, None]).nonzero(as_tuple=True)
+        whole = whole.index_put((rows, first[rows] + steps), embeds[rows, steps])
         mask = torch.arange(whole.shape[1], device=words.device) <= places[:, -1:]
         return whole, mask.long(), places
-
-    def speech_side(self, llm: PreTrainedModel) -> nn.Module:  # noqa: ARG002 - it needs no weights of the LLM
-        """Return the projection as the encoder's graph ends with it."""
-        return SpeechSide(self.projection)
 
     def start_silent(self) -> None:
         """Let all speech begin as the zero embedding."""
@@ -84,16 +82,33 @@ class Prepend(nn.Module):
         nn.init.zeros_(self.projection.bias)
 
 
-class SpeechSide(nn.Module):
-    """The projection, which runs once for each encoding."""
+class Conformer(nn.Module):
+    """FastConformer layers over encoder steps, without sub-sampling. Source: NeMo's `ConformerEncoder`."""
 
-    def __init__(self, projection: nn.Linear) -> None:
+    def __init__(self, fields: dict[str, Any], width: int) -> None:
+        """Make fresh weights.
+
+        Args:
+            fields: transformers config of Parakeet's encoder.
+            width: of an encoder step.
+        """
         super().__init__()
-        self.projection = projection
+        config = ParakeetEncoderConfig(**fields)
+        config._attn_implementation = "eager"
+        self.input = nn.Linear(width, config.hidden_size)
+        self.scale = config.hidden_size**0.5 if config.scale_input else 1.0
+        self.positions = ParakeetEncoderRelPositionalEncoding(config)
+        self.layers = nn.ModuleList(ParakeetEncoderBlock(config, index) for index in range(config.num_hidden_layers))
 
-    def forward(self, steps: Tensor) -> tuple[Tensor]:
-        """Project (batch, steps, width) to embeddings of the LLM, (batch, steps, hidden)."""
-        return (self.projection(steps),)
+    def forward(self, steps: Tensor, lens: Tensor) -> Tensor:
+        """Return (batch, steps, hidden_size) of (batch, steps, width), of which the first (batch,) `lens` are valid."""
+        x = self.input(steps) * self.scale
+        valid = torch.arange(x.shape[1], device=x.device) < lens[:, None]  # (batch, steps)
+        mask = (valid[:, None] & valid[:, :, None])[:, None]  # (batch, 1, steps, steps)
+        positions = self.positions(x)
+        for layer in self.layers:
+            x = layer(x, attention_mask=mask, position_embeddings=positions)
+        return x
 
 
 def embed(llm: PreTrainedModel, token_ids: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """A whole SALM as NeMo's `speechlm2` saves it: canary-qwen-2.5b, and models that people train with NeMo.
 
-One safetensors file and a training config. The encoder is a FastConformer, the connector a projection (kind `prepend`),
-the LLM one of transformers whose config and tokenizer stand elsewhere. LoRA is merged.
+One safetensors file and a training config. The encoder is a FastConformer. The connector is of kind `prepend`: a
+projection, with or without Conformer layers. The LLM is one of transformers; its config and tokenizer stand elsewhere.
+LoRA is merged.
 
 Source of names, prompts and the merge: NeMo 3.0.0, `speechlm2/models/salm.py`, `speechlm2/modules/perception.py`,
 `speechlm2/vllm/salm/backends.py`, `common/prompts`.
@@ -23,7 +24,7 @@ from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.prompts import parse_pair
 from bestow_edge.core.specs.chunked import NEMOTRON
 from bestow_edge.core.specs.prepend import PrependConfig
-from bestow_edge.core.specs.windowed import WindowedConfig
+from bestow_edge.core.specs.windowed import PARAKEET, WindowedConfig
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.pretrained.components import (
     WholePart,
@@ -43,9 +44,10 @@ Fields = dict[str, Any]  # Any: decoded JSON
 Untyped = Any  # a transformers config or tokenizer: they have no types
 POLICY = PolicyConfig(name="local-agreement", l=12)
 WINDOW_S = 40.0  # the longest recordings that the published model is trained for
-ENCODER, CONNECTOR = "ConformerEncoder", "IdentityConnector"  # the classes that are supported
+ENCODER, IDENTITY = "ConformerEncoder", "IdentityConnector"  # classes of NeMo
 PERCEPTION = "perception."
 FEATURIZER = "preprocessor.featurizer."
+_ADAPTER = f"{PERCEPTION}modality_adapter."
 _LORA = re.compile(r"\.lora_([AB])(\.default)?\.weight$")
 _LORA_VARIANTS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias")
 _WITHOUT_EFFECT = ("._extra_state",)  # ends of names
@@ -72,9 +74,8 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
     """
     refuse_options(request, "SALM", "padding_s")
     fields, where = read_json(folder / "config.json"), str(folder)
-    perception = fields["perception"]
-    policy = request.policy or POLICY
-    _check_perception(perception, where)
+    perception, policy = fields["perception"], request.policy or POLICY
+    conformer = _conformer(perception, where)
     llm_folder, tokenizer_folder = _llm_folders(folder, fields, request)
     llm = llm_config(llm_folder)
     tokenizer = llm_tokenizer(tokenizer_folder, llm)
@@ -94,7 +95,7 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
     llm.eos_token_id = tokenizer.eos_token_id
     config = ModelConfig(
         encoder=encoder,
-        connector=PrependConfig(speech_token=tag),
+        connector=PrependConfig(speech_token=tag, conformer=conformer),
         llm=plain_config(llm),
         # One cast of the whole model rounded the front-end's constants and these frequencies alike.
         rotary=features.constants,
@@ -118,17 +119,28 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
     return WholePart(model.eval(), plain, notes)
 
 
-def _check_perception(perception: Fields, where: str) -> None:
-    """Refuse a connector other than a projection of each encoder step.
+def _conformer(perception: Fields, where: str) -> Fields | None:
+    """Return the config of the layers between the encoder and the projection, None if there are none.
 
     Raises:
-        ConfigError: if it is another one.
+        ConfigError: if the section describes another connector.
     """
     adapter = perception.get("modality_adapter")
     target = str(adapter.get("_target_")) if isinstance(adapter, dict) else "missing"
-    if not isinstance(adapter, dict) or not target.endswith(f".{CONNECTOR}") or "d_model" not in adapter:
-        expected = f"{CONNECTOR} with a d_model: a projection of each encoder step"
-        raise ConfigError(f"{where}: perception.modality_adapter is {target}; only {expected} is supported")
+    kind = target.rpartition(".")[2]
+    if not isinstance(adapter, dict) or kind not in (IDENTITY, ENCODER) or "d_model" not in adapter:
+        expected = f"{IDENTITY} and {ENCODER}, with a d_model, are supported"
+        raise ConfigError(f"{where}: perception.modality_adapter is {target}; only {expected}")
+    if kind == IDENTITY:
+        return None
+    where = f"{where}: perception.modality_adapter"
+    if (factor := adapter.get("subsampling_factor")) != 1:
+        raise ConfigError(f"{where}: subsampling_factor is {factor}; only 1 is supported")
+    whole = {"encoder": adapter | {"subsampling_factor": WindowedConfig.frames_per_step}}  # as of an encoder
+    network = plain_config(build_encoder(encoder_config(whole, where), where).config)
+    if network["model_type"] != PARAKEET:
+        raise ConfigError(f"{where}: it goes chunk by chunk; only layers that hear both ways are supported")
+    return network
 
 
 def _llm_folders(folder: Path, fields: Fields, request: WholeRequest) -> tuple[Path, Path]:
@@ -203,6 +215,10 @@ def _renamed(name: str, network: str) -> str:
             return ours + name.removeprefix(theirs).replace(".base_layer", "")
     if name.startswith(f"{PERCEPTION}encoder."):
         return "encoder." + renamed(name.removeprefix(f"{PERCEPTION}encoder."), network)
+    if name.startswith(_ADAPTER):
+        inner = name.removeprefix(_ADAPTER)
+        first = inner.startswith("pre_encode.")
+        return "connector.conformer." + (inner.replace("pre_encode.", "input.") if first else renamed(inner, PARAKEET))
     if name.startswith(f"{PERCEPTION}proj."):
         return "connector.projection." + name.removeprefix(f"{PERCEPTION}proj.")
     return name

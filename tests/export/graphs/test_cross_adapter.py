@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.specs.cross_adapter import adapter_spec
+from bestow_edge.export.graphs.base import speech_side
 from bestow_edge.export.graphs.cross_adapter import AdapterStep, visible_slots
 from bestow_edge.export.parity import torch_reference
 from bestow_edge.model.base import SpeechModel
@@ -53,7 +54,7 @@ def token_by_token(
     """Prefill `prompt` - 1 tokens, then one at a time, in a memory with unwritten slots and a text cache with slack."""
     model, step = built
     config = model.config.connector
-    pairs = zip(*model.connector.speech_side(model.llm)(speech), strict=True)  # keys and values of each layer
+    pairs = zip(*speech_side(model)(speech), strict=True)  # keys and values of each layer
     memory = [torch.nn.functional.pad(part[0], (0, 0, 0, 5), value=9.0) for pair in pairs for part in pair]
     cache_shape = (1, config.num_heads, 20, config.head_dim)
     caches = [torch.full(cache_shape, 9.0) for _ in memory]  # what lies in free slots must not matter

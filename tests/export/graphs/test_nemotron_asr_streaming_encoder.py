@@ -12,6 +12,7 @@ from bestow_edge.core.bundle import read_manifest
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.specs.chunked import FIRST_FRAME, ChunkedConfig, attention_caches, convolution_caches
 from bestow_edge.core.specs.chunked import GRAPH as ENCODER
+from bestow_edge.export.graphs.base import speech_side
 from bestow_edge.export.graphs.nemotron_asr_streaming_encoder import EncoderChunk
 from bestow_edge.export.parity import torch_reference
 from bestow_edge.model.base import SpeechModel
@@ -64,7 +65,7 @@ def test_chunks_equal_the_whole_utterance(model: SpeechModel, num_frames: int, l
     got_keys, got_values = stream(model, mel, lookahead)
     with torch.no_grad():
         speech = model.encode(mel[None], torch.tensor([num_frames]), lookahead)
-        want_keys, want_values = model.connector.speech_side(model.llm)(speech.steps)
+        want_keys, want_values = speech_side(model)(speech.steps)
     assert want_keys.shape[3] == speech.lens.item()
     torch.testing.assert_close(got_keys, want_keys, atol=TOLERANCE, rtol=TOLERANCE)
     torch.testing.assert_close(got_values, want_values, atol=TOLERANCE, rtol=TOLERANCE)

@@ -15,7 +15,7 @@ from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError
 from bestow_edge.core.specs.windowed import GRAPH as WINDOW
 from bestow_edge.core.specs.windowed import WindowedConfig
-from bestow_edge.export.graphs.base import graph_sources
+from bestow_edge.export.graphs.base import graph_sources, speech_side
 from bestow_edge.export.graphs.parakeet_encoder import BidirectionalEncoder
 from bestow_edge.export.parity import compare, expected_outputs, torch_reference
 from bestow_edge.model.base import SpeechModel
@@ -40,7 +40,7 @@ def transformers_keys_values(model: SpeechModel, mel: torch.Tensor) -> tuple[tor
     """Encode (frames, mel_bins) without any padding."""
     with torch.no_grad():
         speech = model.encode(mel[None], torch.tensor([mel.shape[0]]))
-        keys, values = model.connector.speech_side(model.llm)(speech.steps)
+        keys, values = speech_side(model)(speech.steps)
     return keys, values
 
 

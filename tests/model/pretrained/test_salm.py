@@ -21,6 +21,7 @@ from bestow_edge.core.errors import CheckpointError, ConfigError, PromptError
 from bestow_edge.core.features import log_mel
 from bestow_edge.core.prompts import parse_pair, prompt_text
 from bestow_edge.core.specs.prepend import prepend
+from bestow_edge.export.graphs.base import speech_side
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import load_checkpoint
 from bestow_edge.model.pretrained.components import WholeRequest
@@ -74,7 +75,7 @@ def test_everything_equals_nemo(model: SpeechModel, checkpoint: Path, nemo: dict
     np.testing.assert_allclose(mel, nemo["features"][: len(mel)], atol=1e-4)
     speech = model.encode(torch.from_numpy(mel)[None], torch.tensor([len(mel)]))
     np.testing.assert_allclose(speech.steps[0], nemo["encoded"], atol=1e-5)
-    (projected,) = model.connector.speech_side(model.llm)(speech.steps)
+    (projected,) = speech_side(model)(speech.steps)
     np.testing.assert_allclose(projected[0], nemo["projected"], atol=1e-5)
     logits = model(torch.tensor([prompt]), speech, torch.zeros(1, len(prompt))).logits[0]
     behind = len(nemo["logits"])
@@ -255,3 +256,18 @@ def test_a_plain_llm_is_no_whole_model(tmp_path: Path) -> None:
     folder = make_llm(tmp_path / "llm", "llama")
     with pytest.raises(ConfigError, match="a llama is no whole model that is supported; expected a Whisper, or a SALM"):
         init_whole(WholeRequest(source=str(folder)), tmp_path / "out", progress=lambda _: None)
+
+
+@torch.no_grad()
+def test_conformer_layers_equal_nemo(tmp_path: Path, nemo: dict[str, np.ndarray]) -> None:
+    want = np.load(FIXTURE / "conformer.npz")
+    result = init_whole(WholeRequest(source=str(FIXTURE / "conformer")), tmp_path / "out", progress=lambda _: None)
+    assert prepend(result.config).describe().startswith("2 Conformer layers of width 48, linear projection")
+    model = load_checkpoint(tmp_path / "out")
+    mel = log_mel(nemo["waveform"], model.config.features)
+    speech = model.encode(torch.from_numpy(mel)[None], torch.tensor([len(mel)]))
+    (projected,) = speech_side(model)(speech.steps)
+    np.testing.assert_allclose(projected[0], want["projected"], atol=1e-5)
+    prompt = torch.from_numpy(want["prompt_ids"])[None]
+    logits = model(prompt, speech, torch.zeros_like(prompt)).logits[0]
+    np.testing.assert_allclose(logits[-len(want["logits"]) :], want["logits"], atol=1e-5)
