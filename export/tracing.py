@@ -22,9 +22,11 @@ DTYPES = {"float32": torch.float32, "int64": torch.int64}
 
 def sample_inputs(spec: GraphSpec) -> list[Tensor]:
     """Return inputs to trace a graph with: zeros, of sizes that no two axes share."""
+    whole = {axis.source: 3 * axis.divisor for axis in spec.derived if axis.divisor > 1}
+    sizes = SAMPLE_SIZES | {axis: max(size, SAMPLE_SIZES[axis]) for axis, size in whole.items()}
     tensors = []
     for tensor in (*spec.inputs, *spec.states):
-        shape = [SAMPLE_SIZES[axis] if isinstance(axis, str) else axis for axis in tensor.axes]
+        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in tensor.axes]
         tensors.append(torch.zeros(shape, dtype=DTYPES[tensor.dtype]))
     return tensors
 

@@ -43,6 +43,8 @@ class FeatureConfig:
     """Form of the Hann window: divided into one interval less than it has samples, or into as many."""
     start: Literal["zeros", "mirrored"] = "zeros"
     """Samples that the first windows see before the waveform: silence, or the first samples backwards."""
+    end: Literal["zeros", "mirrored"] = "zeros"
+    """Samples that the last windows see behind the waveform: silence, or the last samples backwards."""
     log_guard: float = 2.0**-24
     """Guard of the logarithm; the value of a silent frame is log(log_guard)."""
     guard: Literal["added", "least"] = "added"
@@ -77,8 +79,10 @@ class EncoderConfig(ABC):
 
     model_types: ClassVar[tuple[str, ...]]
     """transformers model types that this kind runs."""
-    frames_per_step: ClassVar[int]
+    frames_per_step: ClassVar[float]
     """Mel frames in one encoder step."""
+    run_multiple: ClassVar[int]
+    """A run of the graph takes a multiple of so many mel frames."""
 
     def __post_init__(self) -> None:
         """Check that the network is one of this kind."""
@@ -218,8 +222,8 @@ class ChatTemplate:
     before: str = ""
     """Text before the instruction."""
     instruction: str | None = None
-    """The instruction of a language pair, in which {source} and {target} stand for language codes and {task} for
-    `transcribe` or `translate`; None for an English sentence."""
+    """The instruction of a language pair, in which {source} and {target} stand for language codes, {source_name} and
+    {target_name} for their English names, and {task} for `transcribe` or `translate`; None for an English sentence."""
     after: str = ""
     """Text after the instruction, up to where the answer begins."""
     previous: str = ""

@@ -78,7 +78,9 @@ def level(frames: npt.NDArray[np.float32]) -> float:
     return float(np.median(frames.mean(axis=1))) if frames.size else -np.inf
 
 
-def normalize_frames(frames: npt.NDArray[np.float32], config: FeatureConfig) -> npt.NDArray[np.float32]:
+def normalize_frames(
+    frames: npt.NDArray[np.float32], config: FeatureConfig, *, loudest: float | None = None
+) -> npt.NDArray[np.float32]:
     """Normalise frames that are encoded together, if `config.normalize` says so.
 
     Mean and deviation of `per_feature`, and the loudest bin of `peak`, are those of exactly these frames: an utterance
@@ -87,6 +89,7 @@ def normalize_frames(frames: npt.NDArray[np.float32], config: FeatureConfig) -> 
     Args:
         frames: shape (frames, num_mel_bins), from `feed_features` and `finish_features`; real frames, no padding.
         config: the front-end.
+        loudest: for `peak`, the loudest bin of all that belongs together; None for that of these frames.
 
     Returns:
         Shape (frames, num_mel_bins).
@@ -99,7 +102,8 @@ def normalize_frames(frames: npt.NDArray[np.float32], config: FeatureConfig) -> 
         return frames
     if config.normalize == "peak":
         decades = frames / np.float32(np.log(10))
-        raised: npt.NDArray[np.float32] = np.maximum(decades, decades.max() - np.float32(PEAK_DECADES))
+        top = decades.max() if loudest is None else np.float32(loudest) / np.float32(np.log(10))
+        raised: npt.NDArray[np.float32] = np.maximum(decades, top - np.float32(PEAK_DECADES))
         return (raised + np.float32(4)) / np.float32(4)
     centred = frames - frames.mean(axis=0, dtype=np.float64)
     deviation = np.sqrt((centred**2).sum(axis=0) / max(1, len(frames) - 1))
@@ -157,19 +161,23 @@ def feed_features(
 
 
 def finish_features(state: FeatureState, config: FeatureConfig, *, further: int = 0) -> npt.NDArray[np.float32]:
-    """Return the frames whose windows reach past the end of the waveform, as if silence followed.
+    """Return the frames whose windows reach past the end of the waveform.
 
     Args:
         state: the state after the last block.
         config: the front-end.
-        further: frames of the silence that follows; the first of them still hear the waveform.
+        further: frames of silence that follows in any case; the first of them still hear the waveform. With 0, the
+            waveform is followed by the samples that `config.end` names.
 
     Returns:
         Shape (frames, num_mel_bins): the last 0 to `window_samples // hop_samples` frames, and the further ones.
     """
     num_left = state.num_samples // config.hop_samples - state.num_frames + further
-    silence = sum(_reach_samples(config)) + further * config.hop_samples
-    padded = np.concatenate([state.samples, np.zeros(silence, np.float32)])
+    behind = np.zeros(sum(_reach_samples(config)) + further * config.hop_samples, np.float32)
+    if config.end == "mirrored" and not further:
+        backwards = state.samples[-2::-1][: len(behind)]
+        behind[: len(backwards)] = backwards
+    padded = np.concatenate([state.samples, behind])
     return _frames(padded if state.started else _mirrored(padded, config), num_left, config)
 
 

@@ -201,8 +201,13 @@ def prompt_text(asked: Asked, chat: ChatTemplate) -> str:
     """Return the whole prompt, from the first special token to where the answer begins."""
     instruction = asked.instruction
     if chat.instruction is not None and isinstance(asked, Pair):
-        fields = {"source": asked.source, "target": asked.target, "task": asked.task}
-        instruction = chat.instruction.format(**fields)
+        instruction = chat.instruction.format(
+            source=asked.source,
+            target=asked.target,
+            task=asked.task,
+            source_name=LANGUAGES[asked.source],
+            target_name=LANGUAGES[asked.target],
+        )
     return f"{chat.before}{instruction}{chat.after}"
 
 

@@ -41,13 +41,14 @@ class TensorSpec:
 
 
 class DerivedAxis(NamedTuple):
-    """An axis of outputs whose size is `source // divisor + extra`."""
+    """An axis of outputs whose size is `source // divisor * factor + extra`."""
 
     name: str
     source: str
     """Axis of the inputs."""
     divisor: int = 1
     extra: int = 0
+    factor: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,10 @@ class GraphSpec:
 
     def output_sizes(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Return the sizes of all named axes from those of the inputs."""
-        return {**sizes, **{axis.name: sizes[axis.source] // axis.divisor + axis.extra for axis in self.derived}}
+        return {
+            **sizes,
+            **{axis.name: sizes[axis.source] // axis.divisor * axis.factor + axis.extra for axis in self.derived},
+        }
 
 
 def by_layer(layers: int) -> list[str]:

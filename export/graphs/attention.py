@@ -1,6 +1,8 @@
-"""Causal self-attention over cached and new tokens, which joins no caches: a part of several graphs."""
+"""Attention that several graphs share: causal over cached and new tokens, without joining caches, and over windows."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,3 +35,24 @@ def self_attend(
 def hide(scores: Tensor, allowed: Tensor) -> Tensor:
     """Give the least number there is to scores that are not allowed."""
     return scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+
+
+def attend(attention: Any, x: Tensor, valid: Tensor) -> Tensor:  # Any: transformers' modules have no types
+    """Attend from each position to every valid one, in both directions.
+
+    Args:
+        attention: with `q_proj`, `k_proj`, `v_proj`, `out_proj`, `num_heads` and `scaling`.
+        x: (batch, positions, width).
+        valid: (batch, positions) bool.
+    """
+    batch, positions, width = x.shape
+
+    def split(projected: Tensor) -> Tensor:
+        return projected.view(batch, positions, attention.num_heads, -1).transpose(1, 2)
+
+    query, keys, values = (split(project(x)) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
+    scores = query * attention.scaling @ keys.transpose(2, 3)  # (batch, heads, positions, positions)
+    scores = scores.masked_fill(~valid[:, None, None], torch.finfo(scores.dtype).min)
+    mixed = (scores.softmax(-1) @ values).transpose(1, 2).reshape(batch, positions, width)
+    joined: Tensor = attention.out_proj(mixed)
+    return joined

@@ -18,6 +18,7 @@ from bestow_edge.model.base import SpeechModel
 from bestow_edge.runtime.devices.base import Array
 
 SHORT_STEPS = 17  # of a window at the start of a stream
+ROWS = 8  # as many as a step has frames
 Feeds = dict[str, Array]
 Case = dict[str, int]
 """Sizes of the named axes of a graph's inputs."""
@@ -96,19 +97,19 @@ def window_source(
     config: ModelConfig, spec: GraphSpec, module: Callable[[SpeechModel], nn.Module], *, rows_apart: bool
 ) -> GraphSource:
     """Return the source of an encoder over whole windows: compared at a short one, the largest, and several rows."""
-    per_step = config.encoder.frames_per_step
-    windows = sorted({SHORT_STEPS * per_step, *config.encoder.run_frames})
+    multiple, longest = config.encoder.run_multiple, config.encoder.run_frames[-1]
+    short = min(SHORT_STEPS * multiple, longest - multiple)
 
     def make_lawful(feeds: Feeds, case: Case, _rng: np.random.Generator) -> None:
         speech_like(feeds, config.features)
         feeds[FRAME_END] += case[FRAMES] - np.arange(case[BATCH])
 
-    rows = {BATCH: per_step, FRAMES: 3 * per_step}  # each number of frames in the last step
+    rows = {BATCH: ROWS, FRAMES: 3 * multiple}  # of different numbers of frames
     return GraphSource(
         spec=spec,
         weights=("encoder.", *speech_weights(config)),
         build=traced_from(module),
-        sizes=(*({BATCH: 1, FRAMES: frames} for frames in windows), rows),
+        sizes=(*({BATCH: 1, FRAMES: frames} for frames in (short, longest)), rows),
         make_lawful=make_lawful,
         rows_apart=rows_apart,
     )

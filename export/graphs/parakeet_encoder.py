@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError
+from bestow_edge.core.specs.windowed import windowed
 from bestow_edge.core.tensors import GraphSpec
 from bestow_edge.export.graphs.base import GraphSource, speech_side, window_source
 from bestow_edge.export.graphs.nemotron_asr_streaming_encoder import Untyped, as_linear, masked, over_time
@@ -39,7 +40,7 @@ class BidirectionalEncoder(nn.Module):
         self.scale = encoder.input_scale
         self.subsampling: Untyped = encoder.subsampling
         self.layers = BidirectionalLayers(encoder.layers, encoder.encode_positions.inv_freq)
-        self.frames_per_step = model.config.encoder.frames_per_step
+        self.frames_per_step = windowed(model.config).frames_per_step
         self.speech_side: Untyped = speech_side(model)
 
     def forward(self, mel: Tensor, frame_end: Tensor) -> tuple[Tensor, ...]:

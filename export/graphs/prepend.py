@@ -33,12 +33,13 @@ class TokenEmbedding(nn.Module):
 
 
 class SpeechSide(nn.Module):
-    """Conformer layers, if there are any, and the projection, which run once for each encoding."""
+    """Conformer layers, if there are any, and the projection: they run once for each encoding."""
 
     def __init__(self, connector: Prepend) -> None:
         super().__init__()
         conformer: Any = connector.conformer  # Any: modules of transformers have no types
-        self.projection, self.input, self.layers = connector.projection, None, None
+        self.projection = nn.Sequential(connector.hidden, connector.projection)
+        self.input, self.layers = None, None
         if conformer is not None:
             self.input, self.scale = conformer.input, conformer.scale
             self.layers = BidirectionalLayers(conformer.layers, conformer.positions.inv_freq)

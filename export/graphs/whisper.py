@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.tensors import GraphSpec
+from bestow_edge.export.graphs.attention import attend
 from bestow_edge.export.graphs.base import GraphSource, speech_side, window_source
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.encoders.whisper import stack, stem
@@ -34,25 +34,10 @@ class WindowEncoder(nn.Module):
         """Encode a window; names and shapes of arguments and results are those of `bestow_edge.core.specs.windowed`."""
         x, valid = stem(self.encoder, mel, frame_end)  # (batch, positions, width)
         for layer in self.encoder.layers:
-            x = x + _attend(layer.self_attn, layer.self_attn_layer_norm(x), valid)
+            x = x + attend(layer.self_attn, layer.self_attn_layer_norm(x), valid)
             x = x + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(x))))
         speech: tuple[Tensor, ...] = self.speech_side(stack(self.encoder.layer_norm(x), valid))
         return speech
-
-
-def _attend(attention: Untyped, x: Tensor, valid: Tensor) -> Tensor:
-    """Attend from each position to every valid one."""
-    batch, positions, width = x.shape
-
-    def split(projected: Tensor) -> Tensor:
-        return projected.view(batch, positions, attention.num_heads, -1).transpose(1, 2)
-
-    query, keys, values = (split(project(x)) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
-    scores = query * attention.scaling @ keys.transpose(2, 3)  # (batch, heads, positions, positions)
-    scores = scores.masked_fill(~valid[:, None, None], torch.finfo(scores.dtype).min)
-    mixed = (scores.softmax(-1) @ values).transpose(1, 2).reshape(batch, positions, width)
-    joined: Tensor = attention.out_proj(mixed)
-    return joined
 
 
 def source(config: ModelConfig, spec: GraphSpec) -> GraphSource:

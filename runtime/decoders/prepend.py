@@ -1,8 +1,8 @@
 """Connector kind `prepend`: the `token_embedding` and `llm_step` graphs, with speech in the LLM's own sequence.
 
 A row's sequence is: the prompt before the speech, the speech, the rest of the prompt, the answer. Keys and values of
-the first two stay in the cache as speech grows: no step is run twice. The rest stands behind the speech that a token
-sees; when a row sees more, its rest is run again, all its tokens at once.
+the first two stay in the cache as speech grows: no step is run twice, unless its encoder changed it. The rest stands
+behind the speech that a token sees; when a row sees more, its rest is run again, all its tokens at once.
 """
 
 from __future__ import annotations
@@ -76,22 +76,23 @@ class PrependDecoder:
         return sum(map(len, self._speech))
 
     def hear(self, speech: SpeechSteps) -> None:
-        """Take in the steps that are new; steps heard before keep the values that they had."""
-        new = slice(self.heard - speech.start, speech.end - speech.start)
+        """Take in more speech; steps that it overwrites are run again, those before them stay in the cache."""
         (embeds,) = self._device.get(speech.tensors[SPEECH_EMBEDS])
-        self._speech.append(embeds[0, new])
+        before = np.concatenate(self._speech)[: speech.start] if self._speech else []
+        self._speech = [*([before] if len(before) else []), embeds[0, : speech.end - speech.start]]
+        self._forget(speech.start)
 
     @contextmanager
     def supposing(self, speech: Sequence[SpeechSteps]) -> Iterator[None]:
         """See `Decoder`."""
-        kept, heard = list(self._speech), self.heard
+        kept, first = list(self._speech), min([self.heard, *(steps.start for steps in speech)])
         for steps in speech:
             self.hear(steps)
         try:
             yield
         finally:
-            self._speech, self._cached = kept, min(self._cached, heard)
-            self._seen[self._seen > heard] = UNRUN
+            self._speech = kept
+            self._forget(first)
 
     def branch(self, prompts: Sequence[Sequence[int]]) -> PrependDecoder:
         """See `Decoder`."""
@@ -136,6 +137,11 @@ class PrependDecoder:
             surplus = [len(text) - length for text, length in zip(self._texts, lengths, strict=True)]
             self._texts = [text[:length] for text, length in zip(self._texts, lengths, strict=True)]
             self._llm.past_tokens -= surplus
+
+    def _forget(self, step: int) -> None:
+        """Forget what is in the cache from a step of the speech on."""
+        self._cached = min(self._cached, step)
+        self._seen[self._seen > step] = UNRUN
 
     def _run_speech(self) -> None:
         """Put the steps that are not yet in the cache there, in each row; they overwrite what stands behind."""

@@ -37,7 +37,7 @@ class SpeechSteps:
 class SpeechEncoder(Protocol[State]):
     """Waveform in, encoder steps out, for one stream. All results depend on the audio alone, not on its blocks."""
 
-    frames_per_step: int
+    frames_per_step: float
     """Mel frames in one step."""
 
     def initial_state(self) -> State:

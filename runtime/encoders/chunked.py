@@ -16,7 +16,7 @@ from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.features import FeatureState, feed_features, finish_features, initial_feature_state, level
 from bestow_edge.core.policy import Policy
-from bestow_edge.core.specs.chunked import FIRST_FRAME
+from bestow_edge.core.specs.chunked import FIRST_FRAME, chunked
 from bestow_edge.core.tensors import CACHE, FRAME_END, FRAME_START, MEL, NEW, NEXT, PAST_STEPS
 from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.devices.slots import to_slots
@@ -61,7 +61,7 @@ class EncoderStream:
             right_context: in steps, one of `config.encoder.right_contexts`.
         """
         self.config = config
-        self.frames_per_step = config.encoder.frames_per_step
+        self.frames_per_step = chunked(config).frames_per_step
         self.chunk_frames = (right_context + 1) * self.frames_per_step
         self._speech = [tensor.name for tensor in CONNECTORS[config.connector.kind].speech(config)]
         self._states = graph.spec.states

@@ -65,6 +65,7 @@ class EncoderWindow:
         self.frames_per_step = sizes.frames_per_step
         self._features = config.features
         self._speech = [tensor.name for tensor in CONNECTORS[config.connector.kind].speech(config)]
+        self._settled = CONNECTORS[config.connector.kind].in_sequence  # no step changes once it was given out
         self._runner = graph.runner()
 
     def initial_state(self) -> WindowState:
@@ -151,7 +152,10 @@ class EncoderWindow:
         mel[0, : len(heard)] = heard
         self._runner.bind({MEL: mel, FRAME_END: np.array([len(heard)])})
         out = self._runner.run()
-        return SpeechSteps({name: out[name] for name in self._speech}, start, end), state
+        if not self._settled:
+            return SpeechSteps({name: out[name] for name in self._speech}, start, end), state
+        first = max(start, state.steps)
+        return SpeechSteps({name: out[name][:, first - start :] for name in self._speech}, first, end), state
 
     def _with_silence(self, heard: Floats, num_frames: int, state: WindowState) -> Floats:
         """Return frames and, up to a number of them, those of silence; `tail` follows the last one."""

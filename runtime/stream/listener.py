@@ -60,7 +60,7 @@ class Listener(Generic[State]):
 
     def restart(self, first_step: int) -> int:
         """Begin anew at an earlier step of the segment, later if its frames are gone; return the first frame."""
-        self._state, frame = self._encoder.restart(self._state, first_step * self._encoder.frames_per_step)
+        self._state, frame = self._encoder.restart(self._state, round(first_step * self._encoder.frames_per_step))
         return frame
 
     def level(self, first_step: int, end_step: int) -> float:

@@ -125,7 +125,7 @@ class Objective(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
             if mel.shape[1]:
                 return self.model.encode(mel, frame_lens, lookahead)
-            frames, mode = 2 * self.model.config.encoder.frames_per_step, self.model.encoder.training
+            frames, mode = 2 * self.model.config.encoder.run_multiple, self.model.encoder.training
             self.model.encoder.train(False)
             silence = self.model.encode(
                 mel.new_zeros(1, frames, mel.shape[2]), frame_lens.new_full((1,), frames), lookahead

@@ -48,6 +48,7 @@ class ChunkedConfig(EncoderConfig):
 
     model_types: ClassVar[tuple[str, ...]] = (NEMOTRON,)
     frames_per_step: ClassVar[int] = 8  # FastConformer's factor (paper, section 3: P = 8)
+    run_multiple: ClassVar[int] = frames_per_step
 
     def __post_init__(self) -> None:
         """Check that each chunk divides the left context, which makes chunked and whole-utterance masks equal."""

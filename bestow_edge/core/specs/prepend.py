@@ -1,7 +1,7 @@
 """Connector kind `prepend`: speech stands in the LLM's sequence, in the place of one token of the prompt.
 
-A linear layer projects each step of the encoder to an embedding of the LLM, behind Conformer layers if there are any.
-Source: SALM (Chen et al. 2023).
+A linear layer projects each step of the encoder to an embedding of the LLM. Conformer layers and a hidden layer may
+stand before it. Source: SALM (Chen et al. 2023).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class PrependConfig(ConnectorConfig):
     """Name of the kind; it must be given."""
     speech_token: int
     """Token of the prompt whose place speech takes; each prompt about speech has it once."""
+    hidden: int = 0
+    """Width of a hidden layer with GELU before the projection; 0 = none."""
     conformer: dict[str, Any] | None = None
     """transformers config of Parakeet's layers before the projection, without its sub-sampling; None = no layers."""
 
@@ -40,12 +42,12 @@ class PrependConfig(ConnectorConfig):
 
     def describe(self) -> str:
         """Return its sizes, in words for people."""
-        layers = ""
-        if self.conformer is not None:
-            layers = (
-                f"{self.conformer['num_hidden_layers']} Conformer layers of width {self.conformer['hidden_size']}, "
-            )
-        return f"{layers}linear projection of each step, in the place of token {self.speech_token}"
+        before = ""
+        if (network := self.conformer) is not None:
+            before = f"{network['num_hidden_layers']} Conformer layers of width {network['hidden_size']}, "
+        if self.hidden:
+            before += f"a hidden layer of width {self.hidden}, "
+        return f"{before}linear projection of each step, in the place of token {self.speech_token}"
 
 
 def prepend(config: ModelConfig) -> PrependConfig:

@@ -36,6 +36,7 @@ class WindowedConfig(EncoderConfig):
 
     model_types: ClassVar[tuple[str, ...]] = (PARAKEET, WHISPER)
     frames_per_step: ClassVar[int] = 8  # FastConformer's factor (paper, section 3: P = 8)
+    run_multiple: ClassVar[int] = frames_per_step
 
     def __post_init__(self) -> None:
         """Check that each window reaches back to the steps before it."""

@@ -28,7 +28,9 @@ class Prepend(nn.Module):
         super().__init__()
         self.config = config
         self.conformer = None if config.conformer is None else Conformer(config.conformer, width)
-        self.projection = nn.Linear(width if config.conformer is None else config.conformer["hidden_size"], hidden)
+        width = width if config.conformer is None else config.conformer["hidden_size"]
+        self.hidden = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU()) if config.hidden else nn.Identity()
+        self.projection = nn.Linear(config.hidden or width, hidden)
 
     def answer(
         self,
@@ -61,7 +63,7 @@ class Prepend(nn.Module):
         """
         batch, tokens, hidden = words.shape
         steps = speech.steps if self.conformer is None else self.conformer(speech.steps, speech.lens)
-        embeds = self.projection(steps).to(words.dtype)  # (batch, steps, hidden)
+        embeds = self.projection(self.hidden(steps)).to(words.dtype)  # (batch, steps, hidden)
         is_speech = token_ids == self.config.speech_token
         lens = speech.lens * is_speech.any(-1)  # (batch,); a prompt without the token has no speech
         added = (lens - 1)[:, None] * (is_speech.cumsum(-1) > 0)  # the token itself goes

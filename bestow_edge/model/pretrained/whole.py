@@ -9,12 +9,12 @@ from bestow_edge.core.config import read_json
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.files import check_free
 from bestow_edge.model.checkpoint import save_checkpoint
-from bestow_edge.model.pretrained import salm, whisper
+from bestow_edge.model.pretrained import qwen3_asr, salm, whisper
 from bestow_edge.model.pretrained.assemble import InitResult, Progress, check_rebuilds, summary
 from bestow_edge.model.pretrained.components import WholeRequest
 from bestow_edge.model.pretrained.repository import find_source
 
-KINDS: tuple[ModuleType, ...] = (whisper, salm)
+KINDS: tuple[ModuleType, ...] = (whisper, salm, qwen3_asr)
 
 
 def init_whole(request: WholeRequest, out: Path, *, force: bool = False, progress: Progress) -> InitResult:
@@ -37,7 +37,7 @@ def init_whole(request: WholeRequest, out: Path, *, force: bool = False, progres
     fields = read_json(folder / "config.json")
     kind = next((kind for kind in KINDS if kind.matches(fields)), None)
     if kind is None:
-        expected = "a Whisper, or a SALM of NeMo's speechlm2; for parts give --encoder and --llm"
+        expected = "a Whisper, a SALM of NeMo's speechlm2 or a Qwen3-ASR; for parts give --encoder and --llm"
         raise ConfigError(
             f"{folder}: a {fields.get('model_type')} is no whole model that is supported; expected {expected}"
         )

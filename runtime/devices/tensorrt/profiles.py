@@ -81,7 +81,7 @@ def profiles(spec: GraphSpec, manifest: BundleManifest, bounds: Bounds) -> tuple
 
 def _speech(encoder: EncoderConfig) -> tuple[Profile, ...]:
     """One for each size of run, tuned for whole ones; a shorter run at the end of the audio fits the next larger."""
-    whole, step = encoder.run_frames, encoder.frames_per_step
+    whole, step = encoder.run_frames, encoder.run_multiple
     least = [step, *(frames + step for frames in whole)]
     return tuple(
         Profile(f"frames_{frames}", {BATCH: Range(1, 1, 1), FRAMES: Range(low, frames, frames)})
