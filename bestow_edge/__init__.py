@@ -5,7 +5,7 @@
     with model.session(source="en", target="de", k=3) as session:
         for event in session.feed(block): print(event.text, end="")
 
-Names are loaded when they are first used, so that importing the package costs next to nothing.
+A name is imported at its first use, so that importing the package is fast.
 """
 
 import os
@@ -59,12 +59,12 @@ __version__ = version("bestow-edge")
 
 _HERE = os.path.dirname(__file__)  # noqa: PTH120 - pathlib would cost more than the rest of this file
 if not os.path.isdir(os.path.join(_HERE, "runtime")):  # noqa: PTH112, PTH118
-    # In a clone, export, runtime and training lie beside this folder, not in it. Python started in the clone's root
-    # finds this folder before an installed wheel, so the package also looks for its parts beside itself.
+    # In a clone, export, runtime and training are beside this folder, not in it. Python started in the clone's root
+    # finds this folder before an installed wheel, so the package also searches its parent folder.
     __path__.append(os.path.dirname(_HERE))  # noqa: PTH120
 
 
-def __getattr__(name: str) -> Any:  # Any: each name has its own type, seen by type checkers above
+def __getattr__(name: str) -> Any:  # Any: type checkers read the imports above
     if name not in __all__:
         raise AttributeError(f"module 'bestow_edge' has no attribute {name!r}")
     return getattr(

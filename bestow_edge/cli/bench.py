@@ -1,4 +1,4 @@
-"""`bestow-edge bench`: how fast a bundle runs here. Knows tables and options; `evaluation.speed` measures."""
+"""`bestow-edge bench`: speed of a bundle on this machine, measured by `bestow_edge.evaluation.run.speed`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 def bench(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="Bundle; default: the embedded demo.")
+        Path | None, typer.Argument(metavar="BUNDLE", help="Directory of a bundle; default: the embedded demo.")
     ] = None,
     audio: Annotated[
-        Path | None, typer.Option("--audio", metavar="FILE", help="Speech; default: spoken digits.")
+        Path | None, typer.Option("--audio", metavar="FILE", help="Recording of speech; default: spoken digits.")
     ] = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="How much of it; repeated if need be.")] = 20.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, metavar="S", help="Seconds of audio; a shorter recording repeats.")
+    ] = 20.0,
     lang: Annotated[
-        str | None, typer.Option("--lang", metavar="SOURCE-TARGET", help="Default: the bundle's first.")
+        str | None, typer.Option("--lang", metavar="SOURCE-TARGET", help="Language pair; default: the bundle's first.")
     ] = None,
     k: options.K = None,
     l: options.L = None,  # noqa: E741 - the paper's letter
@@ -36,15 +38,14 @@ def bench(
     threads: options.Threads = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Measure each graph, a whole stream, its lag behind the policy, and memory.
+    """Measure the speed of each graph, and speed, lag and memory of a stream.
 
-    Prints a table and, as the last line, the same as JSON.
+    Prints tables and a last line of JSON; with --json only this line.
 
-    \b
     Examples:
       bestow-edge bench
       bestow-edge bench my-bundle --audio talk.wav --seconds 60 --lookahead 6
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     started = time.perf_counter()
     from bestow_edge.core.prompts import parse_pair
     from bestow_edge.evaluation.run.listening import sample_speech
@@ -54,9 +55,9 @@ def bench(
     model = load(bundle, device=device, threads=threads)
     pair = parse_pair(lang or model.config.pairs[0])
     with model.session(source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead):
-        ready_s = time.perf_counter() - started  # the next thing would be to hear
+        ready_s = time.perf_counter() - started  # the session is open and waits for audio
     waveform = sample_speech(model.sample_rate_hz, seconds, audio)
-    with err.status(f"hearing {seconds:.0f} s"):
+    with err.status(f"running {seconds:.0f} s of audio"):
         speed = measure(model, waveform, source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead)
     record = {"bundle": str(model.directory), "pair": str(pair), "ready_s": ready_s, **asdict(speed)}
     if not as_json:
@@ -67,22 +68,22 @@ def bench(
 
 def _tables(name: str, speed: Speed, ready_s: float) -> list[Table]:
     columns = "graph", "runs", "p50 ms", "p95 ms", "max ms", "share"
-    graphs = new_table(f"Graphs of {name}", *columns, numbers=("runs", "p50 ms", "p95 ms"))
+    graphs = new_table(f"Graphs of {name}", *columns, numbers=columns[1:])
     for row in speed.graphs:
         graphs.add_row(
             row.graph, str(row.runs), *(f"{ms:.1f}" for ms in (row.p50_ms, row.p95_ms, row.max_ms)), f"{row.share:.0%}"
         )
-    stream = new_table(f"Stream of {speed.audio_s:.0f} s", "what", "value")
+    stream = new_table(f"Stream of {speed.audio_s:.0f} s", "measurement", "value")
     first = "no text" if speed.first_text_s is None else f"{speed.first_text_s:.2f} s"
-    stream.add_row("load until ready to hear", f"{ready_s:.2f} s")
+    stream.add_row("loading until the first audio", f"{ready_s:.2f} s")
     stream.add_row("real-time factor", f"{speed.rtf:.3f} ({speed.computing_s:.2f} s of computing)")
     stream.add_row("first text after", first)
     if speed.laal_ms is not None and speed.lag_ms is not None:
-        stream.add_row("lag of the policy (LAAL)", f"{speed.laal_ms:.0f} ms, computing adds {speed.lag_ms:.0f} ms")
+        stream.add_row("lag by the policy (LAAL)", f"{speed.laal_ms:.0f} ms, computing adds {speed.lag_ms:.0f} ms")
     stream.add_row("LLM steps", str(speed.tokens))
     if speed.llm_reads is not None:
-        read = f"{speed.llm_bytes / 1e6:.0f} MB at {speed.bandwidth_gb_s:.1f} GB/s"
-        stream.add_row("LLM step over reading its bytes", f"{speed.llm_reads:.2f} ({read})")
+        read = f"reading {speed.llm_bytes / 1e6:.0f} MB at {speed.bandwidth_gb_s:.1f} GB/s"
+        stream.add_row("LLM step over reading its bytes once", f"{speed.llm_reads:.2f} ({read})")
     if speed.peak_memory_gb is not None:
         stream.add_row("peak memory of the process", f"{speed.peak_memory_gb:.2f} GB")
     return [graphs, stream]

@@ -1,4 +1,7 @@
-"""`bestow-edge data`: training data checked, counted, sharded and spoken. What is done lies in `training.corpora`."""
+"""`bestow-edge data`: checks, counts, packs and synthesises training data.
+
+The work is in `bestow_edge.training.data.corpora` and `bestow_edge.training.synthesis`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bestow_edge.cli import options
 from bestow_edge.cli.show.console import needs_extra, new_table, say, shown_count, write, write_json, write_tables
 from bestow_edge.core.errors import ConfigError, ManifestError
 
@@ -19,44 +23,46 @@ if TYPE_CHECKING:
     from bestow_edge.training.data.corpora.summary import Summary
 
 PROBLEMS, INTERRUPTED = 2, 130  # exit codes
-SHOWN = 20  # problems on a terminal; --json has all
-BAR = 40  # widest bar of the histogram
+SHOWN = 20  # problems in the table; --json prints all
+BAR = 40  # characters of the longest bar
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 TEXT_SUFFIXES = (".tsv", ".tsv.gz")
 
 app = typer.Typer(
     name="data",
-    no_args_is_help=True,
-    help="Check, summarise, shard and make training data: manifests, shards, texts, recipes.",
+    help="Check, summarise, pack and synthesise training data.",
+    callback=options.help_without_command,
+    invoke_without_command=True,
 )
 Inputs = Annotated[
     list[Path],
-    typer.Argument(metavar="INPUT...", help="Manifests (.jsonl), directories of shards, tables (.tsv) or a recipe."),
+    typer.Argument(
+        metavar="INPUT", help="Manifests (.jsonl), directories of shards, tables (.tsv) or recipes (.yaml)."
+    ),
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="What a recipe's files are relative to; default: the recipe's."),
+    typer.Option("--data", metavar="DIR", help="Directory of a recipe's data files; default: the recipe's directory."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One line of JSON with everything.")]
 
 
 @app.command()
 def check(
     inputs: Inputs,
     data: DataDir = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Threads that decode.")] = os.cpu_count() or 1,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Decoding threads.")] = os.cpu_count() or 1,
     rate: Annotated[int, typer.Option("--rate", min=1, metavar="HZ", help="Sampling rate of the model.")] = 16_000,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Look at every line and decode every recording; exit code 2 if anything is wrong.
+    """Check every line and decode every recording.
 
-    Of a recipe, also what its filters drop, and why.
+    Exit code 2: there are problems.
+    For a recipe, the command also counts the lines that its filters drop.
 
-    \b
     Examples:
       bestow-edge data check train.jsonl
       bestow-edge data check recipe.yaml --data DATA --json
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     with needs_extra("train"):
         from bestow_edge.training.data.corpora.check import check_manifests, check_texts
 
@@ -77,13 +83,14 @@ def check(
 
 
 @app.command()
-def summary(inputs: Inputs, data: DataDir = None, as_json: Json = False) -> None:
-    """Count hours, utterances, speakers, languages, lengths and words per second; no recording is opened.
+def summary(inputs: Inputs, data: DataDir = None, as_json: options.Json = False) -> None:
+    """Count hours, utterances, speakers, languages, lengths and words per second.
 
-    \b
+    The command reads manifests and opens no recording.
+
     Example:
       bestow-edge data summary train.jsonl shards/
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     with needs_extra("train"):
         from bestow_edge.training.data.corpora.summary import summarise
 
@@ -96,20 +103,23 @@ def summary(inputs: Inputs, data: DataDir = None, as_json: Json = False) -> None
 
 @app.command()
 def shard(
-    manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifests (.jsonl, .jsonl.gz).")],
+    manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST", help="Manifests (.jsonl or .jsonl.gz).")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of the shards.")],
-    size: Annotated[str, typer.Option("--size", help="A shard is full at this size, such as 500MB or 2GB.")] = "1GB",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides the order of the utterances.")] = 0,
-    max_bad: Annotated[int, typer.Option("--max-bad", min=0, help="Unreadable recordings that may be left out.")] = 0,
+    size: Annotated[
+        str, typer.Option("--size", metavar="BYTES", help="Size of a full shard, such as 500MB or 2GB.")
+    ] = "1GB",
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the random order.")] = 0,
+    max_bad: Annotated[
+        int, typer.Option("--max-bad", min=0, metavar="N", help="Leave out up to N unreadable recordings.")
+    ] = 0,
 ) -> None:
-    """Write recordings and their lines as tars in random order, each with an index.
+    """Pack recordings and their manifest lines into tar files in random order, each with an index.
 
-    The same command goes on after a stop.
+    A stopped run goes on with the same command.
 
-    \b
     Example:
       bestow-edge data shard train.jsonl --out shards --size 1GB
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     with needs_extra("train"):
         from bestow_edge.training.data.corpora.shards import write_shards
 
@@ -126,30 +136,38 @@ def shard(
 
 @app.command()
 def speak(
-    texts: Annotated[Path, typer.Argument(metavar="TEXTS", help="Table (.tsv) or JSON lines, gzipped or not.")],
-    column: Annotated[str, typer.Option("--column", help="Column to speak.")],
+    texts: Annotated[Path, typer.Argument(metavar="TEXTS", help="Table (.tsv) or JSON lines, also gzipped.")],
+    column: Annotated[str, typer.Option("--column", metavar="NAME", help="Column to speak.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of the recordings and their manifest.")],
     translation: Annotated[
         list[str] | None,
-        typer.Option("--translation", metavar="LANG", help="Column to keep as translation; may repeat."),
+        typer.Option("--translation", metavar="LANG", help="Column of a translation to keep; repeatable."),
     ] = None,
-    lang: Annotated[str, typer.Option("--lang", help="Language of the column; default: the column's name.")] = "",
-    count: Annotated[int, typer.Option("--count", min=0, help="Rows to speak; 0 = all that can be.")] = 0,
-    voices: Annotated[str, typer.Option("--voices", help="train, test, or names such as m1,f2.")] = "train",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides rows and voices.")] = 0,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Texts spoken at once.")] = os.cpu_count() or 1,
-    opus: Annotated[bool, typer.Option("--opus", help="Write Opus, a fifth of FLAC's size.")] = False,
+    lang: Annotated[
+        str, typer.Option("--lang", metavar="LANG", help="Language of the column; default: the column's name.")
+    ] = "",
+    count: Annotated[
+        int, typer.Option("--count", min=0, metavar="N", help="Rows to speak; 0: all that have plain words only.")
+    ] = 0,
+    voices: Annotated[
+        str, typer.Option("--voices", metavar="NAME,...", help="train, test, or names of voices such as m1,f2.")
+    ] = "train",
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the rows and voices.")] = 0,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, metavar="N", help="Texts spoken at the same time.")
+    ] = os.cpu_count() or 1,
+    opus: Annotated[bool, typer.Option("--opus", help="Write Opus instead of FLAC: a fifth of the size.")] = False,
 ) -> None:
-    """Speak a column of texts with espeak-ng in many voices: recordings and a manifest to train on.
+    """Synthesise speech for a column of texts with espeak-ng in many voices: recordings and their manifest.
 
-    Rows with digits or symbols are left out. Columns question and answer are kept. The same command goes on after a
-    stop.
+    Rows with digits or symbols, and rows without a translation to keep, are left out.
+    Columns question and answer are kept.
+    A stopped run goes on with the same command.
 
-    \b
     Examples:
       bestow-edge data speak texts.tsv --column en --translation de --out spoken --count 5000
       bestow-edge data speak qa.tsv --column passage --lang en --out spoken_qa --voices test
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     with needs_extra("train"):
         from bestow_edge.training.synthesis.speaking import Speaking, speak_texts
 
@@ -170,15 +188,15 @@ def speak(
             raise typer.Exit(INTERRUPTED) from error
     if spoken.made_before:
         say(f"{spoken.made_before} utterances were there already")
-    said = f"{spoken.utterances} utterances, {spoken.seconds / 3600:.2f} h, {spoken.voices} voices"
-    write(f"{out}: {said}; {spoken.left_out} rows are no plain words")
+    counts = f"{spoken.utterances} utterances, {spoken.seconds / 3600:.2f} h, {spoken.voices} voices"
+    write(f"{out}: {counts}; {spoken.left_out} rows left out")
 
 
 def parse_size(text: str) -> int:
     """Read a number of bytes: 1000000, 500MB, 1.5GB.
 
     Raises:
-        ConfigError: it is none, or less than 1.
+        ConfigError: the text is not a number of bytes, or the number is less than 1.
     """
     match = re.fullmatch(r"([0-9.]+)\s*([kmgt]?)b?", text.strip().lower())
     try:
@@ -195,7 +213,7 @@ def _is_recipe(path: Path) -> bool:
 
 
 def _files(inputs: list[Path], data: Path | None) -> tuple[list[Path], list[Path]]:
-    """Return the manifests, indexes of shards among them, and the text files."""
+    """Return the manifests, including indexes of shards, and the text files."""
     from bestow_edge.training.data.corpora.shards import shard_indexes
 
     manifests: list[Path] = []
@@ -219,7 +237,7 @@ def _files(inputs: list[Path], data: Path | None) -> tuple[list[Path], list[Path
 
 
 def _reports(path: Path, data: Path | None) -> list[Report]:
-    """Return what the filters of a recipe drop, as far as it does not depend on the tokenizer."""
+    """Return the lines that a recipe's filters drop, except for filters that need the tokenizer."""
     from bestow_edge.training.data.corpora.filters import Sieve
     from bestow_edge.training.data.corpora.index import manifest_paths, read_corpus
     from bestow_edge.training.recipe.data import needs_transcripts
@@ -234,7 +252,7 @@ def _reports(path: Path, data: Path | None) -> list[Report]:
         sieve = Sieve(source, recipe.data.filter, pairs, needs_transcript=needed)
         try:
             reports.append(read_corpus(manifest_paths(source, folder), sieve)[1])
-        except ManifestError as error:  # the check goes on and lists all of them
+        except ManifestError as error:  # the check lists all such errors
             say(f"source {source.name}: {error}")
     return reports
 
@@ -243,17 +261,17 @@ def _show_findings(findings: Findings, reports: list[Report]) -> None:
     for report in reports:
         write(report.sentence())
     if findings.problems:
-        table = new_table(f"Problems, {len(findings.problems)}", "where", "kind", "what")
+        table = new_table(f"Problems, {len(findings.problems)}", "place", "kind", "problem")
         for problem in findings.problems[:SHOWN]:
             table.add_row(problem.where, problem.kind, problem.message)
         kinds = Counter(problem.kind for problem in findings.problems)
         write_tables(table)
         write(", ".join(f"{kind}: {count}" for kind, count in kinds.most_common()))
         if len(findings.problems) > SHOWN:
-            write(f"the first {SHOWN} are shown; --json has all")
+            write(f"only the first {SHOWN} are shown; --json prints all")
     for note, count in findings.notes.most_common():
         write(f"note: {count} x {note}")
-    found = f"{len(findings.problems)} problems" if findings.problems else "nothing is wrong"
+    found = f"{len(findings.problems)} problems" if findings.problems else "no problems"
     write(f"{findings.lines} lines, {findings.seconds / 3600:.2f} h decoded: {found}")
 
 
@@ -274,7 +292,7 @@ def _show_summary(counted: Summary) -> None:
     write_tables(languages, lengths)
     low, short, middle, long, high = counted.quantiles_s().values()
     write(f"all: {len(counted.seconds):,} utterances, {counted.hours:.2f} h, {counted.speakers:,} speakers")
-    write(f"lengths: {low:g} to {high:g} s, median {middle:g} s, nine in ten within {short:g} and {long:g} s")
+    write(f"lengths: {low:g} to {high:g} s, median {middle:g} s, nine in ten from {short:g} to {long:g} s")
 
 
 def _number(value: object) -> str:

@@ -1,6 +1,6 @@
-"""`bestow-edge devices` and `bestow-edge doctor`: what this machine has and what is missing.
+"""`bestow-edge devices` and `bestow-edge doctor`: microphones, packages and GPU of this machine.
 
-`doctor` works whatever is missing: it imports nothing that it does not check.
+`doctor` also runs if packages are missing: it imports only modules that it checks.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from bestow_edge import __version__
 from bestow_edge.cli import options
-from bestow_edge.cli.show.console import new_table, say, shown_steps, write, write_json, write_tables
+from bestow_edge.cli.show.console import new_table, say, say_warning, shown_steps, write, write_json, write_tables
 from bestow_edge.core.errors import AudioDeviceError, BestowEdgeError
 from bestow_edge.evaluation.report.hardware import installed, usable_cores
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from bestow_edge.evaluation.run.gpu import GpuReport
 
 INSTALL = "pip install 'bestow-edge{}'"
-MODULES = {  # import names by the extra that brings them, empty = the package itself
+MODULES = {  # import names by the extra that installs them; empty = the package itself
     "": ("numpy", "platformdirs", "soundfile", "soxr", "tokenizers"),
     "cpu": ("onnxruntime",),
     "mic": ("sounddevice",),
@@ -33,7 +34,7 @@ MODULES = {  # import names by the extra that brings them, empty = the package i
     "train": ("accelerate", "filelock", "yaml"),
     "eval": ("jiwer", "sacrebleu", "whisper_normalizer", "matplotlib"),
 }
-RUNTIME = (*MODULES[""], *MODULES["cpu"])  # imported for good: a broken one must show
+RUNTIME = (*MODULES[""], *MODULES["cpu"])  # imported and not only looked up, so that a broken installation is found
 DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "yaml": ("pyyaml",),
@@ -43,36 +44,35 @@ DISTRIBUTIONS = {
 
 @dataclass(kw_only=True, slots=True)
 class Report:
-    """What `doctor` found."""
+    """Results of `doctor`."""
 
     bestow_edge: str = __version__
     python: str = platform.python_version()
     platform: str = platform.platform()
     versions: dict[str, str | None] = field(default_factory=dict)
-    """Version by import name, None = missing."""
+    """Version of each import name, None = missing."""
     providers: list[str] = field(default_factory=list)
-    """onnxruntime's, best first."""
+    """Providers of onnxruntime, best first."""
     cpus: int = os.cpu_count() or 1
     usable_cpus: int = field(default_factory=usable_cores)
-    """CPUs this process may use; onnxruntime's threads by default."""
+    """CPUs that this process may use: the default number of threads."""
     microphones: list[str] = field(default_factory=list)
     embedded_bundle: str = ""
-    """Its language pairs, or what is wrong with it."""
+    """Its language pairs, or `unusable`, or `not checked`."""
     missing: dict[str, str] = field(default_factory=dict)
     """Command that installs each missing module."""
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    """Why the runtime cannot work."""
+    """Reasons why the runtime cannot work."""
 
 
 def devices(as_json: options.Json = False) -> None:
     """List the microphones.
 
-    \b
     Examples:
       bestow-edge devices
       bestow-edge mic --mic-device 2
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     from bestow_edge.runtime.audio.microphone import list_devices
 
     found = list_devices()
@@ -89,28 +89,28 @@ def devices(as_json: options.Json = False) -> None:
 
 
 def doctor(
-    gpu: Annotated[bool, typer.Option("--gpu", help="Check a GPU instead, and what a bundle does on it.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Check a GPU, and a bundle on it, instead.")] = False,
     bundle: Annotated[
         Path | None,
-        typer.Option("--bundle", metavar="DIR", help="With --gpu: bundle to check; default: embedded demo."),
+        typer.Option("--bundle", metavar="DIR", help="With --gpu: the bundle; default: the embedded demo."),
     ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="With --gpu: which.")] = "cuda:0",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="With --gpu: the GPU.")] = "cuda:0",
     pack: Annotated[
         Path | None,
-        typer.Option("--pack", metavar="FILE", help="With --gpu: write the whole report, for a bug report."),
+        typer.Option("--pack", metavar="FILE", help="With --gpu: write all results to a file, for a bug report."),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Check this installation and say what is missing and how to get it.
+    """Check this installation and print the commands that install missing packages.
 
-    Exit code 1 means that the runtime cannot work; with --gpu, that a check failed: no GPU is none.
+    Exit code 1: the runtime cannot work.
+    With --gpu, exit code 1: a check failed. A machine without a GPU has exit code 0.
 
-    \b
     Examples:
       bestow-edge doctor
       bestow-edge doctor --json
       bestow-edge doctor --gpu --bundle my-gpu-bundle --pack gpu.json
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     if gpu:
         _doctor_gpu(bundle, device, pack, as_json=as_json)
         return
@@ -134,7 +134,7 @@ def _doctor_gpu(bundle: Path | None, device: str, pack: Path | None, *, as_json:
         report = examine(Examination(bundle=bundle, device=device), step)
     if pack is not None:
         report.pack(pack)
-        say(f"packed: {pack}")
+        say(f"written to {pack}")
     if as_json:
         write_json(asdict(report))
     else:
@@ -144,21 +144,22 @@ def _doctor_gpu(bundle: Path | None, device: str, pack: Path | None, *, as_json:
 
 
 def write_gpu_report(report: GpuReport) -> None:
-    """Print what was found on a GPU, or why nothing was."""
+    """Print the results of the checks of a GPU."""
     title = f"{report.gpu.get('gpu', 'No GPU')}: {report.bundle}"
-    table = new_table(title, "check", "result", "figures, or why not")
+    table = new_table(title, "check", "result", "figures or reason")
     for finding in report.findings:
-        table.add_row(finding.check, finding.state, finding.detail.replace("[", r"\["))  # rich's mark-up
+        table.add_row(finding.check, finding.state, escape(finding.detail))
     write_tables(table)
 
 
 def _check_modules(report: Report) -> None:
-    for extra, name in ((extra, name) for extra, names in MODULES.items() for name in names):
+    extras = [(extra, name) for extra, names in MODULES.items() for name in names]
+    for extra, name in extras:
         problem = ""
         if name in RUNTIME:
             try:
                 importlib.import_module(name)
-            except (ImportError, OSError) as error:  # OSError: its own library is missing
+            except (ImportError, OSError) as error:  # OSError: a library that the package needs is missing
                 problem = " ".join(str(error).split())
         elif find_spec(name) is None:
             problem = "missing"
@@ -190,12 +191,12 @@ def _check_microphones(report: Report) -> None:
 
         report.microphones = [str(device) for device in list_devices()]
     except ImportError:
-        return  # what is missing is reported already
+        return  # `_check_modules` reports it
     except AudioDeviceError as error:
         report.warnings.append(str(error))
         return
     if not report.microphones:
-        report.warnings.append("no microphone: PortAudio lists no input device; `bestow-edge run` needs none")
+        report.warnings.append("no microphone: PortAudio lists no input device; `bestow-edge run` works without one")
 
 
 def _check_bundle(report: Report) -> None:
@@ -214,20 +215,19 @@ def _check_bundle(report: Report) -> None:
 
 
 def _print(report: Report) -> None:
-    table = new_table("bestow-edge doctor", "what", "found", "to get it")
+    table = new_table("bestow-edge doctor", "part", "found", "install it with")
     table.add_row("bestow-edge", report.bestow_edge, "")
     table.add_row("python", report.python, "")
     table.add_row("platform", report.platform, "")
     for name, found in report.versions.items():
-        command = report.missing.get(name, "").replace("[", r"\[")  # rich's mark-up
-        table.add_row(name, found or "missing", command)
+        table.add_row(name, found or "missing", escape(report.missing.get(name, "")))
     table.add_row("providers", ", ".join(report.providers) or "none", "")
     table.add_row("CPUs", f"{report.cpus}, usable by this process: {report.usable_cpus}", "")
     table.add_row("microphones", "\n".join(report.microphones) or "none", "")
     table.add_row("embedded bundle", report.embedded_bundle, "")
     write_tables(table)
     for warning in report.warnings:
-        say(f"warning: {warning}")
+        say_warning(warning)
     for error in report.errors:
         say(f"error: {error}")
     if not report.errors:

@@ -1,4 +1,7 @@
-"""`bestow-edge engines`: TensorRT engines built, listed and deleted. `runtime.devices.tensorrt` does the work."""
+"""`bestow-edge engines`: builds, lists and deletes TensorRT engines.
+
+The work is in `bestow_edge.runtime.devices.tensorrt`.
+"""
 
 from __future__ import annotations
 
@@ -18,40 +21,51 @@ if TYPE_CHECKING:
     from bestow_edge.runtime.devices.backend import Step
     from bestow_edge.runtime.devices.tensorrt.engine_store import Machine, Stored
 
-app = typer.Typer(name="engines", no_args_is_help=True, help="Build, list and delete TensorRT engines of bundles.")
+app = typer.Typer(
+    name="engines",
+    help="Build, list and delete TensorRT engines of bundles.",
+    callback=options.help_without_command,
+    invoke_without_command=True,
+)
 Store = Annotated[
     Path | None,
-    typer.Option("--store", metavar="DIR", help="Where engines are kept; default: ~/.cache/bestow-edge/engines."),
+    typer.Option("--store", metavar="DIR", help="Directory of the engines; default: ~/.cache/bestow-edge/engines."),
 ]
-Gpu = Annotated[int, typer.Option("--gpu", min=0, metavar="N", help="Which GPU, from 0.")]
+Gpu = Annotated[int, typer.Option("--gpu", min=0, metavar="N", help="Number of the GPU, from 0.")]
 
 
 @app.command()
 def build(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle exported with --target tensorrt.")],
-    rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Most texts decoded at once.")] = 5,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle exported with --target tensorrt.")],
+    rows: Annotated[
+        int, typer.Option("--rows", min=1, metavar="N", help="Most texts decoded together: prompts, or beam size.")
+    ] = 5,
     prompt_tokens: Annotated[
         int, typer.Option("--prompt-tokens", min=2, metavar="N", help="Tokens of the longest prompt.")
     ] = 128,
     workspace: Annotated[
-        int, typer.Option("--workspace-mb", min=1, metavar="MB", help="Most scratch memory of a kernel, MiB.")
+        int, typer.Option("--workspace-mb", min=1, metavar="MB", help="Largest scratch memory of a kernel, MiB.")
     ] = 1024,
-    level: Annotated[int, typer.Option("--level", min=0, max=5, help="How long TensorRT searches.")] = 3,
-    force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
+    level: Annotated[
+        int,
+        typer.Option("--level", min=0, max=5, metavar="N", help="TensorRT's optimisation level; 5 searches longest."),
+    ] = 3,
+    force: Annotated[bool, typer.Option("--force", help="Build existing engines again.")] = False,
     gpu: Gpu = 0,
     store: Store = None,
     as_json: options.Json = False,
 ) -> None:
     """Build the engines of a bundle for this GPU, driver and TensorRT; takes minutes.
 
-    Those that are there already are kept. `--device tensorrt:0` finds engines that were built without options; others
-    by the same words: `--device tensorrt:0,rows=9,level=2`. Not yet run on hardware.
+    Existing engines are kept.
+    `--device tensorrt:0` of other commands uses engines that were built without options.
+    For other engines repeat the options there: `--device tensorrt:0,rows=9,level=2`.
+    This command has not run on a GPU yet.
 
-    \b
     Examples:
-      bestow-edge engines build bundle
-      bestow-edge engines build bundle --workspace-mb 256 --level 2
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+      bestow-edge engines build my-bundle
+      bestow-edge engines build my-bundle --workspace-mb 256 --level 2
+    """
     from bestow_edge.core.bundle import check_files, read_manifest
     from bestow_edge.runtime.devices.backend import GraphFiles
     from bestow_edge.runtime.devices.cuda import CudaDevice
@@ -81,30 +95,38 @@ def build(
 
 @app.command("list")
 def list_engines(gpu: Gpu = 0, store: Store = None, as_json: options.Json = False) -> None:
-    """List the engines there are, and whether they run here."""
+    """List all engines and whether they run on this machine.
+
+    Example:
+      bestow-edge engines list
+    """
     _print(list(_store(store).engines()), _machine(gpu), as_json=as_json)
 
 
 @app.command()
 def prune(
-    everything: Annotated[bool, typer.Option("--all", help="Delete all engines.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Delete all engines instead.")] = False,
     gpu: Gpu = 0,
     store: Store = None,
 ) -> None:
-    """Delete engines that are damaged, whose bundle is gone, or that another GPU, driver or TensorRT has built.
+    """Delete damaged engines, engines without their bundle, and engines of another GPU, driver or TensorRT.
 
-    Without a GPU or TensorRT only what is damaged or without a bundle is deleted.
+    On a machine without a GPU or TensorRT, engines of other machines are kept.
+
+    Examples:
+      bestow-edge engines prune
+      bestow-edge engines prune --all
     """
     machine = _machine(gpu)
 
     def keep(record: Any) -> bool:  # Any: EngineRecord, which is imported late
-        here = machine is None or record.key.machine == machine
-        return not everything and here and Path(record.source).is_file()
+        runs = machine is None or record.key.machine == machine
+        return not everything and runs and Path(record.source).is_file()
 
-    gone = _store(store).prune(keep)
-    for item in gone:
+    deleted = _store(store).prune(keep)
+    for item in deleted:
         write(str(item.path))
-    write(f"{len(gone)} engines deleted")
+    write(f"{len(deleted)} engines deleted")
 
 
 def _store(directory: Path | None) -> Any:  # Any: EngineStore, which is imported late
@@ -114,14 +136,14 @@ def _store(directory: Path | None) -> Any:  # Any: EngineStore, which is importe
 
 
 def _machine(gpu: int) -> Machine | None:
-    """Return what this machine is, None and a warning where it has no GPU or no TensorRT."""
+    """Return GPU, driver and TensorRT of this machine; warn and return None if it lacks one of them."""
     from bestow_edge.runtime.devices.cuda import CudaDevice
     from bestow_edge.runtime.devices.tensorrt.library import import_tensorrt, this_machine
 
     try:
         return this_machine(import_tensorrt(), CudaDevice(gpu))
     except BestowEdgeError as error:
-        say_warning(f"no engine runs here: {error}")
+        say_warning(f"no engine runs on this machine: {error}")
         return None
 
 
@@ -142,9 +164,9 @@ def _print(found: list[Stored], machine: Machine | None, *, as_json: bool) -> No
             table.add_row(item.path.name, *[""] * 7, "damaged")
             continue
         key = record.key
-        here = "yes" if _runs(item, machine) else "no"
+        runs = "yes" if _runs(item, machine) else "no"
         cells = key.precision, megabytes(record.size), record.built_at, f"{record.built_s:.0f} s"
-        table.add_row(key.graph, *cells, key.machine.gpu, key.machine.driver, key.machine.tensorrt, here)
+        table.add_row(key.graph, *cells, key.machine.gpu, key.machine.driver, key.machine.tensorrt, runs)
     write_tables(table)
 
 
@@ -154,28 +176,28 @@ def _runs(item: Stored, machine: Machine | None) -> bool:
 
 @contextmanager
 def _shown(graph: str) -> Iterator[Step]:
-    """Yield what shows the progress of a build: bars on a terminal, a line for each phase elsewhere."""
+    """Yield a function that shows the progress of a build: bars on a terminal, a line for each phase elsewhere."""
     if not err.is_terminal:
-        told: set[str] = set()
+        phases: set[str] = set()
 
-        def tell(phase: str, _done: int, _total: int) -> bool:
-            if phase not in told:
-                told.add(phase)
+        def add_line(phase: str, _done: int, _total: int) -> bool:
+            if phase not in phases:
+                phases.add(phase)
                 say(f"{graph}: {phase}")
             return True
 
-        yield tell
+        yield add_line
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=err, transient=True) as progress:
-        bars: dict[str, Any] = {}  # Any: rich's number of a bar
+        bars: dict[str, Any] = {}  # Any: rich's type of a bar's number
 
-        def step(phase: str, done: int, total: int) -> bool:
+        def move_bar(phase: str, done: int, total: int) -> bool:
             if phase not in bars:
                 bars[phase] = progress.add_task(f"{graph}: {phase}", total=total)
             progress.update(bars[phase], completed=done, visible=done < total)
             return True
 
-        yield step
+        yield move_bar

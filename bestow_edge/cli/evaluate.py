@@ -1,7 +1,4 @@
-"""`bestow-edge eval`: quality and latency of a bundle at many settings in one run.
-
-It reads arguments and shows progress and the table; the work is in `bestow_edge.evaluation`.
-"""
+"""`bestow-edge eval`: quality and latency of a bundle for many settings. The work is in `bestow_edge.evaluation`."""
 
 from __future__ import annotations
 
@@ -35,8 +32,8 @@ if TYPE_CHECKING:
     from bestow_edge.evaluation.scores.results import SettingResult
 
 INTERRUPTED = 130
-BLEU_WORDS = 4  # BLEU of texts without four words in a row is 0
-LATENCIES = ("LAAL", "LAAL_CA", "AL", "DAL", "ATD", "StartOffset", "EndOffset", "RTF")  # of the table on the terminal
+BLEU_WORDS = 4  # BLEU counts sequences of four words; without them it is 0
+LATENCIES = ("LAAL", "LAAL_CA", "AL", "DAL", "ATD", "StartOffset", "EndOffset", "RTF")  # columns of the table
 ANSWERS = ("rouge_l", "accuracy", "bleu")
 QUALITIES = {
     "transcribe": ("wer", "wer_normalized", "cer", "accuracy"),
@@ -45,41 +42,61 @@ QUALITIES = {
 
 Manifest = Annotated[
     Path,
-    typer.Argument(metavar="MANIFEST", help="NeMo's .jsonl, a .tsv with a header, or SimulEval's source list."),
+    typer.Argument(metavar="MANIFEST", help="NeMo's .jsonl, a .tsv with a header, or a source list of SimulEval."),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of results; the same one goes on.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of the results.")]
 Lang = Annotated[
-    str, typer.Option("--lang", metavar="SOURCE-TARGET", help="en-en transcribes; with --questions en, of the speech.")
+    str,
+    typer.Option(
+        "--lang",
+        metavar="SOURCE-TARGET",
+        help="Language pair; en-en transcribes. With --questions the language of the speech, such as en.",
+    ),
 ]
 Questions = Annotated[
-    bool, typer.Option("--questions", help="Ask each line's `question` and score against its `answer`.")
+    bool, typer.Option("--questions", help="Ask the `question` of each line and compare with its `answer`.")
 ]
 Target = Annotated[
-    Path | None, typer.Option("--target", metavar="FILE", help="SimulEval's target list, for a source list.")
+    Path | None, typer.Option("--target", metavar="FILE", help="SimulEval's target list, if MANIFEST is a source list.")
 ]
 Audio = Annotated[
-    Path | None, typer.Option("--audio", metavar="DIR", help="What audio paths are relative to; default: MANIFEST's.")
+    Path | None,
+    typer.Option("--audio", metavar="DIR", help="Directory of relative audio paths; default: MANIFEST's directory."),
 ]
 Policies = Annotated[
     str,
     typer.Option(
         "--policy",
         metavar="NAME,...",
-        help="offline (the default of --questions), wait-k, align-att, local-agreement; default: the bundle's.",
+        help="wait-k, align-att, local-agreement or offline; default: the bundle's, offline with --questions.",
     ),
 ]
-Ks = Annotated[str, typer.Option("--k", metavar="N,...", help="wait-k: such as 3,6,10 or 1-12; default: bundle's.")]
-Thresholds = Annotated[str, typer.Option("--threshold", metavar="N,...", help="align-att: steps of 80 ms.")]
-Lookaheads = Annotated[str, typer.Option("--lookahead", metavar="N,...", help="Such as 13,6; default: the bundle's.")]
+Ks = Annotated[
+    str,
+    typer.Option("--k", metavar="N,...", help=f"{options.K_HELP}, such as 3,6,10 or 1-12; default: the bundle's."),
+]
+Thresholds = Annotated[
+    str,
+    typer.Option("--threshold", metavar="N,...", help=f"{options.THRESHOLD_HELP}; default: the bundle's."),
+]
+Lookaheads = Annotated[
+    str,
+    typer.Option(
+        "--lookahead", metavar="N,...", help=f"{options.LOOKAHEAD_HELP}, such as 13,6; default: the bundle's."
+    ),
+]
 Metric = Annotated[
     str,
     typer.Option(
-        "--metric", help="Quality in the curves; default: wer of transcripts, bleu of translations, rouge_l of answers."
+        "--metric",
+        metavar="NAME",
+        help=f"Quality in the curves: {', '.join(METRICS)}; default: wer for transcripts, bleu for translations, "
+        "rouge_l for answers.",
     ),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Processes; each loads the bundle.")]
 Threads = Annotated[
-    int, typer.Option("--threads", min=0, metavar="N", help="CPU threads of each process; 0 = cores / jobs.")
+    int, typer.Option("--threads", min=0, metavar="N", help="CPU threads of each process; 0: cores / jobs.")
 ]
 
 
@@ -102,23 +119,22 @@ def evaluate(
     device: options.Device = "cpu",
     threads: Threads = 0,
 ) -> None:
-    """Measure quality and latency of a bundle at every combination of the settings named.
+    """Measure quality and latency of a bundle for all combinations of settings.
 
-    A run that was stopped goes on by the same command; more values of --k, --threshold, --policy and --lookahead may be
-    added to it. Needs the extra `eval`.
+    A stopped run goes on with the same command.
+    More values of --k, --threshold, --policy and --lookahead can be added to a run.
+    Needs the extra `eval`.
 
-    \b
     Examples:
       bestow-edge eval test.jsonl --lang en-de --k 3,6,10 --out scores
       bestow-edge eval test.jsonl --lang en-en --k 1-12 --lookahead 13,6,1,0 --jobs 2 --out scores
       bestow-edge eval source.txt --target target.txt --bundle my-bundle --out scores
       bestow-edge eval qa.jsonl --lang en --questions --bundle my-bundle --out scores
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     pair = parse_pair(lang)
     if questions and pair.task != "transcribe":
         raise typer.BadParameter(f"--lang {lang}: with --questions give the language of the speech, such as en")
     metric = metric or ("rouge_l" if questions else "wer" if pair.task == "transcribe" else "bleu")
-    policy = policy or ("offline" if questions else "")
     varied = {"k": numbers("--k", k), "threshold": numbers("--threshold", threshold)}
     steps = numbers("--lookahead", lookahead)
     with needs_extra("eval"):
@@ -131,13 +147,13 @@ def evaluate(
     runner = _runner(bundle, pair, device, threads, jobs, questions=questions)
     settings = _settings(runner, policy, varied, l, steps)
     samples = read_samples(manifest, pair, questions=questions, target=target, audio=audio)
-    _say_what_to_expect(samples, manifest, runner, metric)
-    what = summary.describe(manifest, samples, runner)
-    store = Store(out, what)
-    found = _run(runner, samples, settings, store)
+    _report_samples(samples, manifest, runner, metric)
+    description = summary.describe(manifest, samples, runner)
+    store = Store(out, description)
+    outputs = _run(runner, samples, settings, store)
     say("computing scores and intervals")
-    results = [score_setting(setting, instances, pair) for setting, instances in zip(settings, found, strict=True)]
-    record = summary.write(store, what, results, metric)
+    results = [score_setting(setting, instances, pair) for setting, instances in zip(settings, outputs, strict=True)]
+    record = summary.write(store, description, results, metric)
     if as_json:
         write_json(record)
     else:
@@ -146,10 +162,10 @@ def evaluate(
 
 
 def numbers(option: str, text: str) -> list[int]:
-    """Read "3,6,10" or "1-12"; nothing from an empty text.
+    """Read "3,6,10" or "1-12"; an empty text gives an empty list.
 
     Raises:
-        BadParameter: it is neither.
+        BadParameter: the text has another form.
     """
     found: list[int] = []
     for part in text.split(",") if text else []:
@@ -181,7 +197,7 @@ def _settings(
     l: int | None,  # noqa: E741 - the paper's letter
     lookaheads: Sequence[int],
 ) -> list[Setting]:
-    """Return all settings; what the bundle cannot do is refused before anything runs."""
+    """Return all settings, after a check that the bundle supports them."""
     from bestow_edge.core.bundle import check_files, read_manifest
     from bestow_edge.core.delay import is_trained
     from bestow_edge.core.prompts import Question, check_answers, check_trained
@@ -194,28 +210,27 @@ def _settings(
         check_answers(Question(runner.pair.source, "?"), config.questions)
     else:
         check_trained(runner.pair, config.pairs)
-    names = [name.strip() for name in (policies or config.policy.name).split(",")]
+    policies = policies or ("offline" if runner.questions else config.policy.name)
+    names = [name.strip() for name in policies.split(",")]
     settings = all_settings(config, names, varied=varied, l=l, lookaheads=lookaheads)
     waits = [setting.fields for setting in settings if setting.policy == "wait-k"]
-    unlike = sorted({fields["k"] for fields in waits if not is_trained(fields["k"], fields["l"], config)})
-    if unlike and runner.jobs > 1:  # a single process says it itself
-        say_warning(f"K={', '.join(map(str, unlike))} with this L is unlike training; expect more mistakes")
+    untrained = sorted({fields["k"] for fields in waits if not is_trained(fields["k"], fields["l"], config)})
+    if untrained and runner.jobs > 1:  # in a single process the session itself warns
+        say_warning(f"models are not trained with K={', '.join(map(str, untrained))} and this L; expect more mistakes")
     return settings
 
 
-def _say_what_to_expect(samples: Samples, manifest: Path, runner: Runner, metric: str) -> None:
+def _report_samples(samples: Samples, manifest: Path, runner: Runner, metric: str) -> None:
     if samples.left_out:
-        asked = " or have no question" if runner.questions else ""
-        spoken = f"are spoken in other languages than {runner.pair.source}{asked}"
-        say(f"{samples.left_out} lines of {manifest} {spoken} and are left out")
+        reason = f"are not in language {runner.pair.source}"
+        reason += " or have no question" if runner.questions else ""
+        say(f"{samples.left_out} lines of {manifest} {reason} and are left out")
     if metric == "bleu" and all(len(item.reference.split()) < BLEU_WORDS for item in samples.items):
-        say_warning(
-            f"no reference has {BLEU_WORDS} words, so BLEU is 0 whatever is written; choose --metric chrf or another"
-        )
+        say_warning(f"no reference has {BLEU_WORDS} words, so BLEU is always 0; choose --metric chrf or another")
 
 
 def _run(runner: Runner, samples: Samples, settings: Sequence[Setting], store: Store) -> list[list[Instance]]:
-    """Run what is not finished, and say at Ctrl-C how to go on."""
+    """Run all unfinished settings; at Ctrl-C, print how to go on."""
     try:
         with shown_count("utterances", transient=True) as progress:
             return runner.run(samples.items, settings, store, progress)
@@ -237,4 +252,4 @@ def _show(results: Sequence[SettingResult], qualities: Sequence[str], metric: st
     for line in signatures(results):
         say(line)
     if silent := sum(result.silent for result in results):
-        say(f"nothing was written for {silent} utterances; latency scores leave them out, as SimulEval's do")
+        say(f"{silent} utterances have no text; the latency scores leave them out, as SimulEval's do")

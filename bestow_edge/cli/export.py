@@ -1,4 +1,4 @@
-"""`bestow-edge export`: checkpoint to bundle. Knows the exporter's front door and how to show its progress."""
+"""`bestow-edge export`: exports a checkpoint as a bundle. The work is in `bestow_edge.export.pipeline`."""
 
 from __future__ import annotations
 
@@ -20,48 +20,57 @@ if TYPE_CHECKING:
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Directory of a checkpoint.")],
-    out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="Directory to make.")],
+    out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="Directory of the new bundle.")],
     target: Annotated[
         Target,
-        typer.Option("--target", help="What it is to run on; tensorrt: float16 and standard operators, for engines."),
+        typer.Option("--target", help="Device of the bundle; tensorrt: float16 and standard operators, for engines."),
     ] = "cpu",
     precision: Annotated[
         str | None,
         typer.Option(
             "--precision",
             metavar="NAME|PART=NAME,...",
-            help="fp32, fp16, int8 or int4 (not the encoder); default: int8, and int4 for LLMs above 0.3 billion; "
-            "on GPUs fp16.",
+            help="fp32, fp16, int8 or int4 for all parts, or by part: encoder (no int4), connector, llm. "
+            "Default: int8; int4 for LLMs from 0.3 billion weights; fp16 for GPUs.",
         ),
     ] = None,
     utterances: Annotated[
         Path | None,
-        typer.Option("--utterances", metavar="MANIFEST", help="Speech to compare with fp32; default: spoken digits."),
+        typer.Option(
+            "--utterances", metavar="MANIFEST", help="Speech for the comparison with fp32; default: spoken digits."
+        ),
     ] = None,
     least_agreement: Annotated[
-        float, typer.Option("--least-agreement", min=0, max=1, help="Share of decisions that must be fp32's; 0 = any.")
+        float,
+        typer.Option(
+            "--least-agreement",
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Least share of decisions that must equal those of fp32; 0: no comparison.",
+        ),
     ] = 0.95,
-    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Export a checkpoint as a bundle of three ONNX graphs, compared with PyTorch.
+    """Export a checkpoint as a bundle of ONNX graphs and compare them with PyTorch.
 
-    What the precision costs is measured on real speech: each next token, after the same text, against fp32 graphs.
-    Nothing is left behind where a step or the comparison fails. Needs the extra `export`.
+    The comparison with fp32 runs on speech: does the same text get the same next token?
+    If a step or a comparison fails, no bundle is written.
+    Needs the extra `export`.
 
-    \b
     Examples:
       bestow-edge export runs/digits/checkpoint --out digits
       bestow-edge export runs/digits/checkpoint --out digits --precision fp32 --force
       bestow-edge export ckpt --out bundle --precision encoder=int8,llm=int4 --utterances dev.jsonl
       bestow-edge export ckpt --out bundle --target tensorrt --utterances dev.jsonl
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     with shown_steps() as step:
         step("loading torch")
         with needs_extra("export"):
             from bestow_edge.export.pipeline import Check, export_bundle
 
-            # It warns that torchvision is absent; importing torch sets its level, so this comes after.
+            # Its warning about torchvision does not concern this package. The import of torch resets the level.
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             check = Check(utterances, least_agreement)
             result = export_bundle(
@@ -71,7 +80,7 @@ def export(
 
 
 def _write(result: ExportResult, *, as_json: bool) -> None:
-    files = result.manifest.files
+    files, quantization = result.manifest.files, result.manifest.quantization
     if as_json:
         write_json(
             {
@@ -79,7 +88,7 @@ def _write(result: ExportResult, *, as_json: bool) -> None:
                 "bytes": sum(entry.size for entry in files),
                 "files": {entry.path: entry.size for entry in files},
                 "parity": [asdict(row) for row in result.manifest.parity],
-                "quantization": asdict(report) if (report := result.manifest.quantization) else None,
+                "quantization": None if quantization is None else asdict(quantization),
             }
         )
         return

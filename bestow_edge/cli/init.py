@@ -1,4 +1,4 @@
-"""`bestow-edge init`: a checkpoint out of a pretrained speech encoder and a pretrained LLM."""
+"""`bestow-edge init`: makes a checkpoint from a whole model, or from a pretrained speech encoder and an LLM."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 ADAPTER = CrossAdapterConfig(num_layers=2)
 POLICY = PolicyConfig()
 
-
 Whole = Annotated[
     str | None,
     typer.Option(
-        "--from", metavar="W", help="Folder or Hub id of a Whisper or of NeMo's SALM, to take whole; no training."
+        "--from",
+        metavar="MODEL",
+        help="Folder or Hub id of a Whisper, SALM or Qwen3-ASR to use whole, without training.",
     ),
 ]
 Padding = Annotated[
@@ -33,7 +34,7 @@ Padding = Annotated[
         "--padding",
         min=0,
         metavar="S",
-        help="Whole Whisper: seconds of silence behind the audio, 8 if not given; 30 as in its training.",
+        help="Whole Whisper: seconds of silence behind the audio, which end its text; 8 if not given.",
     ),
 ]
 Instruction = Annotated[
@@ -41,49 +42,54 @@ Instruction = Annotated[
     typer.Option(
         "--instruction",
         metavar="TEXT",
-        help="Whole SALM: instruction before the speech, with {source}, {target} and {task} for those of a pair.",
+        help="Whole SALM: instruction before the speech; {source}, {target} and {task} are those of the pair.",
     ),
 ]
 Encoder = Annotated[
     str | None,
-    typer.Option("--encoder", metavar="X", help="Folder, .nemo file or Hub id of a FastConformer or Whisper encoder."),
+    typer.Option(
+        "--encoder", metavar="ENCODER", help="Folder, .nemo file or Hub id of a FastConformer or Whisper encoder."
+    ),
 ]
 Llm = Annotated[
     str | None,
     typer.Option(
         "--llm",
-        metavar="Y",
-        help="Folder or Hub id of a decoder-only LLM; for a whole SALM, of its config and tokenizer.",
+        metavar="LLM",
+        help="Folder or Hub id of a decoder-only LLM. Whole SALM: of the LLM whose config and tokenizer it uses.",
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="CKPT", help="Directory to make.")]
+Out = Annotated[Path, typer.Option("--out", metavar="CKPT", help="Directory of the new checkpoint.")]
 Pairs = Annotated[
     str | None,
     typer.Option(
-        "--pairs", metavar="PAIR,...", help="Pairs to train for, en-en if not given; of a SALM those it knows."
+        "--pairs", metavar="PAIR,...", help="Language pairs of the training; en-en if not given. Whole SALM: its pairs."
     ),
 ]
 Layers = Annotated[int, typer.Option("--adapter-layers", min=1, metavar="N", help="Layers of the adapter.")]
 Width = Annotated[int, typer.Option("--adapter-width", min=1, metavar="N", help="Width of the adapter.")]
-Heads = Annotated[int, typer.Option("--adapter-heads", min=1, metavar="N", help="Heads of its attentions.")]
-Ffn = Annotated[int, typer.Option("--adapter-ffn", min=1, metavar="N", help="Its feed-forward width over its width.")]
+Heads = Annotated[int, typer.Option("--adapter-heads", min=1, metavar="N", help="Attention heads of the adapter.")]
+Ffn = Annotated[
+    int, typer.Option("--adapter-ffn", min=1, metavar="N", help="Feed-forward width of the adapter over its width.")
+]
 Mixer = Annotated[
     Literal["attention", "lstm", "none"],
-    typer.Option("--text-mixer", help="What mixes text; lstm needs --adapter-layers 1."),
+    typer.Option("--text-mixer", help="Mixing of text positions; lstm needs --adapter-layers 1."),
 ]
 PromptMode = Annotated[
-    Literal["null_frame", "bypass"], typer.Option("--prompt-mode", help="What the prompt sees of the adapter.")
+    Literal["null_frame", "bypass"],
+    typer.Option("--prompt-mode", help="Prompt tokens see a null frame in place of speech, or bypass the adapter."),
 ]
-K = Annotated[int, typer.Option("--k", min=1, metavar="N", help="wait-k: blocks heard before the first token.")]
-L = Annotated[int, typer.Option("--l", min=1, metavar="N", help="Steps of 80 ms in a block.")]
+K = Annotated[int, typer.Option("--k", min=1, metavar="N", help=f"{options.K_HELP}.")]
+L = Annotated[int, typer.Option("--l", min=1, metavar="N", help=f"{options.L_HELP}.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
-    typer.Option("--dtype", help="Of the stored weights; auto keeps what the parts have."),
+    typer.Option("--dtype", help="Dtype of the stored weights; auto keeps that of each part."),
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of the adapter's first weights.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never download: files and the Hub's cache alone.")]
-AllNames = Annotated[bool, typer.Option("--all-names", help="Name every weight that does not fit.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a checkpoint that is there.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the adapter's weights.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use only files and the Hub's cache, no download.")]
+AllNames = Annotated[bool, typer.Option("--all-names", help="In errors, name every missing or unknown weight.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing checkpoint.")]
 
 
 def init(
@@ -109,19 +115,20 @@ def init(
     force: Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Make a checkpoint: of a whole Whisper or SALM, or of a pretrained encoder, a pretrained LLM and a fresh adapter.
+    """Make a checkpoint from a whole model, or from a pretrained encoder, a pretrained LLM and a new adapter.
 
-    A whole model is ready to export and needs no training. Of parts, the encoder alone is taken from X; with it comes
-    the front-end it was trained with. From Y come model, tokenizer, chat format and end tokens. Until it is trained the
-    adapter changes nothing. Needs the extra `train`.
+    A whole Whisper, SALM or Qwen3-ASR needs no training: export its checkpoint.
+    Only the encoder and the front-end of ENCODER are used.
+    LLM brings its weights, tokenizer, chat format and end tokens.
+    The new adapter changes no text until it is trained.
+    Needs the extra `train`.
 
-    \b
     Examples:
       bestow-edge init --from openai/whisper-base --out whisper
       bestow-edge init --from nvidia/canary-qwen-2.5b --out canary
       bestow-edge init --encoder nvidia/nemotron-speech-streaming-en-0.6b --llm Qwen/Qwen3-0.6B --out start
       bestow-edge init --encoder model.nemo --llm models/SmolLM2-135M-Instruct --pairs en-en,en-de --out start --offline
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     _check_sources(whole, encoder, llm)
     with shown_steps() as step:
         step("loading torch")
@@ -151,11 +158,11 @@ def init(
 
 
 def _check_sources(whole: str | None, encoder: str | None, llm: str | None) -> None:
-    """Refuse a whole model beside an encoder, and a part alone."""
+    """Refuse a whole model together with an encoder, and a single part."""
     if whole is not None and encoder is not None:
         raise ConfigError("--from takes a whole model; leave out --encoder")
     if whole is None and (encoder is None or llm is None):
-        raise ConfigError("parts are missing: give --encoder and --llm, or a whole model by --from")
+        raise ConfigError("parts are missing: give --encoder and --llm, or a whole model with --from")
 
 
 def _report(result: InitResult, *, as_json: bool) -> None:
@@ -181,6 +188,6 @@ def _report(result: InitResult, *, as_json: bool) -> None:
         say(note)
     if result.left_out:
         counts = ", ".join(f"{count} of {part}" for part, count in sorted(result.left_out.items()))
-        say(f"not taken from the recogniser, weights: {counts}")
+        say(f"unused weights of the recogniser: {counts}")
     if not result.has_chat_template:
         say("the LLM's tokenizer has no chat template: the prompt is the plain instruction and a new line")

@@ -1,4 +1,7 @@
-"""`bestow-edge inspect`: what a bundle or a checkpoint holds. Reads JSON and headers alone: no torch, no graph runs."""
+"""`bestow-edge inspect`: shows the contents of a bundle or a checkpoint.
+
+It reads JSON and the headers of weights. It needs no torch and runs no graph.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,12 @@ def inspect(
     path: Annotated[Path, typer.Argument(metavar="BUNDLE|CKPT", help="Directory of a bundle or of a checkpoint.")],
     as_json: options.Json = False,
 ) -> None:
-    """Show what a bundle or a checkpoint holds.
+    """Show sizes, graphs, precision and policy of a bundle, or sizes and policy of a checkpoint.
 
-    \b
     Examples:
       bestow-edge inspect my-bundle
       bestow-edge inspect runs/digits/checkpoint --json
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     if (path / MANIFEST_FILE).is_file():
         manifest = read_manifest(path)
         if as_json:
@@ -88,12 +90,12 @@ def _bundle_tables(path: Path, manifest: BundleManifest) -> list[Table]:
 
 
 def _first_states(spec: GraphSpec) -> list[str]:
-    """Name a graph's states, whose number grows with the layers, in one line."""
+    """Summarise a graph's states in one line, because a model with many layers has many."""
     return [f"{len(spec.states)} states, returned as {NEXT}...: {spec.states[0]} ..."] if spec.states else []
 
 
 def parity_table(manifest: BundleManifest) -> Table:
-    """Return how the graphs compared with PyTorch at export."""
+    """Return the comparison of the graphs with PyTorch at export."""
     table = new_table("Parity with PyTorch at export", "graph", "precision", "sizes", "error", "allowed")
     for row in manifest.parity:
         table.add_row(row.graph, row.precision, row.case, f"{row.error:.1e}", f"{row.tolerance:.1e}")
@@ -101,19 +103,18 @@ def parity_table(manifest: BundleManifest) -> Table:
 
 
 def quantization_tables(manifest: BundleManifest) -> list[Table]:
-    """Return what the bundle's precisions cost, nothing if all graphs are fp32."""
+    """Return the cost of the bundle's precisions; no table if all graphs are fp32."""
     if (report := manifest.quantization) is None:
         return []
-    title = "What precision costs: not compared with fp32 on speech"
+    title = "Cost of precision: not compared with fp32 on speech"
     if report.decisions:
         compared = f"{report.decisions} decisions on {report.utterances} recordings"
-        title = f"What precision costs: {report.agreement:.1%} of {compared} are those of fp32"
-    table = new_table(
-        title, "graph", "precision", "size", "bits a weight", "error", "alone", numbers=("size", "bits a weight")
-    )
+        title = f"Cost of precision: {report.agreement:.1%} of {compared} equal those of fp32"
+    columns = "graph", "precision", "size", "bits a weight", "error", "equal, others fp32"
+    table = new_table(title, *columns, numbers=("size", "bits a weight"))
     for row in report.rows:
-        alone = f"{row.agreement:.1%}" if report.decisions and row.agreement is not None else "-"
-        cells = (megabytes(row.bytes), f"{row.bits_per_weight:.2f}", f"{row.error:.1e}", alone)
+        equal = f"{row.agreement:.1%}" if report.decisions and row.agreement is not None else "-"
+        cells = (megabytes(row.bytes), f"{row.bits_per_weight:.2f}", f"{row.error:.1e}", equal)
         table.add_row(row.graph, row.precision, *cells)
     return [table]
 

@@ -1,8 +1,8 @@
-"""The command `bestow-edge`: puts the commands together and turns every error into one sentence and an exit code.
+"""The program `bestow-edge`: collects the commands and prints each error as one sentence with an exit code.
 
-Exit codes: 0 done, 1 a check failed (verify, doctor, replay), 2 wrong use, an error with its message on stderr, or
-problems in data (data check), 130 Ctrl-C, 143 SIGTERM where training saved first.
-Commands import what is heavy when they run, so that `--help` costs nothing.
+Exit codes: 0 success, 1 a failed check (verify, doctor, replay), 2 wrong use, an error, or problems in data (data
+check), 130 Ctrl-C, 143 SIGTERM after training has saved.
+Commands import heavy modules when they run, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, cast
 import typer
 
 from bestow_edge import __version__
-from bestow_edge.cli import data, engines
+from bestow_edge.cli import data, engines, options
 from bestow_edge.cli.bench import bench
 from bestow_edge.cli.doctor import devices, doctor
 from bestow_edge.cli.evaluate import evaluate
@@ -31,11 +31,14 @@ from bestow_edge.cli.verify import verify
 from bestow_edge.core.errors import BestowEdgeError
 
 USAGE, INTERRUPTED = 2, 130
-UsageError = cast(type[Exception], typer.BadParameter.__mro__[2])  # typer's own click or click's; not exported by typer
+UsageError = cast(
+    type[Exception], typer.BadParameter.__mro__[2]
+)  # of click, or of typer's copy of click; typer does not export it
 
 app = typer.Typer(
     name="bestow-edge",
     add_completion=False,
+    rich_markup_mode="rich",  # keeps the lines of docstrings
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run, export and train BESTOW streaming speech models: speech in, text out, without torch at run time.",
@@ -60,16 +63,15 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Show the help where no command is given."""
-    if context.invoked_subcommand is None:
-        write(context.get_help())
+    """Print the help if no command is given."""
+    options.help_without_command(context)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
     Args:
-        arguments: what follows the program's name; None takes it from `sys.argv`.
+        arguments: command-line arguments without the program's name; None = those of `sys.argv`.
     """
     use_utf8()
     with logs_on_stderr():
@@ -86,7 +88,7 @@ def _run(arguments: list[str]) -> int:
     except UsageError as error:
         say_error(_usage(error))
         return USAGE
-    except (BestowEdgeError, OSError) as error:  # OSError: no permission, disk full, and the like
+    except (BestowEdgeError, OSError) as error:  # OSError: such as no permission or a full disk
         say_error(error)
         return USAGE
 

@@ -1,4 +1,4 @@
-"""`bestow-edge mic`: live text from a microphone, until Ctrl-C. Knows the microphone, a session and signals."""
+"""`bestow-edge mic`: live text from a microphone until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bestow_edge.cli import options
-from bestow_edge.cli.show.console import say
+from bestow_edge.cli.show.console import say, say_warning
 from bestow_edge.cli.show.delay import announce
 from bestow_edge.core.errors import AudioDeviceError
 from bestow_edge.core.request import Request
@@ -23,39 +23,52 @@ if TYPE_CHECKING:
     from bestow_edge.runtime.audio.microphone import Microphone
     from bestow_edge.runtime.records.trace import Tracer
 
+MicDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--mic-device",
+        metavar="NAME|INDEX",
+        help="Microphone: index or part of the name in `bestow-edge devices`; default: the system's.",
+    ),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option("--seconds", min=0, metavar="S", help="Stop after S seconds of audio; default: at Ctrl-C."),
+]
+DeviceRate = Annotated[
+    int | None,
+    typer.Option("--device-rate", min=1, metavar="HZ", help="Sampling rate of the microphone; default: its own."),
+]
+
 
 def mic(
     lang: options.Lang = None,
     ask: options.Ask = None,
     bundle: options.Bundle = None,
-    mic_device: Annotated[
-        str | None, typer.Option("--mic-device", metavar="NAME|INDEX", help="As `bestow-edge devices` lists it.")
-    ] = None,
+    mic_device: MicDevice = None,
     policy: options.Policy = None,
     k: options.K = None,
     l: options.L = None,  # noqa: E741 - the paper's letter
     threshold: options.Threshold = None,
     lookahead: options.Lookahead = None,
     latency: options.Latency = None,
-    seconds: Annotated[float | None, typer.Option(min=0.0, metavar="S", help="Stop after so much audio.")] = None,
+    seconds: Seconds = None,
     trace: options.Trace = None,
     as_json: options.Json = False,
-    device_rate: Annotated[
-        int | None, typer.Option(min=1, metavar="HZ", help="Sampling rate of the device; default: its own.")
-    ] = None,
+    device_rate: DeviceRate = None,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
 ) -> None:
-    """Write what is said into a microphone, as it is said.
+    """Write live text from a microphone.
 
-    Ctrl-C stops listening, writes the rest and ends; a second one ends at once.
-    On a terminal a line shows level, lag and whether the machine keeps up, and each pair has a line that grows.
-    Elsewhere, with several pairs, what is new of each is a line of its own; put together they are its text.
-    Questions are answered at the end, beside a pair also after each pause; with a policy or a latency as a stream.
-    With --trace a second one, too, leaves what was heard in the file.
-    With --latency the machine is measured first, for two seconds.
+    Ctrl-C stops the recording and writes the rest of the text. A second Ctrl-C ends at once.
+    A terminal shows a growing line for each text, and a line with level, lag and seconds of audio.
+    Elsewhere, several texts have a labelled line for each new piece; the pieces, joined, are the text.
+    Questions are answered at the end and, beside a pair, after each pause.
+    With --policy, --k, --l, --threshold or --latency, they are answered as a stream.
+    With --trace, the file has all audio so far even after a second Ctrl-C.
+    With --latency, a measurement of this machine comes first and takes two seconds.
 
-    \b
     Examples:
       bestow-edge mic
       bestow-edge mic --lang de-en --mic-device USB
@@ -64,7 +77,7 @@ def mic(
       bestow-edge mic --latency 2.5s
       bestow-edge mic --seconds 30 --json > events.jsonl
       bestow-edge mic --trace talk.trace
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     request = Request(
         lang=lang, ask=tuple(ask or ()), policy=policy, k=k, l=l, threshold=threshold, lookahead=lookahead,
         latency=latency,
@@ -80,19 +93,21 @@ def mic(
     announce(request, model, calibrate)
     session = model.open(request) if trace is None else Tracer(model.open(request), trace)
     with session, microphone, _stopped_by_ctrl_c(microphone):
-        source, asked = f"{microphone.device} at {microphone.device_rate_hz} Hz", ", ".join(map(str, request.asked))
-        say(f"listening to {source}, {asked}; Ctrl-C ends")
+        source, prompts = f"{microphone.device} at {microphone.device_rate_hz} Hz", ", ".join(map(str, request.asked))
+        say(f"listening to {source}, {prompts}; Ctrl-C ends")
         _listen(microphone, session, request.asked, as_json=as_json)
-    _say_lost(microphone)
+    _warn_of_lost_audio(microphone)
 
 
-def _listen(microphone: Microphone, session: Session | Tracer, asked: Sequence[AboutSpeech], *, as_json: bool) -> None:
-    """Show text until the microphone ends, however it ends; nothing that was heard is lost."""
+def _listen(
+    microphone: Microphone, session: Session | Tracer, prompts: Sequence[AboutSpeech], *, as_json: bool
+) -> None:
+    """Show text until the microphone stops. If it fails, the text of all audio so far is shown before the error."""
     from bestow_edge.cli.show.captions import Captions, Status, level_db
 
     started_s, rate_hz = time.monotonic(), session.sample_rate_hz
     num_samples = 0
-    with Captions(asked, as_json=as_json) as captions:
+    with Captions(prompts, as_json=as_json) as captions:
         try:
             for block in microphone:
                 events = session.feed(block)
@@ -119,8 +134,8 @@ def _stopped_by_ctrl_c(microphone: Microphone) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _say_lost(microphone: Microphone) -> None:
+def _warn_of_lost_audio(microphone: Microphone) -> None:
     if microphone.num_overflows:
-        say(f"warning: audio was lost {microphone.num_overflows} times because the machine did not keep up")
+        say_warning(f"audio was lost {microphone.num_overflows} times because the machine did not keep up")
     if microphone.num_dropped_blocks:
-        say(f"warning: {microphone.num_dropped_blocks} recorded blocks were not used")
+        say_warning(f"{microphone.num_dropped_blocks} recorded blocks were not used")

@@ -1,4 +1,4 @@
-"""Arguments that several commands take, declared once. Knows typer only."""
+"""Arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -9,50 +9,54 @@ import typer
 
 from bestow_edge.core.config import PolicyName
 
+K_HELP = "wait-k: blocks of L steps before the first token"
+L_HELP = "Encoder steps (80 ms) in a block"
+THRESHOLD_HELP = "align-att: steps (80 ms) between the attention's peak and the newest step"
+LOOKAHEAD_HELP = "Future steps (80 ms) that the encoder sees"
+
 Lang = Annotated[
     str | None,
     typer.Option(
         "--lang",
         metavar="SOURCE-TARGET,...",
-        help="Languages of speech and text; en-en transcribes, en-en,en-de both; default: en-de. With --ask, en (the "
-        "default then) is the language of the speech and nothing else is written.",
+        help="Language pairs: en-en transcribes, en-de translates, en-en,en-de does both. With --ask, one language "
+        "such as en gives only answers. Default: en-de; with --ask: en.",
     ),
 ]
 Ask = Annotated[
-    list[str] | None,
-    typer.Option("--ask", metavar="QUESTION", help="Question about the speech; may be given more than once."),
+    list[str] | None, typer.Option("--ask", metavar="QUESTION", help="Question about the speech; repeatable.")
 ]
-Bundle = Annotated[
-    Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle to run; without it the embedded demo.")
+Bundle = Annotated[Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle; default: the embedded demo.")]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="DEVICE", help="cpu, a GPU such as cuda:0, or tensorrt:0 for TensorRT engines."),
 ]
-Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda:0, or tensorrt:0 for engines.")]
-Threads = Annotated[int, typer.Option("--threads", min=0, metavar="N", help="CPU threads; 0 = one for each core.")]
-Policy = Annotated[
-    PolicyName | None, typer.Option("--policy", help="When to write; default: the model's, wait-k in the demo.")
-]
-K = Annotated[
-    int | None,
-    typer.Option("--k", min=1, metavar="N", help="wait-k: blocks heard before the first token; default: bundle's."),
-]
-L = Annotated[
-    int | None, typer.Option("--l", min=1, metavar="N", help="Steps of 80 ms in a block; default: the bundle's.")
-]
+Threads = Annotated[int, typer.Option("--threads", min=0, metavar="N", help="CPU threads; 0: one for each core.")]
+Policy = Annotated[PolicyName | None, typer.Option("--policy", help="When to write text; default: the bundle's.")]
+K = Annotated[int | None, typer.Option("--k", min=1, metavar="N", help=f"{K_HELP}; default: the bundle's.")]
+L = Annotated[int | None, typer.Option("--l", min=1, metavar="N", help=f"{L_HELP}; default: the bundle's.")]
 Threshold = Annotated[
-    int | None,
-    typer.Option(
-        "--threshold", min=0, metavar="N", help="align-att: steps of 80 ms that must follow where a token looks."
-    ),
+    int | None, typer.Option("--threshold", min=0, metavar="N", help=f"{THRESHOLD_HELP}; default: the bundle's.")
 ]
 Lookahead = Annotated[
-    int | None,
-    typer.Option("--lookahead", min=0, metavar="N", help="Steps of 80 ms the encoder looks ahead; default: bundle's."),
+    int | None, typer.Option("--lookahead", min=0, metavar="N", help=f"{LOOKAHEAD_HELP}; default: the bundle's.")
 ]
 Latency = Annotated[
     str | None,
-    typer.Option("--latency", metavar="TIME", help="Delay such as 2.5s or 800ms instead of --k, --l and --lookahead."),
+    typer.Option(
+        "--latency",
+        metavar="TIME",
+        help="Longest delay of the first token, such as 2.5s or 800ms; chooses K, L and look-ahead of wait-k.",
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Trace = Annotated[
     Path | None,
-    typer.Option("--trace", metavar="FILE", help="Record audio, decisions and times, for `bestow-edge replay`."),
+    typer.Option("--trace", metavar="FILE", help="Record audio, decisions and times for `bestow-edge replay`."),
 ]
+
+
+def help_without_command(context: typer.Context) -> None:
+    """Print the help of a group of commands if no command is given."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())

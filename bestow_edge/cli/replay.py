@@ -1,4 +1,4 @@
-"""`bestow-edge replay`: a recorded stream run again, unchanged or with other settings. Knows traces and the runtime."""
+"""`bestow-edge replay`: runs a recorded stream again, with the same or with other settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from bestow_edge.cli import options
 from bestow_edge.cli.show.console import write, write_json
-from bestow_edge.cli.show.prompts import asked_record, labels, policy_record
+from bestow_edge.cli.show.prompts import labels, policy_record, prompt_record
 from bestow_edge.cli.show.texts import texts
 from bestow_edge.core.config import PolicyName
 from bestow_edge.core.request import change_policy, default_policy, given_fields
@@ -26,33 +26,44 @@ DIFFERENT = 1  # exit code
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `run --stream` or `mic` recorded with --trace.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Trace of `run --stream` or `mic`.")],
     bundle: options.Bundle = None,
     any_bundle: Annotated[
-        bool, typer.Option("--any-bundle", help="Accept another bundle than the recorded one, to compare the two.")
+        bool, typer.Option("--any-bundle", help="Accept another bundle than the recorded one.")
     ] = False,
-    policy: Annotated[PolicyName | None, typer.Option("--policy", help="Default: the recorded one.")] = None,
-    k: Annotated[int | None, typer.Option("--k", min=1, metavar="N", help="Default: recorded.")] = None,
-    l: Annotated[int | None, typer.Option("--l", min=1, metavar="N", help="Default: recorded.")] = None,  # noqa: E741
-    threshold: options.Threshold = None,
+    policy: Annotated[
+        PolicyName | None,
+        typer.Option("--policy", help="When to write text, with the bundle's values; default: as recorded."),
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option("--k", min=1, metavar="N", help=f"{options.K_HELP}; default: as recorded.")
+    ] = None,
+    l: Annotated[  # noqa: E741 - the paper's letter
+        int | None, typer.Option("--l", min=1, metavar="N", help=f"{options.L_HELP}; default: as recorded.")
+    ] = None,
+    threshold: Annotated[
+        int | None,
+        typer.Option("--threshold", min=0, metavar="N", help=f"{options.THRESHOLD_HELP}; default: as recorded."),
+    ] = None,
     lookahead: Annotated[
-        int | None, typer.Option("--lookahead", min=0, metavar="N", help="Default: the recorded one.")
+        int | None,
+        typer.Option("--lookahead", min=0, metavar="N", help=f"{options.LOOKAHEAD_HELP}; default: as recorded."),
     ] = None,
     as_json: options.Json = False,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
 ) -> None:
-    """Run a recorded stream again, block by block as it was heard.
+    """Run a recorded stream again with the same blocks of audio.
 
-    Unchanged, the text must be the recorded one: if it is not, the first difference is shown and the exit code is 1.
-    With other settings or another bundle both texts are shown.
+    With the recorded settings and bundle, the text must be the same.
+    If it differs, the command shows the first difference and has exit code 1.
+    With other settings or another bundle, it shows both texts.
 
-    \b
     Examples:
       bestow-edge replay talk.trace
       bestow-edge replay talk.trace --k 6 --lookahead 1
       bestow-edge replay talk.trace --policy align-att --json
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     from bestow_edge.runtime import load
     from bestow_edge.runtime.records import replay as runtime
     from bestow_edge.runtime.records.trace import read_trace
@@ -73,39 +84,43 @@ def replay(
 
 
 def _policies(trace: Trace, model: Model, name: PolicyName | None, given: Mapping[str, int]) -> list[Policy]:
-    """Return the policy of each prompt; fields alone are for the texts beside questions that were asked at the end."""
+    """Return the policy of each prompt.
+
+    Fields without a policy change the texts, not the questions beside them that are answered at the end.
+    """
     if name is not None:
         return [change_policy(default_policy(name, model.config.policy), given)] * len(trace.header.prompts)
     from bestow_edge.core.policy import Offline
 
-    recorded = [(one, prompt.question) for one, prompt in zip(trace.policies, trace.header.prompts, strict=True)]
-    held = [bool(question) and isinstance(one, Offline) for one, question in recorded]
+    recorded = list(zip(trace.policies, trace.header.prompts, strict=True))
+    at_end = [bool(prompt.question) and isinstance(policy, Offline) for policy, prompt in recorded]
+    if all(at_end):
+        return [change_policy(policy, given) for policy in trace.policies]
     return [
-        one if waits and not all(held) else change_policy(one, given)
-        for (one, _), waits in zip(recorded, held, strict=True)
+        policy if last else change_policy(policy, given) for policy, last in zip(trace.policies, at_end, strict=True)
     ]
 
 
 def _replayed(trace: Trace, policies: list[Policy], lookahead: int | None) -> TraceHeader:
-    """Return the recorded settings with those of the replay in their place."""
+    """Return the recorded header with the settings of the replay."""
     from bestow_edge.runtime.records.trace import describe_prompt
 
-    asked = [prompt.asked for prompt in trace.header.prompts]
-    prompts = tuple(describe_prompt(what, policy) for what, policy in zip(asked, policies, strict=True))
-    used = trace.header.lookahead if lookahead is None else lookahead
-    return dataclasses.replace(trace.header, prompts=prompts, lookahead=used)
+    recorded = zip(trace.header.prompts, policies, strict=True)
+    prompts = tuple(describe_prompt(prompt.asked, policy) for prompt, policy in recorded)
+    lookahead = trace.header.lookahead if lookahead is None else lookahead
+    return dataclasses.replace(trace.header, prompts=prompts, lookahead=lookahead)
 
 
 def _show(trace: Trace, header: TraceHeader, events: Sequence[Event], difference: str | None, *, changed: bool) -> None:
-    asked = [prompt.asked for prompt in header.prompts]
-    replayed = texts(events, len(asked))
+    prompts = [prompt.asked for prompt in header.prompts]
+    replayed = texts(events, len(prompts))
     if difference is None and not changed:
-        for label, text in zip(labels(asked), replayed, strict=True):
+        for label, text in zip(labels(prompts), replayed, strict=True):
             write(label + text)
-        rounded = "" if trace.events == tuple(events) else "; log-probabilities or places in the audio differ"
+        rounded = "" if trace.events == tuple(events) else "; log-probabilities or times differ"
         write(SAME + rounded)
         return
-    for number, recorded in enumerate(texts(trace.events, len(asked))):
+    for number, recorded in enumerate(texts(trace.events, len(prompts))):
         write(f"recorded, {_settings(trace.header, number)}: {recorded}")
         write(f"replayed, {_settings(header, number)}: {replayed[number]}")
     write(f"first difference: {difference}" if difference else SAME)
@@ -118,16 +133,15 @@ def _record(trace: Trace, header: TraceHeader, events: Sequence[Event]) -> dict[
         "duration_s": round(trace.duration_s, 3),
         "finished": header.finished,
         "texts": [
-            asked_record(prompt.asked) | {"recorded": old, "replayed": new}
+            prompt_record(prompt.asked) | {"recorded": old, "replayed": new}
             for prompt, old, new in zip(header.prompts, recorded, replayed, strict=True)
         ],
     }
 
 
 def _texts_record(header: TraceHeader, events: Sequence[Event]) -> list[dict[str, object]]:
-    said = texts(events, len(header.prompts))
-    policies = [policy_record(prompt, header.lookahead) for prompt in header.prompts]
-    return [{"policy": policy, "text": text} for policy, text in zip(policies, said, strict=True)]
+    rows = zip(header.prompts, texts(events, len(header.prompts)), strict=True)
+    return [{"policy": policy_record(prompt, header.lookahead), "text": text} for prompt, text in rows]
 
 
 def _settings(header: TraceHeader, number: int) -> str:

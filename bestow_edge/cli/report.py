@@ -1,4 +1,4 @@
-"""`bestow-edge report`: a bundle's model card, written by `bestow_edge.evaluation.report.model_card`."""
+"""`bestow-edge report`: writes a bundle's model card. The work is in `bestow_edge.evaluation.report.model_card`."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from bestow_edge.core.errors import ConfigError
 def report(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")],
     evaluations: Annotated[
-        list[Path] | None, typer.Option("--eval", metavar="DIR", help="What `bestow-edge eval` wrote; may be repeated.")
+        list[Path] | None,
+        typer.Option("--eval", metavar="DIR", help="Results of `bestow-edge eval` for the card; repeatable."),
     ] = None,
     about: Annotated[
-        Path | None, typer.Option("--about", metavar="FILE", help="Markdown about data and licence.")
+        Path | None, typer.Option("--about", metavar="FILE", help="Markdown about data and licence, for the card.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Where the card goes; default: the terminal.")
+        Path | None, typer.Option("--out", metavar="FILE", help="File of the card; default: stdout.")
     ] = None,
 ) -> None:
     """Write a bundle's model card: data, sizes, precision, parity, quality, latency, hardware, versions, licence.
 
-    \b
     Examples:
       bestow-edge report my-bundle
       bestow-edge report my-bundle --eval scores --about data.md --out my-bundle.md
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     from bestow_edge.core.files import write_atomically
     from bestow_edge.evaluation.report.model_card import model_card
 

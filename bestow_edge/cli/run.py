@@ -1,4 +1,4 @@
-"""`bestow-edge run`: audio files to text, offline or as a stream. Knows files and the public runtime."""
+"""`bestow-edge run`: writes the text of audio files, offline or as a stream."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from bestow_edge.cli import options
 from bestow_edge.cli.show.console import err, say_error, write, write_json
 from bestow_edge.cli.show.delay import announce
-from bestow_edge.cli.show.prompts import asked_record, labels, languages, policy_record
+from bestow_edge.cli.show.prompts import labels, languages, policy_record, prompt_record
 from bestow_edge.cli.show.texts import StreamedTexts, event_record, texts
 from bestow_edge.core.errors import AudioError, SessionError
 from bestow_edge.core.prompts import Question
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from bestow_edge.runtime.records.trace import Tracer
 
 FEED_S = 10.0  # audio between two steps of the progress bar
-STEP_S = 0.08  # block of a stream: one encoder step
+STEP_S = 0.08  # audio between two steps of a stream: one encoder step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What is done with every file."""
+    """Settings for all files."""
 
     model: Model
     request: Request
@@ -44,30 +44,35 @@ class Job:
 
 
 def run(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="wav, flac, ogg or mp3, any rate.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Audio: wav, flac, ogg or mp3, any sampling rate.")
+    ],
     lang: options.Lang = None,
     ask: options.Ask = None,
     bundle: options.Bundle = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Write while listening, not at the end.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Write text while listening, not at the end.")] = False,
     policy: options.Policy = None,
     k: options.K = None,
     l: options.L = None,  # noqa: E741 - the paper's letter
     threshold: options.Threshold = None,
     lookahead: options.Lookahead = None,
     latency: options.Latency = None,
-    beam: Annotated[int, typer.Option("--beam", min=1, metavar="N", help="Hypotheses to search; not for streams.")] = 1,
+    beam: Annotated[
+        int, typer.Option("--beam", min=1, metavar="N", help="Hypotheses of the search; 1: greedy. Not with --stream.")
+    ] = 1,
     trace: options.Trace = None,
     as_json: options.Json = False,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
 ) -> None:
-    """Write the text of audio files, one line each, or one line for each pair of languages and question.
+    """Write the text of audio files: a line for each file, language pair and question.
 
-    With several, --stream writes what is new of each as a line of its own; put together they are its text.
-    Questions are answered when everything has been heard, unless --stream comes with a policy or a latency.
-    A file that cannot be read is reported, the others are done, and the exit code is 2.
+    With --stream, a single text grows on one line while the audio is read.
+    Several texts have a labelled line for each new piece; the pieces, joined, are the text.
+    Questions are answered after all audio.
+    With --stream and --policy, --k, --l, --threshold or --latency, they are answered as a stream.
+    A file that cannot be read is reported. The other files are read, and the exit code is 2.
 
-    \b
     Examples:
       bestow-edge run talk.wav
       bestow-edge run talk.wav --lang en-en,en-de
@@ -78,7 +83,7 @@ def run(
       bestow-edge run talk.wav --stream --latency 2.5s
       bestow-edge run talk.wav --stream --trace talk.trace
       bestow-edge run *.wav --lang en-en --json
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     request = Request(
         lang=lang, ask=tuple(ask or ()), stream=stream, policy=policy, k=k, l=l, threshold=threshold,
         lookahead=lookahead, latency=latency, beam_size=beam,
@@ -97,7 +102,7 @@ def run(
 
 
 def _try_file(path: Path, job: Job) -> bool:
-    """Do one file; return whether it went well."""
+    """Write the text of one file; return False after an error, which is printed."""
     from bestow_edge.runtime import read_audio
 
     try:
@@ -111,34 +116,34 @@ def _try_file(path: Path, job: Job) -> bool:
 def _file(path: Path, waveform: npt.NDArray[np.float32], job: Job) -> None:
     from bestow_edge.runtime.records.trace import Tracer
 
-    prefix, asked = f"{path}: " if job.prefixed else "", job.request.asked
+    prefix, prompts = f"{path}: " if job.prefixed else "", job.request.asked
     started_s = time.perf_counter()
     opened = job.model.open(job.request)
     with opened if job.trace is None else Tracer(opened, job.trace) as session:
-        heard = _heard(session, waveform, job)
+        batches = _feed(session, waveform, job)
         if job.request.stream and not job.as_json:
-            _write_growing(heard, StreamedTexts(asked, prefix))
+            _write_growing(batches, StreamedTexts(prompts, prefix))
             return
-        events = [event for added in heard for event in added]
+        events = [event for batch in batches for event in batch]
     wall_s = time.perf_counter() - started_s
     if job.as_json:
         write_json(_record(path, len(waveform) / job.model.sample_rate_hz, wall_s, events, job))
         return
-    for label, text in zip(labels(asked), texts(events, len(asked)), strict=True):
+    for label, text in zip(labels(prompts), texts(events, len(prompts)), strict=True):
         write(prefix + label + text)
 
 
-def _write_growing(heard: Iterator[list[Event]], streamed: StreamedTexts) -> None:
+def _write_growing(batches: Iterator[list[Event]], streamed: StreamedTexts) -> None:
     streamed.begin()
     try:
-        for events in heard:
+        for events in batches:
             streamed.add(events)
     finally:
         streamed.end()
 
 
-def _heard(session: Session | Tracer, waveform: npt.NDArray[np.float32], job: Job) -> Iterator[list[Event]]:
-    """Feed a file block by block; how it is cut never changes the text."""
+def _feed(session: Session | Tracer, waveform: npt.NDArray[np.float32], job: Job) -> Iterator[list[Event]]:
+    """Feed a file block by block and yield the events of each block. The size of blocks never changes the text."""
     from bestow_edge.runtime.audio.files import blocks
 
     block_samples = round((STEP_S if job.request.stream else FEED_S) * job.model.sample_rate_hz)
@@ -151,7 +156,7 @@ def _heard(session: Session | Tracer, waveform: npt.NDArray[np.float32], job: Jo
 
 @contextmanager
 def _bar(total: int, *, shown: bool) -> Iterator[Any]:  # Any: a function from a number of samples to nothing
-    """Show a bar on a terminal; not where text is written beside it."""
+    """Yield a function that moves a progress bar. The bar is shown on a terminal without growing text."""
     if not (shown and err.is_terminal):
         yield lambda _samples: None
         return
@@ -163,32 +168,38 @@ def _bar(total: int, *, shown: bool) -> Iterator[Any]:  # Any: a function from a
 
 
 def _record(path: Path, duration_s: float, wall_s: float, events: list[Event], job: Job) -> dict[str, object]:
-    asked = job.request.asked
+    prompts = job.request.asked
     record: dict[str, object] = {
         "file": str(path),
-        "lang": languages(asked),
-        **_texts_record(texts(events, len(asked)), job),
+        "lang": languages(prompts),
+        **_texts_record(texts(events, len(prompts)), job),
         "duration_s": round(duration_s, 3),
         "wall_s": round(wall_s, 3),
         "rtf": round(wall_s / duration_s, 4),
-        "policy": _policy_record(job, 0),  # of the texts; all of them have the same
+        "policy": _policy_record(job, 0),  # of the texts, which share it
     }
     if job.request.stream:
-        record["events"] = [event_record(event, asked) for event in events]
+        record["events"] = [event_record(event, prompts) for event in events]
     return record
 
 
-def _texts_record(said: Sequence[str], job: Job) -> dict[str, object]:
-    """Return what was written for pairs and, if there are any, the answers to questions with their policies."""
+def _texts_record(written: Sequence[str], job: Job) -> dict[str, object]:
+    """Return the texts of pairs, and the answers to questions with their policies, for JSON."""
     pairs: dict[str, str] = {}
     answers: list[dict[str, object]] = []
-    for row, (what, text) in enumerate(zip(job.request.asked, said, strict=True)):
-        if isinstance(what, Question):
-            answers.append(asked_record(what) | {"text": text, "policy": _policy_record(job, row)})
+    for row, (prompt, text) in enumerate(zip(job.request.asked, written, strict=True)):
+        if isinstance(prompt, Question):
+            answers.append(prompt_record(prompt) | {"text": text, "policy": _policy_record(job, row)})
         else:
-            pairs[str(what)] = text
-    record: dict[str, object] = {"text": said[0]} if len(pairs) == 1 else {"texts": pairs} if pairs else {}
-    return record | ({"answers": answers} if answers else {})
+            pairs[str(prompt)] = text
+    record: dict[str, object] = {}
+    if len(pairs) == 1:
+        record["text"] = written[0]
+    elif pairs:
+        record["texts"] = pairs
+    if answers:
+        record["answers"] = answers
+    return record
 
 
 def _policy_record(job: Job, row: int) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`bestow-edge train`: recipe to checkpoint. Knows the trainer's front door; what it shows is in `train_*`."""
+"""`bestow-edge train`: trains a model by a recipe. The work is in `bestow_edge.training`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bestow_edge.cli import options
 from bestow_edge.cli.show.console import needs_extra, say, write, write_json
 from bestow_edge.core.errors import BestowEdgeError, TrainingStoppedError
 
 if TYPE_CHECKING:
     from bestow_edge.training.recipe.recipe import Recipe
 
-INTERRUPTED = 128  # and the signal's number: 130 for Ctrl-C, 143 for SIGTERM
+SIGNALLED = 128  # exit code of signal 0; add its number: 130 for Ctrl-C, 143 for SIGTERM
 
 
 def train(
@@ -22,31 +23,32 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="Directory of the run; holds checkpoint/ at last. Default: runs/NAME."
+            "--out", metavar="DIR", help="Directory of the run and of its result, checkpoint/; default: runs/RECIPE."
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="DIR", help="What manifests are relative to; default: the recipe's."),
+        typer.Option("--data", metavar="DIR", help="Directory of the data files; default: the recipe's directory."),
     ] = None,
     init: Annotated[
-        Path | None, typer.Option("--init", metavar="CKPT", help="Checkpoint to start from, in place of the recipe's.")
+        Path | None, typer.Option("--init", metavar="CKPT", help="Checkpoint to start from; default: the recipe's.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show sizes, memory and the first batch, train nothing.")
+        bool, typer.Option("--dry-run", help="Show sizes, memory and the first batch; do not train.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Train a model by a recipe; a run that was stopped goes on by the same command.
+    """Train a model by a recipe.
 
-    Needs the extra `train`. Several processes: start it with accelerate's launcher or torchrun.
+    A stopped run goes on with the same command.
+    For several processes start the command with accelerate's launcher or torchrun.
+    Needs the extra `train`.
 
-    \b
     Examples:
       bestow-edge train examples/digits.yaml --data DATA --dry-run
       bestow-edge train examples/digits.yaml --data DATA --out runs/digits
       accelerate launch --multi_gpu --num_processes 8 -m bestow_edge.cli.main train recipe.yaml
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     with needs_extra("train"):
         from bestow_edge.training.recipe.recipe import load_recipe
 
@@ -69,7 +71,7 @@ def train(
 
 
 def is_first_process() -> bool:
-    """Say whether this process is the one that speaks, of those a launcher has started."""
+    """Return whether this is the first process of a launcher, the one that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -86,18 +88,18 @@ def _train(recipe: Recipe, data_dir: Path, out: Path) -> Path:
         with stage_bars() as callback:
             return trainer.train(recipe, data_dir, out, [callback] if first else [])
     except KeyboardInterrupt as error:
-        say(f"stopped; the same command goes on from the last save, made every {recipe.save_steps} steps")
-        raise typer.Exit(INTERRUPTED + 2) from error
+        say(f"stopped; the same command goes on from the last save (every {recipe.save_steps} steps)")
+        raise typer.Exit(SIGNALLED + 2) from error
     except TrainingStoppedError as error:
         if first:
             say(str(error))
-        raise typer.Exit(INTERRUPTED + (error.signum or 15)) from error
+        raise typer.Exit(SIGNALLED + (error.signum or 15)) from error
     except BestowEdgeError as error:
         raise _without_worker(error) from error
 
 
 def _without_worker(error: BestowEdgeError) -> BestowEdgeError:
-    """Return the error a data loader's process raised, whose text holds a whole traceback, as it was."""
+    """Return an error of a data loader's process without the traceback in its text."""
     if "Original Traceback" not in str(error):
         return error
     last_line = str(error).strip().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""`bestow-edge verify`: runs a bundle's golden inputs on this machine. Knows the runtime's check, no torch."""
+"""`bestow-edge verify`: runs a bundle's golden inputs on this machine. It needs no torch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")],
     as_json: options.Json = False,
 ) -> None:
-    """Check a bundle's files and hashes and run its golden inputs on this machine.
+    """Check a bundle's files and compare its graphs on this machine with their golden outputs.
 
-    Exit code 1: a graph computes something else here; 2: the bundle is damaged.
+    Exit code 1: the outputs of a graph differ; 2: the bundle is damaged.
 
-    \b
     Examples:
       bestow-edge verify my-bundle
       bestow-edge verify my-bundle --json
-    """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    """
     from bestow_edge.runtime.records import golden
 
     rows = golden.verify(bundle)

@@ -109,15 +109,16 @@ class AgreementError(ExportError):
 
 
 class MissingExtraError(BestowEdgeError, ImportError):
-    """An optional dependency is absent."""
+    """A package is not installed."""
 
     def __init__(self, module: str, extra: str) -> None:
-        """Name the absent module and the extra that installs it.
+        """Name the missing module and the command that installs it.
 
         Args:
             module: import name that failed, such as `sounddevice`.
-            extra: name of the extra of this distribution that installs it.
+            extra: extra of this distribution that installs it; empty = the distribution itself does.
         """
-        super().__init__(f"{module} is not installed; run: pip install 'bestow-edge[{extra}]'")
+        wanted = f"[{extra}]" if extra else ""
+        super().__init__(f"{module} is not installed; run: pip install 'bestow-edge{wanted}'")
         self.module = module
         self.extra = extra

@@ -84,7 +84,7 @@ class StreamResampler:
         self._finished = False
         self._stream = None
         if source_rate_hz != target_rate_hz:
-            self._stream = _extra_module("soxr").ResampleStream(
+            self._stream = _import("soxr").ResampleStream(
                 source_rate_hz, target_rate_hz, 1, dtype="float32", quality=RESAMPLE_QUALITY
             )
 
@@ -132,7 +132,7 @@ def _checked_file(path: Path) -> Path:
 
 def _decode(path: Path, offset_s: float, duration_s: float | None) -> tuple[npt.NDArray[np.float32], int]:
     """Return samples, shape (samples, channels), and the file's rate in Hz."""
-    soundfile = _extra_module("soundfile")
+    soundfile = _import("soundfile")
     try:
         with soundfile.SoundFile(path) as file:
             rate_hz: int = file.samplerate
@@ -149,11 +149,11 @@ def _decode(path: Path, offset_s: float, duration_s: float | None) -> tuple[npt.
     return samples, rate_hz
 
 
-def _extra_module(name: str) -> ModuleType:
+def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingExtraError(name, "cpu") from error
+        raise MissingExtraError(name, extra="") from error
 
 
 def check_block(samples: npt.NDArray[np.float32]) -> None:

@@ -26,7 +26,7 @@ def test_check(sentences: Path, capsys: Capture, tmp_path: Path) -> None:
         capsys, "data", "check", sentences / "train.jsonl", sentences / "texts.tsv.gz", "--jobs", 2
     )
     assert (code, err) == (0, "")
-    assert out == "81 lines, 0.01 h decoded: nothing is wrong\n"
+    assert out == "81 lines, 0.01 h decoded: no problems\n"
     lines = [json.loads(line) for line in (sentences / "dev.jsonl").read_text(encoding="utf-8").splitlines()]
     path = write_lines(tmp_path / "bad.jsonl", lines)
     code, out, _ = run_here(capsys, "data", "check", path)
@@ -97,7 +97,7 @@ def test_speak(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     command = ("data", "speak", table, "--column", "passage", "--lang", "en", "--out", out)
     code, said, _ = run_here(capsys, *command)
     assert code == 0
-    assert re.fullmatch(rf"{out}: 1 utterances, 0\.00 h, 1 voices; 1 rows are no plain words\n", said)
+    assert re.fullmatch(rf"{out}: 1 utterances, 0\.00 h, 1 voices; 1 rows left out\n", said)
     code, _, err = run_here(capsys, *command)
     assert (code, err) == (0, "1 utterances were there already\n")
     monkeypatch.setattr("bestow_edge.training.synthesis.voices.find_library", lambda _name: None)

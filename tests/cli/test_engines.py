@@ -88,6 +88,6 @@ def test_without_tensorrt(tensorrt_bundle: Path, capsys: Printed) -> None:
     assert run("build", str(tensorrt_bundle)) == 2
     assert "tensorrt is not installed; run: pip install 'bestow-edge[tensorrt]'" in capsys.readouterr().err
     assert run("list") == 0
-    assert "no engine runs here: tensorrt is not installed" in capsys.readouterr().err
+    assert "no engine runs on this machine: tensorrt is not installed" in capsys.readouterr().err
     assert run("prune") == 0
     assert "0 engines deleted" in capsys.readouterr().out

@@ -72,7 +72,7 @@ def test_from_pretrained_parts_to_text(
     parts = ("--encoder", encoder_file(kind), "--llm", llm, *ADAPTER, "--adapter-layers", 1)
     code, out, err = run_here(capsys, "init", *parts, "--pairs", "en-en,en-de", "--out", tmp_path / "start")
     assert code == 0, err
-    assert "not taken from the recogniser, weights: 2 of decoder" in err
+    assert "unused weights of the recogniser: 2 of decoder" in err
     assert ("no chat template" in err) == (family == "llama-base")
     assert str(llm) in out
     code, out, err = run_here(capsys, "inspect", tmp_path / "start")

@@ -205,8 +205,15 @@ def test_bad_options(
 
 
 def test_no_file_and_no_such_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_here(capsys, "run") == (2, "", "error: Missing argument 'FILE...'; see bestow-edge run --help\n")
+    assert run_here(capsys, "run") == (2, "", "error: Missing argument 'FILE'; see bestow-edge run --help\n")
     assert run_here(capsys, "walk") == (2, "", "error: No such command 'walk'; see bestow-edge --help\n")
+
+
+def test_a_group_without_a_command_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for group in ("data", "engines"):
+        code, out, err = run_here(capsys, group)
+        assert (code, err) == (0, "")
+        assert f"Usage: bestow-edge {group}" in out
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:

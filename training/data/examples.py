@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.policy import Offline, Policy, WaitK
+from bestow_edge.core.prompts import Pair, Question
 from bestow_edge.training.data.tokens import prompt_ids
 from bestow_edge.training.data.visibility import heard_steps, make_schedule
 from bestow_edge.training.recipe.stages import StageRecipe
@@ -72,6 +73,12 @@ class ExampleMaker:
         self.stage = stage
         self.end_id = end_id
         self.prompts = {pair: prompt_ids(tokenizer, pair, config.chat) for pair in config.pairs}
+
+    def prompt(self, asked: Pair | Question) -> list[int]:
+        """Return the token ids of the prompt of a language pair of the model, or of a question."""
+        if isinstance(asked, Pair):
+            return self.prompts[str(asked)]
+        return prompt_ids(self.tokenizer, asked, self.config.chat)
 
     def build(
         self,

@@ -1,7 +1,7 @@
-"""Growing text on stdout with a status line below it where stderr is a terminal. Knows terminals, not audio devices.
+"""Growing texts on stdout, with a status line below them if stderr is a terminal.
 
-Text is append-only. Where both streams are the terminal, the unfinished line of each text is drawn together with the
-status line and becomes ordinary output when it is full; everywhere else texts are written as they come.
+Text is only appended. If both streams are the terminal, the unfinished line of each text is drawn with the status line
+and becomes ordinary output when it is full. Otherwise texts are written as they come.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 FLOOR_DB = -60.0  # left end of the level bar
 BAR_CELLS = 20
-LABEL_CELLS = 24  # of a question before its answer
-LATE_S = 1.0  # lag from which the machine counts as falling behind
+LABEL_CELLS = 24  # characters of a question in the label of its answer
+LATE_S = 1.0  # a machine with a longer lag is "falling behind"
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What the status line shows."""
+    """Values of the status line."""
 
     level_db: float
-    """Level of the last block, dB below full scale."""
+    """Level of the last block, dB relative to full scale; at most 0."""
     lag_s: float
     """Seconds recorded but not processed yet."""
     audio_s: float
@@ -56,13 +56,13 @@ class Status:
 
 
 def level_db(block: npt.NDArray[np.float32]) -> float:
-    """Return the level of samples, shape (samples,), in dB below full scale."""
+    """Return the level of samples, shape (samples,), in dB relative to full scale."""
     power = float(np.square(block, dtype=np.float64).mean())
     return 10 * math.log10(max(power, 1e-12))
 
 
 class GrowingLine:
-    """The unfinished line of one text behind its label."""
+    """The label and the unfinished line of one text."""
 
     def __init__(self, label: str) -> None:
         """Begin without text."""
@@ -73,7 +73,7 @@ class GrowingLine:
         return self._label + self._text
 
     def add(self, text: str, width: int) -> list[str]:
-        """Append, and return the lines that became full; the line itself stays narrower than `width` cells."""
+        """Append text and return the lines that are full. The unfinished line stays narrower than `width` cells."""
         self._text += text
         room = max(1, width - len(self._label))
         full = []
@@ -85,21 +85,21 @@ class GrowingLine:
 
 
 class Captions:
-    """Shows the events of one or several texts, as text or as JSON lines, for the time of a `with` block."""
+    """Shows the events of one or several texts, as text or as lines of JSON, within a `with` block."""
 
-    def __init__(self, asked: Sequence[AboutSpeech], *, as_json: bool) -> None:
+    def __init__(self, prompts: Sequence[AboutSpeech], *, as_json: bool) -> None:
         """Take the pair or question of each text."""
-        self._asked, self._as_json = asked, as_json
+        self._prompts, self._as_json = prompts, as_json
         self._status = ""
         self._live = _new_live()
-        self._drawn = err.is_terminal
-        self._shared = self._drawn and sys.stdout.isatty()
-        drawn_labels = labels(asked, LABEL_CELLS) if self._shared and not as_json else []
+        self._drawn = err.is_terminal  # a status line is drawn
+        self._shared = self._drawn and sys.stdout.isatty()  # on the terminal that is also stdout
+        drawn_labels = labels(prompts, LABEL_CELLS) if self._shared and not as_json else []
         self._growing = [GrowingLine(label) for label in drawn_labels]
-        self._streamed = StreamedTexts(asked)  # where they are neither drawn nor JSON
+        self._streamed = StreamedTexts(prompts)  # for texts that are neither drawn nor JSON
 
     def __enter__(self) -> Captions:
-        """Begin to draw, on a terminal."""
+        """Begin to draw if there is a terminal."""
         if self._drawn:
             self._live.start()
         return self
@@ -107,7 +107,7 @@ class Captions:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the status line away and end the texts with a newline."""
+        """Remove the status line and end the texts with a newline."""
         if self._drawn:
             self._live.stop()
         for line in self._growing:
@@ -119,15 +119,15 @@ class Captions:
         """Show events.
 
         Args:
-            events: what was added to the texts.
+            events: new events of the session.
             audio_s: seconds of audio processed until now.
-            wall_s: seconds passed since listening began.
+            wall_s: seconds since the start of the recording.
         """
         if self._as_json:
             times = {"audio_s": round(audio_s, 3), "wall_s": round(wall_s, 3)}
             for event in events:
                 with self._above():
-                    write_json(event_record(event, self._asked) | times)
+                    write_json(event_record(event, self._prompts) | times)
         elif self._growing:
             self._grow(events)
         else:
@@ -140,7 +140,7 @@ class Captions:
             self._draw()
 
     def _grow(self, events: Sequence[Event]) -> None:
-        """Add to the drawn lines; what is full goes to stdout."""
+        """Add to the drawn lines, and write full lines to stdout."""
         for line, text in zip(self._growing, texts(events, len(self._growing)), strict=True):
             for full in line.add(text, err.width):
                 with self._above():
@@ -149,13 +149,13 @@ class Captions:
 
     @contextmanager
     def _above(self) -> Iterator[None]:
-        """Make room for output where stdout is the terminal that is drawn on."""
+        """Remove the drawing during output to stdout if both are on the same terminal."""
         if not self._shared:
             yield
             return
         self._live.stop()
         yield
-        self._live = _new_live()  # the old one, started again, would erase as many lines as it had drawn
+        self._live = _new_live()  # a restarted Live would erase the lines it drew before
         self._live.start()
 
     def _draw(self) -> None:

@@ -1,4 +1,4 @@
-"""How all commands talk to the terminal: results to stdout, everything else to stderr. Knows no command."""
+"""Output of all commands: results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rich.table import Table
 
 from bestow_edge.core.errors import MissingExtraError
 
-PIPE_COLUMNS = 200  # width of tables that go to a file or a pipe, so that nothing is wrapped
+PIPE_COLUMNS = 200  # width of tables in a file or a pipe, wide enough for unwrapped rows
 
 err = Console(stderr=True, highlight=False, markup=False)
 """Status lines, progress bars and messages."""
 
 
 def say(message: str) -> None:
-    """Print one line on stderr, above a progress bar if there is one."""
+    """Print one line on stderr, above any progress bar."""
     err.print(message, soft_wrap=True)
 
 
@@ -37,7 +37,7 @@ def say_warning(message: str) -> None:
 
 
 def write(text: str, end: str = "\n") -> None:
-    """Print a result on stdout at once."""
+    """Print a result on stdout and flush it."""
     typer.echo(text + end, nl=False)
 
 
@@ -55,7 +55,7 @@ def new_table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table
 
 
 def weights_table(weights: Mapping[str, int]) -> Table:
-    """Return the number of weights of each part and of all."""
+    """Return a table of the number of weights of each part and of all."""
     table = new_table("Weights", "part", "number", numbers=("number",))
     for part, number in (*weights.items(), ("all", sum(weights.values()))):
         table.add_row(part, f"{number:,}")
@@ -72,12 +72,12 @@ def write_tables(*tables: Table) -> None:
 
 
 def megabytes(size: int) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes in MB (1e6 bytes)."""
     return f"{size / 1e6:.2f} MB"
 
 
 def use_utf8() -> None:
-    """Make both streams UTF-8, so that no text of a model and no file name can fail to print."""
+    """Make both streams UTF-8, so that every text and every file name can be printed."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -85,7 +85,7 @@ def use_utf8() -> None:
 
 @contextmanager
 def logs_on_stderr() -> Iterator[None]:
-    """Show this package's messages and warnings on stderr for the time of a command."""
+    """Show this package's log messages on stderr during a command."""
     logger = logging.getLogger("bestow_edge")
     handler, level = _StderrHandler(), logger.level
     logger.addHandler(handler)
@@ -99,7 +99,7 @@ def logs_on_stderr() -> Iterator[None]:
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Turn a failed import of somebody else's package into an error that names the extra.
+    """Turn a failed import of a third-party package into an error that names the extra.
 
     Raises:
         MissingExtraError: a package of the extra is not installed.
@@ -117,7 +117,7 @@ def needs_extra(extra: str) -> Iterator[None]:
 
 @contextmanager
 def shown_steps() -> Iterator[Callable[[str], None]]:
-    """Yield what shows a step: with a clock on a terminal, as lines elsewhere."""
+    """Yield a function that shows the current step: with a clock on a terminal, as a line elsewhere."""
     if not err.is_terminal:
         yield say
         return
@@ -131,7 +131,7 @@ def shown_steps() -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def shown_count(what: str, *, transient: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """Yield what shows on a terminal how many things of all are done; a transient bar vanishes at the end."""
+    """Yield a function of (done, total) that moves a bar on a terminal; a transient bar vanishes at the end."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

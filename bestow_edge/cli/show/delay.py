@@ -1,4 +1,4 @@
-"""`--latency` of several commands: the choice for it, and whether the machine keeps up."""
+"""Output for `--latency`: the chosen settings, and a warning if this machine does not keep up."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MIC_CALIBRATION_S = 2.0
 
 
 def announce(request: Request, model: Model, calibrate: Calibrate | None = None) -> None:
-    """Show on stderr the choice for a latency, if one was given, and whether this machine keeps up with it.
+    """Show on stderr the choice for a latency, and warn if this machine does not keep up; do nothing without one.
 
     Args:
         request: the request.
         model: the loaded bundle.
-        calibrate: measures what the choice costs on this machine; None measures nothing.
+        calibrate: measures the computing time of the choice on this machine; None = no measurement.
 
     Raises:
         ConfigError: the latency is shorter than the shortest possible.
@@ -38,7 +38,7 @@ def announce(request: Request, model: Model, calibrate: Calibrate | None = None)
     if calibrate is None:
         say(chosen)
         return
-    with err.status("measuring how fast this machine is"):
+    with err.status("measuring the speed of this machine"):
         calibration = calibrate(model, request.asked, choice, MIC_CALIBRATION_S)
     say(f"{chosen}, this machine adds {calibration.extra_s:.2f} s")
     if not calibration.keeps_up:
@@ -47,11 +47,11 @@ def announce(request: Request, model: Model, calibrate: Calibrate | None = None)
 
 
 def too_slow(calibration: Calibration, *, longer_helps: bool) -> str:
-    """Return the warning of a machine that does not keep up.
+    """Return the warning that this machine does not keep up.
 
     Args:
-        calibration: what was measured.
-        longer_helps: whether a longer latency would bring a larger look-ahead.
+        calibration: the measurement.
+        longer_helps: whether a longer latency allows a larger look-ahead.
     """
     remedies = ["a longer --latency (larger chunks cost less)"] * longer_helps
     remedies += ["another number of --threads", "an int8 bundle or a smaller model"]

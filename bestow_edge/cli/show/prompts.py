@@ -1,4 +1,4 @@
-"""Prompts and policies as lines and as JSON show them."""
+"""Labels and JSON of prompts (language pairs and questions) and policies."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ if TYPE_CHECKING:
     from bestow_edge.runtime.records.trace import TracedPrompt
 
 
-def labels(asked: Sequence[AboutSpeech], longest: int | None = None) -> list[str]:
-    """Return what the lines of each text begin with; a single text needs nothing.
+def labels(prompts: Sequence[AboutSpeech], longest: int | None = None) -> list[str]:
+    """Return the label before the lines of each text; a single text has an empty one.
 
     Args:
-        asked: pairs and questions.
-        longest: characters of a question that are shown, None = all.
+        prompts: pairs and questions.
+        longest: most characters of a label; a longer question is cut. None = no limit.
     """
-    names = [name if longest is None or len(name) <= longest else f"{name[:longest]}..." for name in map(str, asked)]
-    return [""] if len(asked) == 1 else [f"{name}: " for name in names]
+    if len(prompts) == 1:
+        return [""]
+    names = map(str, prompts)
+    return [f"{name}: " if longest is None or len(name) <= longest else f"{name[:longest]}...: " for name in names]
 
 
-def languages(asked: Sequence[AboutSpeech]) -> str:
-    """Return the pairs as `--lang` takes them; of questions alone the language of the speech."""
-    return ",".join(str(what) for what in asked if not isinstance(what, Question)) or asked[0].source
+def languages(prompts: Sequence[AboutSpeech]) -> str:
+    """Return the pairs in the form of `--lang`; if there are only questions, the language of the speech."""
+    return ",".join(str(prompt) for prompt in prompts if not isinstance(prompt, Question)) or prompts[0].source
 
 
-def asked_record(asked: AboutSpeech) -> dict[str, object]:
-    """Return what is asked as JSON shows it."""
-    if isinstance(asked, Question):
-        return {"lang": asked.source, "question": asked.text}
-    return {"lang": str(asked)}
+def prompt_record(prompt: AboutSpeech) -> dict[str, object]:
+    """Return the JSON of a pair or a question."""
+    if isinstance(prompt, Question):
+        return {"lang": prompt.source, "question": prompt.text}
+    return {"lang": str(prompt)}
 
 
 def policy_record(prompt: TracedPrompt, lookahead: int) -> dict[str, object]:
-    """Return a policy as JSON shows it."""
+    """Return the JSON of a prompt's policy."""
     return {"name": prompt.policy, **prompt.fields, "lookahead": lookahead}

@@ -1,4 +1,4 @@
-"""Texts on stdout, as they come or at the end, behind what each answers. Knows events, not terminals."""
+"""Texts of events, with labels on stdout and as JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bestow_edge.cli.show.console import write
-from bestow_edge.cli.show.prompts import asked_record, labels
+from bestow_edge.cli.show.prompts import labels, prompt_record
 from bestow_edge.core.prompts import AboutSpeech
 
 if TYPE_CHECKING:
@@ -14,39 +14,38 @@ if TYPE_CHECKING:
 
 
 class StreamedTexts:
-    """Texts written as they come. One is a single growing line.
+    """Writes texts as they come.
 
-    Several would be torn to pieces on one line, so what a block of audio brings for a pair becomes a line of its own
-    behind the pair: nothing is held back, nothing is changed, and the lines of a pair, put together, are its text. A
-    question is treated like a pair.
+    A single text is one growing line. Several texts would mix on one line, so the new text of each pair or question
+    after a block of audio is a line of its own with a label. The lines of a pair, joined, are its text.
     """
 
-    def __init__(self, asked: Sequence[AboutSpeech], prefix: str = "") -> None:
-        """Take the pair or question of each text and what every line begins with."""
-        self._labels, self._prefix = labels(asked), prefix
-        self._alone = len(asked) == 1
+    def __init__(self, prompts: Sequence[AboutSpeech], prefix: str = "") -> None:
+        """Take the pair or question of each text, and the prefix of every line."""
+        self._labels, self._prefix = labels(prompts), prefix
+        self._single = len(prompts) == 1
 
     def begin(self) -> None:
-        """Write what comes before a single text."""
-        if self._alone:
+        """Write the prefix of a single text."""
+        if self._single:
             write(self._prefix, end="")
 
     def add(self, events: Sequence[Event]) -> None:
-        """Write what a block of audio brought."""
+        """Write the new text of a block of audio."""
         for label, text in zip(self._labels, texts(events, len(self._labels)), strict=True):
-            if self._alone:
+            if self._single:
                 write(text, end="")
             elif text:
                 write(self._prefix + label + text)
 
     def end(self) -> None:
         """End the line of a single text."""
-        if self._alone:
+        if self._single:
             write("")
 
 
 def texts(events: Sequence[Event], num_prompts: int) -> list[str]:
-    """Return what events add to the text of each prompt."""
+    """Return the text that events add to each prompt's text."""
     from bestow_edge.runtime import TextEvent
 
     added = [""] * num_prompts
@@ -56,15 +55,15 @@ def texts(events: Sequence[Event], num_prompts: int) -> list[str]:
     return added
 
 
-def event_record(event: Event, asked: Sequence[AboutSpeech]) -> dict[str, object]:
-    """Return an event as JSON shows it; `event` is its kind: text, segment-start or segment-end."""
+def event_record(event: Event, prompts: Sequence[AboutSpeech]) -> dict[str, object]:
+    """Return the JSON of an event; its field `event` is text, segment-start or segment-end."""
     from bestow_edge.runtime import SegmentEvent
 
     if isinstance(event, SegmentEvent):
         return {"event": f"segment-{event.kind}", "segment": event.segment, "time_s": round(event.time_s, 3)}
     return {
         "event": "text",
-        **asked_record(asked[event.prompt]),
+        **prompt_record(prompts[event.prompt]),
         "text": event.text,
         "start_s": round(event.start_s, 3),
         "end_s": round(event.end_s, 3),

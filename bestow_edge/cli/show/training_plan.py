@@ -1,4 +1,4 @@
-"""What `bestow-edge train --dry-run` shows: sizes, memory, the first batch. Knows the recipe's classes and tables."""
+"""Output of `bestow-edge train --dry-run`: sizes, memory and the first batch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from bestow_edge.training.learning.run import Run
     from bestow_edge.training.recipe.recipe import Recipe
 
-SPECIAL_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # any will do for sizes
+SPECIAL_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # any ids: sizes do not depend on them
 
 
 def show_plan(recipe: Recipe, data_dir: Path, out: Path, *, as_json: bool) -> None:
-    """Show what a run would do and need, without weights; data and checkpoint may be missing if the recipe has a model.
+    """Show the stages and the memory of a run. No weights are loaded.
+
+    Data and checkpoint may be missing if the recipe has a model.
 
     Raises:
-        ConfigError: the recipe or the model is wrong.
+        ConfigError: the recipe or the model has an error.
         CheckpointError: the checkpoint to start from is missing and the recipe has no model.
     """
     say("loading torch and the data")
@@ -41,7 +43,7 @@ def show_plan(recipe: Recipe, data_dir: Path, out: Path, *, as_json: bool) -> No
 
 
 def make_plan(recipe: Recipe, data_dir: Path, out: Path) -> dict[str, Any]:  # Any: plain values for JSON
-    """Return the plan as plain values."""
+    """Return the plan as plain values, see `show_plan`."""
     from bestow_edge.training.learning.memory_estimate import estimate_stage, shapes_of, sizes, typical_shapes
     from bestow_edge.training.learning.run import batches_per_step
 
@@ -51,18 +53,18 @@ def make_plan(recipe: Recipe, data_dir: Path, out: Path) -> dict[str, Any]:  # A
     for stage in recipe.stages:
         batch = run.dataset(stage, dev=False)[0] if run else None
         shapes = typical_shapes(config, stage) if batch is None else shapes_of(batch)
-        needs = estimate_stage(config, recipe, stage, vocab_size, shapes)
-        wanted = stage.batches_per_step or batches_per_step(stage, 1)
+        estimate = estimate_stage(config, recipe, stage, vocab_size, shapes)
+        batches = stage.batches_per_step or batches_per_step(stage, 1)
         facts = {"name": stage.name, "objective": stage.objective, "steps": stage.steps, "batch_s": stage.batch_s}
-        facts |= {"batches_per_step": wanted, "learning_rate": stage.learning_rate}
-        plan["stages"].append(facts | needs.to_dict())
+        facts |= {"batches_per_step": batches, "learning_rate": stage.learning_rate}
+        plan["stages"].append(facts | estimate.to_dict())
         if run and batch is not None and plan["first_batch"] is None:
             plan["first_batch"] = _first_batch(run, batch)
     return plan
 
 
 def _prepare(recipe: Recipe, data_dir: Path, out: Path) -> tuple[Run | None, ModelConfig, list[str]]:
-    """Return the run where all it needs is there; else the config alone and what is missing."""
+    """Return the run, or None if its data is missing; the config; and messages about missing files."""
     from bestow_edge.training.learning.run import Run, fresh_config, given
 
     missing = []
@@ -75,7 +77,7 @@ def _prepare(recipe: Recipe, data_dir: Path, out: Path) -> tuple[Run | None, Mod
     try:
         run = Run(recipe, data_dir, out, weights=False)
     except ManifestError as error:
-        missing.append(f"{error}; batches are taken to be utterances of 12 s")
+        missing.append(f"{error}; the estimate assumes utterances of 12 s")
     else:
         return run, run.config, missing
     config, _ = given(recipe)
@@ -103,7 +105,7 @@ def _first_batch(run: Run, batch: dict[str, Any]) -> dict[str, Any]:  # Any: ten
 
 def _stages(plan: dict[str, Any]) -> Table:
     numbers = ("steps", "batches a step", "seconds a batch", "trainable weights")
-    table = new_table("Stages", "stage", "objective", *numbers, "of these", "learning rate", numbers=numbers)
+    table = new_table("Stages", "stage", "objective", *numbers, "by part", "learning rate", numbers=numbers)
     for stage in plan["stages"]:
         parts = ", ".join(f"{name} {number:,}" for name, number in stage["trainable"].items())
         row = (stage["steps"], stage["batches_per_step"], stage["batch_s"], sum(stage["trainable"].values()))

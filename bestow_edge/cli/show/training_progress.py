@@ -1,4 +1,4 @@
-"""A progress bar for each stage of training, as a callback of transformers' Trainer. Imports transformers."""
+"""A progress bar for each stage of training: a callback of transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from transformers import TrainerCallback
 from bestow_edge.cli.show.console import err, say
 
 SHOWN = ("loss", "token_loss", "ctc_loss", "right", "eval_loss", "eval_right", "eval_wer", "eval_bleu")
-"""Fields of the Trainer's record that are shown, in this order."""
+"""Fields of the Trainer's log beside the bar, in this order."""
 
 
 @contextmanager
 def stage_bars() -> Iterator[TrainerCallback]:
-    """Yield the callback that shows the bars, and quieten transformers, which would repeat every record."""
+    """Yield the callback that shows the bars, and silence transformers, which would repeat each log."""
     for name in ("transformers", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)
     counts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
@@ -36,10 +36,10 @@ class _StageCallback(TrainerCallback):
         self._losses: dict[str, str] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the protocol's
-        """Add a stage's bar; the run's directory is named after the stage."""
+        """Add the bar of a stage. The name of the stage is that of its directory."""
         self._stage, self._losses = Path(args.output_dir).name, {}
-        going_on = f", going on at step {state.global_step}" if state.global_step else ""
-        say(f"stage {self._stage}: {state.max_steps} steps{going_on}")
+        resumed = f", going on at step {state.global_step}" if state.global_step else ""
+        say(f"stage {self._stage}: {state.max_steps} steps{resumed}")
         self._task = self._progress.add_task(self._stage, total=state.max_steps, completed=state.global_step, losses="")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the protocol's
@@ -48,7 +48,7 @@ class _StageCallback(TrainerCallback):
             self._progress.update(self._task, completed=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
-        """Show losses beside the bar, or as a line where there is no terminal."""
+        """Show losses beside the bar; without a terminal, as a line."""
         new = {name: f"{name} {float(logs[name]):.3f}" for name in SHOWN if (logs or {}).get(name)}
         self._losses |= new
         if self._task is not None:

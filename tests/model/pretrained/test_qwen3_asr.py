@@ -177,7 +177,7 @@ def test_later_sound_changes_no_earlier_text(bundle: Model, waveform: np.ndarray
         written: list[tuple[float, int]] = []
         session = bundle.session(source="de", policy=LocalAgreement(2, 13))
         session.on_decision = lambda one, out=written: (
-            out.append((one.heard_s, one.token_id)) if one.verdict == "write" else None
+            out.append((one.time_s, one.token_id)) if one.verdict == "write" else None
         )
         session.feed(audio)
         session.finish()

@@ -123,7 +123,7 @@ def joined_example(
     return maker.build(
         mel,
         rng,
-        prompt=maker.prompts[str(pair)],
+        prompt=maker.prompt(pair),
         answer=answer,
         spans_s=spans_s,
         transcript=transcript,

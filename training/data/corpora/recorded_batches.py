@@ -24,7 +24,7 @@ from bestow_edge.training.data.corpora.word_times import (
     tokens_with_times,
 )
 from bestow_edge.training.data.examples import Example, ExampleMaker
-from bestow_edge.training.data.tokens import answer_ids, prompt_ids
+from bestow_edge.training.data.tokens import answer_ids
 from bestow_edge.training.recipe.data import AugmentRecipe
 from bestow_edge.training.recipe.stages import between
 
@@ -130,11 +130,10 @@ def spoken_example(
             answer, heard_s = heard_translation(maker.tokenizer, item.texts[asked.target], transcript, times_s)
     else:
         answer = answer_ids(maker.tokenizer, item.texts[asked.target] if isinstance(asked, Pair) else item.answer)
-    prompt = maker.prompts.get(str(asked)) if isinstance(asked, Pair) else None
     return maker.build(
         mel,
         rng,
-        prompt=prompt or prompt_ids(maker.tokenizer, asked, maker.config.chat),
+        prompt=maker.prompt(asked),
         answer=answer,
         spans_s=np.full((len(answer), 2), np.nan) if spans is None else spans,
         transcript=[] if transcript is None else answer_ids(maker.labels, transcript),
