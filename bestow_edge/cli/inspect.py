@@ -15,13 +15,16 @@ from bestow_edge.core.bundle import FORMAT, FORMAT_VERSION, MANIFEST_FILE, Bundl
 from bestow_edge.core.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_config, weights_by_part
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import BundleMissingError
+from bestow_edge.core.hub_bundles import bundle_directory
 from bestow_edge.core.prompts import shown_pairs
 from bestow_edge.core.request import describe_policy
 from bestow_edge.core.tensors import NEXT, GraphSpec
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="BUNDLE|CKPT", help="Directory of a bundle or of a checkpoint.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="BUNDLE|CKPT", help="Directory of a bundle or of a checkpoint, or hf:OWNER/NAME.")
+    ],
     as_json: options.Json = False,
 ) -> None:
     """Show what a bundle or a checkpoint holds.
@@ -31,6 +34,7 @@ def inspect(
       bestow-edge inspect my-bundle
       bestow-edge inspect runs/digits/checkpoint --json
     """  # noqa: D301 - \b is typer's mark for lines to leave alone
+    path = bundle_directory(path)
     if (path / MANIFEST_FILE).is_file():
         manifest = read_manifest(path)
         if as_json:

@@ -23,7 +23,10 @@ Ask = Annotated[
     typer.Option("--ask", metavar="QUESTION", help="Question about the speech; may be given more than once."),
 ]
 Bundle = Annotated[
-    Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle to run; without it the embedded demo.")
+    Path | None,
+    typer.Option(
+        "--bundle", metavar="DIR", help="Bundle to run, or hf:OWNER/NAME[@REVISION]; without it the embedded demo."
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda:0, or tensorrt:0 for engines.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, metavar="N", help="CPU threads; 0 = one for each core.")]
