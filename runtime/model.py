@@ -23,6 +23,7 @@ from bestow_edge.core.config import ModelConfig, SegmentConfig
 from bestow_edge.core.delay import TRAINED_K, is_trained, solve
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.graphs import part_spec
+from bestow_edge.core.hub_bundles import bundle_directory
 from bestow_edge.core.policy import Offline, Policy, WaitK
 from bestow_edge.core.prompts import (
     AboutSpeech,
@@ -281,7 +282,8 @@ def load(
     """Load a bundle.
 
     Args:
-        bundle: its directory; None loads the demo that ships with the package.
+        bundle: its directory, or `hf:OWNER/NAME` or `hf:OWNER/NAME@REVISION` of the Hugging Face Hub; None loads the
+            demo that ships with the package.
         device: "cpu", "cuda:0" with the extra `gpu`, or "tensorrt:0" with the extra `tensorrt` too: missing engines
             are built in the background while CUDA or the CPU serves.
         threads: threads within one operator, 0 = one for each core.
@@ -290,14 +292,15 @@ def load(
 
     Raises:
         BundleError: if the bundle is missing, damaged, of another format version, or does not fit its manifest.
+        HubError: if a bundle of the Hub is neither within reach nor in the cache.
         ConfigError: if there is no such device.
-        MissingExtraError: if onnxruntime is not installed.
+        MissingExtraError: if onnxruntime is not installed, or huggingface_hub for a bundle of the Hub.
     """
     if bundle is None:
         directory = embedded_bundle()
         logger.info("no bundle given: using the embedded demo (small; English and German)")
     else:
-        directory = Path(bundle)
+        directory = bundle_directory(bundle)
     manifest = read_manifest(directory)
     check_files(directory, manifest, hashes=False)
     if ahead is None:

@@ -30,6 +30,7 @@ MODULES = {  # import names by the extra that installs them; empty = the package
     "": ("numpy", "platformdirs", "soundfile", "soxr", "tokenizers"),
     "cpu": ("onnxruntime",),
     "mic": ("sounddevice",),
+    "hub": ("huggingface_hub",),
     "export": ("torch", "transformers", "safetensors", "onnx", "onnxscript"),
     "train": ("accelerate", "filelock", "yaml"),
     "eval": ("jiwer", "sacrebleu", "whisper_normalizer", "matplotlib"),
@@ -128,8 +129,11 @@ def doctor(
 
 
 def _doctor_gpu(bundle: Path | None, device: str, pack: Path | None, *, as_json: bool) -> None:
+    from bestow_edge.core.hub_bundles import bundle_directory
     from bestow_edge.evaluation.run.gpu import Examination, examine
 
+    if bundle is not None:
+        bundle = bundle_directory(bundle)
     with shown_steps() as step:
         report = examine(Examination(bundle=bundle, device=device), step)
     if pack is not None:

@@ -179,6 +179,7 @@ def numbers(option: str, text: str) -> list[int]:
 def _runner(
     bundle: Path | None, pair: Pair, device: options.Device, threads: int, jobs: int, *, questions: bool
 ) -> Runner:
+    from bestow_edge.core.hub_bundles import bundle_directory
     from bestow_edge.evaluation.report.hardware import usable_cores
     from bestow_edge.evaluation.run.runner import Runner
     from bestow_edge.runtime import embedded_bundle
@@ -186,7 +187,7 @@ def _runner(
     if bundle is None:
         say("no bundle given: using the embedded demo (small; English and German)")
     threads = threads or max(1, usable_cores() // jobs)
-    used = bundle or embedded_bundle()
+    used = bundle_directory(bundle or embedded_bundle())
     return Runner(bundle=used, pair=pair, questions=questions, device=device, threads=threads, jobs=jobs)
 
 

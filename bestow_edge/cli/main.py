@@ -22,6 +22,8 @@ from bestow_edge.cli.export import export
 from bestow_edge.cli.init import init
 from bestow_edge.cli.inspect import inspect
 from bestow_edge.cli.mic import mic
+from bestow_edge.cli.pull import pull
+from bestow_edge.cli.push import push
 from bestow_edge.cli.replay import replay
 from bestow_edge.cli.report import report
 from bestow_edge.cli.run import run
@@ -43,7 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run, export and train BESTOW streaming speech models: speech in, text out, without torch at run time.",
 )
-for command in (run, mic, replay, devices, doctor, verify, inspect, bench, init, train, export, report):
+for command in (run, mic, replay, devices, doctor, verify, inspect, bench, init, train, export, report, pull, push):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(data.app)

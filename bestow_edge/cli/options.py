@@ -26,7 +26,10 @@ Lang = Annotated[
 Ask = Annotated[
     list[str] | None, typer.Option("--ask", metavar="QUESTION", help="Question about the speech; repeatable.")
 ]
-Bundle = Annotated[Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle; default: the embedded demo.")]
+Bundle = Annotated[
+    Path | None,
+    typer.Option("--bundle", metavar="DIR", help="Bundle, or hf:OWNER/NAME[@REVISION]; default: the embedded demo."),
+]
 Device = Annotated[
     str,
     typer.Option("--device", metavar="DEVICE", help="cpu, a GPU such as cuda:0, or tensorrt:0 for TensorRT engines."),

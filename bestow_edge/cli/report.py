@@ -12,7 +12,7 @@ from bestow_edge.core.errors import ConfigError
 
 
 def report(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle, or hf:OWNER/NAME.")],
     evaluations: Annotated[
         list[Path] | None,
         typer.Option("--eval", metavar="DIR", help="Results of `bestow-edge eval` for the card; repeatable."),
@@ -31,10 +31,12 @@ def report(
       bestow-edge report my-bundle --eval scores --about data.md --out my-bundle.md
     """
     from bestow_edge.core.files import write_atomically
+    from bestow_edge.core.hub_bundles import bundle_directory
     from bestow_edge.evaluation.report.model_card import model_card
 
     text = None if about is None else _read(about)
-    card = model_card(bundle, evaluations or [], about=text, relative_to=None if out is None else out.resolve().parent)
+    name, beside = bundle.resolve().name, None if out is None else out.resolve().parent
+    card = model_card(bundle_directory(bundle), evaluations or [], name=name, about=text, relative_to=beside)
     if out is None:
         write(card, end="")
     else:

@@ -13,7 +13,7 @@ from bestow_edge.cli.show.console import new_table, write_json, write_tables
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle, or hf:OWNER/NAME.")],
     as_json: options.Json = False,
 ) -> None:
     """Check a bundle's files and compare its graphs on this machine with their golden outputs.
@@ -24,9 +24,10 @@ def verify(
       bestow-edge verify my-bundle
       bestow-edge verify my-bundle --json
     """
+    from bestow_edge.core.hub_bundles import bundle_directory
     from bestow_edge.runtime.records import golden
 
-    rows = golden.verify(bundle)
+    rows = golden.verify(bundle_directory(bundle))
     passed = all(row.passed for row in rows)
     if as_json:
         graphs = [asdict(row) | {"passed": row.passed} for row in rows]

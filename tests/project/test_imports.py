@@ -26,7 +26,7 @@ LAYERS = {  # each folder, and the folders it may import besides itself
     "cli": ("core", "runtime", "model", "export", "training", "evaluation"),
 }
 LIBRARIES = {  # of a light layer, all that it may import besides Python's own
-    "core": {"numpy"},
+    "core": {"numpy", "huggingface_hub"},
     "runtime": {
         "numpy",
         "tokenizers",
@@ -92,6 +92,11 @@ def test_a_light_layer_imports_no_heavy_library(layer: str) -> None:
 def test_one_file_imports_onnxruntime() -> None:
     found = [path for layer in LAYERS for path in files_of(layer) if "onnxruntime" in imported(path)]
     assert found == [ROOT / "runtime" / "devices" / "onnx_cpu.py"]
+
+
+def test_one_light_file_imports_the_hub() -> None:
+    found = [path for layer in LIBRARIES for path in files_of(layer) if "huggingface_hub" in imported(path)]
+    assert found == [ROOT / "bestow_edge" / "core" / "hub.py"]
 
 
 def test_importing_the_package_loads_nothing(tmp_path: Path) -> None:

@@ -28,13 +28,19 @@ LATENCIES = ("LAAL", "LAAL_CA", "AL", "DAL", "ATD", "StartOffset", "EndOffset", 
 
 
 def model_card(
-    bundle: Path, evaluations: Sequence[Path] = (), *, about: str | None = None, relative_to: Path | None = None
+    bundle: Path,
+    evaluations: Sequence[Path] = (),
+    *,
+    name: str | None = None,
+    about: str | None = None,
+    relative_to: Path | None = None,
 ) -> str:
     """Return the card of a bundle.
 
     Args:
         bundle: its directory.
         evaluations: directories that `bestow-edge eval` wrote for this bundle.
+        name: of the bundle; None = that of its directory.
         about: Markdown about data and licence; None = `LICENSES.md` in the bundle or beside it, if it exists.
         relative_to: directory of the card, to which the links to curves are relative; None = without curves.
 
@@ -44,7 +50,12 @@ def model_card(
     """
     manifest = read_manifest(bundle)
     results = [_read_results(directory, bundle) for directory in evaluations]
-    parts = [f"# Model card: {bundle.resolve().name}", _model(manifest.model), _files(manifest), _parity(manifest)]
+    parts = [
+        f"# Model card: {name or bundle.resolve().name}",
+        _model(manifest.model),
+        _files(manifest),
+        _parity(manifest),
+    ]
     for directory, record in zip(evaluations, results, strict=True):
         parts.append(_evaluation(record, directory, relative_to))
     if not results:

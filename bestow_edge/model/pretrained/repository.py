@@ -6,20 +6,16 @@ Only JSON, tokenizers and weights are downloaded, never code.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import huggingface_hub
-from huggingface_hub import errors as hub
-
-from bestow_edge.core.errors import CheckpointError, HubError
+from bestow_edge.core.errors import CheckpointError
+from bestow_edge.core.hub import snapshot
 
 Part = Literal["encoder", "llm", "model", "tokenizer"]
 NEMO_SUFFIX = ".nemo"
 CONFIG = "config.json"
 TEXTS = ("*.json", "*.jinja", "*.txt", "*.model")  # configs, chat templates, vocabularies, sentencepiece tokenizers
 PICKLES = "pytorch_model*.bin"
-
-_LINE_ERRORS: Any = hub.HfHubHTTPError.__bases__[0]  # Any: the HTTP library's own base error, whichever library it is
 
 
 def find_source(name: str, part: Part, *, offline: bool = False) -> Path:
@@ -75,27 +71,5 @@ def _from_hub(name: str, part: Part, *, offline: bool) -> Path:
 
 def _snapshot(name: str, patterns: tuple[str, ...], *, offline: bool) -> Path:
     repository, _, revision = name.partition("@")
-    offline = offline or huggingface_hub.is_offline_mode()
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repository, revision=revision or None, allow_patterns=list(patterns), local_files_only=offline
-            )
-        )
-    except hub.HFValidationError as error:
-        raise HubError(f"{name}: no such file or folder, and no Hub id either; an id looks like OWNER/NAME") from error
-    except hub.GatedRepoError as error:
-        raise HubError(f"{name}: the Hub wants its terms accepted on its page, and then: hf auth login") from error
-    except hub.RepositoryNotFoundError as error:
-        raise HubError(f"{name}: no such file or folder, and the Hub has no such model, or none for you") from error
-    except hub.RevisionNotFoundError as error:
-        raise HubError(f"{name}: the Hub's repository has no revision {revision}") from error
-    except (hub.EntryNotFoundError, hub.OfflineModeIsEnabled) as error:
-        where = "no such file or folder, and not in the Hub's cache"
-        if offline:
-            hint = "downloads are switched off (--offline or HF_HUB_OFFLINE): allow them, or give a folder"
-        else:
-            hint = "the Hub cannot be reached: check the connection, or give a folder"
-        raise HubError(f"{name}: {where}; {hint}") from error
-    except _LINE_ERRORS as error:
-        raise HubError(f"{name}: the Hub cannot be reached ({str(error).splitlines()[0]:.200})") from error
+    label = f"{name}: no such file or folder, and"
+    return snapshot(label, repository, revision or None, patterns, offline=offline)

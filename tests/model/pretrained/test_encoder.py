@@ -195,7 +195,7 @@ def test_the_cache_is_used_without_the_network(cache: Path) -> None:
     assert find_source("some/speech", "encoder", offline=True) == archive / "speech.nemo"
     with pytest.raises(HubError, match=r"some/other: .*not in the Hub's cache; downloads are switched off"):
         find_source("some/other", "llm", offline=True)
-    with pytest.raises(HubError, match="no Hub id either; an id looks like OWNER/NAME"):
+    with pytest.raises(HubError, match="not an id of the Hub; an id looks like OWNER/NAME"):
         find_source("not an/id", "llm", offline=True)
 
 
