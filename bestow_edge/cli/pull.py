@@ -25,8 +25,8 @@ def pull(
 ) -> None:
     """Download a bundle from the Hugging Face Hub and compare every file with its hash.
 
-    Files that are complete in the Hub's cache are not downloaded again, also after a download that was stopped. Other
-    commands take the bundle by the name that is printed, or from DIR.
+    Files that are complete in the Hub's cache are not downloaded again.
+    Other commands take the bundle by the name that is printed, or from DIR.
 
     Examples:
       bestow-edge pull me/my-bundle
@@ -48,4 +48,4 @@ def pull(
     if as_json:
         write_json({"bundle": name, "commit": found.commit, "directory": str(place), "bytes": size})
     else:
-        write(f"{place}: {megabytes(size)}, every file as its hash says\nthis commit by name: --bundle {name}")
+        write(f"{place}: {megabytes(size)}, all hashes match\nthis commit by name: --bundle {name}")
