@@ -166,6 +166,11 @@ class ConnectorConfig(ABC):
 
         return {name: kind.config for name, kind in CONNECTORS.items()}
 
+    @property
+    def max_text_tokens(self) -> int | None:
+        """Most tokens of a text, prompt included; None for as many as the LLM takes."""
+        return None
+
     @abstractmethod
     def describe(self) -> str:
         """Return its sizes, in words for people."""
@@ -265,6 +270,12 @@ class ModelConfig:
     def step_s(self) -> float:
         """Seconds of audio in one encoder step (0.08)."""
         return self.encoder.frames_per_step * self.features.hop_samples / self.features.sample_rate_hz
+
+    @property
+    def max_text_tokens(self) -> int:
+        """Most tokens of a text, prompt included."""
+        most = int(self.llm["max_position_embeddings"])
+        return min(most, self.connector.max_text_tokens or most)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars, ready for JSON."""

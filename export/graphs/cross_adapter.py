@@ -31,7 +31,7 @@ from bestow_edge.export.graphs.attention import hide, self_attend
 from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, traced_from
 from bestow_edge.export.graphs.llm import llm_source
 from bestow_edge.model.base import SpeechModel
-from bestow_edge.model.connectors.cross_adapter import Adapter, AdapterLayer
+from bestow_edge.model.connectors.cross_adapter import Adapter, AdapterLayer, by_step
 
 SPEECH_WEIGHTS = ("connector.",)
 
@@ -57,9 +57,9 @@ class AdapterStep(nn.Module):
         """Run new tokens; arguments and results are those of `bestow_edge.core.specs.cross_adapter.adapter_spec`."""
         config = self.adapter.config
         memory, state = buffers[: 2 * config.num_layers], buffers[2 * config.num_layers :]
-        embeddings = self.embedding(token_ids)  # (batch, tokens, hidden)
+        embeddings = self.embedding(token_ids)  # (batch, tokens, hidden); nothing if neither part of it is used
         bypassed = (visible_steps == 0) & (config.prompt_mode == "bypass")  # (batch, tokens)
-        x = self.adapter.text_in(embeddings)
+        x = self.adapter.embed(token_ids, embeddings, state[0] if config.positions else None)
         x, state_out = self._mix_lstm(x, *state) if config.text_mixer == "lstm" else (x, [])
         visible = visible_slots(visible_steps, written_steps, memory[0].shape[1])  # (batch, tokens, memory)
         alignment = []
@@ -71,11 +71,11 @@ class AdapterStep(nn.Module):
                 state_out += new
             null = getattr(self, f"null_key_{index}"), getattr(self, f"null_value_{index}")
             mixed, weights = _cross_attend(layer, x, visible, memory[2 * index], memory[2 * index + 1], null)
-            alignment.append(weights.mean(1))  # over heads: (batch, tokens, memory + 1)
+            alignment.append(by_step(weights.mean(1), config.speech_parts))  # over heads: (batch, tokens, memory + 1)
             x = x + mixed
             x = x + layer.ffn(layer.norm_ffn(x))
         out = self.adapter.text_out(self.adapter.norm_out(x)) * (~bypassed[..., None]).to(x.dtype)
-        return embeddings + out, torch.stack(alignment), *state_out
+        return (embeddings + out if config.residual else out), torch.stack(alignment), *state_out
 
     def _mix_lstm(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, list[Tensor]]:
         mixed, (hidden, cell) = self.adapter.lstm(self.adapter.norm_lstm(x), (hidden, cell))
@@ -122,11 +122,15 @@ def _cross_attend(
 ) -> tuple[Tensor, Tensor]:
     """Attend to the visible speech and the null frame; return the mix and (batch, heads, tokens, memory + 1).
 
-    `keys` and `values` are (heads, memory, head_dim), the same for every row of the batch.
+    `keys` and `values` are (heads, memory, parts * head_dim), the same for every row of the batch.
     """
     attention = layer.cross_attention
-    query = attention.split(attention.query(layer.norm_cross(x))) * keys.shape[-1] ** -0.5
     null_key, null_value = null
+    heads, _, _, head_dim = null_key.shape[1], *null_key.shape[1:]
+    parts = keys.shape[-1] // head_dim
+    keys, values = (part.reshape(heads, -1, head_dim) for part in (keys, values))  # (heads, memory * parts, head_dim)
+    visible = visible.repeat_interleave(parts, dim=-1) if parts > 1 else visible
+    query = attention.split(attention.query(layer.norm_cross(x))) * head_dim**-0.5
     heard = hide(query @ keys.transpose(1, 2), visible[:, None])
     weights = torch.cat([heard, query @ null_key.transpose(2, 3)], dim=-1).softmax(-1)
     memory = keys.shape[1]
@@ -143,13 +147,21 @@ class SpeechSide(nn.Module):
         attentions = [layer.cross_attention for layer in adapter.layers]
         self.keys = nn.ModuleList(attention.key for attention in attentions)
         self.values = nn.ModuleList(attention.value for attention in attentions)
-        self._split = attentions[0].split
+        self._split, self._take_apart, self._slot_width = (
+            attentions[0].split,
+            adapter.take_apart,
+            adapter.config.slot_width,
+        )
 
     def forward(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Project (batch, steps, width) to keys and values, each (layers, batch, heads, steps, head_dim)."""
-        speech = self.speech_in(steps)
+        """Project (batch, steps, width) to keys and values, each (layers, batch, heads, steps, slot_width)."""
+        speech = self.speech_in(self._take_apart(steps))
         keys, values = ([self._split(project(speech)) for project in part] for part in (self.keys, self.values))
-        return torch.stack(keys), torch.stack(values)
+        return self._by_step(torch.stack(keys)), self._by_step(torch.stack(values))
+
+    def _by_step(self, parts: Tensor) -> Tensor:
+        """Put the parts of a step side by side: the last two axes become steps and slot_width."""
+        return parts.reshape(*parts.shape[:3], -1, self._slot_width)
 
 
 def speech_side(model: SpeechModel) -> SpeechSide:
@@ -163,7 +175,8 @@ def sources(config: ModelConfig) -> tuple[GraphSource, ...]:
 
     def make_lawful(feeds: Feeds, case: Case, rng: np.random.Generator) -> None:
         if PAST_TOKENS in feeds:
-            feeds[PAST_TOKENS] += case[CAPACITY] - case[TOKENS] - np.arange(case[BATCH])
+            past = min(case[CAPACITY], config.max_text_tokens) - case[TOKENS]
+            feeds[PAST_TOKENS] += past - np.arange(case[BATCH])
         feeds[TOKEN_IDS] += rng.integers(0, config.llm["vocab_size"], feeds[TOKEN_IDS].shape)
         feeds[WRITTEN_STEPS] += case[SLOTS] + 11  # the ring has wrapped
         feeds[VISIBLE_STEPS] += case[SLOTS] // 2 + np.arange(case[TOKENS])

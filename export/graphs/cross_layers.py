@@ -120,7 +120,7 @@ def sources(config: ModelConfig) -> tuple[GraphSource, ...]:
     shapes = [(1, 1, 1500, 64), (1, 7, 500, 64), (1, 1, 100, 128), (2, 4, 16, 9)]
 
     def make_lawful(feeds: Feeds, case: Case, rng: np.random.Generator) -> None:
-        past = min(case[CAPACITY], config.llm["max_position_embeddings"]) - case[TOKENS]
+        past = min(case[CAPACITY], config.max_text_tokens) - case[TOKENS]
         feeds[PAST_TOKENS] += past - np.arange(case[BATCH])
         feeds[TOKEN_IDS] += rng.integers(0, config.llm["vocab_size"], feeds[TOKEN_IDS].shape)
 

@@ -56,16 +56,16 @@ class SpeechMemory:
             max_slots: most slots, `first_slots` times a power of two.
         """
         self._device, self._max_slots = device, max_slots
-        axes = (config.num_layers, config.num_heads, "slots", config.head_dim)
+        axes = (config.num_layers, config.num_heads, "slots", config.slot_width)
         self._specs = [TensorSpec(name, dtype, axes) for name in KINDS]
         self.keys, self.values = self._zeros(first_slots)
-        """(adapter_layers, heads, slots, head_dim)"""
+        """(adapter_layers, heads, slots, slot_width)"""
         self.written = 0
         """Steps ever written."""
 
     @property
     def inputs(self) -> dict[str, Buffer]:
-        """The adapter graph's inputs by name: (heads, slots, head_dim) each, parts of `keys` and `values`."""
+        """The adapter graph's inputs by name: (heads, slots, slot_width) each, parts of `keys` and `values`."""
         kinds = zip(KINDS, (self.keys, self.values), strict=True)
         return {f"{MEMORY}{kind}_{layer}": ring[layer] for kind, ring in kinds for layer in range(ring.shape[0])}
 
@@ -106,7 +106,7 @@ class SpeechMemory:
         return np.arange(max(0, self.written - self.slots), min(visible_steps, self.written)) % self.slots
 
     def _pairs(self, keys: Buffer, values: Buffer, start: int) -> Iterator[tuple[Buffer, Buffer]]:
-        """Yield which slots take which of some steps, each (adapter_layers, heads, steps, head_dim)."""
+        """Yield which slots take which of some steps, each (adapter_layers, heads, steps, slot_width)."""
         yield from to_slots(self.keys, keys, start)
         yield from to_slots(self.values, values, start)
 

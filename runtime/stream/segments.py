@@ -60,8 +60,9 @@ def limits(
     speech = most_steps + OVERSHOOT_STEPS if in_sequence else 0
     room = max_text_tokens - prompt_tokens - 1 - segments.context_tokens - speech
     if room < 1:
-        asked = f"segments: context_tokens {segments.context_tokens}, the prompt of {prompt_tokens}"
-        asked += f" and speech of {speech} steps (max_s {segments.max_s:g})" if speech else ""
+        asked = f"segments: context_tokens {segments.context_tokens}"
+        asked += f", speech of {speech} steps (max_s {segments.max_s:g})" if speech else ""
+        asked += f" and the prompt of {prompt_tokens}"
         raise ConfigError(f"{asked} leave no room in the LLM's context of {max_text_tokens} tokens")
     return Limits(
         pause_steps=round(segments.pause_s / step_s),

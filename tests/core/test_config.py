@@ -143,18 +143,18 @@ def test_a_cache_aware_encoder_has_none_of_them(model_config: Callable[..., Mode
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("encoder", {"kind": None}, r"config\.encoder: kind is missing, expected one of chunked, windowed"),
+        ("encoder", {"kind": None}, r"config\.encoder: kind is missing, expected one of blocks, chunked, windowed"),
         (
             "encoder",
             {"kind": "conformer"},
-            r"config\.encoder\.kind: expected one of chunked, windowed, got str 'conformer'",
+            r"config\.encoder\.kind: expected one of blocks, chunked, windowed, got str 'conformer'",
         ),
         (
             "encoder",
             {"kind": "cross_adapter"},
-            r"config\.encoder\.kind: expected one of chunked, windowed, got str 'cross_adapter'",
+            r"config\.encoder\.kind: expected one of blocks, chunked, windowed, got str 'cross_adapter'",
         ),
-        ("encoder", {"kind": 3}, r"config\.encoder\.kind: expected one of chunked, windowed, got int 3"),
+        ("encoder", {"kind": 3}, r"config\.encoder\.kind: expected one of blocks, chunked, windowed, got int 3"),
         ("encoder", {"window": 375}, r"config\.encoder: unknown window; known are kind, network, left_context"),
         (
             "encoder",
@@ -164,8 +164,8 @@ def test_a_cache_aware_encoder_has_none_of_them(model_config: Callable[..., Mode
         ("connector", {"kind": None}, r"config\.connector: kind is missing, expected one of cross_adapter"),
         (
             "connector",
-            {"kind": "prepend"},
-            r"config\.connector\.kind: expected one of cross_adapter, cross_layers, got str 'prepend'",
+            {"kind": "interleave"},
+            r"config\.connector\.kind: expected one of cross_adapter, cross_layers, prepend, got str 'interleave'",
         ),
         ("connector", {"window": 4}, r"config\.connector: unknown window; known are kind, num_layers, width"),
         ("connector", {"widht": 3}, r"config\.connector: unknown widht; known are kind, num_layers, width"),
@@ -192,3 +192,9 @@ def test_only_json_objects_are_read(tmp_path: Path, content: bytes, message: str
 def test_config_errors_are_also_value_errors() -> None:
     assert issubclass(ConfigError, ValueError)
     assert issubclass(ConfigError, BestowEdgeError)
+
+
+def test_positions_of_an_adapter_bound_the_text(model_config: Callable[..., ModelConfig]) -> None:
+    config = model_config(positions=40)
+    assert config.max_text_tokens == 40
+    assert model_config().max_text_tokens == model_config().llm["max_position_embeddings"]

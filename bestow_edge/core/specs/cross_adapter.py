@@ -59,6 +59,16 @@ class CrossAdapterConfig(ConnectorConfig):
     """Prompt tokens before the last one: attend to the null frame only, or skip the adapter (older variant)."""
     dropout: float = 0.0
     """Dropout in the adapter, training only."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """Between the two layers of a feed-forward: ReLU as in the paper, GELU as in a Whisper decoder."""
+    positions: int = 0
+    """Learned positions of text tokens, prompt included, as a Whisper decoder has; 0 = none."""
+    own_embedding: bool = False
+    """Give the adapter token embeddings of its own, in its width, instead of the LLM's."""
+    residual: bool = True
+    """Add the LLM's token embeddings to the adapter's output."""
+    speech_parts: int = 1
+    """Positions that the encoder stacked to one step, each with a key and a value of its own; a Whisper has 4."""
 
     def __post_init__(self) -> None:
         """Check sizes."""
@@ -66,6 +76,13 @@ class CrossAdapterConfig(ConnectorConfig):
             raise ConfigError("connector: num_layers, width, num_heads and ffn_factor must be at least 1")
         if self.width % self.num_heads:
             raise ConfigError(f"connector: width {self.width} is not a multiple of num_heads {self.num_heads}")
+        if self.positions < 0 or self.speech_parts < 1:
+            got = f"positions {self.positions}, speech_parts {self.speech_parts}"
+            raise ConfigError(f"connector: positions must be at least 0 and speech_parts at least 1, got {got}")
+        if self.positions and (self.text_mixer != "attention" or self.prompt_mode == "bypass"):
+            raise ConfigError("connector: positions need text_mixer 'attention' and prompt_mode 'null_frame'")
+        if not self.residual and self.prompt_mode == "bypass":
+            raise ConfigError("connector: prompt_mode 'bypass' needs the residual: nothing else reaches the LLM")
         if self.text_mixer == "lstm" and self.num_layers != 1:
             raise ConfigError("connector: text_mixer 'lstm' has one cross-attention layer (Table 4); set num_layers: 1")
 
@@ -74,10 +91,27 @@ class CrossAdapterConfig(ConnectorConfig):
         """Width of one head."""
         return self.width // self.num_heads
 
+    @property
+    def max_text_tokens(self) -> int | None:
+        """Most tokens of a text, prompt included: its positions."""
+        return self.positions or None
+
+    @property
+    def slot_width(self) -> int:
+        """Width of the keys of one head for one step of speech, all parts side by side."""
+        return self.speech_parts * self.head_dim
+
     def describe(self) -> str:
         """Return its sizes, in words for people."""
         sizes = f"{self.num_layers} layers of width {self.width}, {self.num_heads} heads"
-        return f"{sizes}, text mixer {self.text_mixer}, prompt mode {self.prompt_mode}"
+        variants = {
+            f"{self.positions} positions": self.positions,
+            "embeddings of its own": self.own_embedding,
+            "no residual": not self.residual,
+            f"{self.speech_parts} parts a step": self.speech_parts > 1,
+        }
+        chosen = [f"text mixer {self.text_mixer}", f"prompt mode {self.prompt_mode}"]
+        return ", ".join([sizes, *chosen, *(name for name, used in variants.items() if used)])
 
 
 def cross_adapter(config: ModelConfig) -> CrossAdapterConfig:
@@ -88,7 +122,7 @@ def cross_adapter(config: ModelConfig) -> CrossAdapterConfig:
 def speech(config: ModelConfig) -> tuple[TensorSpec, ...]:
     """Return what the encoder hands over: keys and values of the cross-attentions, all layers in one tensor."""
     adapter = cross_adapter(config)
-    axes = (adapter.num_layers, BATCH, adapter.num_heads, STEPS, adapter.head_dim)
+    axes = (adapter.num_layers, BATCH, adapter.num_heads, STEPS, adapter.slot_width)
     return TensorSpec(KEYS, "float32", axes), TensorSpec(VALUES, "float32", axes)
 
 
@@ -107,7 +141,7 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
     text layers the state is fixed in size; without a text mixer there is no state.
     """
     adapter, hidden = cross_adapter(config), config.llm["hidden_size"]
-    memory = (adapter.num_heads, SLOTS, adapter.head_dim)
+    memory = (adapter.num_heads, SLOTS, adapter.slot_width)
     names = by_layer(adapter.num_layers)
     inputs = [
         TensorSpec(TOKEN_IDS, "int64", (BATCH, TOKENS)),

@@ -59,9 +59,8 @@ class AdapterLayer(nn.Module):
         self.norm_cross = nn.LayerNorm(width)
         self.cross_attention = HeadedAttention(width, config.num_heads)
         self.norm_ffn = nn.LayerNorm(width)
-        self.ffn = nn.Sequential(
-            nn.Linear(width, config.ffn_factor * width), nn.ReLU(), nn.Linear(config.ffn_factor * width, width)
-        )
+        inner, activation = config.ffn_factor * width, nn.GELU() if config.activation == "gelu" else nn.ReLU()
+        self.ffn = nn.Sequential(nn.Linear(width, inner), activation, nn.Linear(inner, width))
 
     def null(self) -> tuple[Tensor, Tensor]:
         """Key and value of the all-zero null frame: the projections' biases, each (1, heads, 1, head_dim)."""
@@ -72,15 +71,22 @@ class AdapterLayer(nn.Module):
 class Adapter(nn.Module):
     """X layers between the token embeddings and the LLM, with a global residual around all of them.
 
-    No positional encoding anywhere. Speech is projected but not layer-normed; one null frame (zeros) is always visible.
-    Source: paper section 3.1 and Table 4; the null frame and the prompt's mask follow the authors' public code.
+    No positional encoding unless the config asks for one. Speech is projected but not layer-normed; one null frame
+    (zeros) is always visible. Source: paper section 3.1 and Table 4; the null frame and the prompt's mask follow the
+    authors' public code. Positions, embeddings of its own, parts of steps and a missing residual are those of a Whisper
+    decoder before an LLM.
     """
 
-    def __init__(self, config: CrossAdapterConfig, speech_width: int, llm_width: int) -> None:
+    def __init__(self, config: CrossAdapterConfig, speech_width: int, llm_width: int, vocab_size: int) -> None:
         super().__init__()
         self.config = config
-        self.speech_in = _linear(speech_width, config.width)
-        self.text_in = _linear(llm_width, config.width)
+        self.speech_in = _linear(speech_width // config.speech_parts, config.width)
+        if config.own_embedding:
+            self.words = nn.Embedding(vocab_size, config.width)
+        else:
+            self.text_in = _linear(llm_width, config.width)
+        if config.positions:
+            self.places = nn.Embedding(config.positions, config.width)
         if config.text_mixer == "lstm":
             self.norm_lstm = nn.LayerNorm(config.width)
             self.lstm = nn.LSTM(config.width, config.width, num_layers=LSTM_LAYERS, batch_first=True)
@@ -96,8 +102,8 @@ class Adapter(nn.Module):
         words: Tensor = llm.get_input_embeddings()(token_ids)  # (batch, tokens, hidden)
         embeddings, alignment, added = words, None, None
         if speech is not None:
-            embeddings, alignment = self.align(words, speech.steps, visible_steps)
-            added = embeddings - words
+            added, alignment = self.align(token_ids, words, speech.steps, visible_steps)
+            embeddings = words + added if self.config.residual else added
         logits = llm(inputs_embeds=embeddings, use_cache=False).logits if with_llm else embeddings[:, :0]
         return Outputs(logits, alignment, added)
 
@@ -106,10 +112,31 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.text_out.weight)
         nn.init.zeros_(self.text_out.bias)
 
-    def align(self, embeddings: Tensor, speech: Tensor, visible_steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the LLM's input embeddings and where each token looked for them.
+    def embed(self, token_ids: Tensor, embeddings: Tensor, past_tokens: Tensor | None = None) -> Tensor:
+        """Return (batch, tokens, width), what the first layer takes.
 
         Args:
+            token_ids: (batch, tokens) int64.
+            embeddings: (batch, tokens, llm_width) float, the LLM's token embeddings.
+            past_tokens: (batch,) int64 tokens before these; None for none.
+        """
+        x: Tensor = self.words(token_ids) if self.config.own_embedding else self.text_in(embeddings)
+        if not self.config.positions:
+            return x
+        place = torch.arange(token_ids.shape[1], device=x.device)[None]
+        return x + self.places(place if past_tokens is None else place + past_tokens[:, None])
+
+    def take_apart(self, speech: Tensor) -> Tensor:
+        """Return (batch, steps * parts, part_width) of (batch, steps, speech_width)."""
+        return speech.reshape(speech.shape[0], -1, speech.shape[2] // self.config.speech_parts)
+
+    def align(
+        self, token_ids: Tensor, embeddings: Tensor, speech: Tensor, visible_steps: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what the connector adds to the LLM's embeddings, and where each token looked for it.
+
+        Args:
+            token_ids: (batch, tokens) int64.
             embeddings: (batch, tokens, llm_width) float, token embeddings.
             speech: (batch, steps, speech_width) float, encoder output.
             visible_steps: (batch, tokens) int64, speech steps each token sees; padded steps must lie behind them.
@@ -119,9 +146,10 @@ class Adapter(nn.Module):
             mean over heads, the null frame last.
         """
         bypassed = (visible_steps == 0) & (self.config.prompt_mode == "bypass")  # (batch, tokens)
-        speech = F.pad(self.speech_in(speech), (0, 0, 0, 1))  # (batch, steps + null, width)
-        cross_mask = self._cross_mask(visible_steps, speech.shape[1])
-        x = self.text_in(embeddings)  # (batch, tokens, width)
+        parts = self.config.speech_parts
+        speech = F.pad(self.speech_in(self.take_apart(speech)), (0, 0, 0, 1))  # (batch, steps * parts + null, width)
+        cross_mask = self._cross_mask(parts * visible_steps, speech.shape[1])
+        x = self.embed(token_ids, embeddings)  # (batch, tokens, width)
         if self.config.text_mixer == "lstm":
             x = x + self.lstm(self.norm_lstm(x))[0]
         self_mask = self._self_mask(bypassed)
@@ -129,7 +157,7 @@ class Adapter(nn.Module):
         for layer in self.layers:
             x, alignment = self._layer(layer, x, speech, self_mask, cross_mask)
         change: Tensor = self.text_out(self.norm_out(x)) * ~bypassed[..., None]
-        return embeddings + change, alignment
+        return change, by_step(alignment, parts)
 
     def _layer(
         self, layer: AdapterLayer, x: Tensor, speech: Tensor, self_mask: Tensor, cross_mask: Tensor
@@ -162,10 +190,19 @@ class Adapter(nn.Module):
         return (causal & (~bypassed[:, None, :] | own))[:, None]  # (batch, 1, tokens, tokens)
 
 
+def by_step(weights: Tensor, parts: int) -> Tensor:
+    """Add up attention over the parts of steps: (..., steps * parts + 1) to (..., steps + 1), the null frame last."""
+    if parts == 1:
+        return weights
+    steps = weights[..., :-1].unflatten(-1, (-1, parts)).sum(-1)
+    return torch.cat([steps, weights[..., -1:]], dim=-1)
+
+
 def _linear(inputs: int, outputs: int) -> nn.Module:
     return nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs)
 
 
 def build(config: ModelConfig) -> Adapter:
     """Return a fresh adapter for a model."""
-    return Adapter(cross_adapter(config), config.encoder.width, config.llm["hidden_size"])
+    llm = config.llm
+    return Adapter(cross_adapter(config), config.encoder.width, llm["hidden_size"], llm["vocab_size"])

@@ -144,8 +144,8 @@ def _check_prompts(config: ModelConfig, llm: LlmPart) -> None:
     for pair in config.pairs:
         text = prompt_text(parse_pair(pair), config.chat)
         length = len(llm.tokenizer.encode(text, add_special_tokens=False).ids)
-        if length >= config.llm["max_position_embeddings"]:
-            got = f"the prompt of {pair} has {length} tokens, the LLM's context {config.llm['max_position_embeddings']}"
+        if length >= config.max_text_tokens:
+            got = f"the prompt of {pair} has {length} tokens, the model's context {config.max_text_tokens}"
             raise ConfigError(f"llm: {got}; choose an LLM with a longer one")
 
 

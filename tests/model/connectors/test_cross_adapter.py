@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 from bestow_edge.model.connectors.cross_adapter import Adapter
 
@@ -19,6 +20,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "none": {"text_mixer": "none", "num_layers": 1},
     "lstm bypass": {"text_mixer": "lstm", "num_layers": 1, "prompt_mode": "bypass"},
     "same widths": {"width": LLM_WIDTH},
+    "decoder": {"activation": "gelu", "positions": 8, "own_embedding": True, "residual": False, "speech_parts": 2},
 }
 VISIBLE = torch.tensor([[0, 0, 2, 5, 9], [0, 1, 1, 3, 4]])
 
@@ -26,7 +28,7 @@ VISIBLE = torch.tensor([[0, 0, 2, 5, 9], [0, 1, 1, 3, 4]])
 def make(**variant: Any) -> Adapter:
     torch.manual_seed(3)
     config = CrossAdapterConfig(**({"num_layers": 2, "width": 16, "num_heads": 4} | variant))
-    adapter = Adapter(config, SPEECH_WIDTH, LLM_WIDTH)
+    adapter = Adapter(config, SPEECH_WIDTH, LLM_WIDTH, vocab_size=20)
     with torch.no_grad():
         for weight in adapter.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
@@ -35,7 +37,9 @@ def make(**variant: Any) -> Adapter:
 
 def through(adapter: Adapter, embeddings: Tensor, speech: Tensor, visible_steps: Tensor) -> Tensor:
     """Return what the LLM gets."""
-    return adapter.align(embeddings, speech, visible_steps)[0]
+    token_ids = torch.arange(embeddings.shape[1]).expand(embeddings.shape[:2])
+    change = adapter.align(token_ids, embeddings, speech, visible_steps)[0]
+    return embeddings + change if adapter.config.residual else change
 
 
 def inputs() -> tuple[Tensor, Tensor]:
@@ -61,7 +65,10 @@ def slow_attention(attention: Any, query: Tensor, sources: list[Tensor]) -> Tens
 def slow_forward(adapter: Adapter, embeddings: Tensor, speech: Tensor, visible: list[int]) -> Tensor:
     """One sequence, position by position, with lists of what may be seen in place of masks."""
     config = adapter.config
-    x = [adapter.text_in(embedding) for embedding in embeddings]
+    if config.own_embedding:
+        x = [adapter.words.weight[token] + adapter.places.weight[token] for token in range(len(embeddings))]
+    else:
+        x = [adapter.text_in(embedding) for embedding in embeddings]
     bypassed = [config.prompt_mode == "bypass" and steps == 0 for steps in visible]
     if config.text_mixer == "lstm":
         mixed = adapter.lstm(adapter.norm_lstm(torch.stack(x))[None])[0][0]
@@ -73,12 +80,13 @@ def slow_forward(adapter: Adapter, embeddings: Tensor, speech: Tensor, visible: 
                 seen = [normed[other] for other in range(at + 1) if other == at or not bypassed[other]]
                 x[at] = x[at] + slow_attention(layer.self_attention, normed[at], seen)
         for at, steps in enumerate(visible):
-            heard = [adapter.speech_in(step) for step in speech[:steps]] + [torch.zeros(config.width)]
+            parts = [part for step in speech[:steps] for part in step.chunk(config.speech_parts)]
+            heard = [adapter.speech_in(part) for part in parts] + [torch.zeros(config.width)]
             x[at] = x[at] + slow_attention(layer.cross_attention, layer.norm_cross(x[at]), heard)
             x[at] = x[at] + layer.ffn(layer.norm_ffn(x[at]))
     outs = [adapter.text_out(adapter.norm_out(one)) for one in x]
     return torch.stack([
-        embedding if skip else embedding + out
+        embedding if skip else embedding * config.residual + out
         for embedding, out, skip in zip(embeddings, outs, bypassed, strict=True)
     ])  # fmt: skip
 
@@ -123,7 +131,7 @@ def test_later_text_changes_nothing_before_it(variant: dict[str, Any]) -> None:
         changed = embeddings.clone()
         changed[:, 2, 0] += 1  # it is bypassed in no variant, so what follows does depend on it if anything mixes text
         same = torch.allclose(through(adapter, changed, speech, VISIBLE)[:, 3:], want[:, 3:], atol=1e-4)
-        assert same == (variant.get("text_mixer") == "none")
+        assert same == (variant.get("text_mixer") == "none" or adapter.config.own_embedding)
 
 
 def test_the_prompt_hears_the_null_frame_only() -> None:
@@ -167,6 +175,32 @@ def test_rows_of_a_batch_are_independent() -> None:
         both = through(adapter, embeddings, speech, VISIBLE)
         alone = [through(adapter, embeddings[[row]], speech[[row]], VISIBLE[[row]]) for row in range(2)]
         torch.testing.assert_close(torch.cat(alone), both, atol=1e-6, rtol=1e-5)
+
+
+def test_attention_is_of_steps() -> None:
+    """The weights of the parts of a step are added up."""
+    adapter = make(**VARIANTS["decoder"])
+    embeddings, speech = inputs()
+    with torch.no_grad():
+        _, weights = adapter.align(torch.zeros(2, 5, dtype=torch.int64), embeddings, speech, VISIBLE)
+    assert weights.shape == (2, 5, STEPS + 1)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 5))
+    seen = (weights[..., :-1] > 0).sum(-1)
+    assert torch.equal(seen, VISIBLE)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"positions": 8, "text_mixer": "none"}, "positions need text_mixer 'attention'"),
+        ({"positions": 8, "prompt_mode": "bypass"}, "and prompt_mode 'null_frame'"),
+        ({"residual": False, "prompt_mode": "bypass"}, "needs the residual"),
+        ({"speech_parts": 0}, "speech_parts at least 1"),
+    ],
+)
+def test_variants_that_do_not_fit(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        CrossAdapterConfig(**fields)
 
 
 def test_dropout_works_in_training_only() -> None:

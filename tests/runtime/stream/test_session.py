@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import RecordedDecoder, ScriptedModel, recorded
+from simulated import simulate
 
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import AudioError, ConfigError, PromptError, SessionError
-from bestow_edge.core.features import log_mel
 from bestow_edge.core.policy import Offline, Policy, WaitK, visible_steps
 from bestow_edge.core.specs.cross_adapter import cross_adapter
 from bestow_edge.model.connectors.cross_adapter import Adapter
@@ -29,7 +29,6 @@ from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.stream.events import SegmentEvent
 
 Floats = npt.NDArray[np.float32]
-SPARE_TOKENS = 8  # what an answer may be longer than the speech has steps
 
 
 def listen(model: Model, samples: Floats, block: int | None = None, **options: Any) -> RecordedDecoder:
@@ -48,43 +47,6 @@ def first_segment(model: ScriptedModel) -> RecordedDecoder:
     decoder = model.opened[0]
     assert isinstance(decoder, RecordedDecoder)
     return decoder
-
-
-@torch.no_grad()
-def simulate(
-    torch_model: Any, model: Model, samples: Floats, policy: Policy, lookahead: int
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Decode greedily with PyTorch alone: the whole utterance, the whole text and the policy's mask for every token.
-
-    Returns:
-        The tokens, and (visible steps, token) of every attempt.
-    """
-    mel = torch.from_numpy(log_mel(samples, model.config.features))
-    speech = torch_model.encode(mel[None], torch.tensor([mel.shape[0]]), lookahead)
-    source_steps = speech.steps.shape[1]
-    prompt = list(model.manifest.prompts["de-de"])
-    text, floors, at_least = list(prompt), [], 0
-    attempts = []
-    while len(text) - len(prompt) < source_steps + SPARE_TOKENS:
-        mask = visible_steps(
-            policy,
-            prompt_tokens=len(prompt),
-            text_tokens=len(text),
-            source_steps=source_steps,
-            at_least=np.array([*floors, at_least]),
-        )
-        logits = torch_model(torch.tensor([text]), speech, torch.from_numpy(mask)[None]).logits[0, -1]
-        token, visible = int(logits.argmax()), int(mask[-1])
-        attempts.append((visible, token))
-        if token not in model.manifest.end_ids:
-            text.append(token)
-            floors.append(visible)
-            at_least = visible
-        elif visible == source_steps:
-            break
-        else:
-            at_least = visible + policy.read_steps
-    return text[len(prompt) :], attempts
 
 
 @pytest.mark.parametrize("lookahead", [13, 6, 1, 0])

@@ -172,7 +172,7 @@ def test_reading_compares_what_the_adapter_adds_with_the_tokens(tiny_run: Run) -
     model, targets = objective.model, batch["targets"]
     words = model.llm.get_input_embeddings()(batch["token_ids"])
     speech = objective.encode(batch["mel"], batch["frame_lens"], int(batch["lookahead"]))
-    added = model.connector.align(words, speech.steps, batch["visible_steps"])[0] - words
+    added = model.connector.align(batch["token_ids"], words, speech.steps, batch["visible_steps"])[0]
     heard = (added @ model.llm.get_input_embeddings().weight.T)[targets != IGNORED].log_softmax(-1)
     plain, smooth = -heard.gather(1, targets[targets != IGNORED][:, None]).mean(), -heard.mean()
     token_loss = outputs["sums"][0] / count_items(batch)[0]
