@@ -42,7 +42,7 @@ Instruction = Annotated[
     typer.Option(
         "--instruction",
         metavar="TEXT",
-        help="Whole SALM: instruction before the speech; {source}, {target} and {task} are those of the pair.",
+        help="Instruction of a language pair; {source}, {target} and {task} are those of the pair.",
     ),
 ]
 Encoder = Annotated[
@@ -65,6 +65,10 @@ Pairs = Annotated[
     typer.Option(
         "--pairs", metavar="PAIR,...", help="Language pairs of the training; en-en if not given. Whole SALM: its pairs."
     ),
+]
+Adapter = Annotated[
+    Literal["fresh", "decoder"],
+    typer.Option("--adapter", help="Begin with fresh weights, or as the decoder of the Whisper that --encoder names."),
 ]
 Layers = Annotated[int, typer.Option("--adapter-layers", min=1, metavar="N", help="Layers of the adapter.")]
 Width = Annotated[int, typer.Option("--adapter-width", min=1, metavar="N", help="Width of the adapter.")]
@@ -100,6 +104,7 @@ def init(
     padding: Padding = None,
     instruction: Instruction = None,
     pairs: Pairs = None,
+    adapter: Adapter = "fresh",
     adapter_layers: Layers = ADAPTER.num_layers,
     adapter_width: Width = ADAPTER.width,
     adapter_heads: Heads = ADAPTER.num_heads,
@@ -143,7 +148,7 @@ def init(
                                       offline=offline, every_name=all_names)  # fmt: skip
                 _report(init_whole(wanted, out, force=force, progress=step), as_json=as_json)
                 return
-            adapter = CrossAdapterConfig(
+            fresh = CrossAdapterConfig(
                 num_layers=adapter_layers,
                 width=adapter_width,
                 num_heads=adapter_heads,
@@ -151,8 +156,17 @@ def init(
                 text_mixer=text_mixer,
                 prompt_mode=prompt_mode,
             )
-            request = InitRequest(encoder=encoder or "", llm=llm or "", connector=adapter, pairs=names or ("en-en",),
-                                  policy=PolicyConfig(k=k, l=l), dtype=dtype, seed=seed, offline=offline)  # fmt: skip
+            request = InitRequest(
+                encoder=encoder or "",
+                llm=llm or "",
+                connector=fresh if adapter == "fresh" else None,
+                pairs=names or ("en-en",),
+                instruction=instruction,
+                policy=PolicyConfig(k=k, l=l),
+                dtype=dtype,
+                seed=seed,
+                offline=offline,
+            )
             result = init_checkpoint(request, out, force=force, every_name=all_names, progress=step)
     _report(result, as_json=as_json)
 

@@ -70,7 +70,10 @@ class AdapterStep(nn.Module):
                 x = x + mixed
                 state_out += new
             null = getattr(self, f"null_key_{index}"), getattr(self, f"null_value_{index}")
-            mixed, weights = _cross_attend(layer, x, visible, memory[2 * index], memory[2 * index + 1], null)
+            null_hidden = visible.any(-1, keepdim=True) & (config.null_frame == "alone")  # (batch, tokens, 1)
+            mixed, weights = _cross_attend(
+                layer, x, (visible, ~null_hidden), memory[2 * index], memory[2 * index + 1], null
+            )
             alignment.append(by_step(weights.mean(1), config.speech_parts))  # over heads: (batch, tokens, memory + 1)
             x = x + mixed
             x = x + layer.ffn(layer.norm_ffn(x))
@@ -118,21 +121,27 @@ def _self_attend(
 
 
 def _cross_attend(
-    layer: AdapterLayer, x: Tensor, visible: Tensor, keys: Tensor, values: Tensor, null: tuple[Tensor, Tensor]
+    layer: AdapterLayer,
+    x: Tensor,
+    visible: tuple[Tensor, Tensor],
+    keys: Tensor,
+    values: Tensor,
+    null: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Attend to the visible speech and the null frame; return the mix and (batch, heads, tokens, memory + 1).
+    """Attend to the visible speech and the null frame; return the mix and (batch, heads, tokens, memory * parts + 1).
 
-    `keys` and `values` are (heads, memory, parts * head_dim), the same for every row of the batch.
+    `visible` are the slots, (batch, tokens, memory) bool, and the null frame, (batch, tokens, 1) bool. `keys` and
+    `values` are (heads, memory, parts * head_dim), the same for every row of the batch.
     """
-    attention = layer.cross_attention
-    null_key, null_value = null
-    heads, _, _, head_dim = null_key.shape[1], *null_key.shape[1:]
+    attention, (null_key, null_value) = layer.cross_attention, null
+    heads, head_dim = null_key.shape[1], null_key.shape[3]
     parts = keys.shape[-1] // head_dim
     keys, values = (part.reshape(heads, -1, head_dim) for part in (keys, values))  # (heads, memory * parts, head_dim)
-    visible = visible.repeat_interleave(parts, dim=-1) if parts > 1 else visible
+    slots = visible[0].repeat_interleave(parts, dim=-1) if parts > 1 else visible[0]
     query = attention.split(attention.query(layer.norm_cross(x))) * head_dim**-0.5
-    heard = hide(query @ keys.transpose(1, 2), visible[:, None])
-    weights = torch.cat([heard, query @ null_key.transpose(2, 3)], dim=-1).softmax(-1)
+    heard = hide(query @ keys.transpose(1, 2), slots[:, None])
+    nothing = hide(query @ null_key.transpose(2, 3), visible[1][:, None])
+    weights = torch.cat([heard, nothing], dim=-1).softmax(-1)
     memory = keys.shape[1]
     mixed = weights[..., :memory] @ values + weights[..., memory:] * null_value
     return attention.join(mixed), weights

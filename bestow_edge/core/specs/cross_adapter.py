@@ -67,6 +67,8 @@ class CrossAdapterConfig(ConnectorConfig):
     """Give the adapter token embeddings of its own, in its width, instead of the LLM's."""
     residual: bool = True
     """Add the LLM's token embeddings to the adapter's output."""
+    null_frame: Literal["always", "alone"] = "always"
+    """Which tokens see the null frame: all, or those without visible speech, as a Whisper decoder has no such frame."""
     speech_parts: int = 1
     """Positions that the encoder stacked to one step, each with a key and a value of its own; a Whisper has 4."""
 

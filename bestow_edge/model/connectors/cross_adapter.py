@@ -148,7 +148,7 @@ class Adapter(nn.Module):
         bypassed = (visible_steps == 0) & (self.config.prompt_mode == "bypass")  # (batch, tokens)
         parts = self.config.speech_parts
         speech = F.pad(self.speech_in(self.take_apart(speech)), (0, 0, 0, 1))  # (batch, steps * parts + null, width)
-        cross_mask = self._cross_mask(parts * visible_steps, speech.shape[1])
+        cross_mask = self._cross_mask(parts * visible_steps, speech.shape[1], alone=self.config.null_frame == "alone")
         x = self.embed(token_ids, embeddings)  # (batch, tokens, width)
         if self.config.text_mixer == "lstm":
             x = x + self.lstm(self.norm_lstm(x))[0]
@@ -178,9 +178,10 @@ class Adapter(nn.Module):
         return F.dropout(mixed, self.config.dropout, self.training), weights
 
     @staticmethod
-    def _cross_mask(visible_steps: Tensor, length: int) -> Tensor:
+    def _cross_mask(visible_steps: Tensor, length: int, *, alone: bool = False) -> Tensor:
         step = torch.arange(length, device=visible_steps.device)
-        return ((step < visible_steps[..., None]) | (step == length - 1))[:, None]  # (batch, 1, tokens, steps + null)
+        null = (step == length - 1) & ((visible_steps[..., None] == 0) | (not alone))
+        return ((step < visible_steps[..., None]) | null)[:, None]  # (batch, 1, tokens, steps + null)
 
     @staticmethod
     def _self_mask(bypassed: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ The connector begins silent: the LLM starts out as exactly the one that was give
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import save_checkpoint
 from bestow_edge.model.pretrained import whisper
 from bestow_edge.model.pretrained.components import EncoderPart, LlmPart, plain_config
+from bestow_edge.model.pretrained.decoder_start import decoder_config, start_as_decoder
 from bestow_edge.model.pretrained.huggingface import huggingface_encoder
 from bestow_edge.model.pretrained.llm import read_llm
 from bestow_edge.model.pretrained.nemo import nemo_encoder
@@ -38,10 +39,12 @@ class InitRequest:
     """Folder, `.nemo` file or Hub id of the speech encoder."""
     llm: str
     """Folder or Hub id of the LLM."""
-    connector: ConnectorConfig
-    """The fresh connector."""
+    connector: ConnectorConfig | None
+    """The fresh connector; None for an adapter that begins as the decoder of the Whisper in `encoder`."""
     pairs: tuple[str, ...] = ("en-en",)
     """Language pairs it will be trained for."""
+    instruction: str | None = None
+    """Instruction of a pair, see `ChatTemplate.instruction`."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """Default policy."""
     dtype: Dtype = "auto"
@@ -108,21 +111,21 @@ def init_checkpoint(
     llm = read_llm(llm_path, every_name=every_name)
     config = ModelConfig(
         encoder=encoder.config.for_policy(request.policy.l),
-        connector=request.connector,
+        connector=request.connector or decoder_config(encoder_path),
         llm=plain_config(llm.module.config),
         features=encoder.features,
         policy=request.policy,
-        chat=llm.chat,
+        chat=replace(llm.chat, instruction=request.instruction),
         pairs=pairs,
     )
     _check_prompts(config, llm)
-    model = _put_together(config, encoder, llm, request)
+    model = _put_together(config, encoder, llm, request, encoder_path)
     check_rebuilds(model)
     progress(f"writing {out}")
     save_checkpoint(model, llm.tokenizer.to_str(), out, replace=force)
     parts = (
         summary("encoder", config.encoder.network["model_type"], model.encoder, request.encoder),
-        summary("connector", config.connector.describe(), model.connector, f"fresh, seed {request.seed}"),
+        summary("connector", config.connector.describe(), model.connector, _origin(request)),
         summary("llm", config.llm["model_type"], model.llm, request.llm),
     )
     return InitResult(out, config, parts, encoder.left_out, llm.has_chat_template)
@@ -149,11 +152,21 @@ def _check_prompts(config: ModelConfig, llm: LlmPart) -> None:
             raise ConfigError(f"llm: {got}; choose an LLM with a longer one")
 
 
-def _put_together(config: ModelConfig, encoder: EncoderPart, llm: LlmPart, request: InitRequest) -> SpeechModel:
+def _origin(request: InitRequest) -> str:
+    """Return where the connector comes from, for people."""
+    return f"decoder of {request.encoder}" if request.connector is None else f"fresh, seed {request.seed}"
+
+
+def _put_together(
+    config: ModelConfig, encoder: EncoderPart, llm: LlmPart, request: InitRequest, encoder_path: Path
+) -> SpeechModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
         model = SpeechModel(config, encoder.module, llm.module)
-    model.connector.start_silent()
+    if request.connector is None:
+        start_as_decoder(model, llm.tokenizer, encoder_path)
+    else:
+        model.connector.start_silent()
     if request.dtype != "auto":
         model.to(getattr(torch, request.dtype))
     return model.eval()

@@ -23,7 +23,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bypass": {"prompt_mode": "bypass"},
     "lstm": {"text_mixer": "lstm", "num_layers": 1},
     "none": {"text_mixer": "none", "num_layers": 1},
-    "decoder": {"activation": "gelu", "positions": 32, "own_embedding": True, "residual": False, "speech_parts": 4},
+    "decoder": {
+        "activation": "gelu",
+        "positions": 32,
+        "own_embedding": True,
+        "residual": False,
+        "null_frame": "alone",
+        "speech_parts": 4,
+    },
     "parts": {"speech_parts": 2},
 }
 TOLERANCE = 1e-4  # float32 sums in another order, values near 5

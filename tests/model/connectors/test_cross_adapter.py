@@ -20,7 +20,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "none": {"text_mixer": "none", "num_layers": 1},
     "lstm bypass": {"text_mixer": "lstm", "num_layers": 1, "prompt_mode": "bypass"},
     "same widths": {"width": LLM_WIDTH},
-    "decoder": {"activation": "gelu", "positions": 8, "own_embedding": True, "residual": False, "speech_parts": 2},
+    "decoder": {
+        "activation": "gelu",
+        "positions": 8,
+        "own_embedding": True,
+        "residual": False,
+        "null_frame": "alone",
+        "speech_parts": 2,
+    },
 }
 VISIBLE = torch.tensor([[0, 0, 2, 5, 9], [0, 1, 1, 3, 4]])
 
@@ -81,7 +88,9 @@ def slow_forward(adapter: Adapter, embeddings: Tensor, speech: Tensor, visible: 
                 x[at] = x[at] + slow_attention(layer.self_attention, normed[at], seen)
         for at, steps in enumerate(visible):
             parts = [part for step in speech[:steps] for part in step.chunk(config.speech_parts)]
-            heard = [adapter.speech_in(part) for part in parts] + [torch.zeros(config.width)]
+            heard = [adapter.speech_in(part) for part in parts]
+            if config.null_frame == "always" or not heard:
+                heard.append(torch.zeros(config.width))
             x[at] = x[at] + slow_attention(layer.cross_attention, layer.norm_cross(x[at]), heard)
             x[at] = x[at] + layer.ffn(layer.norm_ffn(x[at]))
     outs = [adapter.text_out(adapter.norm_out(one)) for one in x]

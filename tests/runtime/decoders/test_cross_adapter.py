@@ -29,7 +29,14 @@ def test_an_adapter_like_a_decoder(
 ) -> None:
     """Positions, embeddings of its own, no residual, and four keys for each step of speech."""
 
-    variant = {"activation": "gelu", "positions": 90, "own_embedding": True, "residual": False, "speech_parts": 4}
+    variant = {
+        "activation": "gelu",
+        "positions": 90,
+        "own_embedding": True,
+        "residual": False,
+        "null_frame": "alone",
+        "speech_parts": 4,
+    }
     tokenizer = train_tokenizer(["one two three", "eins zwei drei"], ("de-de",), 300)
     model = make_model(model_config(tokenizer.get_vocab_size(), **variant))
     checkpoint = tmp_path / "checkpoint"
