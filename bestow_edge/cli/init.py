@@ -105,7 +105,7 @@ def init(
             from bestow_edge.model.pretrained.assemble import InitRequest, init_checkpoint, init_whole
 
             if whole is not None:
-                result = init_whole(whole, out, policy=WHISPER, padding=round(padding / 0.08), offline=offline,
+                result = init_whole(whole, out, policy=WHISPER, padding_s=padding, offline=offline,
                                     force=force, every_name=all_names, progress=step)  # fmt: skip
                 _report(result, as_json=as_json)
                 return

@@ -14,8 +14,9 @@ Lang = Annotated[
     typer.Option(
         "--lang",
         metavar="SOURCE-TARGET,...",
-        help="Languages of speech and text; en-en transcribes, en-en,en-de both; default: en-de. With --ask, en (the "
-        "default then) is the language of the speech and nothing else is written.",
+        help="Languages of speech and text; en-en transcribes, en-en,en-de both; auto and auto-en where the model "
+        "detects the language, as Whisper does. Default: en-de, or what the model can do. With --ask, en (the default "
+        "then) is the language of the speech and nothing else is written.",
     ),
 ]
 Ask = Annotated[

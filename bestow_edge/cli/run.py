@@ -14,10 +14,11 @@ import typer
 from bestow_edge.cli import options
 from bestow_edge.cli.show.console import err, say_error, write, write_json
 from bestow_edge.cli.show.delay import announce
+from bestow_edge.cli.show.language import DetectedLanguage
 from bestow_edge.cli.show.prompts import asked_record, labels, languages, policy_record
 from bestow_edge.cli.show.texts import StreamedTexts, event_record, texts
 from bestow_edge.core.errors import AudioError, SessionError
-from bestow_edge.core.prompts import Question
+from bestow_edge.core.prompts import AUTO, Question
 from bestow_edge.core.request import Request
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def run(
     Examples:
       bestow-edge run talk.wav
       bestow-edge run talk.wav --lang en-en,en-de
+      bestow-edge run talk.wav --lang auto --bundle my-whisper
       bestow-edge run talk.wav --lang en --ask "Who is speaking?" --ask "What was decided?"
       bestow-edge run talk.wav --beam 5
       bestow-edge run talk.wav --stream --k 4
@@ -111,18 +113,19 @@ def _try_file(path: Path, job: Job) -> bool:
 def _file(path: Path, waveform: npt.NDArray[np.float32], job: Job) -> None:
     from bestow_edge.runtime.records.trace import Tracer
 
-    prefix, asked = f"{path}: " if job.prefixed else "", job.request.asked
+    prefix, asked = f"{path}: " if job.prefixed else "", job.request.asked(job.model.config)
     started_s = time.perf_counter()
     opened = job.model.open(job.request)
     with opened if job.trace is None else Tracer(opened, job.trace) as session:
-        heard = _heard(session, waveform, job)
+        heard = _heard(session, waveform, job, prefix)
         if job.request.stream and not job.as_json:
             _write_growing(heard, StreamedTexts(asked, prefix))
             return
         events = [event for added in heard for event in added]
     wall_s = time.perf_counter() - started_s
     if job.as_json:
-        write_json(_record(path, len(waveform) / job.model.sample_rate_hz, wall_s, events, job))
+        record = _record(path, len(waveform) / job.model.sample_rate_hz, wall_s, events, job)
+        write_json(record | ({"language": session.language} if asked[0].source == AUTO else {}))
         return
     for label, text in zip(labels(asked), texts(events, len(asked)), strict=True):
         write(prefix + label + text)
@@ -137,16 +140,21 @@ def _write_growing(heard: Iterator[list[Event]], streamed: StreamedTexts) -> Non
         streamed.end()
 
 
-def _heard(session: Session | Tracer, waveform: npt.NDArray[np.float32], job: Job) -> Iterator[list[Event]]:
+def _heard(
+    session: Session | Tracer, waveform: npt.NDArray[np.float32], job: Job, prefix: str
+) -> Iterator[list[Event]]:
     """Feed a file block by block; how it is cut never changes the text."""
     from bestow_edge.runtime.audio.files import blocks
 
     block_samples = round((STEP_S if job.request.stream else FEED_S) * job.model.sample_rate_hz)
     with _bar(len(waveform), shown=not job.request.stream or job.as_json) as advance:
-        for block in blocks(waveform, block_samples):
-            yield session.feed(block)
-            advance(len(block))
-        yield session.finish()
+        detected = DetectedLanguage(session, prefix)
+        for block in (*blocks(waveform, block_samples), None):
+            events = session.finish() if block is None else session.feed(block)
+            if not job.as_json:
+                detected.show()
+            yield events
+            advance(0 if block is None else len(block))
 
 
 @contextmanager
@@ -163,7 +171,7 @@ def _bar(total: int, *, shown: bool) -> Iterator[Any]:  # Any: a function from a
 
 
 def _record(path: Path, duration_s: float, wall_s: float, events: list[Event], job: Job) -> dict[str, object]:
-    asked = job.request.asked
+    asked = job.request.asked(job.model.config)
     record: dict[str, object] = {
         "file": str(path),
         "lang": languages(asked),
@@ -182,7 +190,7 @@ def _texts_record(said: Sequence[str], job: Job) -> dict[str, object]:
     """Return what was written for pairs and, if there are any, the answers to questions with their policies."""
     pairs: dict[str, str] = {}
     answers: list[dict[str, object]] = []
-    for row, (what, text) in enumerate(zip(job.request.asked, said, strict=True)):
+    for row, (what, text) in enumerate(zip(job.request.asked(job.model.config), said, strict=True)):
         if isinstance(what, Question):
             answers.append(asked_record(what) | {"text": text, "policy": _policy_record(job, row)})
         else:

@@ -160,6 +160,11 @@ class ConnectorConfig(ABC):
 
         return {name: kind.config for name, kind in CONNECTORS.items()}
 
+    @property
+    def detects(self) -> tuple[str, ...]:
+        """Languages of speech that the model detects; none unless the kind says so."""
+        return ()
+
     @abstractmethod
     def describe(self) -> str:
         """Return its sizes, in words for people."""

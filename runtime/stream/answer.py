@@ -102,12 +102,12 @@ class Answer:
     def pause(self, visible: int) -> None:
         """Wait for more speech, because the model has no token to write."""
         self.silent_until = visible
-        self._read(visible)
+        self.wait(visible)
 
     def refuse(self, visible: int) -> None:
         """Wait for more speech, because the policy refused the token."""
         self.refusals += 1
-        self._read(visible)
+        self.wait(visible)
 
     def write(self, attempt: Attempt) -> Word:
         """Append the token of an attempt."""
@@ -127,5 +127,6 @@ class Answer:
         ids = [word.token_id for word in last]
         return any(ids[period:] == ids[:-period] for period in range(1, LOOP_TOKENS // 3 + 1))
 
-    def _read(self, visible: int) -> None:
+    def wait(self, visible: int) -> None:
+        """Wait for more speech."""
         self.at_least = visible + max(1, self.policy.read_steps)

@@ -82,7 +82,7 @@ def init_whole(
     out: Path,
     *,
     policy: PolicyConfig,
-    padding: int,
+    padding_s: float,
     offline: bool = False,
     force: bool = False,
     every_name: bool = False,
@@ -94,7 +94,7 @@ def init_whole(
         source: folder or Hub id of a Whisper.
         out: directory to make; it appears complete or not at all.
         policy: default read/write policy.
-        padding: steps of silence behind the audio of each encoding.
+        padding_s: seconds of silence behind the audio of each encoding.
         offline: use files and the Hub's cache alone.
         force: replace a directory that is there.
         every_name: an error about weights names all of them.
@@ -111,7 +111,7 @@ def init_whole(
     if not is_whisper(folder):
         raise ConfigError(f"{folder}: not a whole model that is supported; expected a Whisper, or --encoder and --llm")
     progress(f"reading {folder}")
-    model, tokenizer = whole_whisper(folder, policy=policy, padding=padding, every_name=every_name)
+    model, tokenizer = whole_whisper(folder, policy=policy, padding_s=padding_s, every_name=every_name)
     _check_rebuilds(model)
     progress(f"writing {out}")
     save_checkpoint(model, tokenizer.to_str(), out, replace=force)

@@ -5,6 +5,7 @@ The whole model needs no training: its decoder is the LLM, and the connector is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,14 +69,14 @@ def whisper_encoder(folder: Path, *, every_name: bool = False) -> EncoderPart:
 
 
 def whole_whisper(
-    folder: Path, *, policy: PolicyConfig, padding: int, every_name: bool = False
+    folder: Path, *, policy: PolicyConfig, padding_s: float, every_name: bool = False
 ) -> tuple[SpeechModel, Tokenizer]:
     """Read a whole model.
 
     Args:
         folder: with config.json, generation_config.json, tokenizer.json and weights as safetensors.
         policy: default read/write policy.
-        padding: steps of silence behind the audio of each encoding; the decoder does not stop without some.
+        padding_s: seconds of silence behind the audio of each encoding; the decoder does not stop without some.
         every_name: an error about weights names all of them.
 
     Raises:
@@ -88,8 +89,10 @@ def whole_whisper(
         raise ConfigError(f"{folder}: tie_word_embeddings is false; Whisper's head is its token embeddings")
     if not (heads := generation.get("alignment_heads")):
         raise ConfigError(f"{folder}: generation_config.json names no alignment_heads; take it from a newer copy")
-    languages = [code for name in generation.get("lang_to_id", {}) if (code := name.strip("<|>")) in LANGUAGES]
-    network = _network(whisper)
+    tokens = {name.strip("<|>"): token for name, token in generation.get("lang_to_id", {}).items()}
+    languages = {code: token for code, token in tokens.items() if code in LANGUAGES}
+    network, features = _network(whisper), _features(folder, whisper)
+    padding = round(padding_s / (WindowedConfig.frames_per_step * features.frame_s))
     decoder = {"num_hidden_layers": whisper.decoder_layers, "num_attention_heads": whisper.decoder_attention_heads}
     config = ModelConfig(
         encoder=WindowedConfig(
@@ -99,13 +102,14 @@ def whole_whisper(
             alignment_heads=tuple((layer, head) for layer, head in heads),
             suppressed=tuple(sorted(token for token in generation.get("suppress_tokens") or () if token >= 0)),
             specials_from=whisper.eos_token_id + 1,
+            languages=languages,
         ),
         llm=network | decoder | {"max_position_embeddings": whisper.max_target_positions},
-        features=_features(folder, whisper),
+        features=features,
         policy=policy,
         segments=SegmentConfig(max_s=SEGMENT_S),
         chat=MULTILINGUAL if languages else ENGLISH,
-        pairs=_pairs(languages),
+        pairs=_pairs(languages or ["en"]),
     )
     with torch.device("meta"):
         empty = SpeechModel.from_config(config)
@@ -173,9 +177,9 @@ def _tokenizer(folder: Path, config: Untyped) -> Tokenizer:
     return tokenizer
 
 
-def _pairs(languages: list[str]) -> tuple[str, ...]:
+def _pairs(languages: Iterable[str]) -> tuple[str, ...]:
     """Return the pairs it is trained for: English alone, or all languages and their translations to English."""
-    spoken = sorted(languages or ["en"], key=lambda code: code != "en")  # the first pair is the default of `bench`
+    spoken = sorted(languages, key=lambda code: code != "en")  # the first pair is the default of `bench`
     return (*(f"{code}-{code}" for code in spoken), *(f"{code}-en" for code in spoken if code != "en"))
 
 

@@ -34,8 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_whisper(tmp_path_factory.mktemp("whisper"))
 
 
-def read(folder: Path, padding: int = 25) -> Any:
-    return whole_whisper(folder, policy=ALIGN_ATT, padding=padding)[0]
+def read(folder: Path, padding_s: float = 2.0) -> Any:
+    return whole_whisper(folder, policy=ALIGN_ATT, padding_s=padding_s)[0]
 
 
 def test_logits_equal_transformers(folder: Path) -> None:
@@ -75,7 +75,7 @@ def test_config(folder: Path) -> None:
 
 
 def test_prompt_ids(folder: Path) -> None:
-    model, tokenizer = whole_whisper(folder, policy=ALIGN_ATT, padding=0)
+    model, tokenizer = whole_whisper(folder, policy=ALIGN_ATT, padding_s=0.0)
     from bestow_edge.core.prompts import parse_pair, prompt_text
 
     text = prompt_text(parse_pair("de-en"), model.config.chat)

@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_whisper import save_whisper
+from tiny_whisper import export_whisper, save_whisper
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from bestow_edge.core.config import PolicyConfig, SegmentConfig
+from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, WaitK
 from bestow_edge.core.request import Request
-from bestow_edge.export.pipeline import export_bundle
-from bestow_edge.model.checkpoint import save_checkpoint
-from bestow_edge.model.pretrained.whisper import whole_whisper
 from bestow_edge.runtime.model import Model, load
 from bestow_edge.runtime.stream.listener import Listener
 from bestow_edge.runtime.stream.session import Session
@@ -33,12 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    directory = tmp_path_factory.mktemp("bundle")
-    policy = PolicyConfig(name="align-att", l=4, threshold=2)
-    whisper, tokenizer = whole_whisper(folder, policy=policy, padding=PADDING)
-    save_checkpoint(whisper, tokenizer.to_str(), directory / "checkpoint")
-    export_bundle(directory / "checkpoint", directory / "fp32", precision="fp32", progress=lambda _: None)
-    return load(directory / "fp32", threads=1)
+    return load(export_whisper(folder, tmp_path_factory.mktemp("bundle")), threads=1)
 
 
 @pytest.fixture
