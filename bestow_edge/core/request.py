@@ -71,7 +71,7 @@ class Request:
         Without `lang` it is `en-de` if the model was trained for it, else `auto` if it detects languages, else its
         first pair; of questions alone English or else its first language.
         """
-        return parse_asked(self.lang or (_default_spoken if self.ask else _default_pair)(config), self.ask)
+        return parse_asked(self.lang or (_default_spoken if self.ask else default_pair)(config), self.ask)
 
     @property
     def fields(self) -> dict[str, int]:
@@ -113,10 +113,11 @@ class Request:
         return self.lookahead if choice is None else choice.lookahead
 
 
-def _default_pair(config: ModelConfig) -> str:
+def default_pair(config: ModelConfig, *, auto: bool = True) -> str:
+    """Return the pair of a request that names none, see `Request.asked`; without `auto` it names the language."""
     if DEFAULT_PAIR in config.pairs or not config.pairs:
         return DEFAULT_PAIR
-    return AUTO if config.connector.detects else config.pairs[0]
+    return AUTO if auto and config.connector.detects else config.pairs[0]
 
 
 def _default_spoken(config: ModelConfig) -> str:

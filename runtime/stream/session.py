@@ -17,14 +17,14 @@ import numpy.typing as npt
 
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import SessionError
-from bestow_edge.core.prompts import AUTO, Question
+from bestow_edge.core.prompts import Question
 from bestow_edge.runtime.audio.files import check_block
 from bestow_edge.runtime.decoders.base import Attempt
 from bestow_edge.runtime.stream.answer import Answer, Prompt, Word
 from bestow_edge.runtime.stream.answers import Answers
 from bestow_edge.runtime.stream.beam import beam_search
 from bestow_edge.runtime.stream.events import Decision, Event, SegmentEvent, TextEvent, Verdict
-from bestow_edge.runtime.stream.language import detect, is_early
+from bestow_edge.runtime.stream.language import SpokenLanguage
 from bestow_edge.runtime.stream.listener import Listener
 from bestow_edge.runtime.stream.loop import decide
 from bestow_edge.runtime.stream.segments import LOUDER, limits, only_word, whole_words
@@ -65,13 +65,11 @@ class Session:
         self.segment = 0
         self.on_decision: Callable[[Decision], None] | None = None
         """Called with every decision, except those of drafts."""
-        self._detects = model.config.connector.detects
-        self._settled = all(prompt.asked.source != AUTO for prompt in prompts)
-        self._language = prompts[0].asked.source if self._settled else None
+        self._spoken = SpokenLanguage(model, [prompt.asked for prompt in prompts])
         self._limits = limits(
             segments,
             step_s=model.config.step_s,
-            prompt_tokens=max(len(ids) for code in self._detects or [""] for ids in self._prompt_ids(code)),
+            prompt_tokens=self._spoken.most_tokens(),
             max_text_tokens=model.manifest.max_text_tokens,
         )
         self._graphs = model.graphs
@@ -143,7 +141,7 @@ class Session:
         detokenizer = Detokenizer(self.model.tokenizer, self._prefix)
         for word in self._answers.all[prompt].words:
             detokenizer.push(word.token_id)
-        kept = self._decoder, self._language, self._prompt_tokens
+        kept = self._decoder, self._spoken.code, self._prompt_tokens
         with self._decoder.supposing(self._listener.rest()):
             if not self._decoder.heard:
                 return ""
@@ -152,12 +150,12 @@ class Session:
                 attempts = self._rehearse(prompt, self._decoder.heard)
                 return "".join(detokenizer.push(attempt.token_id) for attempt in attempts)
             finally:
-                self._decoder, self._language, self._prompt_tokens = kept
+                self._decoder, self._spoken.code, self._prompt_tokens = kept
 
     @property
     def language(self) -> str | None:
         """Language of the speech; None until it is detected, which is when the first text is written."""
-        return self._language if self._settled else None
+        return self._spoken.code if self._spoken.settled else None
 
     @property
     def sample_rate_hz(self) -> int:
@@ -182,7 +180,7 @@ class Session:
     def _begin_segment(self, contexts: Sequence[tuple[int, ...]]) -> None:
         """Begin with fresh prompts, caches and speech memory; `contexts` are the tokens to repeat for each prompt."""
         self._contexts = contexts
-        self._prompt_tokens = self._prompts_of(self._language)
+        self._prompt_tokens = self._begins()
         self._decoder = self.model.open_decoder(self._graphs, self._prompt_tokens)
         answers = [
             Answer(prompt.policy, self._limits.most_tokens, isinstance(prompt.asked, Question))
@@ -197,13 +195,9 @@ class Session:
         known_s = zip(answers, self._written_s, strict=True)
         self._skip_s = [0.0 if answer.question else end_s for answer, end_s in known_s]
 
-    def _prompt_ids(self, language: str) -> list[tuple[int, ...]]:
-        """Return the token ids of each prompt about speech in a language."""
-        return [self.model.prompt_ids(prompt.asked.spoken(language)) for prompt in self.prompts]
-
-    def _prompts_of(self, language: str | None) -> list[tuple[int, ...]]:
-        """Return the tokens that the segment begins with for each prompt; before any speech, of any language."""
-        ids = self._prompt_ids(language or self._detects[0])
+    def _begins(self) -> list[tuple[int, ...]]:
+        """Return the tokens that the segment begins with for each prompt."""
+        ids = self._spoken.prompt_ids()
         return [self.model.join(one, before) for one, before in zip(ids, self._contexts, strict=True)]
 
     def _hear(self) -> None:
@@ -212,12 +206,9 @@ class Session:
         self._detect()
 
     def _detect(self) -> None:
-        """Take the prompts of the language that the speech heard is in, unless it is settled."""
-        if self._settled or not self._decoder.heard:
-            return
-        language = detect(self._decoder, self.model.start_ids, self._detects)
-        if language != self._language:
-            self._language, self._prompt_tokens = language, self._prompts_of(language)
+        """Take the prompts of the language that the speech heard is in, until it is settled."""
+        if self._spoken.detect(self._decoder):
+            self._prompt_tokens = self._begins()
             self._decoder = self._decoder.branch(self._prompt_tokens)
 
     def _write(self) -> Iterator[Event]:
@@ -257,7 +248,7 @@ class Session:
     def _decide(self, row: int, attempt: Attempt, *, doubted: bool) -> Iterator[Event]:
         last = self._listener.ended and attempt.visible_steps == self._decoder.heard
         end_ids = self.model.manifest.end_ids
-        early = not self._settled and is_early(attempt)
+        early = self._spoken.waits(attempt)
         verdict = decide(self._answers.all[row], attempt, last=last, end_ids=end_ids, doubted=doubted, early=early)
         if verdict == "write":
             self._decoder.commit(row, attempt.token_id)
@@ -275,7 +266,7 @@ class Session:
 
     def _record(self, row: int, attempt: Attempt) -> Iterator[Event]:
         """Append a token to its answer, and emit its text unless the segment before has emitted it."""
-        self._settled = True
+        self._spoken.settled = True
         self._report("write", row, attempt)
         answer = self._answers.all[row]
         word = answer.write(attempt)

@@ -8,7 +8,7 @@ import pytest
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ConfigError, PromptError
-from bestow_edge.core.request import Request
+from bestow_edge.core.request import Request, default_pair
 from bestow_edge.core.specs.chunked import ChunkedConfig
 from bestow_edge.core.specs.cross_layers import CrossLayersConfig
 
@@ -31,6 +31,7 @@ def config(languages: dict[str, int] | None = None, **fields: Any) -> ModelConfi
 )
 def test_the_default_pair_is_one_of_the_model(model: ModelConfig, pair: str) -> None:
     assert list(map(str, Request().asked(model))) == [pair]
+    assert default_pair(model, auto=False) == pair.replace("auto", "en-en")
     assert list(map(str, Request(lang="de-en,de").asked(model))) == ["de-en", "de-de"]
 
 

@@ -160,6 +160,25 @@ def test_new_speech_runs_the_text_again(model: Model, waveform: np.ndarray) -> N
     assert write(early, 3) == write(fresh, 3)
 
 
+@pytest.mark.parametrize(("texts", "lengths"), [([5, 5], [5, 1]), ([5, 3], [4, 1, 1]), ([1], [1, 1])])
+def test_texts_and_queries_run_at_once_if_equally_long(
+    model: Model, waveform: np.ndarray, texts: list[int], lengths: list[int]
+) -> None:
+    """Tokens of each run for two attempts after a new encoding; a query alone is the same."""
+    prompts = [list(range(10, 10 + length)) for length in texts]
+    decoder, runs = heard(model, waveform, prompts), []
+    step = decoder._step.run
+    decoder._step.run = lambda feeds, count: runs.append(count) or step(feeds, count)
+    first, second = (decoder.attempt([decoder.heard] * len(texts)) for _ in range(2))
+    assert runs == lengths
+    for row, prompt in enumerate(prompts):
+        alone = heard(model, waveform, [prompt]).attempt([decoder.heard])[0]
+        for attempt in (first[row], second[row]):
+            assert attempt.token_id == alone.token_id
+            np.testing.assert_allclose(attempt.log_prob, alone.log_prob, atol=1e-4)
+            np.testing.assert_allclose(attempt.alignment, alone.alignment, atol=1e-5)
+
+
 def test_alignment(model: Model, waveform: np.ndarray) -> None:
     decoder = heard(model, waveform, [list(model.manifest.prompts["en-en"])])
     attempt = decoder.attempt([decoder.heard])[0]
