@@ -7,7 +7,7 @@ the policies count encoder steps, and the session waits for them.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -141,16 +141,11 @@ class Session:
         detokenizer = Detokenizer(self.model.tokenizer, self._prefix)
         for word in self._answers.all[prompt].words:
             detokenizer.push(word.token_id)
-        kept = self._decoder, self._spoken.code, self._prompt_tokens
-        with self._decoder.supposing(self._listener.rest()):
+        with self._supposing_the_end():
             if not self._decoder.heard:
                 return ""
-            self._detect()
-            try:
-                attempts = self._rehearse(prompt, self._decoder.heard)
-                return "".join(detokenizer.push(attempt.token_id) for attempt in attempts)
-            finally:
-                self._decoder, self._spoken.code, self._prompt_tokens = kept
+            attempts = self._rehearse(prompt, self._decoder.heard)
+            return "".join(detokenizer.push(attempt.token_id) for attempt in attempts)
 
     @property
     def language(self) -> str | None:
@@ -210,6 +205,17 @@ class Session:
         if self._spoken.detect(self._decoder):
             self._prompt_tokens = self._begins()
             self._decoder = self._decoder.branch(self._prompt_tokens)
+
+    @contextmanager
+    def _supposing_the_end(self) -> Iterator[None]:
+        """Hear the rest of the audio for the time of a `with` block."""
+        decoder, code, begins = self._decoder, self._spoken.code, self._prompt_tokens
+        with decoder.supposing(self._listener.rest()):
+            self._detect()
+            try:
+                yield
+            finally:
+                self._decoder, self._spoken.code, self._prompt_tokens = decoder, code, begins
 
     def _write(self) -> Iterator[Event]:
         """Write until the answers wait for more speech, or the segment ends."""
