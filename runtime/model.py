@@ -137,6 +137,11 @@ class Model:
             return self.manifest.prompts[str(asked)]
         return question_ids(self.tokenizer, asked, self.config.chat, self.manifest.max_text_tokens)
 
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """Tokens that every prompt begins with, behind which a model detects the language of the speech."""
+        return tuple(self.tokenizer.encode(self.config.chat.before, add_special_tokens=False).ids)
+
     def join(self, prompt: tuple[int, ...], context: tuple[int, ...]) -> tuple[int, ...]:
         """Return the tokens that a segment begins with: a prompt, and tokens of the segment before in their place."""
         previous = self.config.chat.previous
@@ -167,7 +172,7 @@ class Model:
 
         Args:
             task: "transcribe" or "translate"; None follows from the languages.
-            source: language of the speech, such as "en".
+            source: language of the speech, such as "en"; "auto" lets the model detect it.
             target: language of the text; None means `source`.
             ask: a question about the speech; excludes `task` and `target`.
             k: wait-k's K, None = the bundle's default.
@@ -237,12 +242,14 @@ class Model:
             raise ConfigError(
                 f"{len(prompts)} prompts, beam_size {beam_size}: expected prompts, one of them for a beam"
             )
-        asked = [Prompt(parse_pair(text) if isinstance(text, str) else text, policy) for text, policy in prompts]
+        asked = [
+            Prompt(parse_pair(text, auto=True) if isinstance(text, str) else text, policy) for text, policy in prompts
+        ]
         for prompt in asked:
             if isinstance(prompt.asked, Question):
                 check_answers(prompt.asked, self.config.questions)
             else:
-                check_trained(prompt.asked, self.config.pairs)
+                check_trained(prompt.asked, self.config.pairs, self.config.connector.detects)
             check_follows(prompt.policy, self.config)
             self._warn_of(prompt.policy)
         if lookahead is None:

@@ -46,11 +46,12 @@ Manifest = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of the results.")]
 Lang = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--lang",
         metavar="SOURCE-TARGET",
-        help="Language pair; en-en transcribes. With --questions the language of the speech, such as en.",
+        help="Language pair; en-en transcribes. With --questions the language of the speech, such as en. "
+        "Default: en-de, or the bundle's first pair.",
     ),
 ]
 Questions = Annotated[
@@ -103,7 +104,7 @@ Threads = Annotated[
 def evaluate(
     manifest: Manifest,
     out: Out,
-    lang: Lang = "en-de",
+    lang: Lang = None,
     questions: Questions = False,
     bundle: options.Bundle = None,
     target: Target = None,
@@ -131,9 +132,9 @@ def evaluate(
       bestow-edge eval source.txt --target target.txt --bundle my-bundle --out scores
       bestow-edge eval qa.jsonl --lang en --questions --bundle my-bundle --out scores
     """
-    pair = parse_pair(lang)
+    pair = parse_pair(lang or _default_pair(bundle))
     if questions and pair.task != "transcribe":
-        raise typer.BadParameter(f"--lang {lang}: with --questions give the language of the speech, such as en")
+        raise typer.BadParameter(f"--lang {pair}: with --questions give the language of the speech, such as en")
     metric = metric or ("rouge_l" if questions else "wer" if pair.task == "transcribe" else "bleu")
     varied = {"k": numbers("--k", k), "threshold": numbers("--threshold", threshold)}
     steps = numbers("--lookahead", lookahead)
@@ -159,6 +160,14 @@ def evaluate(
     else:
         _show(results, ANSWERS if questions else QUALITIES[pair.task], metric)
         say(f"written to {out}: results.json, report.html, curve.svg, curve.png and a directory for each setting")
+
+
+def _default_pair(bundle: Path | None) -> str:
+    from bestow_edge.core.bundle import read_manifest
+    from bestow_edge.core.request import default_pair
+    from bestow_edge.runtime import embedded_bundle
+
+    return default_pair(read_manifest(bundle or embedded_bundle()).model, auto=False)
 
 
 def numbers(option: str, text: str) -> list[int]:

@@ -14,6 +14,7 @@ import typer
 from bestow_edge.cli import options
 from bestow_edge.cli.show.console import say, say_warning
 from bestow_edge.cli.show.delay import announce
+from bestow_edge.cli.show.language import DetectedLanguage
 from bestow_edge.core.errors import AudioDeviceError
 from bestow_edge.core.request import Request
 
@@ -93,9 +94,10 @@ def mic(
     announce(request, model, calibrate)
     session = model.open(request) if trace is None else Tracer(model.open(request), trace)
     with session, microphone, _stopped_by_ctrl_c(microphone):
-        source, prompts = f"{microphone.device} at {microphone.device_rate_hz} Hz", ", ".join(map(str, request.asked))
-        say(f"listening to {source}, {prompts}; Ctrl-C ends")
-        _listen(microphone, session, request.asked, as_json=as_json)
+        prompts = request.asked(model.config)
+        source = f"{microphone.device} at {microphone.device_rate_hz} Hz"
+        say(f"listening to {source}, {', '.join(map(str, prompts))}; Ctrl-C ends")
+        _listen(microphone, session, prompts, as_json=as_json)
     _warn_of_lost_audio(microphone)
 
 
@@ -106,19 +108,22 @@ def _listen(
     from bestow_edge.cli.show.captions import Captions, Status, level_db
 
     started_s, rate_hz = time.monotonic(), session.sample_rate_hz
-    num_samples = 0
+    num_samples, detected = 0, DetectedLanguage(session, as_json=as_json)
     with Captions(prompts, as_json=as_json) as captions:
         try:
             for block in microphone:
                 events = session.feed(block)
                 num_samples += len(block)
+                detected.show()
                 audio_s, wall_s = num_samples / rate_hz, time.monotonic() - started_s
                 captions.add(events, audio_s, wall_s)
                 captions.show(Status(level_db(block), microphone.waiting_s, audio_s, microphone.num_overflows))
         except AudioDeviceError:
             captions.add(session.finish(), num_samples / rate_hz, time.monotonic() - started_s)
             raise
-        captions.add(session.finish(), num_samples / rate_hz, time.monotonic() - started_s)
+        events = session.finish()
+        detected.show()
+        captions.add(events, num_samples / rate_hz, time.monotonic() - started_s)
 
 
 @contextmanager

@@ -19,8 +19,9 @@ Lang = Annotated[
     typer.Option(
         "--lang",
         metavar="SOURCE-TARGET,...",
-        help="Language pairs: en-en transcribes, en-de translates, en-en,en-de does both. With --ask, one language "
-        "such as en gives only answers. Default: en-de; with --ask: en.",
+        help="Language pairs: en-en transcribes, en-de translates, en-en,en-de does both. auto and auto-en detect the "
+        "language of the speech, if the model can. With --ask, one language such as en gives only answers. "
+        "Default: en-de, or what the bundle can do; with --ask: en.",
     ),
 ]
 Ask = Annotated[

@@ -14,10 +14,11 @@ import typer
 from bestow_edge.cli import options
 from bestow_edge.cli.show.console import err, say_error, write, write_json
 from bestow_edge.cli.show.delay import announce
+from bestow_edge.cli.show.language import DetectedLanguage
 from bestow_edge.cli.show.prompts import labels, languages, policy_record, prompt_record
 from bestow_edge.cli.show.texts import StreamedTexts, event_record, texts
 from bestow_edge.core.errors import AudioError, SessionError
-from bestow_edge.core.prompts import Question
+from bestow_edge.core.prompts import AUTO, Question
 from bestow_edge.core.request import Request
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def run(
     Examples:
       bestow-edge run talk.wav
       bestow-edge run talk.wav --lang en-en,en-de
+      bestow-edge run talk.wav --lang auto --bundle my-whisper
       bestow-edge run talk.wav --lang en --ask "Who is speaking?" --ask "What was decided?"
       bestow-edge run talk.wav --beam 5
       bestow-edge run talk.wav --stream --k 4
@@ -116,18 +118,19 @@ def _try_file(path: Path, job: Job) -> bool:
 def _file(path: Path, waveform: npt.NDArray[np.float32], job: Job) -> None:
     from bestow_edge.runtime.records.trace import Tracer
 
-    prefix, prompts = f"{path}: " if job.prefixed else "", job.request.asked
+    prefix, prompts = f"{path}: " if job.prefixed else "", job.request.asked(job.model.config)
     started_s = time.perf_counter()
     opened = job.model.open(job.request)
     with opened if job.trace is None else Tracer(opened, job.trace) as session:
-        batches = _feed(session, waveform, job)
+        batches = _feed(session, waveform, job, prefix)
         if job.request.stream and not job.as_json:
             _write_growing(batches, StreamedTexts(prompts, prefix))
             return
         events = [event for batch in batches for event in batch]
     wall_s = time.perf_counter() - started_s
     if job.as_json:
-        write_json(_record(path, len(waveform) / job.model.sample_rate_hz, wall_s, events, job))
+        record = _record(path, len(waveform) / job.model.sample_rate_hz, wall_s, events, job)
+        write_json(record | ({"language": session.language} if prompts[0].source == AUTO else {}))
         return
     for label, text in zip(labels(prompts), texts(events, len(prompts)), strict=True):
         write(prefix + label + text)
@@ -142,16 +145,19 @@ def _write_growing(batches: Iterator[list[Event]], streamed: StreamedTexts) -> N
         streamed.end()
 
 
-def _feed(session: Session | Tracer, waveform: npt.NDArray[np.float32], job: Job) -> Iterator[list[Event]]:
+def _feed(session: Session | Tracer, waveform: npt.NDArray[np.float32], job: Job, prefix: str) -> Iterator[list[Event]]:
     """Feed a file block by block and yield the events of each block. The size of blocks never changes the text."""
     from bestow_edge.runtime.audio.files import blocks
 
     block_samples = round((STEP_S if job.request.stream else FEED_S) * job.model.sample_rate_hz)
     with _bar(len(waveform), shown=not job.request.stream or job.as_json) as advance:
-        for block in blocks(waveform, block_samples):
-            yield session.feed(block)
-            advance(len(block))
-        yield session.finish()
+        detected = DetectedLanguage(session, prefix)
+        for block in (*blocks(waveform, block_samples), None):
+            events = session.finish() if block is None else session.feed(block)
+            if not job.as_json:
+                detected.show()
+            yield events
+            advance(0 if block is None else len(block))
 
 
 @contextmanager
@@ -168,7 +174,7 @@ def _bar(total: int, *, shown: bool) -> Iterator[Any]:  # Any: a function from a
 
 
 def _record(path: Path, duration_s: float, wall_s: float, events: list[Event], job: Job) -> dict[str, object]:
-    prompts = job.request.asked
+    prompts = job.request.asked(job.model.config)
     record: dict[str, object] = {
         "file": str(path),
         "lang": languages(prompts),
@@ -187,7 +193,7 @@ def _texts_record(written: Sequence[str], job: Job) -> dict[str, object]:
     """Return the texts of pairs, and the answers to questions with their policies, for JSON."""
     pairs: dict[str, str] = {}
     answers: list[dict[str, object]] = []
-    for row, (prompt, text) in enumerate(zip(job.request.asked, written, strict=True)):
+    for row, (prompt, text) in enumerate(zip(job.request.asked(job.model.config), written, strict=True)):
         if isinstance(prompt, Question):
             answers.append(prompt_record(prompt) | {"text": text, "policy": _policy_record(job, row)})
         else:

@@ -171,6 +171,11 @@ class ConnectorConfig(ABC):
         """Most tokens of a text, prompt included; None for as many as the LLM takes."""
         return None
 
+    @property
+    def detects(self) -> tuple[str, ...]:
+        """Languages of speech that the model detects; none unless the kind says so."""
+        return ()
+
     @abstractmethod
     def describe(self) -> str:
         """Return its sizes, in words for people."""

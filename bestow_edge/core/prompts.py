@@ -4,7 +4,9 @@ Export turns the prompt of each language pair into token ids once and stores the
 needs no template engine. A question's prompt holds the question, so its ids are made when it is asked.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,17 +16,29 @@ from bestow_edge.core.languages import LANGUAGES
 
 Task = Literal["transcribe", "translate"]
 MOST_SHOWN = 12  # pairs that a message names one by one
+AUTO = "auto"
+"""In place of a language code: the language that a model detects in the speech."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Language of the speech and of the text; equal codes mean transcription."""
+    """Language of the speech and of the text; equal codes mean transcription.
+
+    `auto` stands for the detected language: `Pair("auto", "auto")` transcribes, `Pair("auto", "en")` translates to
+    English.
+    """
 
     source: str
     target: str
 
     def __str__(self) -> str:
-        return f"{self.source}-{self.target}"
+        return AUTO if self.target == AUTO else f"{self.source}-{self.target}"
+
+    def spoken(self, language: str) -> Pair:
+        """Return the pair with the language that was detected; a pair that names its language stays as it is."""
+        if self.source != AUTO:
+            return self
+        return Pair(language, language if self.target == AUTO else self.target)
 
     @property
     def task(self) -> Task:
@@ -56,6 +70,10 @@ class Question:
 
     def __str__(self) -> str:
         return self.text
+
+    def spoken(self, language: str) -> Question:  # noqa: ARG002 - see `Pair.spoken`
+        """Return the question, which names its language."""
+        return self
 
     @property
     def instruction(self) -> str:
@@ -131,27 +149,32 @@ def _one_line(text: str, what: str) -> str:
     return line
 
 
-def parse_pair(text: str) -> Pair:
+def parse_pair(text: str, *, auto: bool = False) -> Pair:
     """Read `en-de`, or `en` for `en-en`.
+
+    Args:
+        text: the pair.
+        auto: accept `auto` as the language of the speech too, as in `auto` and `auto-en`.
 
     Raises:
         PromptError: if it is not a pair of known language codes.
     """
     parts = text.strip().lower().split("-")
     codes = parts * 2 if len(parts) == 1 else parts
-    if len(codes) != 2 or any(code not in LANGUAGES for code in codes):
-        known = ", ".join(LANGUAGES)
-        raise PromptError(f"language pair {text!r}: expected SOURCE-TARGET such as en-de, with codes out of {known}")
+    spoken = (*LANGUAGES, AUTO) if auto else tuple(LANGUAGES)
+    if len(codes) != 2 or codes[0] not in spoken or not (codes[1] in LANGUAGES or parts == [AUTO]):
+        expected = f"expected SOURCE-TARGET such as en-de, with codes out of {', '.join(LANGUAGES)}"
+        raise PromptError(f"language pair {text!r}: {expected}{', or auto for SOURCE' if auto else ''}")
     return Pair(*codes)
 
 
 def parse_pairs(text: str) -> tuple[Pair, ...]:
-    """Read the pairs that are asked about one stream: `en-en,en-de`.
+    """Read the pairs that are asked about one stream: `en-en,en-de` or `auto,auto-en`.
 
     Raises:
         PromptError: if one is not a pair or is given twice, or they differ in the language of the speech.
     """
-    pairs = tuple(map(parse_pair, text.split(",")))
+    pairs = tuple(parse_pair(part, auto=True) for part in text.split(","))
     for pair in pairs:
         if pair.source != pairs[0].source:
             both = f"{pairs[0]} and {pair}"
@@ -185,13 +208,13 @@ def make_pair(task: Task | None, source: str, target: str | None) -> Pair:
 
     Args:
         task: "transcribe", "translate", or None to let the languages decide.
-        source: language code of the speech.
+        source: language code of the speech, or `auto`.
         target: language code of the text, or None for the language of the speech.
 
     Raises:
         PromptError: if a code is unknown, or the task contradicts the languages.
     """
-    pair = parse_pair(f"{source}-{target or source}")
+    pair = parse_pair(f"{source}-{target}" if target else source, auto=True)
     if task is not None and task != pair.task:
         raise PromptError(f"task {task!r} with languages {pair}: that pair means {pair.task!r}; change one of the two")
     return pair
@@ -211,13 +234,24 @@ def prompt_text(asked: Asked, chat: ChatTemplate) -> str:
     return f"{chat.before}{instruction}{chat.after}"
 
 
-def check_trained(pair: Pair, trained: tuple[str, ...]) -> None:
+def check_trained(pair: Pair, trained: tuple[str, ...], detects: Collection[str] = ()) -> None:
     """Refuse a pair the model was not trained for.
 
+    Args:
+        pair: the pair; with `auto` for the speech, each language that the model detects must be a pair of `trained`.
+        trained: pairs of the model.
+        detects: languages that it detects.
+
     Raises:
-        PromptError: if the pair is not in `trained`.
+        PromptError: if the pair is not in `trained`, or the model detects no language.
     """
-    if str(pair) not in trained:
+    if pair.source == AUTO:
+        if not detects:
+            known = shown_pairs(trained)
+            raise PromptError(f"language pair {pair}: this model detects no language; name one: {known}")
+        if lacking := [one for one in map(pair.spoken, detects) if str(one) not in trained]:
+            raise PromptError(f"language pair {pair}: this model was not trained for {lacking[0]}, which it may detect")
+    elif str(pair) not in trained:
         raise PromptError(f"language pair {pair}: this model was trained for {shown_pairs(trained, pair.source)}")
 
 

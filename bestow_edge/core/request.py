@@ -14,10 +14,9 @@ from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.delay import Choice, parse_latency, solve
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import POLICIES, Offline, Policy
-from bestow_edge.core.prompts import AboutSpeech, Question, parse_asked
+from bestow_edge.core.prompts import AUTO, AboutSpeech, Question, parse_asked
 
-DEFAULT_PAIR = "en-de"
-DEFAULT_SPOKEN = "en"
+DEFAULT_PAIR, DEFAULT_SPOKEN = "en-de", "en"  # of models that can, as the demo
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +53,8 @@ class Request:
         """
         if self.given and not self.stream:
             raise ConfigError(f"{', '.join(self.given)}: only for a stream; without one all is heard before text comes")
-        if self.beam_size > 1 and (self.stream or len(self.asked) > 1):
+        asked = () if self.lang is None else parse_asked(self.lang, self.ask)
+        if self.beam_size > 1 and (self.stream or len(asked or self.ask) > 1):
             raise ConfigError("a beam searches one text of the whole audio; give one pair or question and no stream")
         if self.latency is not None and (self.policy not in {None, "wait-k"} or self.threshold is not None):
             raise ConfigError("latency is for wait-k; leave out policy and threshold")
@@ -65,10 +65,13 @@ class Request:
         if self.policy is not None:
             check_fields(self.policy, self.fields)
 
-    @property
-    def asked(self) -> tuple[AboutSpeech, ...]:
-        """Language pairs, and the questions behind them."""
-        return parse_asked(self.lang or (DEFAULT_SPOKEN if self.ask else DEFAULT_PAIR), self.ask)
+    def asked(self, config: ModelConfig) -> tuple[AboutSpeech, ...]:
+        """Return language pairs, and the questions behind them.
+
+        Without `lang` it is `en-de` if the model was trained for it, else `auto` if it detects languages, else its
+        first pair; of questions alone English or else its first language.
+        """
+        return parse_asked(self.lang or (_default_spoken if self.ask else default_pair)(config), self.ask)
 
     @property
     def fields(self) -> dict[str, int]:
@@ -101,12 +104,24 @@ class Request:
             fields = self.fields if choice is None else {"k": choice.k, "l": choice.l}
             policy = change_policy(default_policy(name, config.policy), fields)
         for_questions = policy if self.given else Offline()
-        return tuple((what, for_questions if isinstance(what, Question) else policy) for what in self.asked)
+        asked = self.asked(config)
+        return tuple((what, for_questions if isinstance(what, Question) else policy) for what in asked)
 
     def right_context(self, config: ModelConfig) -> int | None:
         """Return the look-ahead of a session, None for the model's default."""
         choice = self.choose(config)
         return self.lookahead if choice is None else choice.lookahead
+
+
+def default_pair(config: ModelConfig, *, auto: bool = True) -> str:
+    """Return the pair of a request that names none, see `Request.asked`; without `auto` it names the language."""
+    if DEFAULT_PAIR in config.pairs or not config.pairs:
+        return DEFAULT_PAIR
+    return AUTO if auto and config.connector.detects else config.pairs[0]
+
+
+def _default_spoken(config: ModelConfig) -> str:
+    return DEFAULT_SPOKEN if DEFAULT_SPOKEN in config.questions or not config.questions else config.questions[0]
 
 
 def given_fields(**values: int | None) -> dict[str, int]:

@@ -14,6 +14,7 @@ TOKEN_IDS, VISIBLE_STEPS, WRITTEN_STEPS = "token_ids", "visible_steps", "written
 INPUTS_EMBEDS, ALIGNMENT = "inputs_embeds", "alignment"  # out of connectors
 PAST_TOKENS = "past_tokens"
 LOGITS, TOKEN_ID, LOG_PROB = "logits", "token_id", "log_prob"  # out of LLMs
+LANGUAGE_LOGITS = "languages"  # out of LLMs that detect the language of the speech
 NEXT = "next_"  # prefix of a state's name on the way out
 CACHE, NEW = "cache_", "new_"  # prefixes of a cache, bound in place, and of its new entries
 MEMORY = "memory_"  # prefix of the speech memory
@@ -24,7 +25,7 @@ POSITIONS = "positions"  # axis: an encoder's own positions, of which a step may
 Part = Literal["encoder", "connector", "llm"]
 Target = Literal["cpu", "cuda", "tensorrt"]
 """Device that graphs are made for. On a GPU, tensors between graphs or steps are float16."""
-FLOAT32_EVERYWHERE = (MEL, LOGITS, LOG_PROB, ALIGNMENT)  # tensors that enter or leave the device
+FLOAT32_EVERYWHERE = (MEL, LOGITS, LOG_PROB, ALIGNMENT, LANGUAGE_LOGITS)  # tensors that enter or leave the device
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class DecoderStep(nn.Module):
         llm: Untyped = model.llm
         self.decoder, self.head = llm.model.decoder, llm.get_output_embeddings()
         self.alignment_heads = model.connector.config.alignment_heads
+        self.languages = list(model.connector.config.languages.values())
         self.register_buffer("barred", model.connector.barred)
 
     def forward(self, token_ids: Tensor, past_tokens: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
@@ -61,9 +62,11 @@ class DecoderStep(nn.Module):
             x = x + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(x))))
             new += [keys, values]
             heads += [weights[:, head] for found, head in self.alignment_heads if found == index]
-        logits = suppress(self.head(self.decoder.layer_norm(x[:, -1])), self.barred)
+        scores = self.head(self.decoder.layer_norm(x[:, -1]))  # (batch, vocab)
+        logits = suppress(scores, self.barred)
         alignment = torch.stack(heads).mean(0, keepdim=True)  # (1, batch, tokens, positions)
-        return (logits, *best_token(logits), alignment, *new)
+        languages = (scores[:, self.languages],) if self.languages else ()
+        return (logits, *best_token(logits), alignment, *languages, *new)
 
 
 def _projections(attention: Untyped) -> tuple[Untyped, Untyped, Untyped]:

@@ -23,6 +23,11 @@ SPAN_SHARE = 0.1  # a word lasts as long as the attention around its peak is at 
 Floats = npt.NDArray[np.float32]
 
 
+def no_languages() -> Floats:
+    """Return the logits of a model that detects no language, (0,)."""
+    return np.zeros(0, dtype=np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """The token that the model would write next in one row."""
@@ -35,6 +40,7 @@ class Attempt:
     read_log_probs: Callable[[], Floats] = field(repr=False)
     read_alignment: Callable[[], Floats] | None = field(repr=False, default=None)
     """None where attention does not show the place of a token in the speech."""
+    read_languages: Callable[[], Floats] = field(repr=False, default=no_languages)
 
     @property
     def log_probs(self) -> Floats:
@@ -53,6 +59,11 @@ class Attempt:
         if self.read_alignment is None:
             raise RuntimeError("the model shows no alignment; a policy of its connector asks for none")
         return self.read_alignment()
+
+    @property
+    def languages(self) -> Floats:
+        """(languages,) logits of the tokens of `ConnectorConfig.detects`, for an attempt behind the prompt's begin."""
+        return self.read_languages()
 
     def span(self) -> tuple[int, int]:
         """Return first and end step of its speech: the peak of the last layer's attention.

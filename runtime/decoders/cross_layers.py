@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from bestow_edge.core.bundle import BundleManifest
 from bestow_edge.core.specs.cross_layers import GRAPH
-from bestow_edge.core.tensors import ALIGNMENT, LOG_PROB, LOGITS, MEMORY, TOKEN_ID, TOKEN_IDS, by_layer
-from bestow_edge.runtime.decoders.base import Attempt, Floats
+from bestow_edge.core.tensors import ALIGNMENT, LANGUAGE_LOGITS, LOG_PROB, LOGITS, MEMORY, TOKEN_ID, TOKEN_IDS, by_layer
+from bestow_edge.runtime.decoders.base import Attempt, Floats, no_languages
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph, Ints
 from bestow_edge.runtime.decoders.scores import OnDevice, log_probs
 from bestow_edge.runtime.devices.base import Buffer, Graph
@@ -80,10 +80,8 @@ class CrossLayersDecoder:
         """See `Decoder`; every token sees the whole encoding, whatever its row may see."""
         if self._speech is None:
             raise RuntimeError("an attempt before any speech was heard")
-        if self._stale:
-            self._run_texts(self._speech)
         first = self._speech.start  # later than 0 if the segment is longer than the encoder's window
-        out = self._run(np.array([text[-1:] for text in self._texts], dtype=np.int64))
+        out = self._run_texts(self._speech) if self._stale else self._run_queries()
         token_ids, log_prob = self._graph.device.get(out[TOKEN_ID], out[LOG_PROB])
         logits, alignment = OnDevice(self._graph.device, out[LOGITS]), OnDevice(self._graph.device, out[ALIGNMENT])
         return [
@@ -93,6 +91,7 @@ class CrossLayersDecoder:
                 visible,
                 partial(log_probs, logits, row),
                 partial(self._by_step, alignment, row, visible - first),
+                partial(self._languages, out, row),
             )
             for row, visible in enumerate(visible_steps)
         ]
@@ -117,21 +116,36 @@ class CrossLayersDecoder:
             self._texts = [text[:length] for text, length in zip(self._texts, lengths, strict=True)]
             self._step.past_tokens[:] = 0 if self._stale else self.num_tokens
 
-    def _run_texts(self, speech: SpeechSteps) -> None:
-        """Run each text up to its query about the newest encoding."""
+    def _run_texts(self, speech: SpeechSteps) -> Mapping[str, Buffer]:
+        """Run each text about the newest encoding: with its query if all are equally long, else the queries after."""
         memory: dict[str, Buffer] = {
             f"{MEMORY}{name}": speech.tensors[name][0] for name in by_layer(len(speech.tensors) // 2)
         }
         self._step.past_tokens[:] = 0
-        longest = int(self.num_tokens.max())
-        tokens = np.array([text[:-1] + [0] * (longest + 1 - len(text)) for text in self._texts], dtype=np.int64)
-        self._run(tokens, memory)
-        self._step.past_tokens[:] = self.num_tokens
         self._stale = False
+        longest = int(self.num_tokens.max())
+        if longest == self.num_tokens.min():
+            out = self._run(np.array(self._texts, dtype=np.int64), memory)
+            self._step.past_tokens[:] = longest
+            return out
+        self._run(np.array([text[:-1] + [0] * (longest + 1 - len(text)) for text in self._texts]), memory)
+        self._step.past_tokens[:] = self.num_tokens
+        return self._run_queries()
+
+    def _run_queries(self) -> Mapping[str, Buffer]:
+        """Run the query of each row."""
+        return self._run(np.array([text[-1:] for text in self._texts], dtype=np.int64))
 
     def _run(self, tokens: Ints, memory: Mapping[str, Buffer] | None = None) -> Mapping[str, Buffer]:
         """Run (rows, tokens); the memory is bound once for an encoding."""
         return self._step.run({TOKEN_IDS: tokens, **(memory or {})}, tokens.shape[1])
+
+    def _languages(self, out: Mapping[str, Buffer], row: int) -> Floats:
+        """Return the logits of the languages that the model detects, (languages,)."""
+        if LANGUAGE_LOGITS not in out:
+            return no_languages()
+        logits: Floats = self._graph.device.get(out[LANGUAGE_LOGITS])[0][row]
+        return logits
 
     def _by_step(self, alignment: OnDevice, row: int, count: int) -> Floats:
         """Return the last token's attention to the encoding's first steps and, last, to all behind, (1, count + 1)."""

@@ -176,13 +176,17 @@ def open_encoder(
     """Return the encoder of a stream.
 
     If nothing is written before its end, it encodes half a window at a time, or a whole one with silence behind. Where
-    no later encoding changes a step, it encodes a segment at a time, as far as the window holds one.
+    no later encoding changes a step, it encodes a segment at a time, as far as the window holds one. A stream whose
+    policies read more or fewer steps than the model's own does is encoded as often as they read.
     """
     sizes = windowed(config)
-    if all(isinstance(policy, Offline) for policy in policies):
+    reads = {policy.read_steps for policy in policies if not isinstance(policy, Offline)}
+    if not reads:
         room = sizes.window - sizes.right_context
         block = room if sizes.padding else room // 2
         if CONNECTORS[config.connector.kind].in_sequence:
             block = min(room, segment_steps)
         sizes = replace(sizes, block=max(sizes.block, block))
+    elif reads != {config.policy.l}:
+        sizes = sizes.for_policy(min(reads))
     return EncoderWindow(graph, sizes, config)

@@ -80,7 +80,7 @@ class TracedPrompt:
         Raises:
             PromptError: if a language is unknown.
         """
-        return Question(self.pair, self.question) if self.question else parse_pair(self.pair)
+        return Question(self.pair, self.question) if self.question else parse_pair(self.pair, auto=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,6 +167,11 @@ class Tracer:
     def sample_rate_hz(self) -> int:
         """Rate that `feed` expects."""
         return self.session.sample_rate_hz
+
+    @property
+    def language(self) -> str | None:
+        """See `Session.language`."""
+        return self.session.language
 
     def close(self) -> None:
         """Complete the file; a second call does nothing."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import median
 
 from bestow_edge.core.policy import Offline, Policy, View, wanted_steps
 from bestow_edge.core.prompts import AboutSpeech
 from bestow_edge.runtime.decoders.base import Attempt
 
 SPARE_TOKENS = 8  # an answer with more than a token for each encoder step and these is a loop
-LOOP_TOKENS = 24  # so many tokens about the same place in the speech are a loop
+LOOP_TOKENS = 16  # so many tokens that repeat about the same place in the speech are a loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +103,12 @@ class Answer:
     def pause(self, visible: int) -> None:
         """Wait for more speech, because the model has no token to write."""
         self.silent_until = visible
-        self._read(visible)
+        self.wait(visible)
 
     def refuse(self, visible: int) -> None:
         """Wait for more speech, because the policy refused the token."""
         self.refusals += 1
-        self._read(visible)
+        self.wait(visible)
 
     def write(self, attempt: Attempt) -> Word:
         """Append the token of an attempt."""
@@ -120,12 +121,22 @@ class Answer:
         return word
 
     def loops(self) -> bool:
-        """Return whether the last tokens repeat while their attention stays at one place."""
-        last = self.words[-LOOP_TOKENS:]
-        if len(last) < LOOP_TOKENS or last[-1].first_step > last[0].first_step + 1:
-            return False
-        ids = [word.token_id for word in last]
-        return any(ids[period:] == ids[:-period] for period in range(1, LOOP_TOKENS // 3 + 1))
+        """Return whether the last tokens repeat, and their attention moves less than speech that is repeated would.
 
-    def _read(self, visible: int) -> None:
+        At least two copies are compared, of 16 tokens together; speech has half a step or more for each token.
+        """
+        periods = range(1, len(self.words) // 2 + 1)
+        newest = self.words[-1].token_id
+        return any(self.words[-1 - period].token_id == newest and self._repeats(period) for period in periods)
+
+    def _repeats(self, period: int) -> bool:
+        least = max(LOOP_TOKENS, 2 * period)
+        last = self.words[-least:]
+        copies = list(zip(last[:-period], last[period:], strict=True))
+        if len(last) < least or any(old.token_id != new.token_id for old, new in copies):
+            return False
+        return median(new.first_step - old.first_step for old, new in copies) < period / 2
+
+    def wait(self, visible: int) -> None:
+        """Wait for more speech."""
         self.at_least = visible + max(1, self.policy.read_steps)

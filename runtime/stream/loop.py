@@ -9,7 +9,15 @@ from bestow_edge.runtime.stream.answer import Answer
 from bestow_edge.runtime.stream.events import Verdict
 
 
-def decide(answer: Answer, attempt: Attempt, *, last: bool, end_ids: Collection[int], doubted: bool = False) -> Verdict:
+def decide(
+    answer: Answer,
+    attempt: Attempt,
+    *,
+    last: bool,
+    end_ids: Collection[int],
+    doubted: bool = False,
+    early: bool = False,
+) -> Verdict:
     """Return the verdict on an attempt, and let the answer wait or end if its token is not written.
 
     Args:
@@ -18,6 +26,7 @@ def decide(answer: Answer, attempt: Attempt, *, last: bool, end_ids: Collection[
         last: whether the speech has ended and all of it was visible to the attempt.
         end_ids: tokens that end an answer or, before the end of the speech, pause it.
         doubted: whether the token is taken for a sound without words.
+        early: whether the language of the speech is still to be detected.
 
     Returns:
         `write` if the caller has to commit the token and call `Answer.write`.
@@ -26,6 +35,9 @@ def decide(answer: Answer, attempt: Attempt, *, last: bool, end_ids: Collection[
         answer.pause(attempt.visible_steps)
         answer.done = last
         return "doubt" if doubted else "pause"
+    if early and not last:
+        answer.wait(attempt.visible_steps)
+        return "refuse"
     if not last and not answer.accepts(attempt):
         answer.refuse(attempt.visible_steps)
         return "refuse"

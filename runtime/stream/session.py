@@ -7,7 +7,7 @@ the policies count encoder steps, and the session waits for them.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -21,14 +21,16 @@ from bestow_edge.core.errors import SessionError
 from bestow_edge.core.prompts import Question
 from bestow_edge.runtime.audio.files import check_block
 from bestow_edge.runtime.decoders.base import Attempt
-from bestow_edge.runtime.stream.answer import Answer, Prompt, Word
+from bestow_edge.runtime.stream.answer import Answer, Prompt
 from bestow_edge.runtime.stream.answers import Answers
 from bestow_edge.runtime.stream.beam import beam_search
-from bestow_edge.runtime.stream.events import Decision, Event, SegmentEvent, TextEvent, Verdict
+from bestow_edge.runtime.stream.events import Decision, Event, Verdict
+from bestow_edge.runtime.stream.language import SpokenLanguage
 from bestow_edge.runtime.stream.listener import Listener
 from bestow_edge.runtime.stream.loop import decide
 from bestow_edge.runtime.stream.segments import LOUDER, limits, only_word, quietest, whole_words
 from bestow_edge.runtime.stream.text import Detokenizer
+from bestow_edge.runtime.stream.writer import Writer
 
 if TYPE_CHECKING:
     from bestow_edge.runtime.model import Model
@@ -66,11 +68,11 @@ class Session:
         self.on_decision: Callable[[Decision], None] | None = None
         """Called with every decision, except those of drafts."""
         self._kind = CONNECTORS[model.config.connector.kind]
-        self._ids = [model.prompt_ids(prompt.asked) for prompt in prompts]
+        self._spoken = SpokenLanguage(model, [prompt.asked for prompt in prompts])
         self._limits = limits(
             segments,
             step_s=model.config.step_s,
-            prompt_tokens=max(map(len, self._ids)),
+            prompt_tokens=self._spoken.most_tokens(),
             max_text_tokens=model.manifest.max_text_tokens,
             in_sequence=self._kind.in_sequence,
         )
@@ -84,7 +86,8 @@ class Session:
         self._answered = False  # whether the answers to questions saw all of the speech
         self._background: float | None = None  # level of the segment before if it had no words
         self._base_s = 0.0
-        self._written_s = [0.0] * len(prompts)  # end of the last word of each text
+        texts = [not isinstance(prompt.asked, Question) for prompt in prompts]
+        self._writer = Writer(model.tokenizer, 0, self._time_s, texts)
         self._begin_segment([()] * len(prompts))
 
     def __enter__(self) -> Session:
@@ -110,7 +113,7 @@ class Session:
         self._listener.add(samples)
         events: list[Event] = []
         while self._listener.has_chunk:  # one by one: a new segment restarts the encoder
-            self._decoder.hear(self._listener.next_chunk())
+            self._hear()
             events += list(self._write())
         return events
 
@@ -123,17 +126,17 @@ class Session:
         self._check_open()
         self._listener.end()
         events: list[Event] = []
-        decoder = None
-        while decoder is not self._decoder:  # a segment may fill up or end early: the next one hears the rest
-            decoder = self._decoder
+        answers = None
+        while answers is not self._answers:  # a segment may fill up or end early: the next one hears the rest
+            answers = self._answers
             while self._listener.has_chunk:
-                self._decoder.hear(self._listener.next_chunk())
+                self._hear()
             events += list(self._search() if self.beam_size > 1 else self._write())
-            if decoder is self._decoder and self._answers.ended_early(self._decoder.heard):
+            if answers is self._answers and self._answers.ended_early(self._decoder.heard):
                 self._answered = True
                 events += list(self._next_segment(min(self._answers.heard_ends())))
         self._ended = True
-        return events + list(self._end_segment())
+        return events + list(self._writer.end())
 
     def draft(self, prompt: int = 0) -> str:
         """Return the text that would follow for a prompt if the audio ended now; the session does not change.
@@ -142,12 +145,19 @@ class Session:
             SessionError: if the session was finished.
         """
         self._check_open()
-        detokenizer = Detokenizer(self.model.tokenizer, self._prefix)
+        detokenizer = Detokenizer(self.model.tokenizer, self._writer.prefix)
         for word in self._answers.all[prompt].words:
             detokenizer.push(word.token_id)
-        with self._decoder.supposing(self._listener.rest()):
+        with self._supposing_the_end():
+            if not self._decoder.heard:
+                return ""
             attempts = self._rehearse(prompt, self._decoder.heard)
             return "".join(detokenizer.push(attempt.token_id) for attempt in attempts)
+
+    @property
+    def language(self) -> str | None:
+        """Language of the speech; None until it is detected, which is when the first text is written."""
+        return self._spoken.code if self._spoken.settled else None
 
     @property
     def sample_rate_hz(self) -> int:
@@ -172,7 +182,7 @@ class Session:
     def _begin_segment(self, contexts: Sequence[tuple[int, ...]]) -> None:
         """Begin with fresh prompts, caches and speech memory; `contexts` are the tokens to repeat for each prompt."""
         self._contexts = contexts
-        self._prompt_tokens = [self.model.join(ids, before) for ids, before in zip(self._ids, contexts, strict=True)]
+        self._prompt_tokens = self._begins()
         self._decoder = self.model.open_decoder(self._graphs, self._prompt_tokens)
         answers = [
             Answer(prompt.policy, self._limits.most_tokens, isinstance(prompt.asked, Question))
@@ -181,11 +191,34 @@ class Session:
         for answer in answers:
             answer.done = answer.question and self._answered
         self._answers = Answers(answers, self._limits, first=not self.segment)
-        self._detokenizers = [Detokenizer(self.model.tokenizer, self._prefix) for _ in answers]
-        self._unwritten: list[list[Word]] = [[] for _ in answers]  # words whose characters are incomplete
-        self._started = False
-        known_s = zip(answers, self._written_s, strict=True)
-        self._skip_s = [0.0 if answer.question else end_s for answer, end_s in known_s]
+        self._writer.begin(self.segment)
+
+    def _begins(self) -> list[tuple[int, ...]]:
+        """Return the tokens that the segment begins with for each prompt."""
+        ids = self._spoken.prompt_ids()
+        return [self.model.join(one, before) for one, before in zip(ids, self._contexts, strict=True)]
+
+    def _hear(self) -> None:
+        """Hear the next chunk."""
+        self._decoder.hear(self._listener.next_chunk())
+        self._detect()
+
+    def _detect(self) -> None:
+        """Take the prompts of the language that the speech heard is in, until it is settled."""
+        if self._spoken.detect(self._decoder):
+            self._prompt_tokens = self._begins()
+            self._decoder = self._decoder.branch(self._prompt_tokens)
+
+    @contextmanager
+    def _supposing_the_end(self) -> Iterator[None]:
+        """Hear the rest of the audio for the time of a `with` block."""
+        decoder, code, begins = self._decoder, self._spoken.code, self._prompt_tokens
+        with decoder.supposing(self._listener.rest()):
+            self._detect()
+            try:
+                yield
+            finally:
+                self._decoder, self._spoken.code, self._prompt_tokens = decoder, code, begins
 
     def _write(self) -> Iterator[Event]:
         """Write until the answers wait for more speech, or the segment ends."""
@@ -224,7 +257,8 @@ class Session:
     def _decide(self, row: int, attempt: Attempt, *, doubted: bool) -> Iterator[Event]:
         last = self._listener.ended and attempt.visible_steps == self._decoder.heard
         end_ids = self.model.manifest.end_ids
-        verdict = decide(self._answers.all[row], attempt, last=last, end_ids=end_ids, doubted=doubted)
+        early = self._spoken.waits(attempt)
+        verdict = decide(self._answers.all[row], attempt, last=last, end_ids=end_ids, doubted=doubted, early=early)
         if verdict == "write":
             self._decoder.commit(row, attempt.token_id)
             yield from self._record(row, attempt)
@@ -243,42 +277,20 @@ class Session:
 
     def _record(self, row: int, attempt: Attempt) -> Iterator[Event]:
         """Append a token to its answer, and emit its text unless the segment before has emitted it."""
+        self._spoken.settled = True
         self._report("write", row, attempt)
         answer = self._answers.all[row]
         word = answer.write(attempt)
         if answer.loops():
             answer.done = True
-        if (self._time_s(word.first_step) + self._time_s(word.end_step)) / 2 >= self._skip_s[row]:
-            yield from self._emit(row, word)
+        for event in self._writer.add(row, word):
+            answer.has_text = answer.has_text or bool(event.text)
+            yield event
 
     def _report(self, verdict: Verdict, row: int, attempt: Attempt) -> None:
         if self.on_decision is not None:
             proposal = (attempt.visible_steps, attempt.token_id, attempt.log_prob)
             self.on_decision(Decision(self.heard_s, row, self.segment, *proposal, verdict))
-
-    def _emit(self, row: int, word: Word) -> Iterator[Event]:
-        self._written_s[row] = max(self._written_s[row], self._time_s(word.end_step))
-        words = self._unwritten[row]
-        words.append(word)
-        text = self._detokenizers[row].push(word.token_id)
-        if not text:
-            return
-        self._unwritten[row] = []
-        self._answers.all[row].has_text = True
-        start_s = self._time_s(words[0].first_step)
-        if not self._started:
-            self._started = True
-            yield SegmentEvent("start", self.segment, start_s)
-        yield TextEvent(
-            text=text,
-            token_ids=tuple(item.token_id for item in words),
-            log_probs=tuple(item.log_prob for item in words),
-            start_s=start_s,
-            end_s=self._time_s(word.end_step),
-            heard_s=self._time_s(word.visible_steps),
-            segment=self.segment,
-            prompt=row,
-        )
 
     def _draft_for_policies(self, wanted: Sequence[int | None]) -> None:
         for row, (answer, visible) in enumerate(zip(self._answers.all, wanted, strict=True)):
@@ -288,11 +300,6 @@ class Session:
             draft = answer.token_ids + tuple(item.token_id for item in self._rehearse(row, visible))
             answer.drafts = (*answer.drafts, draft)[-most:]
             answer.drafted_at = visible
-
-    @property
-    def _prefix(self) -> str:
-        """Prefix of a segment's first text."""
-        return " " if self.segment else ""
 
     def _rehearse(self, row: int, visible: int) -> Generator[Attempt]:
         """Yield the next tokens of an answer if that is all the speech; the answer does not change."""
@@ -360,7 +367,7 @@ class Session:
 
     def _next_segment(self, first_step: int) -> Iterator[Event]:
         """Begin anew at an earlier step: prompt, memory and caches stay small in a stream of any length."""
-        yield from self._end_segment()
+        yield from self._writer.end()
         answers = self._answers.all
         spoken = any(answer.words for answer in answers)
         self._background = None if spoken else self._listener.level(0, self._decoder.heard)
@@ -368,15 +375,11 @@ class Session:
             self._graphs = graphs
             self._listener.use(self._open_encoder(graphs))
         self._base_s += self._listener.restart(first_step) * self.model.config.features.frame_s
-        self.segment += self._started  # a segment without text was silence
+        self.segment += self._writer.started  # a segment without text was silence
         most, contexts = self.segments.context_tokens, []
         for answer, before in zip(answers, self._contexts, strict=True):
             contexts.append((answer.token_ids or before)[-most:] if most and not answer.question else ())
         self._begin_segment(contexts)
-
-    def _end_segment(self) -> Iterator[Event]:
-        if self._started:
-            yield SegmentEvent("end", self.segment, max(self._written_s))
 
     def _time_s(self, step: int) -> float:
         return self._base_s + step * self.model.config.step_s

@@ -133,3 +133,34 @@ def test_an_instruction_of_the_chat_format() -> None:
     assert prompt_text(parse_pair("de-en"), chat) == "<s><de><translate><go>"
     assert prompt_text(parse_pair("de"), chat) == "<s><de><transcribe><go>"
     assert prompt_text(parse_pair("de"), replace(chat, instruction="")) == "<s><go>"
+
+
+def test_a_pair_whose_language_is_detected() -> None:
+    both = parse_pairs("auto, AUTO-en")
+    assert (
+        both == (Pair("auto", "auto"), Pair("auto", "en")) == tuple(parse_pair(str(pair), auto=True) for pair in both)
+    )
+    assert [str(pair) for pair in both] == ["auto", "auto-en"]
+    assert [pair.spoken("de") for pair in both] == [Pair("de", "de"), Pair("de", "en")]
+    assert both[1].spoken("en") == Pair("en", "en")
+    assert Pair("de", "en").spoken("fr") == Pair("de", "en")
+    assert make_pair(None, "auto", None) == both[0]
+    assert make_pair("translate", "auto", "en") == both[1]
+    for text in ("auto", "auto-en"):  # where a language must be named
+        with pytest.raises(PromptError, match="expected SOURCE-TARGET such as en-de"):
+            parse_pair(text)
+    for text in ("en-auto", "auto-auto", "auto-xx"):
+        with pytest.raises(PromptError, match="or auto for SOURCE"):
+            parse_pair(text, auto=True)
+    with pytest.raises(PromptError, match="a stream has one language"):
+        parse_pairs("auto,de-en")
+
+
+def test_a_detected_language_must_be_trained() -> None:
+    trained = ("en-en", "de-de", "de-en")
+    check_trained(Pair("auto", "auto"), trained, ("en", "de"))
+    check_trained(Pair("auto", "en"), trained, ("en", "de"))
+    with pytest.raises(PromptError, match="language pair auto-de: this model was not trained for en-de, which it may"):
+        check_trained(Pair("auto", "de"), trained, ("en", "de"))
+    with pytest.raises(PromptError, match="language pair auto: this model detects no language; name one: en-en, de-de"):
+        check_trained(Pair("auto", "auto"), trained)

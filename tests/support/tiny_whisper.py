@@ -10,6 +10,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
+from bestow_edge.core.config import PolicyConfig
+from bestow_edge.export.pipeline import export_bundle
+from bestow_edge.model.checkpoint import save_checkpoint
+from bestow_edge.model.pretrained.components import WholeRequest
+from bestow_edge.model.pretrained.whisper import whole
+
 WORDS = ["one two three four five six seven", "eins zwei drei vier"]
 SPECIALS = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>",
             "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")  # fmt: skip
@@ -65,6 +71,15 @@ def save_whisper(folder: Path, *, multilingual: bool = True, seed: int = 0, **ge
     WhisperFeatureExtractor(feature_size=80, chunk_length=SECONDS).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
+
+
+def export_whisper(folder: Path, out: Path, *, padding_s: float = SECONDS) -> Path:
+    """Make a float32 bundle of a Whisper, which streams by align-att, and return its directory."""
+    policy = PolicyConfig(name="align-att", l=4, threshold=2)
+    whisper = whole(folder, WholeRequest(source=str(folder), policy=policy, padding_s=padding_s))
+    save_checkpoint(whisper.model, whisper.tokenizer.to_str(), out / "checkpoint")
+    export_bundle(out / "checkpoint", out / "fp32", precision="fp32", progress=lambda _: None)
+    return out / "fp32"
 
 
 def edit(path: Path, **fields: Any) -> None:

@@ -39,7 +39,7 @@ def announce(request: Request, model: Model, calibrate: Calibrate | None = None)
         say(chosen)
         return
     with err.status("measuring the speed of this machine"):
-        calibration = calibrate(model, request.asked, choice, MIC_CALIBRATION_S)
+        calibration = calibrate(model, request.asked(model.config), choice, MIC_CALIBRATION_S)
     say(f"{chosen}, this machine adds {calibration.extra_s:.2f} s")
     if not calibration.keeps_up:
         longer_helps = choice.lookahead < max(model.config.encoder.right_contexts)

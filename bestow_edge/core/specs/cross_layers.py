@@ -6,7 +6,7 @@ encoding are seen by every token, those of a prompt too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from bestow_edge.core.config import ConnectorConfig, ModelConfig
@@ -18,6 +18,7 @@ from bestow_edge.core.tensors import (
     BATCH,
     CACHE,
     CAPACITY,
+    LANGUAGE_LOGITS,
     LOG_PROB,
     LOGITS,
     MEMORY,
@@ -47,16 +48,24 @@ class CrossLayersConfig(ConnectorConfig):
     """Tokens that are never written, such as marks of sounds."""
     specials_from: int = 0
     """Tokens from this id on are not text and are never written; 0 = none."""
+    languages: dict[str, int] = field(default_factory=dict)
+    """Token of each language that the model detects: after `ChatTemplate.before` alone, the most probable one."""
 
     def __post_init__(self) -> None:
         """Check that a head is named."""
         if not self.alignment_heads:
             raise ConfigError("connector: alignment_heads is empty; name the layer and the head of at least one")
 
+    @property
+    def detects(self) -> tuple[str, ...]:
+        """Languages of speech that the model detects, in the order of the output `languages`."""
+        return tuple(self.languages)
+
     def describe(self) -> str:
         """Return its sizes, in words for people."""
         counts = f"{len(self.alignment_heads)} alignment heads, {len(self.suppressed)} tokens suppressed"
-        return f"cross-attention in each layer of the LLM, {counts}"
+        detects = f", {len(self.languages)} languages detected" if self.languages else ""
+        return f"cross-attention in each layer of the LLM, {counts}{detects}"
 
 
 def cross_layers(config: ModelConfig) -> CrossLayersConfig:
@@ -86,10 +95,13 @@ def specs(config: ModelConfig) -> tuple[GraphSpec, ...]:
 
     `decoder_step`: tokens, speech and KV caches -> the token that follows. The rows of a batch are texts about one
     stream and share its speech. `alignment` is the mean of the alignment heads. `token_id`, `log_prob` and the caches
-    are as in `llm_step`; in `logits`, a token that is suppressed has the least value of all.
+    are as in `llm_step`; in `logits`, a token that is suppressed has the least value of all. `languages`, of a model
+    that detects some, is the logits of their tokens before suppression.
     """
     layers, heads, head_dim = layer_sizes(config.llm)
     names = by_layer(layers)
+    detects = len(cross_layers(config).detects)
+    languages = (TensorSpec(LANGUAGE_LOGITS, "float32", (BATCH, detects)),) if detects else ()
     cache, new = (BATCH, heads, CAPACITY, head_dim), (BATCH, heads, TOKENS, head_dim)
     decoder = GraphSpec(
         name=GRAPH,
@@ -105,6 +117,7 @@ def specs(config: ModelConfig) -> tuple[GraphSpec, ...]:
             TensorSpec(TOKEN_ID, "int64", (BATCH,)),
             TensorSpec(LOG_PROB, "float32", (BATCH,)),
             TensorSpec(ALIGNMENT, "float32", (1, BATCH, TOKENS, POSITIONS)),
+            *languages,
             *(TensorSpec(f"{NEW}{name}", "float32", new) for name in names),
         ),
     )

@@ -5,6 +5,7 @@ The whole model needs no training: its decoder is the LLM, and the connector is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,10 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
         raise ConfigError(f"{folder}: tie_word_embeddings is false; Whisper's head is its token embeddings")
     if not (heads := generation.get("alignment_heads")):
         raise ConfigError(f"{folder}: generation_config.json names no alignment_heads; take it from a newer copy")
-    languages = [code for name in generation.get("lang_to_id", {}) if (code := name.strip("<|>")) in LANGUAGES]
-    network = _network(whisper)
+    tokens = {name.strip("<|>"): token for name, token in generation.get("lang_to_id", {}).items()}
+    languages = {code: token for code, token in tokens.items() if code in LANGUAGES}
+    network, features = _network(whisper), _features(folder, whisper)
+    padding = round(padding_s / (WindowedConfig.frames_per_step * features.frame_s))
     decoder = {"num_hidden_layers": whisper.decoder_layers, "num_attention_heads": whisper.decoder_attention_heads}
     config = ModelConfig(
         encoder=WindowedConfig(
@@ -106,19 +109,20 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
             block=policy.l,
             right_context=0,
             window=_window(whisper),
-            padding=round(padding_s / (WindowedConfig.frames_per_step * FEATURES.frame_s)),
+            padding=padding,
         ),
         connector=CrossLayersConfig(
             alignment_heads=tuple((layer, head) for layer, head in heads),
             suppressed=tuple(sorted(token for token in generation.get("suppress_tokens") or () if token >= 0)),
             specials_from=whisper.eos_token_id + 1,
+            languages=languages,
         ),
         llm=network | decoder | {"max_position_embeddings": whisper.max_target_positions},
-        features=_features(folder, whisper),
+        features=features,
         policy=policy,
         segments=SegmentConfig(max_s=SEGMENT_S),
         chat=MULTILINGUAL if languages else ENGLISH,
-        pairs=_pairs(languages),
+        pairs=_pairs(languages or ["en"]),
     )
     with torch.device("meta"):
         empty = SpeechModel.from_config(config)
@@ -186,9 +190,9 @@ def _tokenizer(folder: Path, config: Untyped) -> Tokenizer:
     return tokenizer
 
 
-def _pairs(languages: list[str]) -> tuple[str, ...]:
+def _pairs(languages: Iterable[str]) -> tuple[str, ...]:
     """Return the pairs it is trained for: English alone, or all languages and their translations to English."""
-    spoken = sorted(languages or ["en"], key=lambda code: code != "en")  # the first pair is the default of `bench`
+    spoken = sorted(languages, key=lambda code: code != "en")  # the first pair is the default of `bench`
     return (*(f"{code}-{code}" for code in spoken), *(f"{code}-en" for code in spoken if code != "en"))
 
 

@@ -35,9 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_whisper(tmp_path_factory.mktemp("whisper"))
 
 
-def read(folder: Path, padding: int = 25) -> Any:
-    request = WholeRequest(source=str(folder), policy=ALIGN_ATT, padding_s=0.08 * padding)
-    return whole(folder, request).model
+def read(folder: Path, padding_s: float = 2.0) -> Any:
+    return whole(folder, WholeRequest(source=str(folder), policy=ALIGN_ATT, padding_s=padding_s)).model
 
 
 def test_logits_equal_transformers(folder: Path) -> None:

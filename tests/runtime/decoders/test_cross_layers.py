@@ -9,17 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_whisper import save_whisper
+from tiny_whisper import export_whisper, save_whisper
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from bestow_edge.core.config import PolicyConfig, SegmentConfig
+from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, WaitK
 from bestow_edge.core.request import Request
-from bestow_edge.export.pipeline import export_bundle
-from bestow_edge.model.checkpoint import save_checkpoint
-from bestow_edge.model.pretrained.components import WholeRequest
-from bestow_edge.model.pretrained.whisper import whole
 from bestow_edge.runtime.model import Model, load
 from bestow_edge.runtime.stream.listener import Listener
 from bestow_edge.runtime.stream.session import Session
@@ -34,12 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    directory = tmp_path_factory.mktemp("bundle")
-    policy = PolicyConfig(name="align-att", l=4, threshold=2)
-    whisper = whole(folder, WholeRequest(source=str(folder), policy=policy, padding_s=0.08 * PADDING))
-    save_checkpoint(whisper.model, whisper.tokenizer.to_str(), directory / "checkpoint")
-    export_bundle(directory / "checkpoint", directory / "fp32", precision="fp32", progress=lambda _: None)
-    return load(directory / "fp32", threads=1)
+    return load(export_whisper(folder, tmp_path_factory.mktemp("bundle")), threads=1)
 
 
 @pytest.fixture
@@ -167,6 +158,25 @@ def test_new_speech_runs_the_text_again(model: Model, waveform: np.ndarray) -> N
     early.hear(late._speech)
     fresh = heard(model, waveform, [prompt + first])
     assert write(early, 3) == write(fresh, 3)
+
+
+@pytest.mark.parametrize(("texts", "lengths"), [([5, 5], [5, 1]), ([5, 3], [4, 1, 1]), ([1], [1, 1])])
+def test_texts_and_queries_run_at_once_if_equally_long(
+    model: Model, waveform: np.ndarray, texts: list[int], lengths: list[int]
+) -> None:
+    """Tokens of each run for two attempts after a new encoding; a query alone is the same."""
+    prompts = [list(range(10, 10 + length)) for length in texts]
+    decoder, runs = heard(model, waveform, prompts), []
+    step = decoder._step.run
+    decoder._step.run = lambda feeds, count: runs.append(count) or step(feeds, count)
+    first, second = (decoder.attempt([decoder.heard] * len(texts)) for _ in range(2))
+    assert runs == lengths
+    for row, prompt in enumerate(prompts):
+        alone = heard(model, waveform, [prompt]).attempt([decoder.heard])[0]
+        for attempt in (first[row], second[row]):
+            assert attempt.token_id == alone.token_id
+            np.testing.assert_allclose(attempt.log_prob, alone.log_prob, atol=1e-4)
+            np.testing.assert_allclose(attempt.alignment, alone.alignment, atol=1e-5)
 
 
 def test_alignment(model: Model, waveform: np.ndarray) -> None:

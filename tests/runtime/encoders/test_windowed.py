@@ -15,6 +15,7 @@ from scripted import RecordedGraph
 
 from bestow_edge.core.config import FeatureConfig
 from bestow_edge.core.features import log_mel, normalize_frames
+from bestow_edge.core.policy import LocalAgreement, Offline, Policy, WaitK
 from bestow_edge.core.specs.cross_adapter import KEYS, VALUES, cross_adapter
 from bestow_edge.core.specs.windowed import GRAPH, windowed
 from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
@@ -212,3 +213,16 @@ def test_features_without_normalisation(remake_bidirectional: Callable[..., Mode
         finish(one, one.add(speech[:16000], one.initial_state()))[0] for one in (stream, scaled)
     )
     assert not np.allclose(plain_steps.tensors[KEYS], normal_steps.tensors[KEYS], atol=1e-1)
+
+
+@pytest.mark.parametrize(
+    ("policies", "block"),
+    [
+        ([WaitK(3, 4), WaitK(9, 4)], 4),  # as the model: the block that it was made with
+        ([WaitK(3, 6)], 6),
+        ([WaitK(3, 6), LocalAgreement(2, 2), Offline()], 2),  # no text waits for more than it reads
+    ],
+)
+def test_the_block_follows_the_policies(bidirectional_model: Model, policies: list[Policy], block: int) -> None:
+    encoder = bidirectional_model.open_encoder(bidirectional_model.graphs, policies, 13)
+    assert encoder.sizes.block == block

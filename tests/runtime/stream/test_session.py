@@ -289,7 +289,7 @@ def test_an_untrained_k_or_l_is_warned_of_once(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"source": "xx"}, PromptError, "language pair 'xx-xx': expected SOURCE-TARGET"),
+        ({"source": "xx"}, PromptError, "language pair 'xx': expected SOURCE-TARGET"),
         ({"source": "en", "target": "fr"}, PromptError, "en-fr: this model was trained for en-en, en-de, de-de, de-en"),
         ({"source": "en", "task": "translate"}, PromptError, "that pair means 'transcribe'"),
         ({"source": "en", "lookahead": 5}, ConfigError, "lookahead 5: this model has 13, 6, 1, 0"),

@@ -16,7 +16,7 @@ from bestow_edge.core.prompts import parse_pair
 from bestow_edge.runtime import Event, SegmentEvent, TextEvent, stream
 from bestow_edge.runtime.decoders.base import Attempt, Decoder
 from bestow_edge.runtime.model import Model
-from bestow_edge.runtime.stream.answer import LOOP_TOKENS
+from bestow_edge.runtime.stream.answer import LOOP_TOKENS, Answer, Word
 from bestow_edge.runtime.stream.session import Session
 
 Floats = npt.NDArray[np.float32]
@@ -196,6 +196,30 @@ def test_a_loop_ends_the_answer(model: Model, speech: Floats) -> None:
     session = stuck.session(source="de", policy=Offline())
     hear(session, speech)
     assert len(session._answers.all[0].words) == LOOP_TOKENS
+
+
+def words(ids: Sequence[int], steps: Sequence[int]) -> list[Word]:
+    return [Word(token_id, -0.1, step, step + 2, 400) for token_id, step in zip(ids, steps, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("period", "moved", "loop"),
+    [
+        (1, 0, True), (1, 1, False), (3, 1, True), (3, 2, False),  # steps from copy to copy
+        (7, 3, True), (8, 3, True), (8, 4, False), (12, 5, True), (30, -4, True), (30, 14, True), (30, 60, False),
+    ],
+)  # fmt: skip
+def test_a_loop_is_a_repetition_about_the_same_place(period: int, moved: int, loop: bool) -> None:
+    number = max(LOOP_TOKENS, 2 * period)
+    before = words([900, 901], [0, 1])
+    steps = [10 + 4 * (n % period) + moved * (n // period) for n in range(number)]
+    looping = words([n % period for n in range(number)], steps)
+    answer = Answer(Offline(), 500, words=before + looping)
+    assert answer.loops() == loop
+    answer.words.pop()
+    assert not answer.loops()  # one token less
+    answer.words.append(replace(looping[-1], token_id=77))
+    assert not answer.loops()
 
 
 @pytest.mark.parametrize(
