@@ -123,10 +123,7 @@ def init(
     """Make a checkpoint from a whole model, or from a pretrained encoder, a pretrained LLM and a new adapter.
 
     A whole Whisper, SALM or Qwen3-ASR needs no training: export its checkpoint.
-    Only the encoder and the front-end of ENCODER are used.
-    LLM brings its weights, tokenizer, chat format and end tokens.
-    The new adapter changes no text until it is trained.
-    Needs the extra `train`.
+    Only encoder and front-end of ENCODER are used; LLM brings tokenizer and chat format. Needs the extra `train`.
 
     Examples:
       bestow-edge init --from openai/whisper-base --out whisper
@@ -146,28 +143,18 @@ def init(
             if whole is not None:
                 wanted = WholeRequest(source=whole, llm=llm, pairs=names, instruction=instruction, padding_s=padding,
                                       offline=offline, every_name=all_names)  # fmt: skip
-                _report(init_whole(wanted, out, force=force, progress=step), as_json=as_json)
-                return
-            fresh = CrossAdapterConfig(
-                num_layers=adapter_layers,
-                width=adapter_width,
-                num_heads=adapter_heads,
-                ffn_factor=adapter_ffn,
-                text_mixer=text_mixer,
-                prompt_mode=prompt_mode,
-            )
-            request = InitRequest(
-                encoder=encoder or "",
-                llm=llm or "",
-                connector=fresh if adapter == "fresh" else None,
-                pairs=names or ("en-en",),
-                instruction=instruction,
-                policy=PolicyConfig(k=k, l=l),
-                dtype=dtype,
-                seed=seed,
-                offline=offline,
-            )
-            result = init_checkpoint(request, out, force=force, every_name=all_names, progress=step)
+                result = init_whole(wanted, out, force=force, progress=step)
+            else:
+                fresh = CrossAdapterConfig(
+                    num_layers=adapter_layers, width=adapter_width, num_heads=adapter_heads, ffn_factor=adapter_ffn,
+                    text_mixer=text_mixer, prompt_mode=prompt_mode,
+                )  # fmt: skip
+                request = InitRequest(
+                    encoder=encoder or "", llm=llm or "", connector=fresh if adapter == "fresh" else None,
+                    pairs=names or ("en-en",), instruction=instruction, policy=PolicyConfig(k=k, l=l), dtype=dtype,
+                    seed=seed, offline=offline,
+                )  # fmt: skip
+                result = init_checkpoint(request, out, force=force, every_name=all_names, progress=step)
     _report(result, as_json=as_json)
 
 

@@ -154,7 +154,7 @@ def _floats(weights: Mapping[str, Tensor], scratch: Path) -> dict[str, Tensor]:
     handle, path = tempfile.mkstemp(dir=scratch)
     os.close(handle)
     mapped = torch.from_file(path, shared=True, size=number, dtype=torch.float32)
-    parts = mapped.split([tensor.numel() for tensor in halves.values()])
+    parts = torch.split(mapped, [tensor.numel() for tensor in halves.values()])
     for part, tensor in zip(parts, halves.values(), strict=True):
         part.copy_(tensor.flatten())
     shaped = zip(halves.items(), parts, strict=True)

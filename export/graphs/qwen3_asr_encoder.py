@@ -31,9 +31,10 @@ class BlockEncoder(nn.Module):
 
     def __init__(self, model: SpeechModel) -> None:
         super().__init__()
-        self.encoder: Untyped = model.encoder
-        table: Tensor = self.encoder.positional_embedding.positional_embedding
+        encoder: Untyped = model.encoder
+        table: Tensor = encoder.positional_embedding.positional_embedding
         self.register_buffer("positions", table[:CHUNK_STEPS].detach().clone())
+        self.encoder = encoder
         self.speech_side: Untyped = speech_side(model)
 
     def forward(self, mel: Tensor, frame_end: Tensor) -> tuple[Tensor, ...]:
@@ -55,7 +56,8 @@ class BlockEncoder(nn.Module):
         for convolution in (self.encoder.conv2d1, self.encoder.conv2d2, self.encoder.conv2d3):
             x = F.gelu(convolution(x))  # (batch * chunks, channels, bins / 8, 13) in the end
         x = self.encoder.conv_out(x.permute(0, 3, 1, 2).flatten(2)) + self.positions  # (batch * chunks, 13, width)
-        return x.reshape(batch, -1, x.shape[-1])
+        joined: Tensor = x.reshape(batch, -1, x.shape[-1])
+        return joined
 
 
 def _num_steps(frame_end: Tensor) -> Tensor:

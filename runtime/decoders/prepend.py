@@ -78,8 +78,8 @@ class PrependDecoder:
     def hear(self, speech: SpeechSteps) -> None:
         """Take in more speech; steps that it overwrites are run again, those before them stay in the cache."""
         (embeds,) = self._device.get(speech.tensors[SPEECH_EMBEDS])
-        before = np.concatenate(self._speech)[: speech.start] if self._speech else []
-        self._speech = [*([before] if len(before) else []), embeds[0, : speech.end - speech.start]]
+        before = [np.concatenate(self._speech)[: speech.start]] if self._speech else []
+        self._speech = [*before, embeds[0, : speech.end - speech.start]]
         self._forget(speech.start)
 
     @contextmanager

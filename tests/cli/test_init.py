@@ -195,4 +195,4 @@ def test_a_context_too_short_for_the_prompt(capsys: pytest.CaptureFixture[str], 
     path.write_text(json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": 10}))
     code, _, err = made(capsys, tmp_path)
     assert code == 2
-    assert "tokens, the LLM's context 10; choose an LLM with a longer one" in err
+    assert "tokens, the model's context 10; choose an LLM with a longer one" in err

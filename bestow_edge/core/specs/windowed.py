@@ -92,7 +92,7 @@ def spec(config: ModelConfig, speech: tuple[TensorSpec, ...]) -> GraphSpec:
 
     `frames` is a multiple of 8, of which the first `frame_end` are real; there is no other bound.
     """
-    per_step = config.encoder.frames_per_step
+    per_step = WindowedConfig.frames_per_step
     return GraphSpec(
         name=GRAPH,
         part="encoder",

@@ -124,7 +124,8 @@ class Adapter(nn.Module):
         if not self.config.positions:
             return x
         place = torch.arange(token_ids.shape[1], device=x.device)[None]
-        return x + self.places(place if past_tokens is None else place + past_tokens[:, None])
+        places: Tensor = self.places(place if past_tokens is None else place + past_tokens[:, None])
+        return x + places
 
     def take_apart(self, speech: Tensor) -> Tensor:
         """Return (batch, steps * parts, part_width) of (batch, steps, speech_width)."""
@@ -195,7 +196,7 @@ def by_step(weights: Tensor, parts: int) -> Tensor:
     """Add up attention over the parts of steps: (..., steps * parts + 1) to (..., steps + 1), the null frame last."""
     if parts == 1:
         return weights
-    steps = weights[..., :-1].unflatten(-1, (-1, parts)).sum(-1)
+    steps = weights[..., :-1].reshape(*weights.shape[:-1], -1, parts).sum(-1)
     return torch.cat([steps, weights[..., -1:]], dim=-1)
 
 

@@ -104,7 +104,7 @@ class Conformer(nn.Module):
 
     def forward(self, steps: Tensor, lens: Tensor) -> Tensor:
         """Return (batch, steps, hidden_size) of (batch, steps, width), of which the first (batch,) `lens` are valid."""
-        x = self.input(steps) * self.scale
+        x: Tensor = self.input(steps) * self.scale
         valid = torch.arange(x.shape[1], device=x.device) < lens[:, None]  # (batch, steps)
         mask = (valid[:, None] & valid[:, :, None])[:, None]  # (batch, 1, steps, steps)
         positions = self.positions(x)

@@ -35,6 +35,6 @@ def encode(network: Untyped, mel: Tensor, mask: Tensor, _right_context: int) -> 
     to_pad = -mel.shape[1] % CHUNK_FRAMES
     mel, mask = F.pad(mel, (0, 0, 0, to_pad)), F.pad(mask, (0, to_pad))
     flat = network(mel.transpose(1, 2), mask.long()).last_hidden_state  # (all steps of all utterances, width)
-    chunks = mask.unflatten(1, (-1, CHUNK_FRAMES)).sum(-1)  # (batch, seconds) valid frames
+    chunks = mask.reshape(len(mask), -1, CHUNK_FRAMES).sum(-1)  # (batch, seconds) valid frames
     lens = network._post_cnn_length(chunks).sum(-1)
     return pad_sequence(flat.split(lens.tolist()), batch_first=True), lens
