@@ -166,7 +166,7 @@ def test_init_with_its_encoder(folder: Path, tmp_path: Path, capsys: pytest.Capt
     ("arguments", "message"),
     [
         (("--from", "x", "--encoder", "y"), "--from takes a whole model"),
-        (("--llm", "y"), "give --encoder and --llm, or a whole model by --from"),
+        (("--llm", "y"), "give --encoder and --llm, or a whole model with --from"),
     ],
 )
 def test_init_refuses(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
