@@ -7,6 +7,7 @@ error that names the known ones, so that a misspelt field never silently takes i
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -61,6 +62,14 @@ class FeatureConfig:
         if not self.hop_samples <= self.window_samples <= self.n_fft:
             got = f"{self.hop_samples}, {self.window_samples}, {self.n_fft}"
             raise ConfigError(f"features: need hop_samples <= window_samples <= n_fft, got {got}")
+        if self.hop_samples < 1 or self.n_fft > 2**16 or not 1 <= self.num_mel_bins <= self.n_fft // 2 + 1:
+            got = f"{self.hop_samples}, {self.n_fft}, {self.num_mel_bins}"
+            expected = "hop_samples of at least 1, n_fft of at most 65536 and num_mel_bins of at most n_fft / 2 + 1"
+            raise ConfigError(f"features: need {expected}, got {got}")
+        if self.sample_rate_hz < 1 or not 0 < self.log_guard < math.inf or not abs(self.preemphasis) < math.inf:
+            got = f"{self.sample_rate_hz}, {self.log_guard}, {self.preemphasis}"
+            expected = "sample_rate_hz and log_guard above 0, log_guard and preemphasis finite"
+            raise ConfigError(f"features: need {expected}, got {got}")
 
     @property
     def frame_s(self) -> float:
@@ -301,6 +310,12 @@ def _check_network(network: Mapping[str, Any], part: str) -> None:
         raise ConfigError(f"{part}: transformers config without model_type or hidden_size")
 
 
+def _constant(text: str) -> float:
+    if math.isnan(value := float(text)):
+        raise ValueError(f"{text} is no number")
+    return value  # infinity, which some transformers configs have
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a UTF-8 file.
 
@@ -308,8 +323,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: if the file is not a JSON object.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_constant)
+    except (ValueError, RecursionError) as error:  # of the encoding, the syntax, a number or the depth
         raise ConfigError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a JSON object, got {type(values).__name__}")

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from bestow_edge.core.config import ConnectorConfig, ModelConfig, PolicyConfig, read_json
+from bestow_edge.core.config import ConnectorConfig, ModelConfig, PolicyConfig
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.files import check_free
 from bestow_edge.core.prompts import parse_pair, prompt_text
@@ -21,6 +21,7 @@ from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import save_checkpoint
 from bestow_edge.model.pretrained import whisper
 from bestow_edge.model.pretrained.components import EncoderPart, LlmPart, plain_config
+from bestow_edge.model.pretrained.configs import read_fields
 from bestow_edge.model.pretrained.decoder_start import decoder_config, start_as_decoder
 from bestow_edge.model.pretrained.huggingface import huggingface_encoder
 from bestow_edge.model.pretrained.llm import read_llm
@@ -134,7 +135,7 @@ def init_checkpoint(
 def _read_encoder(path: Path, *, every_name: bool) -> EncoderPart:
     if path.is_file():
         return nemo_encoder(path, every_name=every_name)
-    read = whisper.whisper_encoder if whisper.matches(read_json(path / "config.json")) else huggingface_encoder
+    read = whisper.whisper_encoder if whisper.matches(read_fields(path / "config.json")) else huggingface_encoder
     return read(path, every_name=every_name)
 
 

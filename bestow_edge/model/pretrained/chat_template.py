@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 
 from bestow_edge.core.config import ChatTemplate
 from bestow_edge.core.errors import CheckpointError
+from bestow_edge.model.pretrained.configs import refused
 
 Untyped = Any  # a transformers tokenizer or config: they have no types
 _MARK, _ANSWER = "BESTOWINSTRUCTION", "BESTOWANSWER"  # no template changes or splits a word like these
@@ -34,7 +35,7 @@ def chat_template(tokenizer: Untyped, where: str) -> ChatTemplate:
         CheckpointError: if the template fails, or drops or changes the instruction.
     """
     if not tokenizer.chat_template:
-        ids = tokenizer("a")["input_ids"]
+        ids = _ids(tokenizer, "a", where)
         begins = tokenizer.bos_token is not None and ids[:1] == [tokenizer.bos_token_id]
         return ChatTemplate(before=tokenizer.bos_token if begins else "", after="\n")
     text = _rendered(tokenizer, [{"role": "user", "content": _MARK}], where, add_generation_prompt=True)
@@ -65,7 +66,10 @@ def end_ids(tokenizer: Untyped, config: Untyped, generation: Untyped, where: str
             f"{where}: no token ends an answer: neither generation_config.json nor config.json has an eos_token_id, "
             "nor the tokenizer an eos_token; add one"
         )
-    ids = list(dict.fromkeys([found] if isinstance(found, int) else found))
+    numbers = found if isinstance(found, list) else [found]
+    if not numbers or not all(type(number) is int and number >= 0 for number in numbers):
+        raise CheckpointError(f"{where}: eos_token_id is {found!r:.60}; expected the number of a token, or some")
+    ids = list(dict.fromkeys(numbers))
     if beyond := [number for number in ids if number >= min(len(tokenizer), config.vocab_size)]:
         raise CheckpointError(f"{where}: end tokens {beyond} are not in the vocabulary of {len(tokenizer)} tokens")
     turn = _turn_end(tokenizer, where)
@@ -78,15 +82,18 @@ def _turn_end(tokenizer: Untyped, where: str) -> int | None:
         return int(tokenizer.eos_token_id) if tokenizer.eos_token_id is not None else None
     turns = [{"role": "user", "content": _MARK}, {"role": "assistant", "content": _ANSWER}]
     text = _rendered(tokenizer, turns, where, add_generation_prompt=False)
-    ids = tokenizer(text.rpartition(_ANSWER)[2].lstrip(), add_special_tokens=False)["input_ids"]
-    return int(ids[0]) if ids else None
+    ids = _ids(tokenizer, text.rpartition(_ANSWER)[2].lstrip(), where, add_special_tokens=False)
+    return ids[0] if ids else None
+
+
+def _ids(tokenizer: Untyped, text: str, where: str, **options: bool) -> list[int]:
+    with refused(f"{where}: its tokenizer does not encode", CheckpointError):
+        return [int(number) for number in tokenizer(text, **options)["input_ids"]]
 
 
 def _rendered(tokenizer: Untyped, turns: list[dict[str, str]], where: str, *, add_generation_prompt: bool) -> str:
-    try:
+    with refused(f"{where}: its chat template does not render", CheckpointError, TemplateError):
         text: str = tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=add_generation_prompt, **_CHOICES
         )
-    except (TemplateError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{where}: its chat template does not render ({str(error).strip():.200})") from error
     return text

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from bestow_edge.core.config import ChatTemplate, EncoderConfig, FeatureConfig, PolicyConfig
+from bestow_edge.core.config import ChatTemplate, EncoderConfig, FeatureConfig, ModelConfig, PolicyConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.model import base
 from bestow_edge.model.base import SpeechModel
+from bestow_edge.model.pretrained.configs import check_fields, refused
 
 _UNKEPT = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}  # not the model's shape
 
@@ -97,11 +97,19 @@ def build_encoder(fields: dict[str, Any], where: str) -> PreTrainedModel:
     Raises:
         ConfigError: if transformers refuses the config.
     """
-    try:
-        with torch.device("meta"):
-            return base.build_encoder(AutoConfig.for_model(**fields))
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ConfigError(f"{where}: transformers refuses its sizes ({' '.join(str(error).split()):.300})") from error
+    check_fields(fields, where)
+    with refused(f"{where}: transformers refuses its sizes"), torch.device("meta"):
+        return base.build_encoder(AutoConfig.for_model(**fields))
+
+
+def empty_model(config: ModelConfig, where: str) -> SpeechModel:
+    """Build a model whose weights are on no device yet.
+
+    Raises:
+        ConfigError: if transformers refuses a config of it.
+    """
+    with refused(f"{where}: transformers refuses its sizes"), torch.device("meta"):
+        return SpeechModel.from_config(config)
 
 
 def plain_config(config: PretrainedConfig) -> dict[str, Any]:

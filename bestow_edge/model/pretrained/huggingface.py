@@ -10,11 +10,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from bestow_edge.core.config import FeatureConfig, read_json
+from bestow_edge.core.config import FeatureConfig
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.specs.chunked import NEMOTRON, ChunkedConfig
 from bestow_edge.core.specs.windowed import PARAKEET, WindowedConfig
 from bestow_edge.model.pretrained.components import EncoderPart, build_encoder, plain_config
+from bestow_edge.model.pretrained.configs import decoded, read_fields
 from bestow_edge.model.pretrained.weights import fill, load_tensors, part_sizes, read_tensors
 
 Fields = dict[str, Any]  # Any: decoded JSON
@@ -27,6 +28,7 @@ _FRONT_END = {
     "n_fft": "n_fft",
     "win_length": "window_samples",
     "preemphasis": "preemphasis",
+    "mel_filters_dtype": "constants",
 }
 USUAL_LOOKAHEADS = (13, 6, 1, 0)  # of the published encoders, steps
 ENCODERS = (NEMOTRON, PARAKEET)
@@ -48,7 +50,7 @@ def huggingface_encoder(folder: Path, *, every_name: bool = False) -> EncoderPar
         CheckpointError: if files are missing or damaged, or the weights do not fit the config.
         ConfigError: if it is not a supported encoder.
     """
-    whole = read_json(folder / "config.json")
+    whole = read_fields(folder / "config.json")
     fields = _encoder_fields(whole, folder)
     encoder = build_encoder(fields, str(folder))
     for name, want in _SUBSAMPLING_SHAPE.items():
@@ -62,7 +64,7 @@ def huggingface_encoder(folder: Path, *, every_name: bool = False) -> EncoderPar
     fill(encoder, tensors, f"{folder}: encoder", surplus=unknown, every=every_name)
     cache_aware = fields["model_type"] == NEMOTRON
     processor = _processor(folder)
-    features = _features(processor.get("feature_extractor", {}), encoder.config.num_mel_bins, folder, cache_aware)
+    features = _features(processor["feature_extractor"], encoder.config.num_mel_bins, folder, cache_aware)
     config = (
         _chunked(encoder, processor, folder) if cache_aware else WindowedConfig(network=plain_config(encoder.config))
     )
@@ -91,34 +93,43 @@ def _prefix(names: dict[str, Path], folder: Path) -> str:
 
 def _processor(folder: Path) -> Fields:
     """Return the processor's config with its `feature_extractor`, which may be in a file of its own."""
-    whole = read_json(path) if (path := folder / "processor_config.json").is_file() else {}
+    whole = read_fields(path) if (path := folder / "processor_config.json").is_file() else {}
     if (path := folder / "preprocessor_config.json").is_file():
-        whole = {"feature_extractor": read_json(path)} | whole
-    return whole
+        whole = {"feature_extractor": read_fields(path)} | whole
+    if "audio_processor" in whole:
+        expected = "a feature_extractor, as transformers 5.24 writes it"
+        raise ConfigError(f"{folder}: processor_config.json: its audio_processor is not supported; expected {expected}")
+    extractor = whole.get("feature_extractor", {})
+    if not isinstance(extractor, dict):
+        raise ConfigError(f"{folder}: feature_extractor is {extractor!r:.60}; expected its fields")
+    return whole | {"feature_extractor": extractor}
 
 
 def _features(extractor: Fields, mel_bins: int, folder: Path, cache_aware: bool) -> FeatureConfig:
     """Return the front-end; without a feature extractor, transformers' defaults for this kind of encoder."""
     values = {ours: extractor[theirs] for theirs, ours in _FRONT_END.items() if theirs in extractor}
-    values["preemphasis"] = float(values.get("preemphasis", FeatureConfig().preemphasis) or 0.0)
-    features = FeatureConfig(**{"num_mel_bins": mel_bins} | values, normalize="none" if cache_aware else "per_feature")
+    values["preemphasis"] = values.get("preemphasis", FeatureConfig().preemphasis) or 0.0
+    values = {"num_mel_bins": mel_bins, "normalize": "none" if cache_aware else "per_feature"} | values
+    features = decoded(FeatureConfig, values, "feature extractor", str(folder))
     if (got := features.num_mel_bins) != mel_bins:
         raise ConfigError(f"{folder}: the feature extractor has {got} mel bins, the encoder {mel_bins}")
-    if (dtype := extractor.get("mel_filters_dtype", "float32")) != "float32":
-        raise ConfigError(f"{folder}: feature extractor: mel_filters_dtype is {dtype}; only float32 is supported")
     return features
 
 
 def _chunked(encoder: PreTrainedModel, processor: Fields, folder: Path) -> ChunkedConfig:
     """Return the config; where the processor names no look-aheads, ours that divide the left context."""
     config: Any = encoder.config  # Any: each model's config has fields of its own
-    left, default = config.sliding_window - 1, config.default_num_lookahead_tokens
-    named = processor.get("supported_num_lookahead_tokens")
-    usual = [lookahead for lookahead in USUAL_LOOKAHEADS if left % (lookahead + 1) == 0]
-    lookaheads = tuple(dict.fromkeys([default, *usual] if named is None else named))
-    try:
-        return ChunkedConfig(
-            network=plain_config(config), left_context=left, lookaheads=lookaheads, default_lookahead=default
-        )
-    except ConfigError as error:
-        raise ConfigError(f"{folder}: {error}") from error
+    left = config.sliding_window - 1
+    default = processor.get("default_num_lookahead_tokens")
+    default = config.default_num_lookahead_tokens if default is None else default
+    lookaheads = processor.get("supported_num_lookahead_tokens")
+    if lookaheads is None:
+        usual = [lookahead for lookahead in USUAL_LOOKAHEADS if left % (lookahead + 1) == 0]
+        lookaheads = [default, *(lookahead for lookahead in usual if lookahead != default)]
+    fields = {
+        "network": plain_config(config),
+        "left_context": left,
+        "lookaheads": lookaheads,
+        "default_lookahead": default,
+    }
+    return decoded(ChunkedConfig, fields, "encoder", str(folder))

@@ -12,18 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.model.pretrained.chat_template import chat_template, end_ids
 from bestow_edge.model.pretrained.components import LlmPart
-from bestow_edge.model.pretrained.weights import check_names, listed
+from bestow_edge.model.pretrained.configs import read_config, refused
+from bestow_edge.model.pretrained.weights import (
+    PICKLE,
+    WEIGHTS,
+    check_dtypes,
+    check_names,
+    check_values,
+    has_weights,
+    listed,
+    stored_dtypes,
+    weight_files,
+)
 
 Untyped = Any  # a transformers config or tokenizer: they have no types
+_SPARE_WEIGHTS = 100_000_000  # may be described beyond two a byte: errors about few missing weights name them
 _NEEDED = ("hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 
 
@@ -40,7 +51,10 @@ def read_llm(folder: Path, *, every_name: bool = False) -> LlmPart:
     """
     config = llm_config(folder)
     tokenizer = llm_tokenizer(folder, config)
-    generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
+    generation = None
+    if (folder / "generation_config.json").is_file():
+        with refused(f"{folder}: transformers refuses its generation_config.json"):
+            generation = GenerationConfig.from_pretrained(folder)
     ends = end_ids(tokenizer, config, generation, str(folder))
     model = _model(folder, config, every=every_name)
     config.eos_token_id = ends if len(ends) > 1 else ends[0]
@@ -55,10 +69,11 @@ def llm_config(folder: Path) -> Untyped:
     Raises:
         ConfigError: if it is not a decoder-only LLM that transformers supports.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, TypeError, KeyError, OSError, StrictDataclassError) as error:
-        raise ConfigError(f"{folder}: not an LLM that transformers supports ({_first_line(error)})") from error
+    config = read_config(folder, "not an LLM that transformers supports")
+    if (folder / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{folder}: holds an adapter of another model (adapter_config.json); merge it with peft first"
+        )
     if config.get_text_config() is not config:
         raise ConfigError(f"{folder}: a {config.model_type} takes more than text; give a text-only LLM of this family")
     if getattr(config, "quantization_config", None) is not None:
@@ -76,10 +91,10 @@ def llm_tokenizer(folder: Path, config: Untyped) -> Untyped:
     Raises:
         CheckpointError: if it is missing, has no fast form, or has more tokens than the LLM embeddings.
     """
-    try:
+    with refused(
+        f"{folder}: its tokenizer does not load", CheckpointError, Exception
+    ):  # of tokenizers: no type narrower
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
-    except (ValueError, TypeError, OSError, KeyError, ImportError) as error:
-        raise CheckpointError(f"{folder}: its tokenizer does not load ({_first_line(error)})") from error
     if not tokenizer.is_fast:
         raise CheckpointError(f"{folder}: its tokenizer has no tokenizer.json form; convert it with transformers first")
     most = max(tokenizer.get_vocab().values(), default=-1)
@@ -104,28 +119,44 @@ def plain_tokenizer(tokenizer: Untyped, folder: Path) -> Tokenizer:
 
 
 def _model(folder: Path, config: Untyped, *, every: bool) -> PreTrainedModel:
+    _check_stored(folder, config, every=every)
     load: Untyped = AutoModelForCausalLM.from_pretrained
-    try:
-        with _quiet():
-            model, report = load(
-                folder,
-                config=config,
-                dtype="auto",
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # they are reported, and named below
-                output_loading_info=True,
-            )
-    except (SafetensorError, ValueError, TypeError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{folder}: its weights do not load ({_first_line(error)})") from error
-    except OSError as error:
-        raise CheckpointError(f"{folder}: its weights do not load ({_first_line(error)}); copy it again") from error
+    with refused(f"{folder}: its weights do not load; copy it again", CheckpointError, SafetensorError), _quiet():
+        model, report = load(
+            folder,
+            config=config,
+            dtype="auto",
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are reported, and named below
+            output_loading_info=True,
+        )
     check_names(str(folder), missing=report["missing_keys"], surplus=report["unexpected_keys"], every=every)
     if odd := [f"{name} {tuple(got)}, config says {tuple(want)}" for name, got, want in report["mismatched_keys"]]:
         raise CheckpointError(f"{folder}: {listed('weights of another shape', odd, every=every)}")
-    if model.get_input_embeddings().weight.device.type == "meta" or model.dtype == torch.int8:
-        raise CheckpointError(f"{folder}: its weights are not plain numbers; give the original checkpoint")
+    check_values(dict(model.named_parameters()), str(folder), every=every)
     llm: PreTrainedModel = model
     return llm
+
+
+def _check_stored(folder: Path, config: Untyped, *, every: bool) -> None:
+    """Check the files before transformers reads them: it converts dtypes and makes up missing weights in silence.
+
+    Raises:
+        CheckpointError: if files are missing, damaged, hold weights of other dtypes or are too small.
+        ConfigError: if transformers refuses the sizes.
+    """
+    build: Untyped = AutoModelForCausalLM.from_config
+    with refused(f"{folder}: transformers refuses its sizes"), torch.device("meta"):
+        empty: Untyped = build(config)
+    files = weight_files(folder, PICKLE if has_weights(folder, PICKLE) and not has_weights(folder) else WEIGHTS)
+    described, stored = sum(weight.numel() for weight in empty.parameters()), sum(file.stat().st_size for file in files)
+    if described > _SPARE_WEIGHTS + 2 * stored:
+        got = f"config.json describes {described} weights, but its files have {stored} bytes"
+        raise CheckpointError(f"{folder}: {got}; they do not belong together")
+    own, prefix = {name for name, _ in empty.named_parameters(remove_duplicate=False)}, f"{empty.base_model_prefix}."
+    dtypes = stored_dtypes(files)
+    wanted = (name for name in dtypes if not own.isdisjoint((name, prefix + name, name.removeprefix(prefix))))
+    check_dtypes({name: dtypes[name] for name in wanted}, str(folder), every=every)
 
 
 @contextmanager
@@ -141,7 +172,3 @@ def _quiet() -> Iterator[None]:
         transformers.set_verbosity(level)
         if bar:
             transformers.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return f"{str(error).strip() or type(error).__name__}".splitlines()[0][:200]

@@ -111,7 +111,7 @@ def front_end(config: Section, weights: Mapping[str, Tensor], where: str) -> Fea
         got = tensor.float().numpy()
         if got.shape != want.shape:
             raise CheckpointError(f"{where}: {name} has shape {got.shape}, the preprocessor section says {want.shape}")
-        if (difference := float(np.abs(got - want).max())) > _CONSTANT_TOLERANCE:
+        if not (difference := float(np.abs(got - want).max())) <= _CONSTANT_TOLERANCE:  # NaN too
             raise CheckpointError(
                 f"{where}: {name} differs by {difference:.1e} from what the preprocessor section says"
             )

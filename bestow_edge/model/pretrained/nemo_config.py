@@ -16,6 +16,7 @@ from bestow_edge.core.config import FeatureConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.specs.chunked import NEMOTRON, ChunkedConfig
 from bestow_edge.core.specs.windowed import PARAKEET
+from bestow_edge.model.pretrained.configs import decoded
 
 Section = Mapping[str, Any]  # Any: decoded YAML
 
@@ -73,26 +74,30 @@ def feature_config(config: Section, where: str) -> FeatureConfig:
     if values["highfreq"] not in (None, rate / 2):
         raise ConfigError(f"{where}: highfreq {values['highfreq']}; only half the sample rate is supported")
     window = values["n_window_size"] or _samples(values, "window_size", rate, where)
+    if type(window) is not int or not 1 <= window <= 2**16:
+        raise ConfigError(f"{where}: a window of {window!r:.60} samples; expected 1 to 65536")
     guard = values["log_zero_guard_value"]
     guard = _GUARDS.get(guard) if isinstance(guard, str) else guard
-    if not isinstance(guard, (int, float)):
+    if isinstance(guard, bool) or not isinstance(guard, (int, float)):
         raise ConfigError(f"{where}: log_zero_guard_value is {values['log_zero_guard_value']!r}, expected a number")
-    return FeatureConfig(
-        sample_rate_hz=rate,
-        num_mel_bins=_int(values, "features", where),
-        n_fft=values["n_fft"] or 2 ** math.ceil(math.log2(window)),
-        window_samples=window,
-        hop_samples=values["n_window_stride"] or _samples(values, "window_stride", rate, where),
-        preemphasis=float(values["preemph"] or 0.0),
-        log_guard=float(guard),
-        normalize=_normalize(values["normalize"], where),
-    )
+    fields = {
+        "sample_rate_hz": rate,
+        "num_mel_bins": _int(values, "features", where),
+        "n_fft": values["n_fft"] or 2 ** math.ceil(math.log2(window)),
+        "window_samples": window,
+        "hop_samples": values["n_window_stride"] or _samples(values, "window_stride", rate, where),
+        "preemphasis": values["preemph"] or 0.0,
+        "log_guard": guard,
+        "normalize": _normalize(values["normalize"], where),
+    }
+    return decoded(FeatureConfig, fields, "features", where)
 
 
 def _samples(values: Section, name: str, rate: int, where: str) -> int:
-    if not isinstance(values[name], (int, float)):
-        raise ConfigError(f"{where}: {name} is {values[name]!r}, expected seconds")
-    return int(values[name] * rate)  # NeMo cuts too
+    seconds = values[name]
+    if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        raise ConfigError(f"{where}: {name} is {seconds!r:.60}, expected seconds")
+    return int(seconds * rate)  # NeMo cuts too
 
 
 def _normalize(value: Any, where: str) -> Any:  # Any: decoded YAML; one of FeatureConfig's choices
@@ -120,7 +125,8 @@ def encoder_config(config: Section, where: str) -> dict[str, Any]:
     width = _int(values, "d_model", where)
     if values["feat_out"] not in (None, -1, 0, width):
         raise ConfigError(f"{where}: feat_out {values['feat_out']} projects the output; only -1 is supported")
-    channels = _int(values, "subsampling_conv_channels", where)
+    if values["subsampling_conv_channels"] == -1:
+        values = {**values, "subsampling_conv_channels": width}
     fields = {
         "model_type": _kind(values, where),
         "hidden_size": width,
@@ -129,7 +135,7 @@ def encoder_config(config: Section, where: str) -> dict[str, Any]:
         "intermediate_size": width * _int(values, "ff_expansion_factor", where),
         "num_mel_bins": _int(values, "feat_in", where),
         "subsampling_factor": ChunkedConfig.frames_per_step,
-        "subsampling_conv_channels": width if channels == -1 else channels,
+        "subsampling_conv_channels": _int(values, "subsampling_conv_channels", where),
         "conv_kernel_size": _int(values, "conv_kernel_size", where),
         "attention_bias": bool(values["use_bias"]),
         "convolution_bias": bool(values["use_bias"]),
@@ -155,18 +161,24 @@ def chunked_config(config: Section, network: dict[str, Any], where: str) -> Chun
     """
     where = f"{where}: encoder"
     left, lookaheads = _contexts(config["encoder"], where)
-    return ChunkedConfig(network=network, left_context=left, lookaheads=lookaheads, default_lookahead=lookaheads[0])
+    fields = {
+        "network": network,
+        "left_context": left,
+        "lookaheads": lookaheads,
+        "default_lookahead": lookaheads[0],
+    }
+    return decoded(ChunkedConfig, fields, "encoder", where)
 
 
 def _kind(values: Section, where: str) -> str:
     """Return whether the encoder is cache-aware or bidirectional; each is a fixed set of NeMo's choices."""
-    kernel = values["conv_kernel_size"]
+    kernel = _int(values, "conv_kernel_size", where)
     around = values["conv_context_size"]
     convolution = {
         "causal": "causal", str([kernel - 1, 0]): "causal", "None": "centred",
         str([(kernel - 1) // 2] * 2): "centred", str((kernel - 1) // 2): "centred",
     }.get(str(list(around) if isinstance(around, (list, tuple)) else around), str(around))  # fmt: skip
-    contexts = _pairs(values["att_context_size"])
+    contexts = _pairs(values["att_context_size"], where)
     got = {
         "causal_downsampling": bool(values["causal_downsampling"]),
         "att_context_style": values["att_context_style"],
@@ -189,16 +201,21 @@ def _shown(fields: Section) -> str:
     return ", ".join(f"{name} {value}" for name, value in fields.items())
 
 
-def _pairs(contexts: Any) -> list[tuple[int, int]]:  # Any: decoded YAML
+def _pairs(contexts: Any, where: str) -> list[tuple[int, int]]:  # Any: decoded YAML
     """Read one pair, a list of pairs, or nothing, which means no limit."""
     if not contexts:
         return [(-1, -1)]
-    pairs = contexts if isinstance(contexts[0], (list, tuple)) else [contexts]
+    pairs = contexts if isinstance(contexts, (list, tuple)) and isinstance(contexts[0], (list, tuple)) else [contexts]
+    for pair in pairs:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(type(steps) is int for steps in pair):
+            raise ConfigError(
+                f"{where}: att_context_size is {contexts!r:.60}; expected two whole numbers, or such pairs"
+            )
     return [(pair[0], pair[1]) for pair in pairs]
 
 
 def _contexts(values: Section, where: str) -> tuple[int, tuple[int, ...]]:
-    pairs = _pairs(values["att_context_size"])
+    pairs = _pairs(values["att_context_size"], where)
     lefts = {left for left, _ in pairs}
     if len(lefts) > 1 or min(lefts) < 1:
         raise ConfigError(f"{where}: att_context_size {pairs}; all left contexts must be the same and limited")
@@ -232,6 +249,6 @@ def _check_fixed(values: Section, fixed: Section, where: str) -> None:
 
 def _int(values: Section, name: str, where: str) -> int:
     value = values[name]
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{where}: {name} is {value!r}, expected a whole number")
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{where}: {name} is {value!r:.60}, expected a whole number of at least 1")
     return value

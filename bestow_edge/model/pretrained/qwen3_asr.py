@@ -11,16 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
-from bestow_edge.core.config import ChatTemplate, ModelConfig, PolicyConfig, SegmentConfig, read_json
+from bestow_edge.core.config import ChatTemplate, ModelConfig, PolicyConfig, SegmentConfig
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.specs.blocks import CHUNK_STEPS, QWEN3_ASR, BlocksConfig
 from bestow_edge.core.specs.prepend import PrependConfig
-from bestow_edge.model.base import SpeechModel
-from bestow_edge.model.pretrained.components import WholePart, WholeRequest, plain_config, refuse_options
+from bestow_edge.model.pretrained.components import WholePart, WholeRequest, empty_model, plain_config, refuse_options
+from bestow_edge.model.pretrained.configs import read_fields, refused
 from bestow_edge.model.pretrained.llm import llm_tokenizer, plain_tokenizer
 from bestow_edge.model.pretrained.weights import fill, load_tensors, read_tensors
 from bestow_edge.model.pretrained.whisper import FEATURES
@@ -40,6 +38,7 @@ LANGUAGES = (
     "pl", "pt", "ro", "ru", "sv", "th", "tr", "vi", "yue", "zh",
 )  # fmt: skip
 """Of its 30 languages those that have the same name here; Filipino has not."""
+_PARTS = ("audio_config", "text_config")
 _NAMES = (
     ("thinker.audio_tower.proj1.", "connector.hidden.0."),
     ("thinker.audio_tower.proj2.", "connector.projection."),
@@ -72,7 +71,7 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
     """
     refuse_options(request, "Qwen3-ASR", "llm", "pairs", "instruction", "padding_s")
     policy = request.policy or POLICY
-    config = _config(read_json(folder / "config.json"), folder)
+    config = _config(read_fields(folder / "config.json"), folder)
     audio, llm = config.audio_config, config.text_config
     tokenizer = plain_tokenizer(llm_tokenizer(folder, llm), folder)
     if (got := tokenizer.token_to_id(SPEECH)) != config.audio_token_id:
@@ -93,8 +92,7 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
         chat=CHAT,
         pairs=tuple(f"{code}-{code}" for code in LANGUAGES),
     )
-    with torch.device("meta"):
-        model = SpeechModel.from_config(model_config)
+    model = empty_model(model_config, str(folder))
     tensors = {_renamed(name): tensor for name, tensor in load_tensors(read_tensors(folder)).items()}
     embeddings = tensors.get("llm.model.embed_tokens.weight")
     if llm.tie_word_embeddings and embeddings is not None:
@@ -110,18 +108,18 @@ def _config(fields: Fields, folder: Path) -> Untyped:
     Their rotary embedding has three sections, which are the same for speech and text.
     """
     whole = fields.get("thinker_config") or fields
-    parts = {name: dict(whole.get(name) or {}) for name in ("audio_config", "text_config")}
+    if not isinstance(whole, dict) or not all(isinstance(whole.get(name), dict) for name in _PARTS):
+        raise ConfigError(f"{folder}: config.json has no {' and no '.join(_PARTS)}; expected those of a Qwen3-ASR")
+    parts = {name: dict(whole[name]) for name in _PARTS}
     parts["audio_config"]["model_type"], parts["text_config"]["model_type"] = QWEN3_ASR, "qwen3"
     for name in ("rope_scaling", "rope_parameters"):
-        if "mrope_section" in (parts["text_config"].get(name) or {}):
+        if isinstance(rope := parts["text_config"].get(name), dict) and "mrope_section" in rope:
             del parts["text_config"][name]
     others = ("audio_token_id", "eos_token_id", "tie_word_embeddings")
-    try:
+    with refused(f"{folder}: transformers refuses its config"):
         config: Untyped = AutoConfig.for_model(
             "qwen3_asr", **parts, **{name: whole[name] for name in others if whole.get(name) is not None}
         )
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        raise ConfigError(f"{folder}: transformers refuses its config ({str(error).strip():.200})") from error
     audio, width = config.audio_config, config.text_config.hidden_size
     got = {name: getattr(audio, name) for name in ("activation_function", "scale_embedding", "output_dim")}
     if got != (want := {"activation_function": "gelu", "scale_embedding": False, "output_dim": width}):

@@ -47,13 +47,28 @@ def _checked(path: Path, part: Part) -> Path:
         wanted = f"a folder with {CONFIG} and weights" + (f", or a {NEMO_SUFFIX} file" if part == "encoder" else "")
         raise CheckpointError(f"{part} {path}: a file of an unknown kind; expected {wanted}")
     if (path / CONFIG).is_file():
+        _check_links(path, part)
         return path
     archives = sorted(path.glob(f"*{NEMO_SUFFIX}")) if part == "encoder" else []
     if len(archives) == 1:
+        _check_links(path, part)
         return archives[0]
     if archives:
         raise CheckpointError(f"{part} {path}: holds {', '.join(file.name for file in archives)}; give one of them")
     raise CheckpointError(f"{part} {path}: holds no {CONFIG}; expected a model as transformers saves it")
+
+
+def _check_links(folder: Path, part: Part) -> None:
+    """Refuse links to files elsewhere: a copied folder must not name files of this machine. The Hub's cache has some.
+
+    Raises:
+        CheckpointError: if there is one.
+    """
+    home = folder.resolve()
+    allowed = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    for file in sorted(folder.rglob("*")):
+        if file.is_symlink() and not any(file.resolve().is_relative_to(root) for root in allowed):
+            raise CheckpointError(f"{part} {file}: links to {file.resolve()}, outside its folder; put the file there")
 
 
 def _from_hub(name: str, part: Part, *, offline: bool) -> Path:

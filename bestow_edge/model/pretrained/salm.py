@@ -15,30 +15,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
-from bestow_edge.core.config import ModelConfig, PolicyConfig, SegmentConfig, read_json
+from bestow_edge.core.config import ModelConfig, PolicyConfig, SegmentConfig
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.prompts import parse_pair
 from bestow_edge.core.specs.chunked import NEMOTRON
 from bestow_edge.core.specs.prepend import PrependConfig
 from bestow_edge.core.specs.windowed import PARAKEET, WindowedConfig
-from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.pretrained.components import (
     WholePart,
     WholeRequest,
     build_encoder,
+    empty_model,
     plain_config,
     refuse_options,
 )
+from bestow_edge.model.pretrained.configs import read_fields
 from bestow_edge.model.pretrained.llm import llm_config, llm_tokenizer, plain_tokenizer
 from bestow_edge.model.pretrained.nemo import front_end, renamed
 from bestow_edge.model.pretrained.nemo_config import chunked_config, encoder_config
 from bestow_edge.model.pretrained.repository import find_source
 from bestow_edge.model.pretrained.salm_prompts import INSTRUCTION, salm_chat
-from bestow_edge.model.pretrained.weights import fill, load_tensors, read_tensors
+from bestow_edge.model.pretrained.weights import check_values, fill, load_tensors, read_tensors
 
 Fields = dict[str, Any]  # Any: decoded JSON
 Untyped = Any  # a transformers config or tokenizer: they have no types
@@ -73,7 +73,7 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
         PromptError: if a language pair is unknown.
     """
     refuse_options(request, "SALM", "padding_s")
-    fields, where = read_json(folder / "config.json"), str(folder)
+    fields, where = read_fields(folder / "config.json"), str(folder)
     perception, policy = fields["perception"], request.policy or POLICY
     conformer = _conformer(perception, where)
     llm_folder, tokenizer_folder = _llm_folders(folder, fields, request)
@@ -105,8 +105,7 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
         chat=salm_chat(fields, tokenizer, plain, request.instruction or INSTRUCTION, where),
         pairs=tuple(str(parse_pair(pair)) for pair in request.pairs or ("en-en",)),
     )
-    with torch.device("meta"):
-        model = SpeechModel.from_config(config)
+    model = empty_model(config, where)
     tensors, notes = _weights(load_tensors(names), fields, network["model_type"], where)
     if llm.tie_word_embeddings and "llm.lm_head.weight" not in tensors:
         tensors["llm.lm_head.weight"] = tensors["llm.model.embed_tokens.weight"]
@@ -200,12 +199,27 @@ def _weights(
         for name, pair in lora.items():
             if name not in tensors or len(pair) != 2:
                 raise CheckpointError(f"{where}: LoRA of {name} is not whole; expected the weight, lora_A and lora_B")
+            _check_lora(name, tensors[name], pair, where)
             tensors[name] = tensors[name].float() + factor * (pair["B"].float() @ pair["A"].float())
         rank = next(iter(lora.values()))["A"].shape[0]
         notes += (f"LoRA merged in float32: {len(lora)} weights, rank {rank}, factor {factor:g}",)
     if ignored:
         notes += (f"{ignored} entries without effect ignored ({', '.join(_WITHOUT_EFFECT)})",)
     return tensors, notes
+
+
+def _check_lora(name: str, weight: Tensor, pair: dict[str, Tensor], where: str) -> None:
+    """Refuse matrices whose product is no update of the weight.
+
+    Raises:
+        CheckpointError: if a dtype, a value or a shape is wrong.
+    """
+    parts = {name: weight, f"{name}: lora_A": pair["A"], f"{name}: lora_B": pair["B"]}
+    check_values(parts, where, every=True)
+    shapes = {part: tuple(tensor.shape) for part, tensor in parts.items()}
+    rows, (rank, columns) = weight.shape[0], (pair["A"].shape[0], pair["A"].shape[-1])
+    if list(shapes.values()) != [(rows, columns), (rank, columns), (rows, rank)]:
+        raise CheckpointError(f"{where}: LoRA of another shape than its weight: {shapes}; copy it again")
 
 
 def _renamed(name: str, network: str) -> str:
@@ -233,6 +247,8 @@ def _lora_factor(fields: Fields, where: str) -> float:
     lora = fields.get("lora")
     if not isinstance(lora, dict) or not all(isinstance(lora.get(name), int | float) for name in ("r", "lora_alpha")):
         raise ConfigError(f"{where}: it has LoRA weights, but config.json no lora section with r and lora_alpha")
+    if not lora["r"] > 0:
+        raise ConfigError(f"{where}: lora: r is {lora['r']}; expected the rank")
     if odd := sorted(name for name in _LORA_VARIANTS if lora.get(name)):
         raise ConfigError(f"{where}: lora sets {', '.join(odd)}, which is not supported; merge it with NeMo first")
     return float(lora["lora_alpha"]) / float(lora["r"])

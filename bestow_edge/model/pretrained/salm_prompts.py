@@ -62,7 +62,7 @@ def salm_chat(fields: Fields, tokenizer: Untyped, plain: Tokenizer, instruction:
         ConfigError: if the format is unknown, its tokens would not be NeMo's, or speech stands inside the instruction.
     """
     tag, name = fields["audio_locator_tag"], fields.get("prompt_format")
-    if name not in FORMATS:
+    if not isinstance(name, str) or name not in FORMATS:
         raise ConfigError(f"{where}: prompt_format {name!r} is not supported; expected one of {', '.join(FORMATS)}")
     form = FORMATS[name]
     instruction = instruction.removesuffix(tag)

@@ -10,13 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoConfig
 
-from bestow_edge.core.config import ChatTemplate, FeatureConfig, ModelConfig, PolicyConfig, SegmentConfig, read_json
+from bestow_edge.core.config import ChatTemplate, FeatureConfig, ModelConfig, PolicyConfig, SegmentConfig
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.languages import LANGUAGES
 from bestow_edge.core.specs.cross_layers import CrossLayersConfig
@@ -27,9 +24,11 @@ from bestow_edge.model.pretrained.components import (
     WholePart,
     WholeRequest,
     build_encoder,
+    empty_model,
     plain_config,
     refuse_options,
 )
+from bestow_edge.model.pretrained.configs import decoded, read_config, read_fields
 from bestow_edge.model.pretrained.weights import fill, load_tensors, part_sizes, read_tensors
 
 Fields = dict[str, Any]  # Any: decoded JSON
@@ -96,10 +95,10 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
     tokenizer = _tokenizer(folder, whisper)
     if not whisper.tie_word_embeddings:
         raise ConfigError(f"{folder}: tie_word_embeddings is false; Whisper's head is its token embeddings")
-    if not (heads := generation.get("alignment_heads")):
-        raise ConfigError(f"{folder}: generation_config.json names no alignment_heads; take it from a newer copy")
-    tokens = {name.strip("<|>"): token for name, token in generation.get("lang_to_id", {}).items()}
-    languages = {code: token for code, token in tokens.items() if code in LANGUAGES}
+    named = generation.get("lang_to_id") or {}
+    if not isinstance(named, dict):
+        raise ConfigError(f"{folder}: generation_config.json: lang_to_id is {named!r:.60}; expected tokens by language")
+    languages = {code: token for name, token in named.items() if (code := name.strip("<|>")) in LANGUAGES}
     network, features = _network(whisper), _features(folder, whisper)
     padding = round(padding_s / (WindowedConfig.frames_per_step * features.frame_s))
     decoder = {"num_hidden_layers": whisper.decoder_layers, "num_attention_heads": whisper.decoder_attention_heads}
@@ -111,12 +110,7 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
             window=_window(whisper),
             padding=padding,
         ),
-        connector=CrossLayersConfig(
-            alignment_heads=tuple((layer, head) for layer, head in heads),
-            suppressed=tuple(sorted(token for token in generation.get("suppress_tokens") or () if token >= 0)),
-            specials_from=whisper.eos_token_id + 1,
-            languages=languages,
-        ),
+        connector=_connector(generation, languages, whisper, str(folder)),
         llm=network | decoder | {"max_position_embeddings": whisper.max_target_positions},
         features=features,
         policy=policy,
@@ -124,26 +118,49 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
         chat=MULTILINGUAL if languages else ENGLISH,
         pairs=_pairs(languages or ["en"]),
     )
-    with torch.device("meta"):
-        empty = SpeechModel.from_config(config)
+    empty = empty_model(config, str(folder))
+    fill(empty, _renamed(folder), str(folder), surplus=(), every=request.every_name)
     model = SpeechModel(config, empty.encoder, empty.llm)  # so that the connector's buffers are on a device
-    fill(model, _renamed(folder), str(folder), surplus=(), every=request.every_name)
     model.llm.tie_weights()
     return WholePart(model.eval(), tokenizer)
 
 
+def _connector(generation: Fields, languages: Fields, whisper: Untyped, where: str) -> CrossLayersConfig:
+    """Return the connector that a generation config describes.
+
+    Raises:
+        ConfigError: if it names no alignment heads, or heads or tokens that the model does not have.
+    """
+    where = f"{where}: generation_config.json"
+    if not generation.get("alignment_heads"):
+        raise ConfigError(f"{where} names no alignment_heads; take it from a newer copy")
+    fields = {
+        "alignment_heads": generation["alignment_heads"],
+        "suppressed": generation.get("suppress_tokens") or [],
+        "specials_from": whisper.eos_token_id,
+        "languages": languages,
+    }
+    config = decoded(CrossLayersConfig, fields, "connector", where)
+    sizes = whisper.decoder_layers, whisper.decoder_attention_heads
+    for pair in config.alignment_heads:
+        if len(pair) != 2 or not all(0 <= index < size for index, size in zip(pair, sizes, strict=True)):
+            raise ConfigError(f"{where}: alignment head {pair}; expected layer and head below {sizes}")
+    tokens = *config.suppressed, *config.languages.values(), config.specials_from
+    if beyond := [token for token in tokens if token >= whisper.vocab_size]:
+        raise ConfigError(f"{where}: tokens {beyond[:3]} are beyond the vocabulary of {whisper.vocab_size}")
+    suppressed = tuple(sorted(token for token in config.suppressed if token >= 0))
+    return replace(config, suppressed=suppressed, specials_from=config.specials_from + 1)
+
+
 def _config(folder: Path) -> Untyped:
     """Return the model's config, with the sizes of a Whisper."""
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, TypeError, KeyError, OSError, StrictDataclassError) as error:
-        raise ConfigError(f"{folder}: transformers refuses its config ({str(error).strip():.200})") from error
+    return read_config(folder)
 
 
 def _json(path: Path) -> Fields:
     if not path.is_file():
         raise CheckpointError(f"{path.parent}: {path.name} is missing; copy the folder again")
-    return read_json(path)
+    return read_fields(path)
 
 
 def _network(config: Untyped) -> Fields:

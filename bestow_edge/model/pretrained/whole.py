@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from bestow_edge.core.config import read_json
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.files import check_free
 from bestow_edge.model.checkpoint import save_checkpoint
 from bestow_edge.model.pretrained import qwen3_asr, salm, whisper
 from bestow_edge.model.pretrained.assemble import InitResult, Progress, check_rebuilds, summary
 from bestow_edge.model.pretrained.components import WholeRequest
+from bestow_edge.model.pretrained.configs import read_fields
 from bestow_edge.model.pretrained.repository import find_source
 
 KINDS: tuple[ModuleType, ...] = (whisper, salm, qwen3_asr)
@@ -34,12 +34,12 @@ def init_whole(request: WholeRequest, out: Path, *, force: bool = False, progres
     check_free(out, replace=force)
     progress(f"looking for {request.source}")
     folder = find_source(request.source, "model", offline=request.offline)
-    fields = read_json(folder / "config.json")
+    fields = read_fields(folder / "config.json")
     kind = next((kind for kind in KINDS if kind.matches(fields)), None)
     if kind is None:
         expected = "a Whisper, a SALM of NeMo's speechlm2 or a Qwen3-ASR; for parts give --encoder and --llm"
         raise ConfigError(
-            f"{folder}: a {fields.get('model_type')} is no whole model that is supported; expected {expected}"
+            f"{folder}: a {fields.get('model_type')!s:.60} is no whole model that is supported; expected {expected}"
         )
     progress(f"reading {folder}")
     part = kind.whole(folder, request)

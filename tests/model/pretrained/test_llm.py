@@ -167,8 +167,10 @@ def truncate(folder: Path) -> None:
 DAMAGE: dict[str, Callable[[Path], object]] = {
     r"3 missing weights: model\.layers\.1\.mlp\.down_proj\.weight, ": remove,
     r"1 unknown weights: visual\.patch": add,
-    r"its weights do not load": truncate,
-    r"weights do not load \(.*no file named": lambda folder: (folder / "model.safetensors").unlink(),
+    r"not a safetensors file": truncate,
+    r"model\.safetensors is missing; expected weights as safetensors": lambda folder: (
+        folder / "model.safetensors"
+    ).unlink(),
     r"weights of another shape: ": lambda folder: edit_json(folder / "config.json", intermediate_size=32),
     r"tokenizer does not load": lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
     r"not an LLM that transformers supports": lambda folder: (folder / "config.json").write_text(

@@ -6,10 +6,14 @@ import io
 import os
 import pickle
 import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 from nemo_files import CACHE_AWARE, nemo_config, random_weights, write_nemo
 
 from bestow_edge.core.errors import BestowEdgeError, CheckpointError
@@ -82,6 +86,108 @@ def test_truncated_files(tmp_path: Path, share: float, compressed: bool) -> None
     path = write_nemo(tmp_path / "m.nemo", config, random_weights(config), compressed=compressed)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(BestowEdgeError, match=r"m\.nemo: "):
+        nemo_encoder(path)
+
+
+def packed(weights: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(weights, file)
+    return file.getvalue()
+
+
+def compressed(content: bytes) -> bytes:
+    """Return a zip file whose members are compressed."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    return file.getvalue()
+
+
+def changed(edit: Callable[[dict[str, Any]], object]) -> bytes:
+    weights = random_weights(nemo_config(CACHE_AWARE))
+    edit(weights)
+    return packed(weights)
+
+
+LINEAR = "encoder.pre_encode.out.weight"
+WEIGHT_FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "int8": (
+        lambda: changed(lambda weights: weights.update({LINEAR: weights[LINEAR].char()})),
+        "weight int8; expected",
+    ),
+    "float64": (lambda: changed(lambda weights: weights.update({LINEAR: weights[LINEAR].double()})), "weight float64"),
+    "sparse": (lambda: changed(lambda weights: weights.update({LINEAR: weights[LINEAR].to_sparse()})), "sparse_coo"),
+    "NaN": (lambda: changed(lambda weights: weights[LINEAR].fill_(float("nan"))), "NaN or infinite values: subs"),
+    "infinite": (lambda: changed(lambda weights: weights[LINEAR].fill_(float("inf"))), "NaN or infinite values: subs"),
+    "one number for all": (
+        lambda: changed(lambda weights: weights.update({LINEAR: torch.zeros(1).expand(weights[LINEAR].shape)})),
+        "weights with fewer numbers than their shape has: subsampling",
+    ),
+    "list": (lambda: packed([torch.zeros(1)]), "no state dict of tensors"),
+    "numbers": (lambda: packed({1: torch.zeros(1)}), "no state dict of tensors"),
+    "zip bomb": (lambda: compressed(packed({"x": torch.zeros(10_000_000)})), "bytes in a file of"),
+    "text": (lambda: b"no pickle", r"model_weights\.ckpt"),
+}
+
+
+@pytest.mark.parametrize("fault", WEIGHT_FAULTS)
+def test_weights_that_are_none(tmp_path: Path, fault: str) -> None:
+    content, message = WEIGHT_FAULTS[fault]
+    config = yaml.safe_dump(nemo_config(CACHE_AWARE)).encode()
+    pack(tmp_path / "m.nemo", {"model_config.yaml": config, "model_weights.ckpt": content()})
+    with pytest.raises(CheckpointError, match=message):
+        nemo_encoder(tmp_path / "m.nemo")
+
+
+LAUGHS = b"a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (level, level, b", ".join([b"*a%d" % (level - 1)] * 9)) for level in range(1, 12)
+)
+CONFIG_FAULTS: dict[str, tuple[bytes, str]] = {
+    "list": (b"[1]", "holds list, expected a mapping"),
+    "open brackets": (b"a: " + b"[" * 5000, "is not plain YAML"),
+    "deep": (b"a: " + b"[" * 100 + b"]" * 100, "nested deeper than 30 levels"),
+    "no UTF-8": (b"\xff\xfe\xfa", "is not plain YAML"),
+    "laughs": (LAUGHS, "more than 2000000 values"),
+    "merge keys": (b"a: &a {x: 1}\nb: {<<: *a}\n", "is not plain YAML"),
+    "long number": (b"a: " + b"9" * 5000, "is not plain YAML"),
+    "many bits": (b"a: 99999999999999999999", "a number of at most 64 bits"),
+    "no number": (b"a: .nan", "a number of at most 64 bits"),
+}
+
+
+@pytest.mark.parametrize("fault", CONFIG_FAULTS)
+def test_configs_that_are_none(tmp_path: Path, fault: str) -> None:
+    content, message = CONFIG_FAULTS[fault]
+    pack(tmp_path / "m.nemo", {"model_config.yaml": content, "model_weights.ckpt": b""})
+    with pytest.raises(BestowEdgeError, match=message):
+        nemo_encoder(tmp_path / "m.nemo")
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz"])
+def test_compressed_bombs(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "m.nemo"
+    with tarfile.open(path, f"w:{suffix}") as archive:
+        member = tarfile.TarInfo("model_weights.ckpt")
+        member.size = 30_000_000
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+    with pytest.raises(CheckpointError, match=r"it unpacks to more than .* bytes, which weights do not"):
+        nemo_encoder(path)
+
+
+def test_sparse_and_double_members(tmp_path: Path) -> None:
+    path = tmp_path / "m.nemo"
+    for kind in (tarfile.GNUTYPE_SPARSE, tarfile.LNKTYPE, tarfile.CHRTYPE):
+        odd = tarfile.TarInfo("model_weights.ckpt")
+        odd.type, odd.linkname = kind, "model_config.yaml"
+        pack(path, {"model_config.yaml": b"{}", "model_weights.ckpt": odd})
+        with pytest.raises(CheckpointError, match=r"m\.nemo: "):
+            nemo_encoder(path)
+    pack(path, {"model_config.yaml": b"{}", "./model_config.yaml": b"{}", "model_weights.ckpt": b""})
+    with pytest.raises(CheckpointError, match="is there twice or is no plain file"):
+        nemo_encoder(path)
+    pack(path, {"/model_config.yaml": b"{}", "../model_weights.ckpt": b""})
+    with pytest.raises(CheckpointError, match=r"holds no model_config\.yaml and no model_weights\.ckpt"):
         nemo_encoder(path)
 
 

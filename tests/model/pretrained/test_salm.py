@@ -166,7 +166,7 @@ CONNECTOR = "nemo.collections.speechlm2.modules.perception.QformerConnector"
         (configured(lambda c: c.pop("lora")), "no lora section with r and lora_alpha"),
         (configured(lambda c: c["lora"].update(use_dora=True)), "lora sets use_dora, which is not supported"),
         (configured(lambda c: c["perception"]["modality_adapter"].update(_target_=CONNECTOR)),
-         "QformerConnector; only IdentityConnector with a d_model"),
+         "QformerConnector; only IdentityConnector and ConformerEncoder, with a d_model"),
         (configured(lambda c: c["perception"]["encoder"].update(n_layers=3)), "missing weights: encoder.layers.2"),
         (configured(lambda c: c["perception"]["encoder"].update(warp=1)), "unknown warp"),
         (configured(lambda c: c["perception"]["preprocessor"].update(window="hamming")), "window is 'hamming'"),
@@ -254,7 +254,7 @@ def test_prompt_formats(name: str) -> None:
 
 def test_a_plain_llm_is_no_whole_model(tmp_path: Path) -> None:
     folder = make_llm(tmp_path / "llm", "llama")
-    with pytest.raises(ConfigError, match="a llama is no whole model that is supported; expected a Whisper, or a SALM"):
+    with pytest.raises(ConfigError, match="a llama is no whole model that is supported; expected a Whisper, a SALM"):
         init_whole(WholeRequest(source=str(folder)), tmp_path / "out", progress=lambda _: None)
 
 
