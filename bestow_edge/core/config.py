@@ -95,7 +95,7 @@ class EncoderConfig(ABC):
 
     def __post_init__(self) -> None:
         """Check that the network is one of this kind."""
-        _check_network(self.network, "encoder")
+        check_network(self.network, "encoder")
         if (model_type := self.network["model_type"]) not in self.model_types:
             known = ", ".join(self.model_types)
             raise ConfigError(f"encoder: model_type {model_type!r} is not one of kind {self.kind}: {known}")
@@ -277,7 +277,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check that the parts fit each other."""
-        _check_network(self.llm, "llm")
+        check_network(self.llm, "llm")
         self.encoder.check_features(self.features)
 
     @property
@@ -305,9 +305,29 @@ class ModelConfig:
         return decode(cls, values, "config")
 
 
-def _check_network(network: Mapping[str, Any], part: str) -> None:
+def check_network(network: Mapping[str, Any], part: str) -> None:
+    """Check the transformers config of a part.
+
+    Raises:
+        ConfigError: if it lacks a field that every one has, or names code.
+    """
     if "model_type" not in network or "hidden_size" not in network:
         raise ConfigError(f"{part}: transformers config without model_type or hidden_size")
+    for name, value in network.items():
+        check_code(name, value, part)
+
+
+_IMPLEMENTATIONS = (None, "eager", "sdpa", "batched_mm", "grouped_mm")  # those of torch
+
+
+def check_code(name: str, value: object, where: str) -> None:
+    """Refuse a field of a transformers config that names code: transformers would download and run such a kernel.
+
+    Raises:
+        ConfigError: if it does.
+    """
+    if name.endswith(("attn_implementation", "experts_implementation")) and value not in _IMPLEMENTATIONS:
+        raise ConfigError(f"{where}: {name} is {value!r:.60}, which may name code; remove the field")
 
 
 def _constant(text: str) -> float:

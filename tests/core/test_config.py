@@ -178,9 +178,30 @@ def test_an_encoder_or_connector_is_read_by_its_kind(part: str, change: dict[str
         ModelConfig.from_dict(values)
 
 
+@pytest.mark.parametrize("part", ["encoder", "llm"])
+def test_configs_that_name_kernels_of_the_hub_are_refused(part: str) -> None:
+    values: dict[str, Any] = json.loads(json.dumps(model().to_dict()))
+    network = values["encoder"]["network"] if part == "encoder" else values["llm"]
+    for code in ("someone/kernel", {"": "someone/kernel"}, "flash_attention_2"):
+        network["attn_implementation"] = code
+        with pytest.raises(
+            ConfigError, match=f"{part}: attn_implementation is .*, which may name code; remove the field"
+        ):
+            ModelConfig.from_dict(values)
+    network["attn_implementation"] = "eager"
+    ModelConfig.from_dict(values)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"{", "not valid JSON"), (b"[1]", "expected a JSON object, got list"), (b"\xff\xfe", "not valid JSON")],
+    [
+        (b"{", "not valid JSON"),
+        (b"[1]", "expected a JSON object, got list"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b'{"a": NaN}', r"not valid JSON \(NaN is no number\)"),
+        (b'{"a": ' + b"[" * 200_000, "not valid JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"),
+    ],
 )
 def test_only_json_objects_are_read(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "config.json"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from bestow_edge.core.config import ConnectorConfig, ModelConfig
+from bestow_edge.core.config import ConnectorConfig, ModelConfig, check_code
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.kinds import ConnectorKind
 from bestow_edge.core.policy import LocalAgreement, Offline
@@ -39,6 +39,8 @@ class PrependConfig(ConnectorConfig):
             raise ConfigError(f"connector: speech_token must be at least 0, got {self.speech_token}")
         if self.conformer is not None and "hidden_size" not in self.conformer:
             raise ConfigError("connector: conformer has no hidden_size; give a transformers config of ParakeetEncoder")
+        for name, value in (self.conformer or {}).items():
+            check_code(name, value, "connector: conformer")
 
     def describe(self) -> str:
         """Return its sizes, in words for people."""

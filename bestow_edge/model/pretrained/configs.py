@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
-from bestow_edge.core.config import read_json
+from bestow_edge.core.config import check_code, read_json
 from bestow_edge.core.decoding import decode
 from bestow_edge.core.errors import BestowEdgeError, ConfigError
 
@@ -107,7 +107,7 @@ def decoded(cls: type[T], fields: dict[str, Any], part: str, where: str) -> T:  
 
 
 def check_fields(fields: dict[str, Any], where: str) -> None:  # Any: decoded JSON or YAML
-    """Refuse fields that no model has: sizes below 1, thousands of layers, deep nesting, numbers without a value.
+    """Refuse fields that no model has: sizes below 1, thousands of layers, deep nesting, no numbers, names of code.
 
     Args:
         fields: decoded JSON or YAML.
@@ -137,6 +137,7 @@ def _inner(level: Iterable[tuple[str, object]]) -> Iterator[tuple[str, object]]:
 
 
 def _check_value(name: str, value: object, where: str) -> None:
+    check_code(name, value, where)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     if abs(value) >= 2**63 if isinstance(value, int) else math.isnan(value):  # infinity is the default of some fields
