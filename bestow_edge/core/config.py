@@ -185,6 +185,15 @@ class ConnectorConfig(ABC):
         """Languages of speech that the model detects; none unless the kind says so."""
         return ()
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether every token sees all of the newest encoding, which replaces the one before."""
+        return False
+
+    def llm_positions(self, steps: int) -> int:  # noqa: ARG002 - for kinds whose speech enters the LLM's sequence
+        """Return the positions of the LLM's sequence that speech of some steps takes."""
+        return 0
+
     @abstractmethod
     def describe(self) -> str:
         """Return its sizes, in words for people."""

@@ -40,8 +40,6 @@ class ConnectorKind:
     """Whether it can be run under a policy."""
     aligned: bool = True
     """Whether attention shows where in the speech each token of an answer is spoken."""
-    in_sequence: bool = False
-    """Whether each step of speech takes a position of the LLM's sequence."""
 
 
 def module_of(package: str, kind: str) -> ModuleType:

@@ -96,7 +96,7 @@ class SpeechModel(nn.Module):
         mask = torch.arange(mel.shape[1], device=mel.device) < frame_lens[:, None]
         encode = module_of("bestow_edge.model.encoders", self.config.encoder.network["model_type"]).encode
         chosen = self.config.encoder.default_right_context if right_context is None else right_context
-        return Speech(*encode(self.encoder, mel, mask, chosen))
+        return Speech(*encode(self.encoder, self.config.encoder, mel, mask, chosen))
 
     def forward(
         self, token_ids: Tensor, speech: Speech | None, visible_steps: Tensor, *, with_llm: bool = True

@@ -9,6 +9,8 @@ Legend of shape comments: batch, frames (10 ms), steps (80 ms), d_model, heads, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,7 +41,8 @@ class BidirectionalEncoder(nn.Module):
             raise ExportError(f"encoder: {got}; export needs an odd kernel and stride 2, where 8 frames are one step")
         self.scale = encoder.input_scale
         self.subsampling: Untyped = encoder.subsampling
-        self.layers = BidirectionalLayers(encoder.layers, encoder.encode_positions.inv_freq)
+        taps = windowed(model.config).taps
+        self.layers = BidirectionalLayers(encoder.layers, encoder.encode_positions.inv_freq, taps)
         self.frames_per_step = windowed(model.config).frames_per_step
         self.speech_side: Untyped = speech_side(model)
 
@@ -71,18 +74,26 @@ class BidirectionalLayers(nn.Module):
 
     frequencies: Tensor  # (d_model / 2,)
 
-    def __init__(self, layers: Untyped, frequencies: Tensor) -> None:
-        """Take transformers' blocks and the frequencies of their positions, (d_model / 2,)."""
+    def __init__(self, layers: Untyped, frequencies: Tensor, taps: Sequence[int] = ()) -> None:
+        """Take the modules.
+
+        Args:
+            layers: transformers' blocks; those behind the last tap are left out.
+            frequencies: of their positions, (d_model / 2,).
+            taps: blocks whose outputs are wanted; empty = the last one.
+        """
         super().__init__()
         self.register_buffer("frequencies", frequencies.detach().clone())
-        self.blocks = nn.ModuleList(BidirectionalBlock(block) for block in layers)
+        self.taps = tuple(taps) or (len(layers) - 1,)
+        self.blocks = nn.ModuleList(BidirectionalBlock(block) for block in layers[: max(self.taps) + 1])
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Return (batch, steps, d_model); arguments are those of a block."""
-        positions = self._positions(x.shape[1])
+        """Return (batch, steps, taps * d_model); arguments are those of a block."""
+        positions, outputs = self._positions(x.shape[1]), []
         for block in self.blocks:
             x = block(x, valid, positions)
-        return x
+            outputs.append(x)
+        return x if len(self.taps) == 1 else torch.cat([outputs[tap] for tap in self.taps], dim=-1)
 
     def _positions(self, steps: int) -> Tensor:
         """Return the sinusoids of the distances steps - 1 .. -(steps - 1), (2 * steps - 1, d_model)."""

@@ -33,22 +33,24 @@ class TokenEmbedding(nn.Module):
 
 
 class SpeechSide(nn.Module):
-    """Conformer layers, if there are any, and the projection: they run once for each encoding."""
+    """Conformer layers or a Q-Former, if there are any, and the projection: they run once for each encoding."""
 
     def __init__(self, connector: Prepend) -> None:
         super().__init__()
         conformer: Any = connector.conformer  # Any: modules of transformers have no types
         self.projection = nn.Sequential(connector.hidden, connector.projection)
-        self.input, self.layers = None, None
+        self.qformer, self.input, self.layers = connector.qformer, None, None
         if conformer is not None:
             self.input, self.scale = conformer.input, conformer.scale
             self.layers = BidirectionalLayers(conformer.layers, conformer.positions.inv_freq)
 
     def forward(self, steps: Tensor) -> tuple[Tensor]:
-        """Project (batch, steps, width) to embeddings of the LLM, (batch, steps, hidden)."""
+        """Project (batch, steps, width) to embeddings of the LLM, (batch, steps or queries, hidden)."""
         if self.layers is not None and self.input is not None:
             x = self.input(steps) * self.scale
             steps = self.layers(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
+        if self.qformer is not None:
+            steps = self.qformer(steps, None)
         return (self.projection(steps),)
 
 

@@ -2,7 +2,8 @@
 
 A row's sequence is: the prompt before the speech, the speech, the rest of the prompt, the answer. Keys and values of
 the first two stay in the cache as speech grows: no step is run twice, unless its encoder changed it. The rest stands
-behind the speech that a token sees; when a row sees more, its rest is run again, all its tokens at once.
+behind the speech that a token sees; when a row sees more, its rest is run again, all its tokens at once. Each encoding
+of a Q-Former replaces all of the speech, and every token sees all of it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from bestow_edge.core.bundle import BundleManifest
 from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.core.specs.prepend import GRAPH as EMBEDDING
-from bestow_edge.core.specs.prepend import SPEECH_EMBEDS, prepend
+from bestow_edge.core.specs.prepend import SPEECH_EMBEDS, PrependConfig, prepend
 from bestow_edge.core.tensors import INPUTS_EMBEDS, LOG_PROB, LOGITS, TOKEN_ID, TOKEN_IDS
 from bestow_edge.runtime.decoders.base import Attempt
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph
@@ -34,30 +35,32 @@ class PrependDecoder:
     def __init__(
         self,
         graphs: Mapping[str, Graph],
-        speech_token: int,
+        config: PrependConfig,
         prompts: Sequence[Sequence[int]],
         speech: Sequence[Array] = (),
+        heard: int = 0,
     ) -> None:
         """Run the prompts up to the speech.
 
         Args:
             graphs: of the bundle, by name.
-            speech_token: the token whose place speech takes.
+            config: the connector's.
             prompts: token ids of each row's whole prompt.
-            speech: embeddings heard so far, (steps, hidden) each.
+            speech: embeddings heard so far, (positions, hidden) each.
+            heard: steps that they are about.
         """
-        self._graphs, self._speech_token = graphs, speech_token
+        self._graphs, self._config = graphs, config
         self._embedding, self._llm = graphs[EMBEDDING].runner(), CachedGraph(graphs[LLM], len(prompts))
         self._device = graphs[LLM].device
-        slots = [list(prompt).index(speech_token) for prompt in prompts]
+        slots = [list(prompt).index(config.speech_token) for prompt in prompts]
         self._texts = [list(prompt[slot + 1 :]) for prompt, slot in zip(prompts, slots, strict=True)]
         """Tokens of each row behind the speech, the next query last."""
         self._first = np.array(slots, dtype=np.int64)
         """(rows,) tokens of each row before the speech."""
-        self._speech = list(speech)
-        self._cached = 0  # steps in the cache
+        self._speech, self._heard = list(speech), heard
+        self._cached = 0  # positions of speech in the cache
         self._seen = np.full(len(prompts), UNRUN)
-        """(rows,) steps before the rest of each row that is in the cache."""
+        """(rows,) positions of speech before the rest of each row that is in the cache."""
         self._run_tokens([list(prompt[:slot]) for prompt, slot in zip(prompts, slots, strict=True)])
 
     @property
@@ -73,35 +76,39 @@ class PrependDecoder:
     @property
     def heard(self) -> int:
         """See `Decoder`."""
-        return sum(map(len, self._speech))
+        return self._heard
 
     def hear(self, speech: SpeechSteps) -> None:
         """Take in more speech; steps that it overwrites are run again, those before them stay in the cache."""
         (embeds,) = self._device.get(speech.tensors[SPEECH_EMBEDS])
-        before = [np.concatenate(self._speech)[: speech.start]] if self._speech else []
-        self._speech = [*before, embeds[0, : speech.end - speech.start]]
-        self._forget(speech.start)
+        first = 0 if self._config.sees_all else speech.start
+        before = [np.concatenate(self._speech)[:first]] if first else []
+        new = embeds[0, : self._config.llm_positions(speech.end - speech.start)]
+        self._speech, self._heard = [*before, new], speech.end
+        self._forget(first)
 
     @contextmanager
     def supposing(self, speech: Sequence[SpeechSteps]) -> Iterator[None]:
         """See `Decoder`."""
-        kept, first = list(self._speech), min([self.heard, *(steps.start for steps in speech)])
+        kept, heard = list(self._speech), self._heard
+        starts = [0 if self._config.sees_all else steps.start for steps in speech]
+        first = min([sum(map(len, kept)), *starts])
         for steps in speech:
             self.hear(steps)
         try:
             yield
         finally:
-            self._speech = kept
+            self._speech, self._heard = kept, heard
             self._forget(first)
 
     def branch(self, prompts: Sequence[Sequence[int]]) -> PrependDecoder:
         """See `Decoder`."""
-        return PrependDecoder(self._graphs, self._speech_token, prompts, self._speech)
+        return PrependDecoder(self._graphs, self._config, prompts, self._speech, self._heard)
 
     def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
         """See `Decoder`; a row with 0 visible steps is not looked at and sees what it saw before."""
         self._run_speech()
-        wanted = np.array(visible_steps, dtype=np.int64)
+        wanted = np.array([steps and self._config.llm_positions(steps) for steps in visible_steps], dtype=np.int64)
         seen = np.where(wanted > 0, wanted, np.maximum(self._seen, 0))
         if (seen != self._seen).any():
             self._seen = seen
@@ -138,14 +145,14 @@ class PrependDecoder:
             self._texts = [text[:length] for text, length in zip(self._texts, lengths, strict=True)]
             self._llm.past_tokens -= surplus
 
-    def _forget(self, step: int) -> None:
-        """Forget what is in the cache from a step of the speech on."""
-        self._cached = min(self._cached, step)
-        self._seen[self._seen > step] = UNRUN
+    def _forget(self, position: int) -> None:
+        """Forget what is in the cache from a position of the speech on."""
+        self._cached = min(self._cached, position)
+        self._seen[self._seen > position] = UNRUN
 
     def _run_speech(self) -> None:
-        """Put the steps that are not yet in the cache there, in each row; they overwrite what stands behind."""
-        if (heard := self.heard) == self._cached:
+        """Put the speech that is not yet in the cache there, in each row; it overwrites what stands behind."""
+        if (heard := sum(map(len, self._speech))) == self._cached:
             return
         new = np.concatenate(self._speech)[self._cached :]
         self._llm.past_tokens[:] = self._first + self._cached
@@ -173,4 +180,4 @@ def open_decoder(
     graphs: Mapping[str, Graph], manifest: BundleManifest, prompts: Sequence[Sequence[int]]
 ) -> PrependDecoder:
     """Return a decoder that has heard no speech."""
-    return PrependDecoder(graphs, prepend(manifest.model).speech_token, prompts)
+    return PrependDecoder(graphs, prepend(manifest.model), prompts)

@@ -74,6 +74,12 @@ class SpeechEncoder(Protocol[State]):
             The new state, and the frame it begins with: a later one if `first_frame` is not kept any more.
         """
 
+    def shortened(self, state: State, end_step: int) -> Sequence[SpeechSteps]:
+        """Return what a decoder has to hear for an answer about the first steps of the segment alone.
+
+        Nothing, if a token can see fewer steps than were given out.
+        """
+
     def level(self, state: State, first_step: int, end_step: int) -> float:
         """Return the loudness of some steps of the segment: the median of their frames' mean log-mel, nats."""
 

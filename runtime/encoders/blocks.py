@@ -81,6 +81,10 @@ class EncoderBlocks:
         first_frame = min(first_frame, state.read)
         return replace(state, frames=state.frames[first_frame:], read=0), first_frame
 
+    def shortened(self, state: BlockState, end_step: int) -> tuple[()]:  # noqa: ARG002 - the protocol's signature
+        """Return nothing: a token can see fewer steps than were given out."""
+        return ()
+
     def level(self, state: BlockState, first_step: int, end_step: int) -> float:
         """Return how loud some steps of the segment are: the median of their frames' mean log-mel, nats."""
         return level(state.frames[self._frame(first_step) : self._frame(end_step)])

@@ -101,6 +101,10 @@ class EncoderStream:
         frames = np.concatenate([fresh.frames, state.recent[first_frame - oldest :], waiting])
         return replace(fresh, features=state.features, frames=frames, ended=state.ended), first_frame
 
+    def shortened(self, state: EncoderState, end_step: int) -> tuple[()]:  # noqa: ARG002 - the protocol's signature
+        """Return nothing: a token can see fewer steps than were given out."""
+        return ()
+
     def level(self, state: EncoderState, first_step: int, end_step: int) -> float:
         """Return how loud some steps of the segment are: the median of their frames' mean log-mel, nats."""
         oldest = state.num_frames - state.recent.shape[0]

@@ -65,7 +65,8 @@ class EncoderWindow:
         self.frames_per_step = sizes.frames_per_step
         self._features = config.features
         self._speech = [tensor.name for tensor in CONNECTORS[config.connector.kind].speech(config)]
-        self._settled = CONNECTORS[config.connector.kind].in_sequence  # no step changes once it was given out
+        self._whole = config.connector.sees_all
+        self._settled = _in_sequence(config) and not self._whole  # no step changes once it was given out
         self._runner = graph.runner()
 
     def initial_state(self) -> WindowState:
@@ -91,6 +92,10 @@ class EncoderWindow:
         """Return how loud some steps of the segment are: the median of their frames' mean log-mel, nats."""
         first, end = (max(0, step * self.frames_per_step - state.first_frame) for step in (first_step, end_step))
         return level(state.frames[first:end])
+
+    def shortened(self, state: WindowState, end_step: int) -> list[SpeechSteps]:
+        """Encode the segment again up to an earlier step, if a token sees all of an encoding."""
+        return [self._encode(end_step * self.frames_per_step, state)[0]] if self._whole else []
 
     def add(self, samples: Floats, state: WindowState) -> WindowState:
         """Take samples in without encoding: their frames wait for `next_chunk`.
@@ -175,18 +180,30 @@ def open_encoder(
 ) -> EncoderWindow:
     """Return the encoder of a stream.
 
-    If nothing is written before its end, it encodes half a window at a time, or a whole one with silence behind. Where
-    no later encoding changes a step, it encodes a segment at a time, as far as the window holds one. A stream whose
-    policies read more or fewer steps than the model's own does is encoded as often as they read.
+    If nothing is written before its end, it encodes half a window at a time, or a whole one with silence behind. Speech
+    for the LLM's sequence is encoded a segment at a time, as far as the window holds one.
+    """
+    sizes = stream_sizes(config, policies)
+    if all(isinstance(policy, Offline) for policy in policies):
+        room = sizes.window - sizes.right_context
+        block = room if sizes.padding else room // 2
+        if _in_sequence(config):
+            block = min(room, segment_steps)
+        sizes = replace(sizes, block=max(sizes.block, block))
+    return EncoderWindow(graph, sizes, config)
+
+
+def stream_sizes(config: ModelConfig, policies: Sequence[Policy]) -> WindowedConfig:
+    """Return the sizes for a stream: where policies read more or fewer steps than the model's own, so does the encoder.
+
+    Raises:
+        ConfigError: if the policies read more steps than the window holds.
     """
     sizes = windowed(config)
     reads = {policy.read_steps for policy in policies if not isinstance(policy, Offline)}
-    if not reads:
-        room = sizes.window - sizes.right_context
-        block = room if sizes.padding else room // 2
-        if CONNECTORS[config.connector.kind].in_sequence:
-            block = min(room, segment_steps)
-        sizes = replace(sizes, block=max(sizes.block, block))
-    elif reads != {config.policy.l}:
-        sizes = sizes.for_policy(min(reads))
-    return EncoderWindow(graph, sizes, config)
+    return sizes if not reads or reads == {config.policy.l} else sizes.for_policy(min(reads))
+
+
+def _in_sequence(config: ModelConfig) -> bool:
+    """Return whether speech takes positions of the LLM's sequence."""
+    return config.connector.llm_positions(1) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from typing import Generic
 
@@ -57,6 +58,12 @@ class Listener(Generic[State]):
             speech, state = self._encoder.next_chunk(state)
             rest.append(speech)
         return rest
+
+    def shortened(self, end_step: int) -> Sequence[SpeechSteps]:
+        """Return what a decoder has to hear for an answer about the first steps of the segment alone."""
+        if self._begun is not None:
+            self._begun[1].result()  # it uses the same graph
+        return self._encoder.shortened(self._state, end_step)
 
     def restart(self, first_step: int) -> int:
         """Begin anew at an earlier step of the segment, later if its frames are gone; return the first frame."""

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from bestow_edge.core.config import SegmentConfig
+from bestow_edge.core.config import ModelConfig, SegmentConfig
 from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.policy import Policy
 from bestow_edge.runtime.decoders.base import Attempt
+from bestow_edge.runtime.encoders.windowed import stream_sizes
 
 BORDER_STEPS = 8  # 0.64 s: a word that ends so near the cut may be incomplete, or change with the speech after it
 SHORTEST_PAUSE_S = 1.2  # longer than the speech that a new segment hears again, or segments would roll over for ever
@@ -36,16 +38,21 @@ class Limits:
 
 
 def limits(
-    segments: SegmentConfig, *, step_s: float, prompt_tokens: int, max_text_tokens: int, in_sequence: bool
+    segments: SegmentConfig,
+    config: ModelConfig,
+    policies: Sequence[Policy],
+    *,
+    prompt_tokens: int,
+    max_text_tokens: int,
 ) -> Limits:
     """Return the limits of segments.
 
     Args:
         segments: limits that are asked for.
-        step_s: seconds of an encoder step.
+        config: the model's.
+        policies: of the session's texts.
         prompt_tokens: tokens of the longest prompt.
         max_text_tokens: the LLM's context, tokens.
-        in_sequence: whether each encoder step takes a position of that context.
 
     Raises:
         ConfigError: if a limit is too small, or the prompt and its context leave no room for an answer.
@@ -56,16 +63,19 @@ def limits(
     ):
         if seconds and not seconds >= least_s:
             raise ConfigError(f"segments: {name} {seconds}, expected 0 or at least {least_s} s")
-    most_steps = min(round(segments.max_s / step_s) or MOST_STEPS, MOST_STEPS)
-    speech = most_steps + OVERSHOOT_STEPS if in_sequence else 0
+    longest = MOST_STEPS
+    if config.connector.sees_all:
+        longest = min(longest, stream_sizes(config, policies).whole_steps)
+    most_steps = min(round(segments.max_s / config.step_s) or longest, longest)
+    speech = config.connector.llm_positions(most_steps + OVERSHOOT_STEPS)
     room = max_text_tokens - prompt_tokens - 1 - segments.context_tokens - speech
     if room < 1:
         asked = f"segments: context_tokens {segments.context_tokens}"
-        asked += f", speech of {speech} steps (max_s {segments.max_s:g})" if speech else ""
+        asked += f", speech of {speech} positions (max_s {segments.max_s:g})" if speech else ""
         asked += f" and the prompt of {prompt_tokens}"
         raise ConfigError(f"{asked} leave no room in the LLM's context of {max_text_tokens} tokens")
     return Limits(
-        pause_steps=round(segments.pause_s / step_s),
+        pause_steps=round(segments.pause_s / config.step_s),
         most_steps=most_steps,
         most_tokens=min(segments.max_tokens or room, room),
     )

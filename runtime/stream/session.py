@@ -69,15 +69,15 @@ class Session:
         """Called with every decision, except those of drafts."""
         self._kind = CONNECTORS[model.config.connector.kind]
         self._spoken = SpokenLanguage(model, [prompt.asked for prompt in prompts])
+        policies = [prompt.policy for prompt in prompts]
         self._limits = limits(
             segments,
-            step_s=model.config.step_s,
+            model.config,
+            policies,
             prompt_tokens=self._spoken.most_tokens(),
             max_text_tokens=model.manifest.max_text_tokens,
-            in_sequence=self._kind.in_sequence,
         )
         self._graphs = model.graphs
-        policies = [prompt.policy for prompt in prompts]
         self._open_encoder = partial(
             model.open_encoder, policies=policies, right_context=lookahead, segment_steps=self._limits.most_steps
         )
@@ -342,8 +342,11 @@ class Session:
             answer.words[-1].visible_steps - answer.policy.read_steps for answer in self._answers.all if answer.words
         ]
         at = quietest(self._listener.level, max([visible // 2, *written]), visible)
+        before = self._listener.shortened(at)
         for row, answer in enumerate(self._answers.all):
-            for attempt in [] if answer.question or self._doubts(row, at) else list(self._answer(row, at)):
+            with self._decoder.supposing(before):
+                attempts = [] if answer.question or self._doubts(row, at) else list(self._answer(row, at))
+            for attempt in attempts:
                 yield from self._record(row, attempt)
         yield from self._settle(visible)
         yield from self._next_segment(at)

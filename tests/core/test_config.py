@@ -9,13 +9,17 @@ import pytest
 
 from bestow_edge.core.config import FeatureConfig, ModelConfig, PolicyConfig, read_json
 from bestow_edge.core.errors import BestowEdgeError, ConfigError
+from bestow_edge.core.specs import prepend
 from bestow_edge.core.specs.chunked import ChunkedConfig
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
+from bestow_edge.core.specs.prepend import PrependConfig, QformerConfig
 from bestow_edge.core.specs.windowed import WindowedConfig
 
 ENCODER = {"model_type": "nemotron_asr_streaming_encoder", "hidden_size": 64, "num_mel_bins": 80}
 PARAKEET = {"model_type": "parakeet_encoder", "hidden_size": 64, "num_mel_bins": 80}
+WHISPER = {"model_type": "whisper", "hidden_size": 64}
 LLM = {"model_type": "llama", "hidden_size": 48}
+QFORMER = QformerConfig(num_queries=4, num_layers=1, num_heads=2)
 PER_FEATURE = FeatureConfig(normalize="per_feature")
 
 
@@ -50,6 +54,18 @@ def model(**values: Any) -> ModelConfig:
         (lambda: windowed(block=0), "block must be at least 1, right_context and padding at least 0, got block=0"),
         (lambda: windowed(right_context=-1), "got block=4, right_context=-1"),
         (lambda: windowed(window=16), r"window 16 is below block \+ right_context, which are 17"),
+        (
+            lambda: windowed(network=WHISPER, taps=(0,)),
+            r"taps \(0,\), but only parakeet_encoder gives outputs of layers, not whisper",
+        ),
+        (lambda: windowed(network=PARAKEET | {"num_hidden_layers": 2}, taps=(0, 2)), "expected layers from 0 to 1"),
+        (lambda: windowed(network=PARAKEET | {"num_hidden_layers": 2}, taps=(-1,)), r"taps \(-1,\); expected layers"),
+        (lambda: QformerConfig(num_queries=0, num_layers=1, num_heads=1), "all sizes must be at least 1"),
+        (lambda: PrependConfig(speech_token=1, qformer=QFORMER, hidden=8), "leave out hidden and conformer"),
+        (
+            lambda: prepend.speech(model(connector=PrependConfig(speech_token=1, qformer=QFORMER))),
+            "a qformer does not fit this encoder .*; expected a windowed one with taps and right_context 0",
+        ),
         (
             lambda: windowed(network=ENCODER),
             "encoder: model_type 'nemotron_asr_streaming_encoder' is not one of kind windowed: parakeet_encoder",
@@ -119,13 +135,14 @@ def test_a_bidirectional_encoder_has_its_sizes_recorded() -> None:
         "right_context": 13,
         "padding": 0,
         "window": 375,
+        "taps": [],
     }
     assert values["features"]["normalize"] == "per_feature"
     assert ModelConfig.from_dict(values) == config
     values["encoder"] = {"kind": "windowed", "network": PARAKEET, "block": 2, "right_context": 5}
     assert ModelConfig.from_dict(values).encoder.default_right_context == 5
     values["encoder"]["blok"] = 2
-    known = "kind, network, block, right_context, window, padding"
+    known = "kind, network, block, right_context, window, padding, taps"
     with pytest.raises(ConfigError, match=rf"config\.encoder: unknown blok; known are {known}"):
         ModelConfig.from_dict(values)
     del values["encoder"]["blok"]

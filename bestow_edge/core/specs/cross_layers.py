@@ -61,6 +61,11 @@ class CrossLayersConfig(ConnectorConfig):
         """Languages of speech that the model detects, in the order of the output `languages`."""
         return tuple(self.languages)
 
+    @property
+    def sees_all(self) -> bool:
+        """Always."""
+        return True
+
     def describe(self) -> str:
         """Return its sizes, in words for people."""
         counts = f"{len(self.alignment_heads)} alignment heads, {len(self.suppressed)} tokens suppressed"

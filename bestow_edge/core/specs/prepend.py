@@ -1,7 +1,8 @@
 """Connector kind `prepend`: speech stands in the LLM's sequence, in the place of one token of the prompt.
 
 A linear layer projects each step of the encoder to an embedding of the LLM. Conformer layers and a hidden layer may
-stand before it. Source: SALM (Chen et al. 2023).
+stand before it. A Q-Former makes a fixed number of embeddings of all steps instead, so that each encoding replaces the
+speech before. Sources: SALM (Chen et al. 2023); NeMo's `QformerConnector`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,30 @@ from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.kinds import ConnectorKind
 from bestow_edge.core.policy import LocalAgreement, Offline
 from bestow_edge.core.specs.llm import llm_spec
+from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.core.tensors import BATCH, INPUTS_EMBEDS, STEPS, TOKEN_IDS, TOKENS, GraphSpec, TensorSpec
 
 GRAPH = "token_embedding"
 SPEECH_EMBEDS = "speech_embeds"  # what the encoder hands over
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QformerConfig:
+    """Bert layers, as wide as those of the encoder: learned queries attend to all steps of each of its taps."""
+
+    num_queries: int
+    """Queries, and embeddings that enter the LLM."""
+    num_layers: int
+    """Bert layers; all taps share them."""
+    num_heads: int
+    """Heads of each attention."""
+    ffn_width: int = 3072
+    """Width of the feed-forward layers."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if min(self.num_queries, self.num_layers, self.num_heads, self.ffn_width) < 1:
+            raise ConfigError(f"connector.qformer: all sizes must be at least 1, got {self}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +53,8 @@ class PrependConfig(ConnectorConfig):
     """Width of a hidden layer with GELU before the projection; 0 = none."""
     conformer: dict[str, Any] | None = None
     """transformers config of Parakeet's layers before the projection, without its sub-sampling; None = no layers."""
+    qformer: QformerConfig | None = None
+    """A Q-Former before the projection, over the encoder's taps; None = an embedding for each step."""
 
     def __post_init__(self) -> None:
         """Check the token."""
@@ -41,15 +64,30 @@ class PrependConfig(ConnectorConfig):
             raise ConfigError("connector: conformer has no hidden_size; give a transformers config of ParakeetEncoder")
         for name, value in (self.conformer or {}).items():
             check_code(name, value, "connector: conformer")
+        if self.qformer is not None and (self.hidden or self.conformer is not None):
+            raise ConfigError("connector: a qformer stands before the projection alone; leave out hidden and conformer")
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether a Q-Former makes one prefix of the whole encoding."""
+        return self.qformer is not None
+
+    def llm_positions(self, steps: int) -> int:
+        """Return the positions of the LLM's sequence that speech of some steps takes."""
+        return steps if self.qformer is None else self.qformer.num_queries
 
     def describe(self) -> str:
         """Return its sizes, in words for people."""
+        place = f"in the place of token {self.speech_token}"
+        if (qformer := self.qformer) is not None:
+            layers = f"Q-Former of {qformer.num_layers} layers, {qformer.num_heads} heads"
+            return f"{layers}: {qformer.num_queries} embeddings of all steps, {place}"
         before = ""
         if (network := self.conformer) is not None:
             before = f"{network['num_hidden_layers']} Conformer layers of width {network['hidden_size']}, "
         if self.hidden:
             before += f"a hidden layer of width {self.hidden}, "
-        return f"{before}linear projection of each step, in the place of token {self.speech_token}"
+        return f"{before}linear projection of each step, {place}"
 
 
 def prepend(config: ModelConfig) -> PrependConfig:
@@ -58,15 +96,22 @@ def prepend(config: ModelConfig) -> PrependConfig:
 
 
 def speech(config: ModelConfig) -> tuple[TensorSpec, ...]:
-    """Return what the encoder hands over: an embedding of the LLM for each step.
+    """Return what the encoder hands over: an embedding of the LLM for each step, or for each query of a Q-Former.
 
     Raises:
-        ConfigError: if Conformer layers, which hear both ways, follow an encoder that goes chunk by chunk.
+        ConfigError: if the encoder does not fit the layers before the projection.
     """
-    if prepend(config).conformer is not None and config.encoder.kind != "windowed":
-        got = f"conformer layers hear both ways, but the encoder is {config.encoder.kind}"
+    connector, encoder = prepend(config), config.encoder
+    if connector.conformer is not None and encoder.kind != "windowed":
+        got = f"conformer layers hear both ways, but the encoder is {encoder.kind}"
         raise ConfigError(f"connector: {got}; only a windowed one can go before them")
-    return (TensorSpec(SPEECH_EMBEDS, "float32", (BATCH, STEPS, config.llm["hidden_size"])),)
+    if connector.qformer is None:
+        return (TensorSpec(SPEECH_EMBEDS, "float32", (BATCH, STEPS, config.llm["hidden_size"])),)
+    if not isinstance(encoder, WindowedConfig) or not encoder.taps or encoder.right_context:
+        expected = "a windowed one with taps and right_context 0, because it reads all steps that were encoded"
+        raise ConfigError(f"connector: a qformer does not fit this encoder ({encoder.describe()}); expected {expected}")
+    queries = connector.qformer.num_queries
+    return (TensorSpec(SPEECH_EMBEDS, "float32", (BATCH, queries, config.llm["hidden_size"])),)
 
 
 def specs(config: ModelConfig) -> tuple[GraphSpec, ...]:
@@ -86,5 +131,4 @@ KIND = ConnectorKind(
     speech=speech,
     follows=lambda policy: isinstance(policy, Offline | LocalAgreement),
     aligned=False,
-    in_sequence=True,
 )

@@ -33,6 +33,8 @@ class WindowedConfig(EncoderConfig):
     """Most steps encoded at once (30 s), right context included; older steps keep the values they had last."""
     padding: int = 0
     """Steps of silence behind the audio of each encoding, as far as the window has room for them."""
+    taps: tuple[int, ...] = ()
+    """Layers of a FastConformer whose outputs stand side by side in a step, from 0; empty = that of the last alone."""
 
     model_types: ClassVar[tuple[str, ...]] = (PARAKEET, WHISPER)
     frames_per_step: ClassVar[int] = 8  # FastConformer's factor (paper, section 3: P = 8)
@@ -46,11 +48,28 @@ class WindowedConfig(EncoderConfig):
             raise ConfigError(f"encoder: block must be at least 1, right_context and padding at least 0, got {got}")
         if self.window < (need := self.block + self.right_context):
             raise ConfigError(f"encoder: window {self.window} is below block + right_context, which are {need}")
+        if self.taps and (model_type := self.network["model_type"]) != PARAKEET:
+            raise ConfigError(
+                f"encoder: taps {self.taps}, but only {PARAKEET} gives outputs of layers, not {model_type}"
+            )
+        if self.taps and not 0 <= min(self.taps) <= max(self.taps) < self.network["num_hidden_layers"]:
+            last = self.network["num_hidden_layers"] - 1
+            raise ConfigError(f"encoder: taps {self.taps}; expected layers from 0 to {last}")
 
     @property
     def positions_per_step(self) -> int:
         """Positions of the network that are stacked to one step."""
         return POSITIONS_PER_STEP[self.network["model_type"]]
+
+    @property
+    def width(self) -> int:
+        """Width of a step as the connector gets it."""
+        return int(self.network["hidden_size"]) * self.positions_per_step * max(1, len(self.taps))
+
+    @property
+    def whole_steps(self) -> int:
+        """Most steps of which one encoding gives all, in whole blocks."""
+        return (self.window - self.right_context) // self.block * self.block
 
     @property
     def right_contexts(self) -> tuple[int, ...]:
@@ -79,6 +98,7 @@ class WindowedConfig(EncoderConfig):
         """Return how it streams, in words for people."""
         sizes = f"at most {self.window} steps of 80 ms, right context {self.right_context}"
         sizes += f", {self.padding} of silence behind" if self.padding else ""
+        sizes += f", outputs of layers {', '.join(map(str, self.taps))}" if self.taps else ""
         return f"bidirectional, encoded again every {self.block} steps: {sizes}"
 
 

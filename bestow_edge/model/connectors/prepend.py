@@ -6,29 +6,35 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import ParakeetEncoderConfig, PreTrainedModel
+from transformers import BertConfig, ParakeetEncoderConfig, PreTrainedModel
+from transformers.models.bert.modeling_bert import BertEncoder
 from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderBlock, ParakeetEncoderRelPositionalEncoding
 
 from bestow_edge.core.config import ModelConfig
-from bestow_edge.core.specs.prepend import PrependConfig, prepend
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.specs.prepend import PrependConfig, QformerConfig, prepend
+from bestow_edge.core.specs.windowed import windowed
 from bestow_edge.model.base import Outputs, Speech
 
 
 class Prepend(nn.Module):
     """The way of speech into the LLM's sequence."""
 
-    def __init__(self, config: PrependConfig, width: int, hidden: int) -> None:
+    def __init__(self, config: PrependConfig, width: int, taps: int, hidden: int) -> None:
         """Make fresh weights.
 
         Args:
             config: the connector's.
             width: of an encoder step.
+            taps: outputs of layers side by side in a step.
             hidden: width of the LLM.
         """
         super().__init__()
         self.config = config
         self.conformer = None if config.conformer is None else Conformer(config.conformer, width)
+        self.qformer = None if config.qformer is None else Qformer(config.qformer, width // taps, taps)
         width = width if config.conformer is None else config.conformer["hidden_size"]
+        width = width if config.qformer is None else width // taps
         self.hidden = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU()) if config.hidden else nn.Identity()
         self.projection = nn.Linear(config.hidden or width, hidden)
 
@@ -62,10 +68,14 @@ class Prepend(nn.Module):
             (batch, tokens) int64; that of the speech token is the last step of the speech.
         """
         batch, tokens, hidden = words.shape
-        steps = speech.steps if self.conformer is None else self.conformer(speech.steps, speech.lens)
-        embeds = self.projection(self.hidden(steps)).to(words.dtype)  # (batch, steps, hidden)
+        steps, lens = speech.steps, speech.lens
+        if self.conformer is not None:
+            steps = self.conformer(steps, lens)
+        if self.qformer is not None:
+            steps, lens = self.qformer(steps, lens), torch.full_like(lens, self.qformer.num_queries)
+        embeds = self.projection(self.hidden(steps)).to(words.dtype)  # (batch, steps or queries, hidden)
         is_speech = token_ids == self.config.speech_token
-        lens = speech.lens * is_speech.any(-1)  # (batch,); a prompt without the token has no speech
+        lens = lens * is_speech.any(-1)  # (batch,); a prompt without the token has no speech
         added = (lens - 1)[:, None] * (is_speech.cumsum(-1) > 0)  # the token itself goes
         places = torch.arange(tokens, device=words.device) + added  # (batch, tokens)
         numbers = torch.arange(embeds.shape[1], device=words.device)
@@ -113,6 +123,62 @@ class Conformer(nn.Module):
         return x
 
 
+class Qformer(nn.Module):
+    """Learned queries that attend to all steps of each tap, and a mean of their outputs with learned weights.
+
+    Source: NeMo's `QformerConnector`.
+    """
+
+    def __init__(self, config: QformerConfig, width: int, taps: int) -> None:
+        """Make fresh weights.
+
+        Args:
+            config: its sizes.
+            width: of an output of the encoder.
+            taps: such outputs side by side in a step.
+
+        Raises:
+            ConfigError: if the heads do not divide the width.
+        """
+        super().__init__()
+        if width % config.num_heads:
+            raise ConfigError(f"connector.qformer: width {width} is not a multiple of num_heads {config.num_heads}")
+        build: Any = BertEncoder  # Any: transformers' models have no types
+        bert = BertConfig(
+            hidden_size=width,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            intermediate_size=config.ffn_width,
+            is_decoder=True,
+            add_cross_attention=True,
+        )
+        bert._attn_implementation = "eager"
+        self.num_queries = config.num_queries
+        self.queries = nn.ParameterList(torch.randn(1, config.num_queries, width) for _ in range(taps))
+        self.tap_weights = nn.Parameter(torch.zeros(config.num_queries, taps))
+        self.bert = build(bert)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, steps: Tensor, lens: Tensor | None) -> Tensor:
+        """Return (batch, queries, width) of (batch, steps, taps * width).
+
+        Of the steps the first (batch,) `lens` are valid; None = all.
+        """
+        taps = len(self.queries)
+        mask = None
+        if lens is not None:
+            valid = torch.arange(steps.shape[1], device=steps.device) < lens.repeat(taps)[:, None]
+            mask = torch.where(valid, 0.0, torch.finfo(steps.dtype).min).to(steps.dtype)[:, None, None]
+        # Taps are stacked as rows of the batch, so that each weight is used once.
+        queries = torch.cat([one.expand(steps.shape[0], -1, -1) for one in self.queries])
+        outputs = self.bert(
+            queries, encoder_hidden_states=torch.cat(steps.chunk(taps, dim=-1)), encoder_attention_mask=mask
+        ).last_hidden_state.unflatten(0, (taps, -1))  # (taps, batch, queries, width)
+        shares = self.tap_weights.softmax(-1).T[:, None, :, None]  # (taps, 1, queries, 1)
+        normed: Tensor = self.norm((outputs * shares).sum(0))
+        return normed
+
+
 def embed(llm: PreTrainedModel, token_ids: Tensor) -> Tensor:
     """Return the embeddings of tokens, (batch, tokens, hidden)."""
     embeds: Tensor = llm.get_input_embeddings()(token_ids)
@@ -121,4 +187,5 @@ def embed(llm: PreTrainedModel, token_ids: Tensor) -> Tensor:
 
 def build(config: ModelConfig) -> Prepend:
     """Build the connector of a model."""
-    return Prepend(prepend(config), config.encoder.width, config.llm["hidden_size"])
+    taps = len(windowed(config).taps) if prepend(config).qformer is not None else 1
+    return Prepend(prepend(config), config.encoder.width, taps, config.llm["hidden_size"])

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoModel
 
+from bestow_edge.core.config import EncoderConfig
+
 
 def build(config: Any) -> Any:  # Any: transformers' configs and auto classes have no types
     """Build the encoder of a transformers config, with fresh weights."""
@@ -14,7 +16,9 @@ def build(config: Any) -> Any:  # Any: transformers' configs and auto classes ha
     return from_config(config, attn_implementation="sdpa")
 
 
-def encode(network: Any, mel: Tensor, mask: Tensor, right_context: int) -> tuple[Tensor, Tensor]:
+def encode(
+    network: Any, _config: EncoderConfig, mel: Tensor, mask: Tensor, right_context: int
+) -> tuple[Tensor, Tensor]:
     """Encode whole utterances; each step sees what it sees in a stream with that right context.
 
     Args:

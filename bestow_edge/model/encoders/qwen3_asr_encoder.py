@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.models.qwen3_asr.modeling_qwen3_asr import Qwen3ASREncoder
 
+from bestow_edge.core.config import EncoderConfig
 from bestow_edge.core.specs.blocks import CHUNK_FRAMES
 
 Untyped = Any  # transformers' models have no types
@@ -21,7 +22,9 @@ def build(config: Untyped) -> PreTrainedModel:
     return encoder
 
 
-def encode(network: Untyped, mel: Tensor, mask: Tensor, _right_context: int) -> tuple[Tensor, Tensor]:
+def encode(
+    network: Untyped, _config: EncoderConfig, mel: Tensor, mask: Tensor, _right_context: int
+) -> tuple[Tensor, Tensor]:
     """Encode whole utterances.
 
     Args:

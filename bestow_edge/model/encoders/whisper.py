@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from bestow_edge.core.config import EncoderConfig
 from bestow_edge.core.specs.windowed import POSITIONS_PER_STEP, WHISPER
 
 
@@ -22,14 +23,15 @@ def build(config: Any) -> WhisperEncoder:  # Any: a WhisperConfig; transformers'
     return WhisperEncoder(config)
 
 
-def encode(network: Any, mel: Tensor, mask: Tensor, right_context: int) -> tuple[Tensor, Tensor]:  # noqa: ARG001 - it hears all
+def encode(
+    network: Any, _config: EncoderConfig, mel: Tensor, mask: Tensor, _right_context: int
+) -> tuple[Tensor, Tensor]:
     """Encode whole utterances; every step hears all of them.
 
     Args:
         network: the transformers encoder; Any: its layers have no types.
         mel: (batch, frames, mel_bins) float.
         mask: (batch, frames) bool, true for real frames.
-        right_context: not used.
 
     Returns:
         (batch, steps, width) float and (batch,) int64 valid steps.

@@ -1,8 +1,7 @@
 """A whole SALM as NeMo's `speechlm2` saves it: canary-qwen-2.5b, and models that people train with NeMo.
 
-One safetensors file and a training config. The encoder is a FastConformer. The connector is of kind `prepend`: a
-projection, with or without Conformer layers. The LLM is one of transformers; its config and tokenizer stand elsewhere.
-LoRA is merged.
+One safetensors file and a training config. The encoder is a FastConformer. The connector is of kind `prepend`, see
+`salm_connector`. The LLM is one of transformers; its config and tokenizer stand elsewhere. LoRA is merged.
 
 Source of names, prompts and the merge: NeMo 3.0.0, `speechlm2/models/salm.py`, `speechlm2/modules/perception.py`,
 `speechlm2/vllm/salm/backends.py`, `common/prompts`.
@@ -12,18 +11,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
-from bestow_edge.core.config import ModelConfig, PolicyConfig, SegmentConfig
+from bestow_edge.core.config import EncoderConfig, ModelConfig, PolicyConfig, SegmentConfig
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.prompts import parse_pair
 from bestow_edge.core.specs.chunked import NEMOTRON
-from bestow_edge.core.specs.prepend import PrependConfig
-from bestow_edge.core.specs.windowed import PARAKEET, WindowedConfig
+from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.model.pretrained.components import (
     WholePart,
     WholeRequest,
@@ -37,6 +36,7 @@ from bestow_edge.model.pretrained.llm import llm_config, llm_tokenizer, plain_to
 from bestow_edge.model.pretrained.nemo import front_end, renamed
 from bestow_edge.model.pretrained.nemo_config import chunked_config, encoder_config
 from bestow_edge.model.pretrained.repository import find_source
+from bestow_edge.model.pretrained.salm_connector import CONFORMER, connector_name, salm_connector
 from bestow_edge.model.pretrained.salm_prompts import INSTRUCTION, salm_chat
 from bestow_edge.model.pretrained.weights import check_values, fill, load_tensors, read_tensors
 
@@ -44,10 +44,9 @@ Fields = dict[str, Any]  # Any: decoded JSON
 Untyped = Any  # a transformers config or tokenizer: they have no types
 POLICY = PolicyConfig(name="local-agreement", l=12)
 WINDOW_S = 40.0  # the longest recordings that the published model is trained for
-ENCODER, IDENTITY = "ConformerEncoder", "IdentityConnector"  # classes of NeMo
 PERCEPTION = "perception."
 FEATURIZER = "preprocessor.featurizer."
-_ADAPTER = f"{PERCEPTION}modality_adapter."
+_ENCODERS = (f"{PERCEPTION}encoder.", f"{PERCEPTION}encoder_multilayer.encoder.")  # the latter gives layers' outputs
 _LORA = re.compile(r"\.lora_([AB])(\.default)?\.weight$")
 _LORA_VARIANTS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias")
 _WITHOUT_EFFECT = ("._extra_state",)  # ends of names
@@ -57,7 +56,7 @@ def matches(fields: Fields) -> bool:
     """Return whether a config.json is that of a SALM: by its encoder's class, since `model_type` names others too."""
     perception = fields.get("perception")
     encoder = perception.get("encoder") if isinstance(perception, dict) else None
-    return isinstance(encoder, dict) and str(encoder.get("_target_")).endswith(f".{ENCODER}")
+    return isinstance(encoder, dict) and str(encoder.get("_target_")).endswith(f".{CONFORMER}")
 
 
 def whole(folder: Path, request: WholeRequest) -> WholePart:
@@ -75,7 +74,6 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
     refuse_options(request, "SALM", "padding_s")
     fields, where = read_fields(folder / "config.json"), str(folder)
     perception, policy = fields["perception"], request.policy or POLICY
-    conformer = _conformer(perception, where)
     llm_folder, tokenizer_folder = _llm_folders(folder, fields, request)
     llm = llm_config(llm_folder)
     tokenizer = llm_tokenizer(tokenizer_folder, llm)
@@ -85,17 +83,18 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
     features = front_end(perception, stored, where)
     network = plain_config(build_encoder(encoder_config(perception, where), where).config)
     window = round(float(fields.get("encoder_chunk_size_seconds") or WINDOW_S) / (8 * features.frame_s))
-    cache_aware = network["model_type"] == NEMOTRON
-    encoder = (
-        chunked_config(perception, network, where)
-        if cache_aware
-        else WindowedConfig(network=network, block=policy.l, window=window)
-    )
     tag, plain = _tagged(tokenizer, fields, tokenizer_folder)
+    connector, taps = salm_connector(perception, network, tag, where)
+    encoder: EncoderConfig
+    if network["model_type"] == NEMOTRON:
+        encoder = chunked_config(perception, network, where)
+    else:
+        encoder = WindowedConfig(network=network, block=policy.l, window=window, taps=taps)
+        encoder = replace(encoder, right_context=0) if connector.sees_all else encoder  # no step can be dropped
     llm.eos_token_id = tokenizer.eos_token_id
     config = ModelConfig(
         encoder=encoder,
-        connector=PrependConfig(speech_token=tag, conformer=conformer),
+        connector=connector,
         llm=plain_config(llm),
         # One cast of the whole model rounded the front-end's constants and these frequencies alike.
         rotary=features.constants,
@@ -116,30 +115,6 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
         rounded = "mel filters, window and rotary frequencies of the LLM"
         notes += (f"{rounded} are rounded to {features.constants}, as in the model that was saved",)
     return WholePart(model.eval(), plain, notes)
-
-
-def _conformer(perception: Fields, where: str) -> Fields | None:
-    """Return the config of the layers between the encoder and the projection, None if there are none.
-
-    Raises:
-        ConfigError: if the section describes another connector.
-    """
-    adapter = perception.get("modality_adapter")
-    target = str(adapter.get("_target_")) if isinstance(adapter, dict) else "missing"
-    kind = target.rpartition(".")[2]
-    if not isinstance(adapter, dict) or kind not in (IDENTITY, ENCODER) or "d_model" not in adapter:
-        expected = f"{IDENTITY} and {ENCODER}, with a d_model, are supported"
-        raise ConfigError(f"{where}: perception.modality_adapter is {target}; only {expected}")
-    if kind == IDENTITY:
-        return None
-    where = f"{where}: perception.modality_adapter"
-    if (factor := adapter.get("subsampling_factor")) != 1:
-        raise ConfigError(f"{where}: subsampling_factor is {factor}; only 1 is supported")
-    whole = {"encoder": adapter | {"subsampling_factor": WindowedConfig.frames_per_step}}  # as of an encoder
-    network = plain_config(build_encoder(encoder_config(whole, where), where).config)
-    if network["model_type"] != PARAKEET:
-        raise ConfigError(f"{where}: it goes chunk by chunk; only layers that hear both ways are supported")
-    return network
 
 
 def _llm_folders(folder: Path, fields: Fields, request: WholeRequest) -> tuple[Path, Path]:
@@ -227,15 +202,10 @@ def _renamed(name: str, network: str) -> str:
     for theirs, ours in (("llm.base_model.model.", "llm."), ("embed_tokens.", "llm.model.embed_tokens.")):
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs).replace(".base_layer", "")
-    if name.startswith(f"{PERCEPTION}encoder."):
-        return "encoder." + renamed(name.removeprefix(f"{PERCEPTION}encoder."), network)
-    if name.startswith(_ADAPTER):
-        inner = name.removeprefix(_ADAPTER)
-        first = inner.startswith("pre_encode.")
-        return "connector.conformer." + (inner.replace("pre_encode.", "input.") if first else renamed(inner, PARAKEET))
-    if name.startswith(f"{PERCEPTION}proj."):
-        return "connector.projection." + name.removeprefix(f"{PERCEPTION}proj.")
-    return name
+    for start in _ENCODERS:
+        if name.startswith(start):
+            return "encoder." + renamed(name.removeprefix(start), network)
+    return (name.startswith(PERCEPTION) and connector_name(name.removeprefix(PERCEPTION))) or name
 
 
 def _lora_factor(fields: Fields, where: str) -> float:

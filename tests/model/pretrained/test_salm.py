@@ -13,6 +13,7 @@ import pytest
 import torch
 from commands import run_here
 from safetensors.torch import load_file, save_file
+from salm_files import make_qformer
 from tiny_llms import make_llm
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -21,6 +22,7 @@ from bestow_edge.core.errors import CheckpointError, ConfigError, PromptError
 from bestow_edge.core.features import log_mel
 from bestow_edge.core.prompts import parse_pair, prompt_text
 from bestow_edge.core.specs.prepend import prepend
+from bestow_edge.core.specs.windowed import windowed
 from bestow_edge.export.graphs.base import speech_side
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import load_checkpoint
@@ -148,7 +150,7 @@ def weighed(change: Callable[[dict[str, Any]], object]) -> Change:
 
 
 LORA = "llm.base_model.model.model.layers.1.self_attn.q_proj.lora_A.default.weight"
-CONNECTOR = "nemo.collections.speechlm2.modules.perception.QformerConnector"
+MODULES = "nemo.collections.speechlm2.modules.perception"
 
 
 @pytest.mark.parametrize(
@@ -165,8 +167,10 @@ CONNECTOR = "nemo.collections.speechlm2.modules.perception.QformerConnector"
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (configured(lambda c: c.pop("lora")), "no lora section with r and lora_alpha"),
         (configured(lambda c: c["lora"].update(use_dora=True)), "lora sets use_dora, which is not supported"),
-        (configured(lambda c: c["perception"]["modality_adapter"].update(_target_=CONNECTOR)),
-         "QformerConnector; only IdentityConnector and ConformerEncoder, with a d_model"),
+        (configured(lambda c: c["perception"]["modality_adapter"].update(_target_=f"{MODULES}.OtherConnector")),
+         "OtherConnector; only IdentityConnector and ConformerEncoder, with a d_model"),
+        (configured(lambda c: c["perception"]["modality_adapter"].update(_target_=f"{MODULES}.QformerConnector")),
+         "modality_adapter: unknown d_model; known are target_layer_ids"),
         (configured(lambda c: c["perception"]["encoder"].update(n_layers=3)), "missing weights: encoder.layers.2"),
         (configured(lambda c: c["perception"]["encoder"].update(warp=1)), "unknown warp"),
         (configured(lambda c: c["perception"]["preprocessor"].update(window="hamming")), "window is 'hamming'"),
@@ -271,3 +275,83 @@ def test_conformer_layers_equal_nemo(tmp_path: Path, nemo: dict[str, np.ndarray]
     prompt = torch.from_numpy(want["prompt_ids"])[None]
     logits = model(prompt, speech, torch.zeros_like(prompt)).logits[0]
     np.testing.assert_allclose(logits[-len(want["logits"]) :], want["logits"], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def tapped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SpeechModel]:
+    """Models whose connectors read several layers."""
+    directory = tmp_path_factory.mktemp("tapped")
+    sources = {"layers": FIXTURE / "layers", "qformer": make_qformer(directory)}
+    for name, source in sources.items():
+        init_whole(WholeRequest(source=str(source)), directory / f"{name}-out", progress=lambda _: None)
+    return {name: load_checkpoint(directory / f"{name}-out") for name in sources}
+
+
+@pytest.mark.parametrize("name", ["layers", "qformer"])
+@torch.no_grad()
+def test_connectors_of_several_layers_equal_nemo(
+    name: str, tapped: dict[str, SpeechModel], nemo: dict[str, np.ndarray]
+) -> None:
+    want, model = np.load(FIXTURE / f"{name}.npz"), tapped[name]
+    mel = log_mel(nemo["waveform"], model.config.features)
+    speech = model.encode(torch.from_numpy(mel)[None], torch.tensor([len(mel)]))
+    np.testing.assert_allclose(speech.steps[0], want["layers"], atol=1e-4)
+    (projected,) = speech_side(model)(speech.steps)
+    np.testing.assert_allclose(projected[0], want["projected"], atol=1e-4)
+    prompt = want["prompt_ids"].tolist()
+    logits = model(torch.tensor([prompt]), speech, torch.zeros(1, len(prompt))).logits[0]
+    np.testing.assert_allclose(logits[-len(want["logits"]) :], want["logits"], atol=1e-4)
+    assert greedy(model, prompt, speech, 24) == want["answer_ids"].tolist()
+
+
+def test_layers_that_a_connector_reads(tapped: dict[str, SpeechModel]) -> None:
+    """In NeMo's order: [-2, 0] and the final output, and [-3, 1] without it."""
+    layers, qformer = (windowed(tapped[name].config) for name in ("layers", "qformer"))
+    assert (layers.taps, layers.right_context, layers.width) == ((0, 1, 2), 13, 48)
+    assert (qformer.taps, qformer.right_context, qformer.width) == ((0, 1), 0, 32)
+    assert layers.describe().endswith("right context 13, outputs of layers 0, 1, 2")
+    shown = prepend(tapped["qformer"].config).describe()
+    assert shown == "Q-Former of 2 layers, 2 heads: 6 embeddings of all steps, in the place of token 310"
+
+
+@torch.no_grad()
+def test_a_qformer_sees_no_padding(tapped: dict[str, SpeechModel]) -> None:
+    model = tapped["qformer"]
+    mel = torch.randn(2, 160, 64, generator=torch.Generator().manual_seed(0))
+    lens, tag = torch.tensor([160, 93]), prepend(model.config).speech_token
+    mel[1, 93:] = 0
+    ids = torch.tensor([[5, 6, tag, 7, 8, 9], [tag, 3, 4, 0, 0, 0]])
+    together = model(ids, model.encode(mel, lens), torch.zeros_like(ids)).logits
+    alone = model(ids[1:, :3], model.encode(mel[1:, :93], lens[1:]), torch.zeros(1, 3)).logits[0]
+    torch.testing.assert_close(together[1, :3], alone, atol=1e-4, rtol=1e-4)
+
+
+def adapter(**values: Any) -> Change:
+    return configured(lambda config: config["perception"]["modality_adapter"].update(values))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (adapter(target_layer_ids=[]), r"target_layer_ids \[\]; expected at least one of the encoder's 3 layers"),
+        (adapter(target_layer_ids=[0, 3]), r"target_layer_ids \[0, 3\]; expected at least one"),
+        (adapter(target_layer_ids=["1"]), r"modality_adapter\.target_layer_ids\[0\]: expected int, got str '1'"),
+        (adapter(prompt_size=0), "connector.qformer: all sizes must be at least 1"),
+        (adapter(encoder_config={"d_model": 16}), r"modality_adapter\.num_heads: expected int, got NoneType"),
+        (adapter(encoder_config={"d_model": 16, "encoder_attention_heads": 3}), "width 16 is not a multiple of num_h"),
+        (adapter(encoder_config={"d_model": 512}), r"encoder_config\.d_model 512, but the encoder has 16"),
+        (adapter(warp=1), "modality_adapter: unknown warp; known are target_layer_ids"),
+        (configured(lambda c: c["perception"]["modality_adapter"].pop("prompt_size")), "prompt_size is missing"),
+        (adapter(include_final_output=True), r"qformer.queries.2"),
+        (configured(lambda c: c["perception"]["encoder"].update(
+            causal_downsampling=True, att_context_style="chunked_limited", att_context_size=[70, 13],
+            conv_context_size="causal", conv_norm_type="layer_norm")),
+         "modality_adapter is .*QformerConnector, which reads several layers, but the encoder goes chunk by chunk"),
+    ],
+)  # fmt: skip
+def test_connectors_that_do_not_fit(tmp_path: Path, damage: Change, message: str) -> None:
+    source = make_qformer(tmp_path)
+    damage(source)
+    with pytest.raises((CheckpointError, ConfigError), match=message):
+        init_whole(WholeRequest(source=str(source)), tmp_path / "out", progress=lambda _: None)
+    assert not (tmp_path / "out").exists()

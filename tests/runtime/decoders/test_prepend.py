@@ -133,7 +133,7 @@ def test_seeing_less_than_was_heard(model: Model, nemo: dict[str, np.ndarray]) -
     decoder = heard(model, nemo["waveform"], [prompt(model), prompt(model, "en-de")])
     write(decoder, 2)
     seen = heard(model, nemo["waveform"], [prompt(model), prompt(model, "en-de")])
-    seen._speech = [np.concatenate(seen._speech)[:30]]
+    seen._speech, seen._heard = [np.concatenate(seen._speech)[:30]], 30
     fresh = heard(model, nemo["waveform"], [prompt(model), prompt(model, "en-de")])
     early = write(fresh, 4, visible=30)
     assert early == write(seen, 4)
@@ -216,5 +216,7 @@ def test_longer_speech_is_cut_at_a_pause(model: Model, nemo: dict[str, np.ndarra
 
 
 def test_speech_takes_room_in_the_context(model: Model) -> None:
-    with pytest.raises(ConfigError, match=r"speech of 2564 steps \(max_s 200\) and the prompt of \d+ leave no room in"):
+    with pytest.raises(
+        ConfigError, match=r"speech of 2564 positions \(max_s 200\) and the prompt of \d+ leave no room in"
+    ):
         model.session(source="en", policy=Offline(), segments=SegmentConfig(max_s=200.0))

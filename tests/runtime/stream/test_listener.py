@@ -57,6 +57,9 @@ class CountingEncoder:
     def restart(self, state: Heard, first_frame: int) -> tuple[Heard, int]:
         return Heard(state.waiting + state.steps - first_frame // 8, 0, state.ended), first_frame
 
+    def shortened(self, state: Heard, end_step: int) -> tuple[()]:  # noqa: ARG002 - the protocol's signature
+        return ()
+
     def level(self, state: Heard, first_step: int, end_step: int) -> float:
         return float(state.steps + 10 * first_step + 100 * end_step)
 
