@@ -111,6 +111,8 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
     fill(model, tensors, where, surplus=(), every=request.every_name, one_dtype=False)
     model.llm.tie_weights()
     notes = (f"SALM: prompt format {fields['prompt_format']}, LLM config and tokenizer of {llm_folder}", *notes)
+    if taps:
+        notes += (f"connector reads the outputs of layers {', '.join(map(str, taps))}",)
     if features.constants != "float32":
         rounded = "mel filters, window and rotary frequencies of the LLM"
         notes += (f"{rounded} are rounded to {features.constants}, as in the model that was saved",)

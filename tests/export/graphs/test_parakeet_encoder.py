@@ -108,7 +108,7 @@ def test_a_wrong_position_would_be_noticed(model: SpeechModel, bidirectional_bun
     module = BidirectionalEncoder(model).eval()
     feeds = filled_up([mel_of(136)])
     want = torch_reference(module, spec)(feeds)
-    module.frequencies *= 1.01
+    module.layers.frequencies *= 1.01
     assert relative_error(torch_reference(module, spec)(feeds), want) > 1e-3
 
 

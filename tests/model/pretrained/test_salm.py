@@ -283,7 +283,8 @@ def tapped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SpeechModel]:
     directory = tmp_path_factory.mktemp("tapped")
     sources = {"layers": FIXTURE / "layers", "qformer": make_qformer(directory)}
     for name, source in sources.items():
-        init_whole(WholeRequest(source=str(source)), directory / f"{name}-out", progress=lambda _: None)
+        result = init_whole(WholeRequest(source=str(source)), directory / f"{name}-out", progress=lambda _: None)
+        assert result.notes[1].startswith("connector reads the outputs of layers 0, 1")
     return {name: load_checkpoint(directory / f"{name}-out") for name in sources}
 
 
