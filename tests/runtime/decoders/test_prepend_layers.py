@@ -192,6 +192,12 @@ def test_the_text_before_a_cut_is_about_nothing_behind(
     ending = [one for one in decisions if one.visible_steps == last]
     assert len(ending) > 1
     assert {round(one.time_s / 0.08) for one in ending} == {heard}
+    decoder = opened(qformer)
+    decoder.hear(*listening(qformer, long, policy).shortened(last))
+    for one in decisions:
+        (attempt,) = decoder.attempt([last])
+        assert one not in ending or near([(attempt.token_id, attempt.log_prob)], [(one.token_id, one.log_prob)])
+        decoder.commit(0, one.token_id)
 
 
 @pytest.mark.parametrize(("policy", "steps"), [(LocalAgreement(2, BLOCK), 492), (LocalAgreement(2, 60), 480)], ids=str)
