@@ -116,7 +116,7 @@ def test_mask_is_policy_is_live_loop(remake_model: Callable[..., Model], tiny_vo
             at_least=np.array(got.visible, dtype=np.int64),
         ) if got.visible else np.zeros(0, dtype=np.int64)  # fmt: skip
         assert mask.tolist() == ([0] * (len(prompt) - 1) + got.visible if got.visible else [])
-        if got.pauses <= 1:  # the last attempt may be the end: nothing but the policy decided
+        if not any(token in ends for _, token in got.attempts[:-1]):  # no pause: nothing but the policy decided
             free = [min(policy.steps_needed(index), source_steps) for index in range(len(got.visible))]
             assert got.visible == free
         rows = Adapter._cross_mask(torch.tensor([[steps for steps, _ in got.attempts]]), source_steps + 1)
