@@ -181,7 +181,7 @@ def test_a_bidirectional_bundle(bidirectional_bundle: Path) -> None:
     assert encoder == WindowedConfig(network=encoder.network, block=4, right_context=13, window=375)
     assert manifest.model.features.normalize == "per_feature"
     recorded = json.loads((bidirectional_bundle / "bundle.json").read_text(encoding="utf-8"))["model"]
-    sizes = {"kind": "windowed", "block": 4, "right_context": 13, "window": 375, "padding": 0}
+    sizes = {"kind": "windowed", "block": 4, "right_context": 13, "window": 375, "padding": 0, "taps": []}
     assert recorded["encoder"] == sizes | {"network": encoder.network}
     assert [row.case for row in manifest.parity if row.graph == WINDOW] == [
         "batch=1 frames=136",
