@@ -65,7 +65,7 @@ class SpeechModel(nn.Module):
         self.config = config
         self.encoder = encoder
         self.llm = llm
-        if config.rotary == "bfloat16":
+        if config.rotary == "bfloat16":  # no file holds these buffers: transformers computes them in float32
             for name, buffer in llm.named_buffers():
                 if name.endswith("inv_freq"):
                     buffer.copy_(buffer.bfloat16())

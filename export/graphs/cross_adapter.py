@@ -41,8 +41,9 @@ class AdapterStep(nn.Module):
 
     def __init__(self, model: SpeechModel) -> None:
         super().__init__()
-        self.embedding: Any = model.llm.get_input_embeddings()  # Any: transformers names no type
         self.adapter = model.connector
+        needed = self.adapter.config.residual or not self.adapter.config.own_embedding
+        self.embedding: Any = model.llm.get_input_embeddings() if needed else None  # Any: transformers names no type
         for index, layer in enumerate(model.connector.layers):
             for name, tensor in zip(("null_key", "null_value"), layer.null(), strict=True):
                 self.register_buffer(f"{name}_{index}", tensor.detach())
@@ -57,7 +58,7 @@ class AdapterStep(nn.Module):
         """Run new tokens; arguments and results are those of `bestow_edge.core.specs.cross_adapter.adapter_spec`."""
         config = self.adapter.config
         memory, state = buffers[: 2 * config.num_layers], buffers[2 * config.num_layers :]
-        embeddings = self.embedding(token_ids)  # (batch, tokens, hidden); nothing if neither part of it is used
+        embeddings = None if self.embedding is None else self.embedding(token_ids)  # (batch, tokens, hidden)
         bypassed = (visible_steps == 0) & (config.prompt_mode == "bypass")  # (batch, tokens)
         x = self.adapter.embed(token_ids, embeddings, state[0] if config.positions else None)
         x, state_out = self._mix_lstm(x, *state) if config.text_mixer == "lstm" else (x, [])

@@ -106,7 +106,7 @@ class PrependDecoder:
         return PrependDecoder(self._graphs, self._config, prompts, self._speech, self._heard)
 
     def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
-        """See `Decoder`; a row with 0 visible steps is not looked at and sees what it saw before."""
+        """See `Decoder`. A row with 0 visible steps sees what it saw before; its attempt is not used."""
         self._run_speech()
         wanted = np.array([steps and self._config.llm_positions(steps) for steps in visible_steps], dtype=np.int64)
         seen = np.where(wanted > 0, wanted, np.maximum(self._seen, 0))

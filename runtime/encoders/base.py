@@ -12,9 +12,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.config import EncoderConfig, ModelConfig
 from bestow_edge.core.kinds import module_of
-from bestow_edge.core.policy import Policy
+from bestow_edge.core.policy import Offline, Policy
 from bestow_edge.runtime.devices.base import Buffer, Graph
 
 Floats = npt.NDArray[np.float32]
@@ -82,6 +82,16 @@ class SpeechEncoder(Protocol[State]):
 
     def level(self, state: State, first_step: int, end_step: int) -> float:
         """Return the loudness of some steps of the segment: the median of their frames' mean log-mel, nats."""
+
+
+def sizes_for(config: ModelConfig, policies: Sequence[Policy]) -> EncoderConfig:
+    """Return the encoder's config for a stream: where policies read more or fewer steps than the model's, so does it.
+
+    Raises:
+        ConfigError: if the policies read more steps than the encoder can.
+    """
+    reads = {policy.read_steps for policy in policies if not isinstance(policy, Offline)}
+    return config.encoder if not reads or reads == {config.policy.l} else config.encoder.for_policy(min(reads))
 
 
 def open_encoder(

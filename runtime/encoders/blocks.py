@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from bestow_edge.core.policy import Offline, Policy
 from bestow_edge.core.specs.blocks import CHUNK_FRAMES, CHUNK_STEPS, BlocksConfig, blocks
 from bestow_edge.core.tensors import FRAME_END, MEL
 from bestow_edge.runtime.devices.base import Graph
-from bestow_edge.runtime.encoders.base import Floats, SpeechSteps
+from bestow_edge.runtime.encoders.base import Floats, SpeechSteps, sizes_for
 
 LEAST_FRAMES = 50  # shorter audio is filled up with silence, as in Qwen3-ASR's own code
 
@@ -69,15 +70,7 @@ class EncoderBlocks:
         return BlockState(initial_feature_state(self._features), frames)
 
     def restart(self, state: BlockState, first_frame: int) -> tuple[BlockState, int]:
-        """Begin anew at an earlier frame, as if the stream began there.
-
-        Args:
-            state: state now.
-            first_frame: the frame to begin with, counted from the first of the segment.
-
-        Returns:
-            The new state, and the frame it begins with.
-        """
+        """See `SpeechEncoder`."""
         first_frame = min(first_frame, state.read)
         return replace(state, frames=state.frames[first_frame:], read=0), first_frame
 
@@ -86,28 +79,23 @@ class EncoderBlocks:
         return ()
 
     def level(self, state: BlockState, first_step: int, end_step: int) -> float:
-        """Return how loud some steps of the segment are: the median of their frames' mean log-mel, nats."""
+        """See `SpeechEncoder`."""
         return level(state.frames[self._frame(first_step) : self._frame(end_step)])
 
     def add(self, samples: Floats, state: BlockState) -> BlockState:
-        """Take samples in without encoding: their frames wait for `next_chunk`.
-
-        Args:
-            samples: (samples,) float32 at the model's rate.
-            state: state after the samples before.
-        """
+        """See `SpeechEncoder`."""
         frames, features = feed_features(samples, state.features, self._features)
         return replace(state, features=features, frames=np.concatenate([state.frames, frames]))
 
     def end(self, state: BlockState) -> BlockState:
-        """End the audio: exactly the frames there are wait for `next_chunk`, whatever their number."""
+        """See `SpeechEncoder`."""
         left = finish_features(state.features, self._features)
         if 0 < (real := len(state.frames) + len(left)) < LEAST_FRAMES:
             left = finish_features(state.features, self._features, further=LEAST_FRAMES - real)
         return replace(state, frames=np.concatenate([state.frames, left]), ended=True)
 
     def ended(self, state: BlockState) -> bool:
-        """Return whether the audio has ended and all of it is encoded."""
+        """See `SpeechEncoder`."""
         return state.ended and not self.has_chunk(state)
 
     def has_chunk(self, state: BlockState) -> bool:
@@ -148,7 +136,7 @@ def open_encoder(
     segment_steps: int,
 ) -> EncoderBlocks:
     """Return the encoder of a stream. If nothing is written before its end, it waits for a whole segment."""
-    sizes = blocks(config)
+    sizes = cast(BlocksConfig, sizes_for(config, policies))
     if all(isinstance(policy, Offline) for policy in policies):
         seconds = -(-segment_steps // CHUNK_STEPS)
         return EncoderBlocks(graph, config, sizes.block_frames, seconds * CHUNK_FRAMES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
@@ -23,10 +24,10 @@ from bestow_edge.core.features import (
     normalize_frames,
 )
 from bestow_edge.core.policy import Offline, Policy
-from bestow_edge.core.specs.windowed import WindowedConfig, windowed
+from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.core.tensors import FRAME_END, MEL
 from bestow_edge.runtime.devices.base import Graph
-from bestow_edge.runtime.encoders.base import Floats, SpeechSteps
+from bestow_edge.runtime.encoders.base import Floats, SpeechSteps, sizes_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +76,13 @@ class EncoderWindow:
         return WindowState(features=initial_feature_state(self._features), frames=frames)
 
     def restart(self, state: WindowState, first_frame: int) -> tuple[WindowState, int]:
-        """Begin anew at an earlier frame, as if the stream began there.
-
-        Args:
-            state: state now.
-            first_frame: the frame to begin with, counted from the first of the segment.
-
-        Returns:
-            The new state, and the frame it begins with: a later one if `first_frame` is not kept any more.
-        """
+        """See `SpeechEncoder`."""
         first_frame = min(max(first_frame, state.first_frame), state.steps * self.frames_per_step)
         frames = state.frames[first_frame - state.first_frame :]
         return replace(self.initial_state(), features=state.features, frames=frames, ended=state.ended), first_frame
 
     def level(self, state: WindowState, first_step: int, end_step: int) -> float:
-        """Return how loud some steps of the segment are: the median of their frames' mean log-mel, nats."""
+        """See `SpeechEncoder`."""
         first, end = (max(0, step * self.frames_per_step - state.first_frame) for step in (first_step, end_step))
         return level(state.frames[first:end])
 
@@ -98,12 +91,7 @@ class EncoderWindow:
         return [self._encode(end_step * self.frames_per_step, state)[0]] if self._whole else []
 
     def add(self, samples: Floats, state: WindowState) -> WindowState:
-        """Take samples in without encoding: their frames wait for `next_chunk`.
-
-        Args:
-            samples: (samples,) float32 at the model's rate.
-            state: state after the samples before.
-        """
+        """See `SpeechEncoder`."""
         frames, features = feed_features(samples, state.features, self._features)
         return replace(state, features=features, frames=np.concatenate([state.frames, frames]))
 
@@ -121,14 +109,14 @@ class EncoderWindow:
         return replace(speech, end=end), replace(state, steps=end)
 
     def end(self, state: WindowState) -> WindowState:
-        """End the audio: exactly the frames there are wait for `next_chunk`, whatever their number."""
+        """See `SpeechEncoder`."""
         reach = self._features.window_samples // self._features.hop_samples
         left = finish_features(state.features, self._features, further=reach)
         end = len(left) - reach
         return replace(state, frames=np.concatenate([state.frames, left[:end]]), tail=left[end:], ended=True)
 
     def ended(self, state: WindowState) -> bool:
-        """Return whether the audio has ended and all of it is encoded."""
+        """See `SpeechEncoder`."""
         return state.ended and not self.has_chunk(state)
 
     def _has_block(self, state: WindowState) -> bool:
@@ -183,7 +171,7 @@ def open_encoder(
     If nothing is written before its end, it encodes half a window at a time, or a whole one with silence behind. Speech
     for the LLM's sequence is encoded a segment at a time, as far as the window holds one.
     """
-    sizes = stream_sizes(config, policies)
+    sizes = cast(WindowedConfig, sizes_for(config, policies))
     if all(isinstance(policy, Offline) for policy in policies):
         room = sizes.window - sizes.right_context
         block = room if sizes.padding else room // 2
@@ -191,17 +179,6 @@ def open_encoder(
             block = min(room, segment_steps)
         sizes = replace(sizes, block=max(sizes.block, block))
     return EncoderWindow(graph, sizes, config)
-
-
-def stream_sizes(config: ModelConfig, policies: Sequence[Policy]) -> WindowedConfig:
-    """Return the sizes for a stream: where policies read more or fewer steps than the model's own, so does the encoder.
-
-    Raises:
-        ConfigError: if the policies read more steps than the window holds.
-    """
-    sizes = windowed(config)
-    reads = {policy.read_steps for policy in policies if not isinstance(policy, Offline)}
-    return sizes if not reads or reads == {config.policy.l} else sizes.for_policy(min(reads))
 
 
 def _in_sequence(config: ModelConfig) -> bool:

@@ -11,6 +11,7 @@ from bestow_edge.runtime.decoders.base import Attempt
 
 SPARE_TOKENS = 8  # an answer with more than a token for each encoder step and these is a loop
 LOOP_TOKENS = 16  # so many tokens that repeat about the same place in the speech are a loop
+UNPLACED_COPIES = 4  # of a text whose place in the speech is not known: people say a sentence twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Answer:
     policy: Policy
     most_tokens: int
     """Limit on the tokens of the answer."""
+    aligned: bool = True
+    """Whether attention shows where its words are spoken."""
     question: bool = False
     """Whether it answers a question: its words attend anywhere in the speech, in any number and order."""
     words: list[Word] = field(default_factory=list)
@@ -123,14 +126,15 @@ class Answer:
     def loops(self) -> bool:
         """Return whether the last tokens repeat, and their attention moves less than speech that is repeated would.
 
-        At least two copies are compared, of 16 tokens together; speech has half a step or more for each token.
+        At least two copies are compared, of 16 tokens together; speech has half a step or more for each token. Without
+        an alignment at least four copies are, because the attention cannot tell a loop from speech that repeats.
         """
         periods = range(1, len(self.words) // 2 + 1)
         newest = self.words[-1].token_id
         return any(self.words[-1 - period].token_id == newest and self._repeats(period) for period in periods)
 
     def _repeats(self, period: int) -> bool:
-        least = max(LOOP_TOKENS, 2 * period)
+        least = max(LOOP_TOKENS, (2 if self.aligned else UNPLACED_COPIES) * period)
         last = self.words[-least:]
         copies = list(zip(last[:-period], last[period:], strict=True))
         if len(last) < least or any(old.token_id != new.token_id for old, new in copies):

@@ -1,7 +1,7 @@
 """The language of a stream: its prompts name it, or it is detected in its first words.
 
 Until the first token is written, each encoding is asked for the most probable language; then it is settled. The first
-token waits until enough has been heard behind the place where it is spoken, so silence before the speech counts not.
+token waits until enough was heard behind the place where it is spoken: silence before the speech does not count.
 """
 
 from __future__ import annotations

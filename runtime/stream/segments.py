@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from tokenizers import Tokenizer
 
 from bestow_edge.core.config import ModelConfig, SegmentConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import Policy
+from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.runtime.decoders.base import Attempt
-from bestow_edge.runtime.encoders.windowed import stream_sizes
+from bestow_edge.runtime.encoders.base import sizes_for
 
 BORDER_STEPS = 8  # 0.64 s: a word that ends so near the cut may be incomplete, or change with the speech after it
 SHORTEST_PAUSE_S = 1.2  # longer than the speech that a new segment hears again, or segments would roll over for ever
@@ -65,7 +67,7 @@ def limits(
             raise ConfigError(f"segments: {name} {seconds}, expected 0 or at least {least_s} s")
     longest = MOST_STEPS
     if config.connector.sees_all:
-        longest = min(longest, stream_sizes(config, policies).whole_steps)
+        longest = min(longest, cast(WindowedConfig, sizes_for(config, policies)).whole_steps)
     most_steps = min(round(segments.max_s / config.step_s) or longest, longest)
     speech = config.connector.llm_positions(most_steps + OVERSHOOT_STEPS)
     room = max_text_tokens - prompt_tokens - 1 - segments.context_tokens - speech

@@ -185,7 +185,7 @@ class Session:
         self._prompt_tokens = self._begins()
         self._decoder = self.model.open_decoder(self._graphs, self._prompt_tokens)
         answers = [
-            Answer(prompt.policy, self._limits.most_tokens, isinstance(prompt.asked, Question))
+            Answer(prompt.policy, self._limits.most_tokens, self._kind.aligned, isinstance(prompt.asked, Question))
             for prompt in self.prompts
         ]
         for answer in answers:
@@ -346,7 +346,7 @@ class Session:
         for row, answer in enumerate(self._answers.all):
             with self._decoder.supposing(before):
                 attempts = [] if answer.question or self._doubts(row, at) else list(self._answer(row, at))
-            for attempt in attempts:
+            for attempt in attempts:  # outside: a decision names all that was heard
                 yield from self._record(row, attempt)
         yield from self._settle(visible)
         yield from self._next_segment(at)

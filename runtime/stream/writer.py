@@ -44,7 +44,7 @@ class Writer:
         return " " if self._segment else ""
 
     def add(self, row: int, word: Word) -> Iterator[SegmentEvent | TextEvent]:
-        """Yield the events of a word, none if the segment before has written it or its characters are incomplete."""
+        """Yield the text that a word completes. A word that the segment before has written is left out."""
         if (self._time_s(word.first_step) + self._time_s(word.end_step)) / 2 < self._skip_s[row]:
             return
         self.written_s[row] = max(self.written_s[row], self._time_s(word.end_step))

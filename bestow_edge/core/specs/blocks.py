@@ -12,7 +12,8 @@ from typing import ClassVar, Literal, cast
 from bestow_edge.core.config import EncoderConfig, ModelConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.kinds import EncoderKind
-from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, MEL, STEPS, DerivedAxis, GraphSpec, TensorSpec
+from bestow_edge.core.specs.windowed import whole_inputs
+from bestow_edge.core.tensors import FRAMES, STEPS, DerivedAxis, GraphSpec, TensorSpec
 
 GRAPH = "encoder_block"
 QWEN3_ASR = "qwen3_asr_encoder"  # transformers' model type
@@ -49,12 +50,12 @@ class BlocksConfig(EncoderConfig):
 
     @property
     def right_contexts(self) -> tuple[int, ...]:
-        """None of the future is heard."""
+        """The encoder hears no later steps."""
         return (0,)
 
     @property
     def default_right_context(self) -> int:
-        """None of the future is heard."""
+        """The encoder hears no later steps."""
         return 0
 
     @property
@@ -91,10 +92,7 @@ def spec(config: ModelConfig, speech: tuple[TensorSpec, ...]) -> GraphSpec:
     return GraphSpec(
         name=GRAPH,
         part="encoder",
-        inputs=(
-            TensorSpec(MEL, "float32", (BATCH, FRAMES, config.features.num_mel_bins)),
-            TensorSpec(FRAME_END, "int64", (BATCH,)),
-        ),
+        inputs=whole_inputs(config),
         outputs=speech,
         derived=(DerivedAxis(STEPS, FRAMES, CHUNK_FRAMES, factor=CHUNK_STEPS),),
     )

@@ -116,16 +116,19 @@ def spec(config: ModelConfig, speech: tuple[TensorSpec, ...]) -> GraphSpec:
     return GraphSpec(
         name=GRAPH,
         part="encoder",
-        inputs=(
-            TensorSpec(MEL, "float32", (BATCH, FRAMES, config.features.num_mel_bins)),
-            TensorSpec(FRAME_END, "int64", (BATCH,)),
-        ),
+        inputs=whole_inputs(config),
         outputs=speech,
         derived=(
             DerivedAxis(POSITIONS, FRAMES, per_step // config.encoder.positions_per_step),
             DerivedAxis(STEPS, FRAMES, per_step),
         ),
     )
+
+
+def whole_inputs(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """Return the inputs of an encoder without caches: mel frames, and how many of them are real."""
+    mel = TensorSpec(MEL, "float32", (BATCH, FRAMES, config.features.num_mel_bins))
+    return mel, TensorSpec(FRAME_END, "int64", (BATCH,))
 
 
 KIND = EncoderKind(config=WindowedConfig, spec=spec)

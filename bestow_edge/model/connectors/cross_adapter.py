@@ -112,12 +112,13 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.text_out.weight)
         nn.init.zeros_(self.text_out.bias)
 
-    def embed(self, token_ids: Tensor, embeddings: Tensor, past_tokens: Tensor | None = None) -> Tensor:
+    def embed(self, token_ids: Tensor, embeddings: Tensor | None, past_tokens: Tensor | None = None) -> Tensor:
         """Return (batch, tokens, width), what the first layer takes.
 
         Args:
             token_ids: (batch, tokens) int64.
-            embeddings: (batch, tokens, llm_width) float, the LLM's token embeddings.
+            embeddings: (batch, tokens, llm_width) float, the LLM's token embeddings; not used beside embeddings of its
+                own.
             past_tokens: (batch,) int64 tokens before these; None for none.
         """
         x: Tensor = self.words(token_ids) if self.config.own_embedding else self.text_in(embeddings)

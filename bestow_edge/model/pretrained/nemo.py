@@ -95,7 +95,7 @@ def front_end(config: Section, weights: Mapping[str, Tensor], where: str) -> Fea
 
     Args:
         config: with the section.
-        weights: some of their names begin with `preprocessor.`, or none.
+        weights: of the model, by name; the constants begin with `preprocessor.`, and may be missing.
         where: the source, for messages.
 
     Raises:

@@ -82,7 +82,8 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
     stored = {name.removeprefix(PERCEPTION): tensor for name, tensor in featurizer.items()}
     features = front_end(perception, stored, where)
     network = plain_config(build_encoder(encoder_config(perception, where), where).config)
-    window = round(float(fields.get("encoder_chunk_size_seconds") or WINDOW_S) / (8 * features.frame_s))
+    step_s = WindowedConfig.frames_per_step * features.frame_s
+    window = round(float(fields.get("encoder_chunk_size_seconds") or WINDOW_S) / step_s)
     tag, plain = _tagged(tokenizer, fields, tokenizer_folder)
     connector, taps = salm_connector(perception, network, tag, where)
     encoder: EncoderConfig
@@ -100,7 +101,7 @@ def whole(folder: Path, request: WholeRequest) -> WholePart:
         rotary=features.constants,
         features=features,
         policy=policy,
-        segments=SegmentConfig(max_s=(window - encoder.default_right_context) * 8 * features.frame_s),
+        segments=SegmentConfig(max_s=(window - encoder.default_right_context) * step_s),
         chat=salm_chat(fields, tokenizer, plain, request.instruction or INSTRUCTION, where),
         pairs=tuple(str(parse_pair(pair)) for pair in request.pairs or ("en-en",)),
     )

@@ -1,6 +1,7 @@
-"""NeMo's prompt formats as chat templates. NeMo makes the tokens of each part of a prompt apart.
+"""NeMo's prompt formats as chat templates.
 
-Source: NeMo 3.0.0, `common/prompts`. A turn is empty thought where a format has one: transcripts need none.
+NeMo makes the tokens of each part of a prompt apart. A format with a block for thoughts gets an empty one. Source:
+NeMo 3.0.0, `common/prompts`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from bestow_edge.core.errors import ConfigError
 Fields = dict[str, Any]  # Any: decoded JSON
 Untyped = Any  # a transformers tokenizer: they have no types
 INSTRUCTION = "Transcribe the following: "  # of canary-qwen-2.5b
-_PROBE = "Transcribe the following: "
 
 
 class PromptFormat(NamedTuple):
@@ -70,9 +70,9 @@ def salm_chat(fields: Fields, tokenizer: Untyped, plain: Tokenizer, instruction:
         raise ConfigError(f"--instruction {instruction!r}: speech follows the instruction; leave {tag} out")
     bos = str(tokenizer.bos_token or "") if form.bos else ""
     chat = ChatTemplate(before=bos + form.before, instruction=instruction, after=tag + form.after + form.answer)
-    parts = (bos, f"{form.before}{_PROBE}{tag}{form.after}", form.answer)
+    parts = (bos, f"{form.before}{INSTRUCTION}{tag}{form.after}", form.answer)
     apart = [token for part in parts for token in plain.encode(part, add_special_tokens=False).ids]
-    joined = plain.encode(f"{chat.before}{_PROBE}{chat.after}", add_special_tokens=False).ids
+    joined = plain.encode(f"{chat.before}{INSTRUCTION}{chat.after}", add_special_tokens=False).ids
     if apart != joined:
         raise ConfigError(
             f"{where}: prompt_format {name}: this tokenizer joins parts of a prompt that NeMo keeps apart"

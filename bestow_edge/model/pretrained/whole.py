@@ -48,7 +48,7 @@ def init_whole(request: WholeRequest, out: Path, *, force: bool = False, progres
     save_checkpoint(part.model, part.tokenizer.to_str(), out, replace=force, notes=part.notes)
     config = part.model.config
     parts = [summary("encoder", config.encoder.network["model_type"], part.model.encoder, request.source)]
-    if any(True for _ in part.model.connector.parameters()):
+    if list(part.model.connector.parameters()):
         parts.append(summary("connector", config.connector.describe(), part.model.connector, request.source))
     parts.append(summary("llm", config.llm["model_type"], part.model.llm, request.source))
     return InitResult(out, config, tuple(parts), {}, has_chat_template=True, notes=part.notes)

@@ -162,3 +162,11 @@ def test_visible_slots_of_a_ring(num_slots: int, written: int, visible: list[int
     for token, limit in enumerate(visible):
         want = [step is not None and step < limit for step in ring]
         assert got[0, token].tolist() == got[1, len(visible) - 1 - token].tolist() == want
+
+
+def test_a_graph_holds_no_embedding_that_it_does_not_need(built: Built) -> None:
+    """An adapter with embeddings of its own and no residual never reads those of the LLM."""
+    model, step = built
+    held = {id(weight) for weight in step.parameters()}
+    config = model.connector.config
+    assert (id(model.llm.get_input_embeddings().weight) in held) == (config.residual or not config.own_embedding)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import decoding
 import numpy as np
 import pytest
 import torch
@@ -118,13 +119,7 @@ def test_utterances_of_a_batch_are_apart(checkpoint: Path, waveform: np.ndarray)
 
 
 def tokens(model: Model, waveform: np.ndarray, policy: Policy, block: int) -> list[int]:
-    written: list[int] = []
-    with model.session(source="de", policy=policy) as session:
-        session.on_decision = lambda one: written.append(one.token_id) if one.verdict == "write" else None
-        for start in range(0, len(waveform), block):
-            session.feed(waveform[start : start + block])
-        session.finish()
-    return written
+    return decoding.tokens(model.session(source="de", policy=policy), waveform, block)[0]
 
 
 @pytest.mark.parametrize("samples", [84_800, 3_000])
@@ -168,6 +163,15 @@ def load_speech(model: Model, waveform: np.ndarray, policy: Policy) -> list[tupl
         (embeds,) = model.device.get(speech.tensors[SPEECH_EMBEDS])
         found.append((speech.start, embeds[0, : speech.end - speech.start]))
     return found
+
+
+def test_a_session_that_reads_more_encodes_less_often(bundle: Model, waveform: np.ndarray) -> None:
+    ends = {}
+    for reads in (4, 13, 14, 26):
+        encodings = load_speech(bundle, waveform, LocalAgreement(2, reads))
+        ends[reads] = [start + len(steps) for start, steps in encodings]
+    assert ends[4] == ends[13] == [13, 26, 39, 52, 65, 69]
+    assert ends[14] == ends[26] == [26, 52, 69]
 
 
 def test_later_sound_changes_no_earlier_text(bundle: Model, waveform: np.ndarray) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from decoding import heard, tokens, write
 from tiny_whisper import export_whisper, save_whisper
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
@@ -17,8 +17,6 @@ from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, WaitK
 from bestow_edge.core.request import Request
 from bestow_edge.runtime.model import Model, load
-from bestow_edge.runtime.stream.listener import Listener
-from bestow_edge.runtime.stream.session import Session
 
 PADDING = 25  # all that the encoder has positions for: as transformers wants it
 
@@ -36,16 +34,6 @@ def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture
 def waveform(speech: np.ndarray) -> np.ndarray:
     return speech[:24_000]  # 1.5 s of the 2 s that the encoder has positions for
-
-
-def tokens(session: Session, waveform: np.ndarray, block: int) -> list[list[int]]:
-    """Return the tokens written for each prompt."""
-    written: list[list[int]] = [[] for _ in session.prompts]
-    session.on_decision = lambda one: written[one.prompt].append(one.token_id) if one.verdict == "write" else None
-    for start in range(0, len(waveform), block):
-        session.feed(waveform[start : start + block])
-    session.finish()
-    return written
 
 
 @pytest.mark.parametrize("pair", ["en-en", "de-en"])
@@ -95,26 +83,6 @@ def test_wait_k_is_refused(model: Model) -> None:
             open_session()
     with pytest.raises(ConfigError, match="cannot follow it"):
         model.open(Request(lang="en", latency="3s"))
-
-
-def heard(model: Model, waveform: np.ndarray, prompts: list[list[int]]) -> Any:
-    """Return a decoder that has heard all."""
-    encoder = model.open_encoder(model.graphs, [Offline()], 0)
-    listener, decoder = Listener(encoder, None), model.open_decoder(model.graphs, prompts)
-    listener.add(waveform)
-    for speech in listener.rest():
-        decoder.hear(speech)
-    return decoder
-
-
-def write(decoder: Any, number: int) -> list[list[int]]:
-    rows: list[list[int]] = []
-    for _ in range(number):
-        attempts = decoder.attempt([decoder.heard] * decoder.rows)
-        rows.append([attempt.token_id for attempt in attempts])
-        for row, attempt in enumerate(attempts):
-            decoder.commit(row, attempt.token_id)
-    return rows
 
 
 def test_rehearsals_leave_nothing_behind(model: Model, waveform: np.ndarray) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from decoding import heard, tokens, write
 
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import ConfigError
@@ -20,7 +20,6 @@ from bestow_edge.model.pretrained.whole import init_whole
 from bestow_edge.runtime.devices.base import Buffer
 from bestow_edge.runtime.model import Model, load
 from bestow_edge.runtime.stream.listener import Listener
-from bestow_edge.runtime.stream.session import Session
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "salm"
 
@@ -37,36 +36,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="module")
 def nemo() -> dict[str, np.ndarray]:
     return dict(np.load(FIXTURE / "salm.npz"))
-
-
-def tokens(session: Session, waveform: np.ndarray, block: int) -> list[list[int]]:
-    """Return the tokens written for each prompt."""
-    written: list[list[int]] = [[] for _ in session.prompts]
-    session.on_decision = lambda one: written[one.prompt].append(one.token_id) if one.verdict == "write" else None
-    for start in range(0, len(waveform), block):
-        session.feed(waveform[start : start + block])
-    session.finish()
-    return written
-
-
-def heard(model: Model, waveform: np.ndarray, prompts: list[list[int]]) -> Any:
-    """Return a decoder that has heard all."""
-    encoder = model.open_encoder(model.graphs, [Offline()], 13)
-    listener, decoder = Listener(encoder, None), model.open_decoder(model.graphs, prompts)
-    listener.add(waveform)
-    for speech in listener.rest():
-        decoder.hear(speech)
-    return decoder
-
-
-def write(decoder: Any, number: int, visible: int | None = None) -> list[list[int]]:
-    rows: list[list[int]] = []
-    for _ in range(number):
-        attempts = decoder.attempt([visible or decoder.heard] * decoder.rows)
-        rows.append([attempt.token_id for attempt in attempts])
-        for row, attempt in enumerate(attempts):
-            decoder.commit(row, attempt.token_id)
-    return rows
 
 
 def prompt(model: Model, pair: str = "en-en") -> list[int]:

@@ -222,6 +222,14 @@ def test_a_loop_is_a_repetition_about_the_same_place(period: int, moved: int, lo
     assert not answer.loops()
 
 
+@pytest.mark.parametrize(("period", "copies", "loop"), [(8, 2, False), (8, 3, False), (8, 4, True), (1, 16, True)])
+def test_without_a_place_a_sentence_may_be_said_twice(period: int, copies: int, loop: bool) -> None:
+    """All words of such an answer stand at the end of the speech."""
+    repeated = words([n % period for n in range(period * copies)], [400] * (period * copies))
+    assert Answer(Offline(), 500, aligned=False, words=repeated).loops() == loop
+    assert Answer(Offline(), 500, words=repeated).loops()
+
+
 @pytest.mark.parametrize(
     ("weights", "expected"),
     [([0, 0.1, 0.5, 0.3, 0.01, 0], (1, 4)), ([0.9, 0], (0, 1)), ([0.2, 0.2, 0.6], (0, 2)), ([0.3], (5, 5))],
