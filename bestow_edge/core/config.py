@@ -186,6 +186,11 @@ class ConnectorConfig(ABC):
         return ()
 
     @property
+    def detection_steps(self) -> int:
+        """Steps from the begin of the first word on that are heard before a detected language stays."""
+        return 0
+
+    @property
     def sees_all(self) -> bool:
         """Whether every token sees all of the newest encoding, which replaces the one before."""
         return False

@@ -15,8 +15,6 @@ from bestow_edge.runtime.decoders.base import Attempt, Decoder
 if TYPE_CHECKING:
     from bestow_edge.runtime.model import Model
 
-LEAST_STEPS = 38  # 3 s from the begin of the first word
-
 
 class SpokenLanguage:
     """Language of a stream, and its prompts in that language."""
@@ -24,7 +22,8 @@ class SpokenLanguage:
     def __init__(self, model: Model, asked: Sequence[AboutSpeech]) -> None:
         """Take the pairs and questions of a session, which may leave the language to detection."""
         self._model, self._asked = model, asked
-        self._detects = model.config.connector.detects
+        connector = model.config.connector
+        self._detects, self._steps = connector.detects, connector.detection_steps
         self.settled = all(one.source != AUTO for one in asked)
         """Whether it is known for the rest of the stream."""
         self.code: str | None = asked[0].source if self.settled else None
@@ -52,7 +51,7 @@ class SpokenLanguage:
 
     def waits(self, attempt: Attempt) -> bool:
         """Return whether too little has been heard, since the first word began, to settle the language by it."""
-        return not self.settled and attempt.visible_steps - attempt.span()[0] < LEAST_STEPS
+        return not self.settled and attempt.visible_steps - attempt.span()[0] < self._steps
 
     def _ids_in(self, code: str) -> list[tuple[int, ...]]:
         return [self._model.prompt_ids(one.spoken(code)) for one in self._asked]

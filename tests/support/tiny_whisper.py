@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,14 @@ def save_whisper(folder: Path, *, multilingual: bool = True, seed: int = 0, **ge
     return folder
 
 
-def export_whisper(folder: Path, out: Path, *, padding_s: float = SECONDS) -> Path:
+def export_whisper(folder: Path, out: Path, *, padding_s: float = SECONDS, detection_steps: int = 38) -> Path:
     """Make a float32 bundle of a Whisper, which streams by align-att, and return its directory."""
     policy = PolicyConfig(name="align-att", l=4, threshold=2)
     whisper = whole(folder, WholeRequest(source=str(folder), policy=policy, padding_s=padding_s))
-    save_checkpoint(whisper.model, whisper.tokenizer.to_str(), out / "checkpoint")
+    model = whisper.model
+    connector = replace(model.config.connector, detection_steps=detection_steps)
+    model.config = replace(model.config, connector=connector)
+    save_checkpoint(model, whisper.tokenizer.to_str(), out / "checkpoint")
     export_bundle(out / "checkpoint", out / "fp32", precision="fp32", progress=lambda _: None)
     return out / "fp32"
 

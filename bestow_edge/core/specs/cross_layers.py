@@ -50,6 +50,8 @@ class CrossLayersConfig(ConnectorConfig):
     """Tokens from this id on are not text and are never written; 0 = none."""
     languages: dict[str, int] = field(default_factory=dict)
     """Token of each language that the model detects: after `ChatTemplate.before` alone, the most probable one."""
+    detection_steps: int = 38
+    """Steps (3 s) from the begin of the first word on that are heard before a detected language stays."""
 
     def __post_init__(self) -> None:
         """Check that a head is named."""

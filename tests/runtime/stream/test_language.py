@@ -15,17 +15,11 @@ from bestow_edge.core.request import Request
 from bestow_edge.runtime.model import Model, load
 from bestow_edge.runtime.records.replay import replay
 from bestow_edge.runtime.records.trace import Tracer, read_trace
-from bestow_edge.runtime.stream import language
 from bestow_edge.runtime.stream.session import Session
 
 RATE_HZ = 16_000
 AUTO = ("auto", "auto-en")
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settle the language within the tiny encoder's window of 2 s."""
-    monkeypatch.setattr(language, "LEAST_STEPS", 12)
+SETTLE_STEPS = 12  # within the tiny encoder's window of 2 s
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_whisper(folder, tmp_path_factory.mktemp("bundle"))
+    return export_whisper(folder, tmp_path_factory.mktemp("bundle"), detection_steps=SETTLE_STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +112,7 @@ def test_the_first_token_waits_for_enough_speech(model: Model, speech: np.ndarra
         first = next(event for event in events if event.text)
         waits.append((first.heard_s, first.start_s))
     (late_s, begin_s), (soon_s, _) = waits
-    assert late_s - begin_s >= language.LEAST_STEPS * 0.08 - 1e-9 > soon_s
+    assert late_s - begin_s >= SETTLE_STEPS * 0.08 - 1e-9 > soon_s
 
 
 def test_a_beam_detects(model: Model, waveforms: list[np.ndarray]) -> None:
