@@ -56,6 +56,7 @@ def cut_vocabulary(tokenizer: Tokenizer, texts: Iterable[str], most: int) -> tup
     document["model"]["merges"] = [list(pair) for pair in merges if {*pair, "".join(pair)} <= kept]
     document["added_tokens"] = [specials[name] | {"id": len(names) + index} for index, name in enumerate(SPECIALS)]
     document["post_processor"] = None
+    document["pre_tokenizer"]["add_prefix_space"] = True  # Whisper's answers begin with a space
     old = [int(vocabulary[name]) for name in names] + [int(specials[name]["id"]) for name in SPECIALS]
     return Tokenizer.from_str(json.dumps(document)), old
 

@@ -24,6 +24,9 @@ COUNTS = 16  # the encoder learns the number of heard words modulo this
 NO_LABEL = -1  # label of a step without a token
 IGNORED = -100  # target of positions without loss, PyTorch's default
 NULL_FRAME = -1  # word steps of a position that writes no word yet
+CUT_S = 0.1  # a word that ends within this of the end of a prefix may be cut off, so it is left out
+REORDER_S = 0.6  # a translation of a prefix lacks the words of its last part, which may stand elsewhere in a sentence
+SHORTEST_PREFIX_S = 0.2
 Word = tuple[Sequence[int], float, float]  # token ids, start and end in seconds
 
 
@@ -80,6 +83,12 @@ class ExampleMaker:
             return self.prompts[str(asked)]
         return prompt_ids(self.tokenizer, asked, self.config.chat)
 
+    def prefix_s(self, duration_s: float, rng: np.random.Generator) -> float | None:
+        """Draw how much of an utterance is heard, in seconds; None = all of it."""
+        if not self.stage.prefixes or rng.random() >= self.stage.prefixes or duration_s <= SHORTEST_PREFIX_S:
+            return None
+        return float(rng.uniform(SHORTEST_PREFIX_S, duration_s))
+
     def build(
         self,
         mel: npt.NDArray[np.float32],
@@ -91,6 +100,7 @@ class ExampleMaker:
         transcript: Sequence[int],
         words: Sequence[Word] | None,
         heard_s: npt.NDArray[np.float64] | None = None,
+        prefix_s: float | None = None,
     ) -> Example:
         """Draw a policy and build an example of speech.
 
@@ -104,9 +114,17 @@ class ExampleMaker:
             words: labels, start and end of each spoken word; None = the times are unknown.
             heard_s: (answer,) time from which each answer token may be written, NaN = unknown; None = the end of its
                 span.
+            prefix_s: seconds of the utterance that `mel` holds; the answer ends with the words heard by then. None =
+                all of it.
         """
         source_steps = self.config.encoder.num_steps(mel.shape[0])
-        heard = heard_steps(spans_s[:, 1] if heard_s is None else heard_s, self.config.step_s, source_steps)
+        heard_s = spans_s[:, 1] if heard_s is None else heard_s
+        if prefix_s is not None:
+            kept = heard_tokens(heard_s, spans_s, prefix_s)
+            answer, spans_s, heard_s = answer[:kept], spans_s[:kept], heard_s[:kept]
+            words = [word for word in words or () if word[2] <= prefix_s - CUT_S]
+            transcript = [label for labels, _, _ in words for label in labels]
+        heard = heard_steps(heard_s, self.config.step_s, source_steps)
         schedule = make_schedule(
             self._policy(rng),
             prompt_tokens=len(prompt),
@@ -183,3 +201,16 @@ class ExampleMaker:
         if rng.random() >= self.stage.streaming:
             return Offline()
         return WaitK(int(rng.integers(self.stage.k_min, self.stage.k_max + 1)), self.config.policy.l)
+
+
+def heard_tokens(heard_s: npt.NDArray[np.float64], spans_s: npt.NDArray[np.float64], prefix_s: float) -> int:
+    """Return how many tokens of an answer a prefix of the speech has words for.
+
+    Args:
+        heard_s: (answer,) time from which each token may be written, seconds.
+        spans_s: (answer, 2) start and end of the word of each token, seconds; NaN = it is a translation's.
+        prefix_s: seconds of the prefix.
+    """
+    ready_s = heard_s + np.where(np.isnan(spans_s[:, 1]), REORDER_S, CUT_S)
+    late = ~(ready_s <= prefix_s)
+    return int(late.argmax()) if late.any() else len(late)

@@ -308,7 +308,7 @@ def teaches_labels(stage: StageRecipe) -> bool:
 
 def _check_times(stage: StageRecipe, spoken: Sequence[SourceRecipe], *, aligned: bool) -> None:
     """Check that a source has the word times a loss needs; all sources must have them if there is no other loss."""
-    fields = ("pauses", "alignment_weight", "count_weight", "attention_weight")
+    fields = ("pauses", "prefixes", "alignment_weight", "count_weight", "attention_weight")
     needing = [name for name in fields if getattr(stage, name)]
     untimed = [source.name for source in spoken if not source.timed(aligned=aligned)]
     alone = stage.objective == "ctc" and not stage.ctc_weight

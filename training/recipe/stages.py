@@ -92,6 +92,9 @@ class StageRecipe:
     """Largest K drawn (paper: 12)."""
     pauses: float = 0.0
     """Share of positions that are shown before their word was heard, with a pause (EOS) as target; needs word times."""
+    prefixes: float = 0.0
+    """Share of utterances that are cut off at a random moment, as a stream is while its encoder has heard no more; the
+    answer ends with the last word before. For encoders that encode all audio again; needs word times."""
     ctc_weight: float = 0.0
     """Weight of the CTC loss on the encoder's output."""
     alignment_weight: float = 0.0

@@ -199,6 +199,7 @@ class _Speaker:
             "audio_filepath": name,
             "duration": round(speech.samples.size / RATE_HZ, 3),
             "text": plain(written),
+            "text_raw": written,
             "word_times": [[round(start, 3), round(end, 3)] for start, end in speech.word_times],
             "source_lang": settings.language,
             "target_lang": settings.language,

@@ -91,8 +91,11 @@ class JoinedBatches:
         waveform = at_least_ten_frames(waveform, rate_hz)
         if not pieces:
             waveform = self._wordless(waveform, rng)
+        prefix_s = self.maker.prefix_s(len(waveform) / rate_hz, rng)
+        waveform = waveform if prefix_s is None else waveform[: round(prefix_s * rate_hz)]
         mel = spoken_features(waveform, rng, augments, self.noises, self.maker.config.features)
-        return joined_example(self.maker, Composed(waveform, composed.source_lang, pieces), self.sieve.pairs, mel, rng)
+        composed = Composed(waveform, composed.source_lang, pieces)
+        return joined_example(self.maker, composed, self.sieve.pairs, mel, rng, prefix_s=prefix_s)
 
     def _wordless(self, silence: Samples, rng: np.random.Generator) -> Samples:
         """Return silence for a fifth of the utterances without speech, else a sound 0 to 30 dB below speech."""
@@ -103,9 +106,17 @@ class JoinedBatches:
 
 
 def joined_example(
-    maker: ExampleMaker, composed: Composed, pairs: Sequence[Pair], mel: Samples, rng: np.random.Generator
+    maker: ExampleMaker,
+    composed: Composed,
+    pairs: Sequence[Pair],
+    mel: Samples,
+    rng: np.random.Generator,
+    *,
+    prefix_s: float | None = None,
 ) -> Example:
     """Draw a language pair and build the example of an utterance with features `mel`, (frames, mel_bins).
+
+    `mel` holds the first `prefix_s` seconds; None = all.
 
     Raises:
         ManifestError: if there is no pair for which all recordings have a text.
@@ -129,6 +140,7 @@ def joined_example(
         transcript=transcript,
         words=words,
         heard_s=heard_s,
+        prefix_s=prefix_s,
     )
 
 

@@ -88,8 +88,12 @@ class SpeechBatches:
             item = replace(item, duration_s=item.duration_s / factor, word_times=times)
         waveform = at_least_ten_frames(waveform, self.recordings.rate_hz)
         times_s = self._times(item, waveform)
+        prefix_s = None
+        if times_s is not None and "answer" not in self.sieve.source.tasks:
+            prefix_s = self.maker.prefix_s(len(waveform) / self.recordings.rate_hz, rng)
+            waveform = waveform if prefix_s is None else waveform[: round(prefix_s * self.recordings.rate_hz)]
         mel = spoken_features(waveform, rng, augments, self.noises, self.maker.config.features)
-        return spoken_example(self.maker, item, self._asked(item, rng), times_s, mel, rng)
+        return spoken_example(self.maker, item, self._asked(item, rng), times_s, mel, rng, prefix_s=prefix_s)
 
     def _times(self, item: Utterance, waveform: Samples) -> Spans | None:
         kind = self.sieve.source.word_times
@@ -115,11 +119,13 @@ def spoken_example(
     times_s: Spans | None,
     mel: Samples,
     rng: np.random.Generator,
+    *,
+    prefix_s: float | None = None,
 ) -> Example:
     """Build the example of an utterance with features `mel`, (frames, mel_bins), and of one prompt.
 
     The utterance has the text or the answer that is asked for. `times_s` are start and end of each word of the
-    transcript, (words, 2); None = unknown.
+    transcript, (words, 2); None = unknown. `mel` holds the first `prefix_s` seconds; None = all.
     """
     transcript = item.transcript
     spans = heard_s = None
@@ -139,4 +145,5 @@ def spoken_example(
         transcript=[] if transcript is None else answer_ids(maker.labels, transcript),
         words=None if transcript is None or times_s is None else labels_with_times(maker.labels, transcript, times_s),
         heard_s=heard_s,
+        prefix_s=prefix_s,
     )

@@ -1,4 +1,4 @@
-"""Windows cut out of utterances: whole words at their times, of the recording's part; recipes that cannot have them."""
+"""Windows and prefixes of utterances: whole words at their times; recipes that cannot have them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from sentences import RATE_HZ, WORDS, write_lines
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.utterances import Utterance
 from bestow_edge.training.data.corpora.windows import cut_window
-from bestow_edge.training.data.examples import FRAMES_PER_S, IGNORED
+from bestow_edge.training.data.examples import FRAMES_PER_S, IGNORED, heard_tokens
 from bestow_edge.training.learning.run import Run
 from bestow_edge.training.recipe.recipe import Recipe
 
@@ -105,6 +105,48 @@ def test_batches_are_of_windows(source_recipe: Make, speech: Path) -> None:
     assert len(texts) > 15  # another part each time
     again = run.dataset(recipe.stages[0], dev=False)[3]
     assert all((again[name] == data[3][name]).all() for name in again)
+
+
+def test_prefixes_end_with_the_last_word_heard(source_recipe: Make, speech: Path) -> None:
+    source = {"name": "asr", "manifests": ["train.jsonl"], "word_times": "manifest", "tasks": ["transcribe"]}
+    filters = {"max_s": 7.0}
+    stage = {"batch_s": 8.0, "alignment_weight": 0.1, "prefixes": 1.0}
+    recipe = source_recipe(sources=[source], dev_sources=[source | {"name": "dev"}], filter=filters, stage=stage)
+    run = Run(recipe, speech, speech / "run")
+    data = run.dataset(recipe.stages[0], dev=False)
+    lengths = set()
+    for index in range(8):
+        batch = data[index]
+        targets = batch["targets"][0]
+        answer = targets[targets != IGNORED].tolist()
+        heard_s = int(batch["frame_lens"][0]) / FRAMES_PER_S
+        words = [word for word, (_, end_s) in zip(LONG, TIMES, strict=True) if end_s <= heard_s - 0.1]
+        written = run.tokenizer.decode(answer[:-1]).split()
+        assert written == LONG[: len(written)]
+        assert abs(len(written) - len(words)) <= 1  # a frame is 10 ms
+        assert answer[-1] == run.end_id
+        labels = batch["transcript_ids"][0]
+        assert run.tokenizer.decode(labels[labels >= 0].tolist()) == run.tokenizer.decode(answer[:-1])
+        lengths.add(len(words))
+    assert len(lengths) > 3
+    again = run.dataset(recipe.stages[0], dev=False)[5]
+    assert all((again[name] == data[5][name]).all() for name in again)
+
+
+def test_a_translation_of_a_prefix_waits_for_more() -> None:
+    times_s = np.arange(1.0, 6.0)
+    unknown = np.full((5, 2), np.nan)
+    spans_s = np.stack([times_s - 0.5, times_s], axis=1)
+    assert heard_tokens(times_s, spans_s, 3.2) == 3
+    assert heard_tokens(times_s, unknown, 3.2) == 2
+    assert heard_tokens(times_s, spans_s, 9.0) == 5
+    assert heard_tokens(np.full(5, np.nan), unknown, 9.0) == 0
+    assert heard_tokens(times_s[:0], unknown[:0], 1.0) == 0
+
+
+def test_prefixes_need_word_times(source_recipe: Make) -> None:
+    with pytest.raises(ConfigError, match="stage only: prefixes needs word times; give source asr word_times"):
+        source_recipe(stage={"prefixes": 0.5})
 
 
 @pytest.mark.parametrize(
