@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from bestow_edge.core.config import ChatTemplate
 from bestow_edge.core.errors import BundleError, PromptError
@@ -13,6 +14,8 @@ from bestow_edge.core.prompts import Question, prompt_text
 
 LEAST_ANSWER = 16
 """Tokens of the LLM's context that a question's prompt must leave for a sentence."""
+LONGEST_CHARACTER = 3  # tokens of a character that another one may complete: UTF-8 has up to four bytes
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -40,20 +43,61 @@ def question_ids(tokenizer: Tokenizer, question: Question, chat: ChatTemplate, m
 
 
 class Detokenizer:
-    """Turns the tokens of one answer into text; bytes of an incomplete character wait."""
+    """Turns the tokens of one answer into text; bytes of an incomplete character wait.
+
+    Tokens that stand for a byte (`<0xC3>`) are decoded here: the library's decoder takes back text that it gave before
+    when a run of them is no UTF-8. A byte that belongs to no character becomes U+FFFD.
+    """
 
     def __init__(self, tokenizer: Tokenizer, prefix: str) -> None:
         """Start an answer; `prefix` is put before its first text."""
         self._prefix = prefix
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._waiting: list[int] = []  # tokens of an incomplete character
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
+        self._has_bytes = self._decode(_ids(tokenizer, "<0x41>")) == "A"
+        self._anchor = _ids(tokenizer, "a")[-1:]  # stands before what is decoded: at the begin, a space would be lost
+        if "\ufffd" in (anchor := self._decode(self._anchor)) or not anchor:
+            self._anchor, anchor = [], ""
+        self._anchor_len = len(anchor)
         self._started = False
 
     def push(self, token_id: int) -> str:
         """Add a token and return the text that it completes, or an empty string."""
-        text: str = self._stream.step(self._tokenizer, token_id) or ""
+        text = self._add(token_id)
         if not self._started:
             text = text.lstrip()  # an answer begins with a space, because the prompt ends without one
             self._started = bool(text)
             text = self._prefix + text if text else ""
         return text
+
+    def _add(self, token_id: int) -> str:
+        byte = _BYTE.fullmatch(self._tokenizer.id_to_token(token_id) or "") if self._has_bytes else None
+        if byte:
+            return self._bytes.decode(bytes.fromhex(byte[1]))
+        text = self._bytes.decode(b"", final=True)
+        self._bytes.reset()
+        self._waiting.append(token_id)
+        found = self._text(self._waiting)
+        if not found.endswith("\ufffd"):
+            self._waiting = []
+            return text + found
+        for count in range(len(self._waiting) - LONGEST_CHARACTER, 0, -1):
+            head, rest = self._text(self._waiting[:count]), self._text(self._waiting[count:])
+            if head + rest == found:  # no character crosses this border, so what stands before it is complete
+                self._waiting = self._waiting[count:]
+                return text + head
+        return text
+
+    def _text(self, token_ids: list[int]) -> str:
+        return self._decode([*self._anchor, *token_ids])[self._anchor_len :]
+
+    def _decode(self, token_ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text
+
+
+def _ids(tokenizer: Tokenizer, word: str) -> list[int]:
+    """Return the token of a word, or its tokens."""
+    token_id: int | None = tokenizer.token_to_id(word)
+    return [token_id] if token_id is not None else list(tokenizer.encode(word, add_special_tokens=False).ids)
