@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from platformdirs import user_cache_path
 
 from bestow_edge.core.bundle import BundleManifest, check_files, read_manifest
 from bestow_edge.core.config import ModelConfig, SegmentConfig
 from bestow_edge.core.delay import TRAINED_K, is_trained, solve
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.graphs import part_spec
+from bestow_edge.core.hash_memory import HashMemory
 from bestow_edge.core.hub_bundles import bundle_directory
 from bestow_edge.core.policy import Offline, Policy, WaitK
 from bestow_edge.core.prompts import (
@@ -309,7 +311,9 @@ def load(
     else:
         directory = bundle_directory(bundle)
     manifest = read_manifest(directory)
-    check_files(directory, manifest, hashes=False)
+    memory = HashMemory(user_cache_path("bestow-edge", appauthor=False) / "hashes.json")
+    check_files(directory, manifest, hashes=memory)
+    memory.save()
     if ahead is None:
         ahead = (os.cpu_count() or 1) >= CORES_FOR_AHEAD
     return Model(directory, manifest, device=device, threads=threads, ahead=ahead)
