@@ -31,7 +31,7 @@ def parse_json(content: str | bytes, where: str) -> Any:  # Any: JSON
         raise ConfigError(f"{where}: not valid JSON (more than {MOST_BYTES} bytes)")
     try:
         text = content if isinstance(content, str) else content.decode("utf-8")
-        values = json.loads(text, parse_constant=_constant, parse_int=_integer)
+        values = _DECODER.decode(text)
         _check_depth(values)
     except (ValueError, RecursionError) as error:  # of the encoding, the syntax, a number or the depth
         raise ConfigError(f"{where}: not valid JSON ({error})") from error
@@ -66,6 +66,9 @@ def _integer(text: str) -> int:
     if len(text) > MOST_DIGITS:
         raise ValueError(f"a number of {len(text)} digits, expected at most {MOST_DIGITS}")
     return int(text)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_constant, parse_int=_integer)
 
 
 def _check_depth(values: object) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import chain, islice
 from pathlib import Path
-from typing import ClassVar
 
 import yaml
 
@@ -21,7 +20,7 @@ MOST_VALUES = 1_000_000
 class _Loader(yaml.SafeLoader):
     """YAML whose values are texts, numbers and words; a date stays a text, because no field is one."""
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML declares it without ClassVar
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }

@@ -157,7 +157,12 @@ def _complete(out: Path) -> tuple[int, int, int]:
         last = ""
         for _, line in numbered_lines(index, LINES):
             utterances, last = utterances + 1, line
-        done = int(Path(parse_object(last, str(index))["member"]).stem) + 1
+        try:
+            done = int(Path(parse_object(last, str(index))["member"]).stem) + 1
+        except (KeyError, TypeError, ValueError) as error:
+            raise ManifestError(
+                f"{index}: its last line names no recording ({error}); make the shards again"
+            ) from error
         number += 1
     return number, utterances, done
 
