@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+MADE = ROOT / "build" / "cases"  # bundle and checkpoint of today's formats, made once
 TIMEOUT_S = 240
 SCRATCH = Path("/dev/shm/case")  # noqa: S108 - where the scripts of the folders write
 MOVED = {
@@ -122,13 +123,15 @@ def renew(directory: Path) -> None:
         return
     from bestow_edge.export.pipeline import export_bundle
 
+    kept = MADE / f"{checkpoint.FORMAT_VERSION}-{bundle.FORMAT_VERSION}"
+    if not (kept / "_tiny_bundle").is_dir():
+        save_random_model(tiny_config, kept / "_tiny_checkpoint")
+        export_bundle(
+            kept / "_tiny_checkpoint", kept / "_tiny_bundle", precision="fp32", force=True, progress=lambda _: None
+        )
     for name in old:
         shutil.rmtree(directory / name)
-    made = directory / "_tiny_checkpoint"
-    if not made.is_dir():
-        save_random_model(tiny_config, made)
-    if "_tiny_bundle" in old:
-        export_bundle(made, directory / "_tiny_bundle", precision="fp32", progress=lambda _: None)
+        shutil.copytree(kept / name, directory / name)
 
 
 def run_case(case: Path) -> str:

@@ -46,7 +46,7 @@ from bestow_edge.runtime.stream.answer import Prompt
 from bestow_edge.runtime.stream.events import Event
 from bestow_edge.runtime.stream.segments import MOST_STEPS
 from bestow_edge.runtime.stream.session import Session
-from bestow_edge.runtime.stream.text import load_tokenizer, question_ids
+from bestow_edge.runtime.stream.text import encode, load_tokenizer, question_ids
 
 logger = logging.getLogger(__name__)
 
@@ -142,14 +142,14 @@ class Model:
     @property
     def start_ids(self) -> tuple[int, ...]:
         """Tokens that every prompt begins with, behind which a model detects the language of the speech."""
-        return tuple(self.tokenizer.encode(self.config.chat.before, add_special_tokens=False).ids)
+        return tuple(encode(self.tokenizer, self.config.chat.before))
 
     def join(self, prompt: tuple[int, ...], context: tuple[int, ...]) -> tuple[int, ...]:
         """Return the tokens that a segment begins with: a prompt, and tokens of the segment before in their place."""
         previous = self.config.chat.previous
         if not previous or not context:
             return *prompt, *context
-        return *self.tokenizer.encode(previous, add_special_tokens=False).ids, *context, *prompt
+        return *encode(self.tokenizer, previous), *context, *prompt
 
     def session(
         self,

@@ -136,10 +136,10 @@ class OnnxRunner:
 
     def bind(self, tensors: Mapping[str, Buffer]) -> None:
         """See `Runner`."""
-        for name, array in tensors.items():
-            with graph_errors(self._graph.spec):
+        with graph_errors(self._graph.spec):
+            for name, array in tensors.items():
                 self._binding.bind_cpu_input(name, array)
-            self._bound[name] = array
+                self._bound[name] = array
 
     def run(self) -> dict[str, Array]:
         """Run the graph on the bound inputs and return new arrays by name."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from bestow_edge.core.config import ChatTemplate
-from bestow_edge.core.errors import BundleError, PromptError
+from bestow_edge.core.errors import BestowEdgeError, BundleError, PromptError
 from bestow_edge.core.prompts import Question, prompt_text
 
 LEAST_ANSWER = 16
@@ -18,12 +18,25 @@ LONGEST_CHARACTER = 3  # tokens of a character that another one may complete: UT
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a `tokenizer.json`; raise a `BundleError` if the file is not one."""
+def load_tokenizer(path: Path, error_type: type[BestowEdgeError] = BundleError) -> Tokenizer:
+    """Read a `tokenizer.json`; raise an error of a type if the file is not one."""
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
-        raise BundleError(f"{path}: not a tokenizer file ({error}); export the checkpoint again") from error
+        remedy = "export the checkpoint again" if error_type is BundleError else "copy the checkpoint again"
+        raise error_type(f"{path}: not a tokenizer file ({error!s:.300}); {remedy}") from error
+
+
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the token ids of a text without special tokens around it.
+
+    Raises:
+        BundleError: if the tokenizer fails, as one does that has no token for unknown words.
+    """
+    try:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+    except Exception as error:  # as above
+        raise BundleError(f"tokenizer.json cannot encode {text!r:.60} ({error!s:.200}); export again") from error
 
 
 def question_ids(tokenizer: Tokenizer, question: Question, chat: ChatTemplate, max_text_tokens: int) -> tuple[int, ...]:
@@ -35,7 +48,7 @@ def question_ids(tokenizer: Tokenizer, question: Question, chat: ChatTemplate, m
     special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
     if found := [token for token in special if token in question.text]:
         raise PromptError(f"question {question.text!r:.60} holds {found[0]}, which the LLM's prompts use; leave it out")
-    ids: list[int] = tokenizer.encode(prompt_text(question, chat), add_special_tokens=False).ids
+    ids = encode(tokenizer, prompt_text(question, chat))
     if (most := max_text_tokens - LEAST_ANSWER) < len(ids):
         has = f"its prompt has {len(ids)} tokens, of the LLM's context of {max_text_tokens} it may take {most}"
         raise PromptError(f"question {question.text!r:.60} is too long: {has}; ask a shorter one")
@@ -93,11 +106,19 @@ class Detokenizer:
         return self._decode([*self._anchor, *token_ids])[self._anchor_len :]
 
     def _decode(self, token_ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        try:
+            text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        except Exception as error:  # as above
+            raise BundleError(f"tokenizer.json cannot decode {token_ids} ({error!s:.200}); export again") from error
         return text
 
 
 def _ids(tokenizer: Tokenizer, word: str) -> list[int]:
     """Return the token of a word, or its tokens."""
     token_id: int | None = tokenizer.token_to_id(word)
-    return [token_id] if token_id is not None else list(tokenizer.encode(word, add_special_tokens=False).ids)
+    if token_id is not None:
+        return [token_id]
+    try:
+        return encode(tokenizer, word)
+    except BundleError:
+        return []  # it knows no letters: words begin without a space then
