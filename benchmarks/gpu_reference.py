@@ -28,6 +28,7 @@ from accelerate import init_empty_weights
 from rivals.random_checkpoint import model_config, random_weights
 from torch import Tensor, nn
 
+from bestow_edge.core.comparison import relative_error
 from bestow_edge.core.specs.chunked import GRAPH as ENCODER
 from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
 from bestow_edge.core.specs.llm import GRAPH as LLM
@@ -35,7 +36,6 @@ from bestow_edge.core.tensors import GraphSpec
 from bestow_edge.export.graphs.base import GraphSource, graph_sources
 from bestow_edge.export.parity import torch_reference
 from bestow_edge.model.base import SpeechModel
-from bestow_edge.runtime.records.golden import relative_error
 
 TOLERANCE = 0.2  # bfloat16 over 24 layers of random weights; a wrong part gives more than 1
 WARM_UP = 5

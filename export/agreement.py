@@ -76,7 +76,12 @@ def answer(model: Model, recording: Recording) -> list[Choice]:
 
 
 def agreement(model: Model, recordings: Sequence[Recording], answers: Sequence[Sequence[Choice]]) -> float:
-    """Return the share of decisions that a model, at each point of the answers, makes like the one that gave them."""
+    """Return the share of decisions that a model, at each point of the answers, makes like the one that gave them.
+
+    Raises:
+        GraphError: if a probability is not a number.
+        ExportError: if there are no decisions.
+    """
     same = 0
     for recording, choices in zip(recordings, answers, strict=True):
         decoder = _heard(model, recording)
@@ -84,7 +89,9 @@ def agreement(model: Model, recordings: Sequence[Recording], answers: Sequence[S
             same += decoder.attempt([choice.visible])[0].token_id == choice.token_id
             if choice.token_id not in model.manifest.end_ids:
                 decoder.commit(0, choice.token_id)
-    return same / sum(map(len, answers))
+    if not (decisions := sum(map(len, answers))):
+        raise ExportError("the fp32 model decides nothing about the recordings; check the checkpoint")
+    return same / decisions
 
 
 def _heard(model: Model, recording: Recording) -> Decoder:

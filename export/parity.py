@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from bestow_edge.core.bundle import ParityRow, Precision
+from bestow_edge.core.comparison import relative_error
 from bestow_edge.core.errors import ParityError
 from bestow_edge.core.tensors import GraphSpec
 from bestow_edge.export.graphs.base import Feeds, GraphSource
 from bestow_edge.runtime.devices.base import Array
 from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
-from bestow_edge.runtime.records.golden import relative_error
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.25, "int4": 0.7}
 """Largest difference over largest value. fp32: order of summation. The others on random inputs: int8 0.02 to 0.1

@@ -31,7 +31,7 @@ from bestow_edge.core.bundle import (
     write_manifest,
 )
 from bestow_edge.core.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE, weights_by_part
-from bestow_edge.core.errors import AgreementError, ExportError
+from bestow_edge.core.errors import AgreementError, CheckpointError, ExportError
 from bestow_edge.core.files import atomic_directory, sha256
 from bestow_edge.core.prompts import parse_pair, prompt_text
 from bestow_edge.core.tensors import GraphSpec, Target
@@ -49,6 +49,7 @@ from bestow_edge.model.checkpoint import load_part, skeleton
 from bestow_edge.runtime.assets.recordings import sample_manifest
 from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.records.golden import record_golden
+from bestow_edge.runtime.stream.text import load_tokenizer
 
 TOOLS = ("bestow-edge", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
 Progress = Callable[[str], None]
@@ -108,7 +109,7 @@ def export_bundle(
     progress("reading the checkpoint")
     model = skeleton(checkpoint)
     sources = graph_sources(model.config)
-    tokenizer = Tokenizer.from_file(str(checkpoint / TOKENIZER_FILE))
+    tokenizer = load_tokenizer(checkpoint / TOKENIZER_FILE, CheckpointError)
     chosen = parse_precisions(precision, weights_by_part(checkpoint).get("llm", 0), target)
     with atomic_directory(out, replace=force) as partial:
         manifest = _manifest(model, tokenizer, sha256(checkpoint / WEIGHTS_FILE), target)

@@ -6,10 +6,12 @@ dropped silently.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -56,6 +58,7 @@ class LiveSession:
             for event in live: print(event.text, end="")
 
     The text is the one that the session writes for the same blocks. Leaving the `with` block closes it, see `close`.
+    One that nobody refers to any more is closed too, and so are all that are left when the program ends.
     """
 
     def __init__(self, session: AudioSession, *, max_audio_s: float = 30.0, max_events: int = 1000) -> None:
@@ -72,17 +75,10 @@ class LiveSession:
         if not 0 < max_audio_s < math.inf or max_events < 1:
             got = f"max_audio_s {max_audio_s}, max_events {max_events}"
             raise ConfigError(f"{got}: expected a positive number of seconds and at least 1 event")
-        self._session = session
-        self._max_samples, self._max_events = round(max_audio_s * session.sample_rate_hz), max_events
-        self._changed = threading.Condition()  # guards every attribute below
-        self._blocks: deque[npt.NDArray[np.float32] | None] = deque()  # None: end of audio; the first is in process
-        self._waiting_samples = 0
-        self._events: deque[Event] = deque()
-        self._finished = self._closed = self._stopped = False  # set by `finish`, by `close`, by the thread at its end
-        self._failure: tuple[BaseException, TracebackType | None] | None = None
-        self._raised = False  # whether the caller got the failure
-        self._thread = threading.Thread(target=self._run, name="bestow-edge live session", daemon=True)
-        self._thread.start()
+        self._work = _Work(session, max_audio_s, max_events)
+        self._finalizer = weakref.finalize(self, self._work.stop)  # the thread refers to the work, not to `self`
+        self._finalizer.atexit = False  # `_end_all` waits for the threads too
+        self._work.thread.start()
 
     def __enter__(self) -> LiveSession:
         return self
@@ -90,13 +86,10 @@ class LiveSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        while self._thread.is_alive():
-            self._thread.join(WAIT_S)
-        if kind is None and not self._raised:
-            self._raise_failure()
+        self._finalizer.detach()
+        self._work.end()
+        if kind is None:
+            self._work.raise_unraised()
 
     def feed(self, samples: npt.NDArray[np.float32], timeout_s: float = 0.0) -> None:
         """Put a copy of a block into the queue, whole or not at all.
@@ -111,6 +104,64 @@ class LiveSession:
             SessionError: if the live session was finished or closed.
             BaseException: if the thread has failed: its exception.
         """
+        self._work.feed(samples, timeout_s)
+
+    def finish(self) -> None:
+        """End the audio and return at once; the remaining events still come.
+
+        Raises:
+            SessionError: if the live session was finished or closed before.
+            BaseException: if the thread has failed: its exception.
+        """
+        self._work.finish()
+
+    def __iter__(self) -> Iterator[Event]:
+        """Return itself: a second loop continues where the first one stopped."""
+        return self
+
+    def __next__(self) -> Event:
+        """Wait for the next event and return it; the iteration ends after the last one.
+
+        Raises:
+            BaseException: if the thread has failed: its exception, after the events before it.
+        """
+        return self._work.next_event()
+
+    def close(self) -> None:
+        """Wait for the block that is being processed, end the thread, close the session; a second call does nothing.
+
+        Audio that still waits is discarded with a warning: to get the whole text, call `finish` and read all events
+        first. Events that wait can still be read.
+
+        Raises:
+            BaseException: if the thread has failed and no call has raised it yet: its exception.
+        """
+        self.__exit__(None, None, None)
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of audio that wait, including the block in process; at 0 all events of the audio are there."""
+        return self._work.waiting_s
+
+
+class _Work:
+    """The thread of a live session, and what it shares with the callers."""
+
+    def __init__(self, session: AudioSession, max_audio_s: float, max_events: int) -> None:
+        self._session = session
+        self._max_samples, self._max_events = round(max_audio_s * session.sample_rate_hz), max_events
+        self._changed = threading.Condition()  # guards every attribute below
+        self._blocks: deque[npt.NDArray[np.float32] | None] = deque()  # None: end of audio; the first is in process
+        self._waiting_samples = 0
+        self._events: deque[Event] = deque()
+        self._finished = self._closed = self._stopped = False  # set by `finish`, by `close`, by the thread at its end
+        self._failure: tuple[BaseException, TracebackType | None] | None = None
+        self._raised = False  # whether the caller got the failure
+        self.thread = threading.Thread(target=self._run, name="bestow-edge live session", daemon=True)
+        _alive.add(self)
+
+    def feed(self, samples: npt.NDArray[np.float32], timeout_s: float) -> None:
+        """See `LiveSession.feed`."""
         check_block(samples)
         if samples.size > self._max_samples:
             got, most = self._seconds(samples.size), self._seconds(self._max_samples)
@@ -127,28 +178,15 @@ class LiveSession:
                 self._changed.notify_all()
 
     def finish(self) -> None:
-        """End the audio and return at once; the remaining events still come.
-
-        Raises:
-            SessionError: if the live session was finished or closed before.
-            BaseException: if the thread has failed: its exception.
-        """
+        """See `LiveSession.finish`."""
         with self._changed:
             self._check_open()
             self._finished = True
             self._blocks.append(None)
             self._changed.notify_all()
 
-    def __iter__(self) -> Iterator[Event]:
-        """Return itself: a second loop continues where the first one stopped."""
-        return self
-
-    def __next__(self) -> Event:
-        """Wait for the next event and return it; the iteration ends after the last one.
-
-        Raises:
-            BaseException: if the thread has failed: its exception, after the events before it.
-        """
+    def next_event(self) -> Event:
+        """See `LiveSession.__next__`."""
         with self._changed:
             self._wait(lambda: bool(self._events) or self._stopped)
             if self._events:
@@ -157,20 +195,26 @@ class LiveSession:
             self._raise_failure()
         raise StopIteration
 
-    def close(self) -> None:
-        """Wait for the block that is being processed, end the thread, close the session; a second call does nothing.
+    def stop(self) -> None:
+        """Let the thread end behind the block that it processes."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
-        Audio that still waits is discarded with a warning: to get the whole text, call `finish` and read all events
-        first. Events that wait can still be read.
+    def end(self) -> None:
+        """Stop the thread and wait for its end."""
+        self.stop()
+        while self.thread.is_alive():
+            self.thread.join(WAIT_S)
 
-        Raises:
-            BaseException: if the thread has failed and no call has raised it yet: its exception.
-        """
-        self.__exit__(None, None, None)
+    def raise_unraised(self) -> None:
+        """Raise what ended the thread, unless a call has raised it."""
+        if not self._raised:
+            self._raise_failure()
 
     @property
     def waiting_s(self) -> float:
-        """Seconds of audio that wait, including the block in process; at 0 all events of the audio are there."""
+        """See `LiveSession.waiting_s`."""
         return self._seconds(self._waiting_samples)
 
     def _run(self) -> None:
@@ -253,3 +297,19 @@ class LiveSession:
 
     def _seconds(self, num_samples: int) -> float:
         return num_samples / self._session.sample_rate_hz
+
+
+_alive: weakref.WeakSet[_Work] = weakref.WeakSet()
+
+
+def _end_all() -> None:
+    """End the threads that are left when the program ends: the interpreter would cut them off within a graph."""
+    left = list(_alive)
+    for work in left:
+        work.stop()
+    for work in left:
+        if work.thread.is_alive():
+            work.end()
+
+
+atexit.register(_end_all)

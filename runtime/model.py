@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from platformdirs import user_cache_path
 
 from bestow_edge.core.bundle import BundleManifest, check_files, read_manifest
 from bestow_edge.core.config import ModelConfig, SegmentConfig
 from bestow_edge.core.delay import TRAINED_K, is_trained, solve
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.graphs import part_spec
+from bestow_edge.core.hash_memory import HashMemory
 from bestow_edge.core.hub_bundles import bundle_directory
 from bestow_edge.core.policy import Offline, Policy, WaitK
 from bestow_edge.core.prompts import (
@@ -44,7 +46,7 @@ from bestow_edge.runtime.stream.answer import Prompt
 from bestow_edge.runtime.stream.events import Event
 from bestow_edge.runtime.stream.segments import MOST_STEPS
 from bestow_edge.runtime.stream.session import Session
-from bestow_edge.runtime.stream.text import load_tokenizer, question_ids
+from bestow_edge.runtime.stream.text import encode, load_tokenizer, question_ids
 
 logger = logging.getLogger(__name__)
 
@@ -140,14 +142,14 @@ class Model:
     @property
     def start_ids(self) -> tuple[int, ...]:
         """Tokens that every prompt begins with, behind which a model detects the language of the speech."""
-        return tuple(self.tokenizer.encode(self.config.chat.before, add_special_tokens=False).ids)
+        return tuple(encode(self.tokenizer, self.config.chat.before))
 
     def join(self, prompt: tuple[int, ...], context: tuple[int, ...]) -> tuple[int, ...]:
         """Return the tokens that a segment begins with: a prompt, and tokens of the segment before in their place."""
         previous = self.config.chat.previous
         if not previous or not context:
             return *prompt, *context
-        return *self.tokenizer.encode(previous, add_special_tokens=False).ids, *context, *prompt
+        return *encode(self.tokenizer, previous), *context, *prompt
 
     def session(
         self,
@@ -309,7 +311,9 @@ def load(
     else:
         directory = bundle_directory(bundle)
     manifest = read_manifest(directory)
-    check_files(directory, manifest, hashes=False)
+    memory = HashMemory(user_cache_path("bestow-edge", appauthor=False) / "hashes.json")
+    check_files(directory, manifest, hashes=memory)
+    memory.save()
     if ahead is None:
         ahead = (os.cpu_count() or 1) >= CORES_FOR_AHEAD
     return Model(directory, manifest, device=device, threads=threads, ahead=ahead)

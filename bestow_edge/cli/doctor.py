@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from bestow_edge import __version__
 from bestow_edge.cli import options
@@ -62,6 +61,8 @@ class Report:
     """Its language pairs, or `unusable`, or `not checked`."""
     missing: dict[str, str] = field(default_factory=dict)
     """Command that installs each missing module."""
+    leftovers: list[str] = field(default_factory=list)
+    """What killed commands left in this folder and in the caches."""
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     """Reasons why the runtime cannot work."""
@@ -100,6 +101,9 @@ def doctor(
         Path | None,
         typer.Option("--pack", metavar="FILE", help="With --gpu: write all results to a file, for a bug report."),
     ] = None,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Remove what killed commands left in this folder and in the caches.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Check this installation and print the commands that install missing packages.
@@ -107,25 +111,64 @@ def doctor(
     Exit code 1: the runtime cannot work.
     With --gpu, exit code 1: a check failed. A machine without a GPU has exit code 0.
 
+    With --clean: a directory that a killed command was about to replace is put back, the rest is removed.
+
     Examples:
       bestow-edge doctor
       bestow-edge doctor --json
+      bestow-edge doctor --clean
       bestow-edge doctor --gpu --bundle my-gpu-bundle --pack gpu.json
     """
     if gpu:
         _doctor_gpu(bundle, device, pack, as_json=as_json)
+        return
+    if clean:
+        _clean(as_json=as_json)
         return
     report = Report()
     _check_modules(report)
     _check_onnxruntime(report)
     _check_microphones(report)
     _check_bundle(report)
+    report.leftovers = [str(path) for path in _leftovers()]
+    if report.leftovers:
+        left = f"{len(report.leftovers)} files or directories that killed commands left, such as {report.leftovers[0]}"
+        report.warnings.append(f"{left}; remove them: bestow-edge doctor --clean")
     if as_json:
         write_json(asdict(report))
     else:
         _print(report)
     if report.errors:
         raise typer.Exit(1)
+
+
+def _leftovers() -> list[Path]:
+    """Return what killed commands left in this folder, two levels below it, and in the caches."""
+    from bestow_edge.core.files import leftovers
+
+    here = Path.cwd()
+    places = [here, *(path for depth in ("*", "*/*") for path in here.glob(depth) if path.is_dir())]
+    try:
+        from platformdirs import user_cache_path
+    except ImportError:
+        caches = []  # `_check_modules` reports it
+    else:
+        cache = user_cache_path("bestow-edge", appauthor=False)
+        caches = [cache, cache / "engines"]
+    found = [path for place in (*places, *caches) for path in leftovers(place)]
+    return list(dict.fromkeys(found))
+
+
+def _clean(*, as_json: bool) -> None:
+    from bestow_edge.core.files import settle
+
+    done = [{"path": str(path), "done": settle(path)} for path in _leftovers() if path.exists()]
+    if as_json:
+        write_json(done)
+        return
+    for item in done:
+        write(f"{item['path']}: {item['done']}")
+    write(f"{len(done)} leftovers of killed commands" if done else "nothing is left of killed commands")
 
 
 def _doctor_gpu(bundle: Path | None, device: str, pack: Path | None, *, as_json: bool) -> None:
@@ -152,7 +195,7 @@ def write_gpu_report(report: GpuReport) -> None:
     title = f"{report.gpu.get('gpu', 'No GPU')}: {report.bundle}"
     table = new_table(title, "check", "result", "figures or reason")
     for finding in report.findings:
-        table.add_row(finding.check, finding.state, escape(finding.detail))
+        table.add_row(finding.check, finding.state, finding.detail)
     write_tables(table)
 
 
@@ -224,7 +267,7 @@ def _print(report: Report) -> None:
     table.add_row("python", report.python, "")
     table.add_row("platform", report.platform, "")
     for name, found in report.versions.items():
-        table.add_row(name, found or "missing", escape(report.missing.get(name, "")))
+        table.add_row(name, found or "missing", report.missing.get(name, ""))
     table.add_row("providers", ", ".join(report.providers) or "none", "")
     table.add_row("CPUs", f"{report.cpus}, usable by this process: {report.usable_cpus}", "")
     table.add_row("microphones", "\n".join(report.microphones) or "none", "")

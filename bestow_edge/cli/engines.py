@@ -16,6 +16,7 @@ import typer
 from bestow_edge.cli import options
 from bestow_edge.cli.show.console import err, megabytes, new_table, say, say_warning, write, write_json, write_tables
 from bestow_edge.core.errors import BestowEdgeError
+from bestow_edge.core.files import leftovers, settle
 
 if TYPE_CHECKING:
     from bestow_edge.runtime.devices.backend import Step
@@ -125,7 +126,10 @@ def prune(
         runs = machine is None or record.key.machine == machine
         return not everything and runs and Path(record.source).is_file()
 
-    deleted = _store(store).prune(keep)
+    engines = _store(store)
+    deleted = engines.prune(keep)
+    for path in leftovers(engines.directory):
+        write(f"{path}: {settle(path)}, a killed command left it")
     for item in deleted:
         write(str(item.path))
     write(f"{len(deleted)} engines deleted")

@@ -1,14 +1,17 @@
 """The program `bestow-edge`: collects the commands and prints each error as one sentence with an exit code.
 
 Exit codes: 0 success, 1 a failed check (verify, doctor, replay), 2 wrong use, an error, or problems in data (data
-check), 130 Ctrl-C, 143 SIGTERM after training has saved.
+check), 130 Ctrl-C, 143 SIGTERM: both remove what is half-written, and training saves first.
 Commands import heavy modules when they run, so that `--help` is fast.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, cast
 
 import typer
@@ -32,7 +35,7 @@ from bestow_edge.cli.train import train
 from bestow_edge.cli.verify import verify
 from bestow_edge.core.errors import BestowEdgeError
 
-USAGE, INTERRUPTED = 2, 130
+USAGE, INTERRUPTED, TERMINATED = 2, 130, 143
 UsageError = cast(
     type[Exception], typer.BadParameter.__mro__[2]
 )  # of click, or of typer's copy of click; typer does not export it
@@ -76,17 +79,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: command-line arguments without the program's name; None = those of `sys.argv`.
     """
     use_utf8()
-    with logs_on_stderr():
+    with logs_on_stderr(), _terminated_as_interrupted():
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
     sys.exit(code)
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM came: the command ends as after Ctrl-C, so that it removes what is half-written."""
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM, as of systemd, timeout or kubectl, end a command as Ctrl-C does."""
+
+    def stop(_signum: int, _frame: object) -> None:
+        raise _TerminatedError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main thread alone
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(arguments: list[str]) -> int:
     try:
         return int(app(arguments, prog_name="bestow-edge", standalone_mode=False) or 0)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
         say("stopped")
-        return INTERRUPTED
+        return TERMINATED if isinstance(error.__cause__ or error, _TerminatedError) else INTERRUPTED
     except UsageError as error:
         say_error(_usage(error))
         return USAGE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +31,8 @@ def verify(
     rows = golden.verify(bundle_directory(bundle))
     passed = all(row.passed for row in rows)
     if as_json:
-        graphs = [asdict(row) | {"passed": row.passed} for row in rows]
+        errors = [row.error if math.isfinite(row.error) else None for row in rows]  # JSON has no infinity
+        graphs = [asdict(row) | {"error": error, "passed": row.passed} for row, error in zip(rows, errors, strict=True)]
         write_json({"bundle": str(bundle), "passed": passed, "graphs": graphs})
     else:
         table = new_table(f"{bundle}: all files unchanged", "graph", "precision", "error", "allowed", "result")

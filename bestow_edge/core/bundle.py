@@ -1,17 +1,19 @@
 """The bundle: a directory with `bundle.json`, the graphs and the tokenizer. Standard library only.
 
-This module reads, checks and writes the manifest. Nothing in a bundle is ever executed or unpickled, and no path may
-leave the directory.
+This module reads, checks and writes the manifest. Nothing in a bundle is ever executed or unpickled, no path may
+leave the directory, and every number of the manifest has a range.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from bestow_edge.core.config import ModelConfig, read_json
+from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.decoding import decode
 from bestow_edge.core.errors import (
     BundleError,
@@ -20,14 +22,20 @@ from bestow_edge.core.errors import (
     BundleVersionError,
     ConfigError,
 )
-from bestow_edge.core.files import sha256
+from bestow_edge.core.files import sha256, tidy
 from bestow_edge.core.graphs import graph_specs
+from bestow_edge.core.hash_memory import HashMemory
+from bestow_edge.core.json_text import read_json
+from bestow_edge.core.ranges import check_ranges, check_tokens
 from bestow_edge.core.tensors import GraphSpec, Target
 
 MANIFEST_FILE = "bundle.json"
-GOLDEN_FILE = "golden.npz"
+GOLDEN_FILE, TOKENIZER_FILE = "golden.npz", "tokenizer.json"
+DATA_SUFFIX = ".data"  # of a graph's weights in a file of their own
 FORMAT = "bestow-edge-bundle"
 FORMAT_VERSION = 5
+
+_LOCATION = b"\x0a\x08location\x12"  # key, and the tag of the value that follows
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 
@@ -42,6 +50,12 @@ class FileEntry:
     """Bytes."""
     sha256: str
     """Hexadecimal."""
+
+    def __post_init__(self) -> None:
+        """Check the size and the form of the hash."""
+        check_ranges("files", self, size=(0, 2**62))
+        if len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef"):
+            raise ConfigError(f"files: sha256 of {self.path} is {self.sha256!r:.70}; expected 64 hexadecimal digits")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +142,20 @@ class BundleManifest:
     checkpoint_sha256: str
     """Hash of the weights it was made from."""
 
+    def __post_init__(self) -> None:
+        """Check that prompts, tokens and limits fit the model."""
+        check_ranges(MANIFEST_FILE, self, max_text_tokens=(1, 2**31 - 1))
+        for pair, ids in self.prompts.items():
+            if not 0 < len(ids) <= self.max_text_tokens:
+                got = f"prompt of {pair} has {len(ids)} tokens"
+                raise ConfigError(f"{MANIFEST_FILE}: {got}; expected 1 to max_text_tokens, {self.max_text_tokens}")
+            check_tokens(f"{MANIFEST_FILE}: prompt of {pair}", ids, self.model.llm)
+        if missing := set(self.model.pairs) - set(self.prompts):
+            raise ConfigError(f"{MANIFEST_FILE}: no prompt of {min(missing)}, a pair of the model")
+        if not self.end_ids:
+            raise ConfigError(f"{MANIFEST_FILE}: end_ids is empty; without one an answer never ends")
+        check_tokens(f"{MANIFEST_FILE}: end_ids", self.end_ids, self.model.llm)
+
     @property
     def specs(self) -> dict[str, GraphSpec]:
         """Contracts of the graphs, by name."""
@@ -159,6 +187,8 @@ def read_manifest(directory: Path) -> BundleManifest:
         BundleError: if it has unknown, missing or wrong fields, or paths that leave the bundle.
     """
     path = directory / MANIFEST_FILE
+    if not directory.exists():
+        tidy(directory)
     if not path.is_file():
         raise BundleMissingError(f"{directory}: not a bundle, {MANIFEST_FILE} is missing; make one: bestow-edge export")
     try:
@@ -172,34 +202,84 @@ def read_manifest(directory: Path) -> BundleManifest:
         raise BundleError(f"{path}: the encoder's or the LLM's config lacks {error}; export again") from error
     for entry in (*(item.path for item in manifest.files), *(graph.file for graph in manifest.graphs.values())):
         pure = PurePosixPath(entry)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in entry or ":" in entry:
+        if pure.is_absolute() or ".." in pure.parts or "\\" in entry or ":" in entry or not entry.isprintable():
             raise BundleError(f"{path}: {entry!r} leaves the bundle; every path must be relative and inside it")
+    if odd := [graph.file for graph in manifest.graphs.values() if not graph.file.endswith(".onnx")]:
+        raise BundleError(f"{path}: graph file {odd[0]!r:.60}; expected .onnx: other formats hold compiled code")
     if missing := set(specs) - set(manifest.graphs):
         raise BundleError(f"{path}: no entry for graph {', '.join(sorted(missing))}; export the checkpoint again")
     return manifest
 
 
-def check_files(directory: Path, manifest: BundleManifest, *, hashes: bool) -> None:
-    """Check that every file is there and unchanged.
+def check_files(directory: Path, manifest: BundleManifest, *, hashes: bool | HashMemory) -> None:
+    """Check that every file is there and unchanged, and that the manifest names every file that is loaded.
 
     Args:
         directory: the bundle.
         manifest: its manifest.
-        hashes: compare SHA-256 too, not sizes alone.
+        hashes: compare SHA-256 too, not sizes alone; a memory leaves out files that it knows.
 
     Raises:
-        BundleMissingError: if a file is missing.
-        BundleIntegrityError: if a file has another size or content.
+        BundleMissingError: if a file is missing or no regular file.
+        BundleIntegrityError: if a file has another size or content, is a link out of the bundle, or is not named.
     """
+    sizes = {entry.path: entry for entry in manifest.files}
+    for name in _loaded(directory, manifest):
+        if name not in sizes:
+            got = f"{directory / name}: {MANIFEST_FILE} does not list it under files"
+            raise BundleIntegrityError(f"{got}, but it would be loaded; export the checkpoint again")
+    home = _home(directory)
     for entry in manifest.files:
         path = directory / entry.path
         if not path.is_file():
-            raise BundleMissingError(f"{path}: the file is missing; copy the whole bundle again or export it again")
-        if (size := path.stat().st_size) != entry.size:
-            message = f"{path}: {size} bytes, the manifest says {entry.size}; it is truncated or altered, copy it again"
-            raise BundleIntegrityError(message)
-        if hashes and sha256(path) != entry.sha256:
-            raise BundleIntegrityError(f"{path}: SHA-256 differs from the manifest; it was altered, copy it again")
+            how = "is no regular file" if path.exists() else "the file is missing"
+            raise BundleMissingError(f"{path}: {how}; copy the whole bundle again or export it again")
+        if not path.resolve().is_relative_to(home):
+            raise BundleIntegrityError(f"{path}: a link that leaves the bundle; copy the file itself")
+        state = path.stat()
+        if state.st_size != entry.size:
+            message = f"{path}: {state.st_size} bytes, the manifest says {entry.size}"
+            raise BundleIntegrityError(f"{message}; it is truncated or altered, copy it again")
+        if hashes:
+            _check_content(path, state, entry, sizes, hashes if isinstance(hashes, HashMemory) else None)
+
+
+def _check_content(
+    path: Path, state: os.stat_result, entry: FileEntry, listed: Collection[str], memory: HashMemory | None
+) -> None:
+    if memory is not None and memory.knows(path, state, entry.sha256):
+        return
+    if sha256(path) != entry.sha256:
+        raise BundleIntegrityError(f"{path}: SHA-256 differs from the manifest; it was altered, copy it again")
+    if path.suffix == ".onnx" and (unknown := _data_files(path) - set(listed)):
+        raise BundleIntegrityError(f"{path}: its weights are in {min(unknown)!r:.60}, which {MANIFEST_FILE} omits")
+    if memory is not None:
+        memory.add(path, state, entry.sha256)
+
+
+def _loaded(directory: Path, manifest: BundleManifest) -> list[str]:
+    """Return the names of the files that a model or `verify` reads."""
+    graphs = [manifest.graphs[name].file for name in manifest.specs]
+    data = [name + DATA_SUFFIX for name in graphs if (directory / (name + DATA_SUFFIX)).exists()]
+    return [*graphs, *data, TOKENIZER_FILE]
+
+
+def _data_files(graph: Path) -> set[str]:
+    """Return the files that hold weights of a graph: values of the key `location` in its protocol buffer."""
+    content, found = graph.read_bytes(), set[str]()
+    for part in content.split(_LOCATION)[1:]:
+        length = part[0] if part else 0
+        if 0 < length < 128:
+            found.add((PurePosixPath(part[1 : length + 1].decode("utf-8", "backslashreplace"))).as_posix())
+    return found
+
+
+def _home(directory: Path) -> Path:
+    """Return the directory that no file may leave; in the Hub's cache, files are links to blobs beside the snapshot."""
+    resolved = directory.resolve()
+    if resolved.parent.name == "snapshots" and (resolved.parent.parent / "blobs").is_dir():
+        return resolved.parent.parent
+    return resolved
 
 
 def _check_version(document: dict[str, Any], path: Path) -> None:

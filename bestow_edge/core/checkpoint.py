@@ -5,13 +5,15 @@ Standard library only. `bestow_edge.model.checkpoint` reads and writes the weigh
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from math import prod
 from pathlib import Path
 
-from bestow_edge.core.config import ModelConfig, read_json
-from bestow_edge.core.errors import CheckpointError
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.errors import CheckpointError, ConfigError
+from bestow_edge.core.files import tidy
+from bestow_edge.core.graphs import graph_specs
+from bestow_edge.core.json_text import parse_object, read_json
 from bestow_edge.core.prompts import check_languages, parse_pair
 
 CONFIG_FILE = "config.json"
@@ -30,6 +32,8 @@ def load_config(directory: Path) -> ModelConfig:
         ConfigError: if its config has unknown or wrong fields.
         PromptError: if a language of it is unknown.
     """
+    if not directory.exists():
+        tidy(directory)
     for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory}: not a checkpoint, {name} is missing; make one with train or init")
@@ -37,7 +41,11 @@ def load_config(directory: Path) -> ModelConfig:
     if document.get("format") != FORMAT or document.get("format_version") != FORMAT_VERSION:
         got = f"config.json is {document.get('format')} {document.get('format_version')}, expected {FORMAT}"
         raise CheckpointError(f"{directory}: {got} {FORMAT_VERSION}; make the checkpoint again with train or init")
-    config = ModelConfig.from_dict(document.get("model", {}))
+    try:
+        config = ModelConfig.from_dict(document.get("model", {}))
+        graph_specs(config)
+    except KeyError as error:
+        raise ConfigError(f"{directory / CONFIG_FILE}: the encoder's or the LLM's config lacks {error}") from error
     for pair in config.pairs:
         parse_pair(pair)
     check_languages(*config.questions)
@@ -46,7 +54,8 @@ def load_config(directory: Path) -> ModelConfig:
 
 def read_notes(directory: Path) -> list[str]:
     """Return the notes on the origin of a checkpoint, in words for people; most have none."""
-    return [str(note) for note in read_json(directory / CONFIG_FILE).get("notes", [])]
+    notes = read_json(directory / CONFIG_FILE).get("notes", [])
+    return [str(note) for note in notes] if isinstance(notes, list) else []
 
 
 def weights_by_part(directory: Path) -> dict[str, int]:
@@ -72,7 +81,14 @@ def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+            header = parse_object(file.read(min(length, MAX_HEADER_BYTES)), WEIGHTS_FILE)
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        if wrong := [name for name, shape in shapes.items() if not all(_is_size(size) for size in shape)]:
+            raise ConfigError(f"shape of {wrong[0]} is {shapes[wrong[0]]}")
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not a safetensors file ({error}); copy the checkpoint again") from error
+    return shapes
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 2**62

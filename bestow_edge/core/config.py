@@ -6,17 +6,18 @@ error that names the known ones, so that a misspelt field never silently takes i
 
 from __future__ import annotations
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from bestow_edge.core.decoding import decode
 from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.networks import check_network
+from bestow_edge.core.ranges import check_ranges
 
+MOST = 1_000_000  # steps of a policy: 22 hours
 PolicyName = Literal["wait-k", "offline", "align-att", "local-agreement"]
 """Names of the read/write policies in files and on the command line."""
 
@@ -70,6 +71,7 @@ class FeatureConfig:
             got = f"{self.sample_rate_hz}, {self.log_guard}, {self.preemphasis}"
             expected = "sample_rate_hz and log_guard above 0, log_guard and preemphasis finite"
             raise ConfigError(f"features: need {expected}, got {got}")
+        check_ranges("features", self, sample_rate_hz=(1, 1_000_000), preemphasis=(-1, 1), log_guard=(0, 1))
 
     @property
     def frame_s(self) -> float:
@@ -175,6 +177,13 @@ class ConnectorConfig(ABC):
 
         return {name: kind.config for name, kind in CONNECTORS.items()}
 
+    def check_llm(self, llm: Mapping[str, Any]) -> None:  # noqa: B027 - for kinds that name tokens or layers of it
+        """Check that the tokens, layers and heads that it names are the LLM's.
+
+        Raises:
+            ConfigError: if one is not.
+        """
+
     @property
     def max_text_tokens(self) -> int | None:
         """Most tokens of a text, prompt included; None for as many as the LLM takes."""
@@ -226,6 +235,7 @@ class PolicyConfig:
         if self.k < 1 or self.l < 1 or self.threshold < 0:
             got = f"k={self.k}, l={self.l}, threshold={self.threshold}"
             raise ConfigError(f"policy: k and l must be at least 1 and threshold at least 0, got {got}")
+        check_ranges("policy", self, k=(1, MOST), l=(1, MOST), threshold=(0, MOST), pool=(1, MOST), least_share=(0, 1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,6 +256,8 @@ class SegmentConfig:
         """Check ranges."""
         if min(self.pause_s, self.max_tokens, self.max_s, self.context_tokens) < 0:
             raise ConfigError(f"segments: all of it must be at least 0, got {self}")
+        longest_s, tokens = (0, 1e6), (0, 2**31 - 1)
+        check_ranges("segments", self, pause_s=longest_s, max_s=longest_s, max_tokens=tokens, context_tokens=tokens)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -293,6 +305,7 @@ class ModelConfig:
         """Check that the parts fit each other."""
         check_network(self.llm, "llm")
         self.encoder.check_features(self.features)
+        self.connector.check_llm(self.llm)
 
     @property
     def step_s(self) -> float:
@@ -317,49 +330,3 @@ class ModelConfig:
             ConfigError: if a key is unknown or missing, or a value has the wrong type.
         """
         return decode(cls, values, "config")
-
-
-def check_network(network: Mapping[str, Any], part: str) -> None:
-    """Check the transformers config of a part.
-
-    Raises:
-        ConfigError: if it lacks a field that every one has, or names code.
-    """
-    if "model_type" not in network or "hidden_size" not in network:
-        raise ConfigError(f"{part}: transformers config without model_type or hidden_size")
-    for name, value in network.items():
-        check_code(name, value, part)
-
-
-_IMPLEMENTATIONS = (None, "eager", "sdpa", "batched_mm", "grouped_mm")  # those of torch
-
-
-def check_code(name: str, value: object, where: str) -> None:
-    """Refuse a field of a transformers config that names code: transformers would download and run such a kernel.
-
-    Raises:
-        ConfigError: if it does.
-    """
-    if name.endswith(("attn_implementation", "experts_implementation")) and value not in _IMPLEMENTATIONS:
-        raise ConfigError(f"{where}: {name} is {value!r:.60}, which may name code; remove the field")
-
-
-def _constant(text: str) -> float:
-    if math.isnan(value := float(text)):
-        raise ValueError(f"{text} is no number")
-    return value  # infinity, which some transformers configs have
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a UTF-8 file.
-
-    Raises:
-        ConfigError: if the file is not a JSON object.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_constant)
-    except (ValueError, RecursionError) as error:  # of the encoding, the syntax, a number or the depth
-        raise ConfigError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a JSON object, got {type(values).__name__}")
-    return values

@@ -57,6 +57,10 @@ class SignatureError(BundleError):
     """A graph's inputs or outputs differ from its GraphSpec."""
 
 
+class GraphError(BestowEdgeError, RuntimeError):
+    """A graph failed while it ran, or returned what no model returns; the session that ran it has ended."""
+
+
 class EngineError(BestowEdgeError, RuntimeError):
     """A TensorRT engine cannot be built, loaded or run with the sizes asked for."""
 

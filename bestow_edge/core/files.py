@@ -1,13 +1,27 @@
-"""Files and directories that are written atomically: complete or not at all. Standard library only."""
+"""Files and directories that are written atomically: complete or not at all. Standard library only.
+
+What a command that was killed leaves behind has a name that tells what it is of and which process made it. The next
+command for the same path puts the old directory back where no new one took its place, and removes the rest.
+"""
 
 import hashlib
+import logging
+import os
+import platform
+import re
+import secrets
 import shutil
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bestow_edge.core.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.edge-(?P<kind>new|old)\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}")
+_OLD_S = 7 * 24 * 3600  # what another machine left is removed after a week: whether its process lives is not known
 
 
 @contextmanager
@@ -20,11 +34,13 @@ def atomic_directory(target: Path, *, replace: bool) -> Iterator[Path]:
 
     Raises:
         ConfigError: if `target` is not a directory, or exists and may not be replaced.
+        OSError: if it cannot take its place; the old directory is back then, or the message says where it is.
     """
     target = target.resolve()
     check_free(target, replace=replace)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    partial = temporary_path(target)
+    partial.mkdir()
     try:
         yield partial
         _take_place(partial, target)
@@ -33,11 +49,12 @@ def atomic_directory(target: Path, *, replace: bool) -> Iterator[Path]:
 
 
 def check_free(target: Path, *, replace: bool) -> None:
-    """Check that a directory can be made at a path. Call it before long work too.
+    """Check that a directory can be made at a path, and tidy up after commands that were killed. Call it early too.
 
     Raises:
         ConfigError: if `target` is not a directory, or exists and may not be replaced.
     """
+    tidy(target)
     if target.exists() and (not replace or not target.is_dir()):
         raise ConfigError(f"{target.resolve()} exists; choose another path or allow it to be replaced (--force)")
 
@@ -45,26 +62,109 @@ def check_free(target: Path, *, replace: bool) -> None:
 def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Write a file atomically, text as UTF-8."""
     encoded = content.encode() if isinstance(content, str) else content
-    with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
-        partial = Path(file.name)
-        try:
-            file.write(encoded)
-            file.close()
-            partial.chmod(0o644)  # temporary files are private
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    partial = temporary_path(path)
+    try:
+        partial.write_bytes(encoded)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def temporary_path(target: Path) -> Path:
+    """Return a fresh name beside a path, by which `leftovers` finds what a killed process left there."""
+    return _beside(target, "new")
+
+
+def tidy(target: Path) -> list[Path]:
+    """Remove what killed commands left of a path, and put its old content back if nothing else is there.
+
+    Returns:
+        Paths of what was removed or put back.
+    """
+    target = target.resolve()
+    done = [path for path in leftovers(target.parent) if _target(path) == target]
+    for path in sorted(done, key=_changed_s, reverse=True):  # the newest old content goes back
+        settle(path)
+    return done
+
+
+def leftovers(directory: Path) -> list[Path]:
+    """Return what killed commands left in a directory; what a running process writes is none."""
+    try:
+        found = [path for path in directory.iterdir() if _LEFTOVER.fullmatch(path.name)]
+    except OSError:
+        return []
+    return sorted(path for path in found if not _in_use(path))
+
+
+def settle(leftover: Path) -> str:
+    """Put old content back where no new one took its place, or remove a leftover; return what was done, in words."""
+    target = _target(leftover)
+    if ".edge-old." in leftover.name and not target.exists():
+        leftover.rename(target)
+        logger.warning("%s: a command was killed while it replaced this; the old content is back", target)
+        return f"put back as {target.name}"
+    if leftover.is_dir() and not leftover.is_symlink():
+        shutil.rmtree(leftover)
+    else:
+        leftover.unlink(missing_ok=True)
+    logger.info("%s: removed, a killed command left it", leftover)
+    return "removed"
 
 
 def _take_place(partial: Path, target: Path) -> None:
-    partial.chmod(0o755)  # mkdtemp makes it private
     if not target.exists():
         partial.rename(target)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(old / target.name)
-    partial.rename(target)
+    old = _beside(target, "old")
+    target.rename(old)
+    try:
+        partial.rename(target)
+    except BaseException as error:
+        try:
+            old.rename(target)
+        except OSError as second:
+            where = f"{target}: not replaced ({error}); its old content is in {old}, rename it back"
+            raise OSError(second.errno, where) from error
+        raise
     shutil.rmtree(old)
+
+
+def _beside(target: Path, kind: str) -> Path:
+    return target.parent / f".{target.name}.edge-{kind}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _target(leftover: Path) -> Path:
+    match = _LEFTOVER.fullmatch(leftover.name)
+    return leftover.parent / (match["name"] if match else leftover.name)
+
+
+def _in_use(path: Path) -> bool:
+    match = _LEFTOVER.fullmatch(path.name)
+    if match is None:
+        return True
+    if match["host"] != _HOST:
+        return time.time() - _changed_s(path) < _OLD_S
+    return _runs(int(match["pid"]))
+
+
+def _runs(pid: int) -> bool:
+    if os.name == "nt":  # os.kill would end the process there
+        return pid == os.getpid()
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _changed_s(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return time.time()
 
 
 def sha256(path: Path) -> str:

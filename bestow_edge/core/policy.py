@@ -11,8 +11,10 @@ predicts answer token 0. Prompt tokens before it see no speech, only the null fr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from bestow_edge.core.errors import ConfigError
 
 if TYPE_CHECKING:  # the command line reads policies and needs no numpy for that
     import numpy as np
@@ -77,8 +79,9 @@ class WaitK(Policy):
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        _check_numbers(self)
         if self.k < 1 or self.l < 1:
-            raise ValueError(f"wait-k needs k >= 1 and l >= 1, got k={self.k}, l={self.l}")
+            raise ConfigError(f"wait-k needs k >= 1 and l >= 1, got k={self.k}, l={self.l}")
 
     @property
     def read_steps(self) -> int:
@@ -131,10 +134,11 @@ class AlignAtt(Policy):
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        _check_numbers(self)
         if self.threshold < 0 or self.l < 1 or self.sink_steps < 0 or self.pool < 1 or self.most_refusals < 0:
-            raise ValueError(f"align-att: need l and pool of at least 1, the others of at least 0, got {self}")
+            raise ConfigError(f"align-att: need l and pool of at least 1, the others of at least 0, got {self}")
         if not 0 <= self.least_share < 1:
-            raise ValueError(f"align-att: least_share must be at least 0 and below 1, got {self.least_share}")
+            raise ConfigError(f"align-att: least_share must be at least 0 and below 1, got {self.least_share}")
 
     @property
     def read_steps(self) -> int:
@@ -172,8 +176,9 @@ class LocalAgreement(Policy):
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        _check_numbers(self)
         if self.n < 2 or self.l < 1:
-            raise ValueError(f"local agreement needs n >= 2 and l >= 1, got n={self.n}, l={self.l}")
+            raise ConfigError(f"local agreement needs n >= 2 and l >= 1, got n={self.n}, l={self.l}")
 
     @property
     def read_steps(self) -> int:
@@ -198,6 +203,34 @@ POLICIES: dict[str, type[Policy]] = {
     "local-agreement": LocalAgreement,
 }
 """Names of the policies in files and on the command line; all are dataclasses."""
+
+
+def _check_numbers(policy: Any) -> None:  # Any: a dataclass of whole numbers and shares
+    for item in fields(policy):
+        value = getattr(policy, item.name)
+        kinds = (int, float) if item.name == "least_share" else (int,)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) <= ALL_STEPS:
+            expected = "a number" if len(kinds) > 1 else "a whole number"
+            raise ConfigError(f"policy {type(policy).__name__}: {item.name} is {value!r:.60}; expected {expected}")
+
+
+def check_policy(policy: object) -> None:
+    """Check what a session relies on, for policies that a program brings too.
+
+    Raises:
+        ConfigError: if it is no policy, or asks for a number of steps or drafts that no session can give.
+    """
+    if not isinstance(policy, Policy):
+        raise ConfigError(f"policy {policy!r:.60}: expected one such as WaitK(k=6, l=4) or Offline()")
+    asked = {
+        "read_steps": (policy.read_steps, 1, ALL_STEPS),
+        "num_drafts": (policy.num_drafts, 0, 100),
+        "steps_needed(0)": (policy.steps_needed(0), 0, ALL_STEPS),
+    }
+    for name, (value, least, most) in asked.items():
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            got = f"{name} is {value!r:.60}"
+            raise ConfigError(f"policy {type(policy).__name__}: {got}; expected a whole number from {least} to {most}")
 
 
 def visible_steps(

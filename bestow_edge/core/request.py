@@ -13,7 +13,7 @@ from bestow_edge.core.config import ModelConfig, PolicyConfig, PolicyName
 from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.delay import Choice, parse_latency, solve
 from bestow_edge.core.errors import ConfigError
-from bestow_edge.core.policy import POLICIES, Offline, Policy
+from bestow_edge.core.policy import POLICIES, AlignAtt, Offline, Policy, check_policy
 from bestow_edge.core.prompts import AUTO, AboutSpeech, Question, parse_asked
 
 DEFAULT_PAIR, DEFAULT_SPOKEN = "en-de", "en"  # of models that can, as the demo
@@ -174,8 +174,12 @@ def check_follows(policy: Policy, config: ModelConfig) -> None:
     """Refuse a policy that the model's kind of connector cannot follow.
 
     Raises:
-        ConfigError: names the policies that it can follow.
+        ConfigError: names the policies that it can follow, or what no session can do, see `check_policy`.
     """
+    check_policy(policy)
+    layers = getattr(config.connector, "num_layers", 1)
+    if isinstance(policy, AlignAtt) and not -layers <= policy.layer < layers:
+        raise ConfigError(f"policy align-att: layer {policy.layer}; expected {-layers} to {layers - 1}")
     kind = CONNECTORS[config.connector.kind]
     if not kind.follows(policy):
         known = ", ".join(name for name in POLICIES if kind.follows(default_policy(name, config.policy)))

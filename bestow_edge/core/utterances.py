@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from bestow_edge.core.errors import ManifestError
+from bestow_edge.core import json_text
+from bestow_edge.core.errors import ConfigError, ManifestError
 
 LINES = "a file of JSON lines"
 ROUNDING_S = 0.5
@@ -140,12 +140,9 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
         ManifestError: if it is not a JSON object.
     """
     try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ManifestError(f"{where}: not valid JSON ({error.msg})") from error
-    if not isinstance(entry, dict):
-        raise ManifestError(f"{where}: expected a JSON object, got {type(entry).__name__}")
-    return entry
+        return json_text.parse_object(line, where)
+    except ConfigError as error:
+        raise ManifestError(str(error)) from error
 
 
 def parse_utterance(line: str, manifest: Path, number: int, default_lang: str = "en") -> Utterance:

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from bestow_edge.core.config import ModelConfig
-from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.kinds import module_of
+from bestow_edge.model.pretrained.configs import refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +79,11 @@ class SpeechModel(nn.Module):
             ConfigError: if transformers has no such encoder or LLM.
         """
         build_llm: Any = AutoModelForCausalLM.from_config  # Any: transformers' auto classes have no types
-        encoder = build_encoder(_transformers_config(config.encoder.network, "encoder"))
-        llm = build_llm(_transformers_config(config.llm, "llm"))  # sdpa, unless the family needs eager (Gemma 2)
+        networks = _transformers_config(config.encoder.network, "encoder"), _transformers_config(config.llm, "llm")
+        with refused("encoder: transformers refuses to build it"):
+            encoder = build_encoder(networks[0])
+        with refused("llm: transformers refuses to build it"):
+            llm = build_llm(networks[1])  # sdpa, unless the family needs eager (Gemma 2)
         return cls(config, encoder, llm)
 
     def encode(self, mel: Tensor, frame_lens: Tensor, right_context: int | None = None) -> Speech:
@@ -120,7 +122,5 @@ def build_encoder(config: Any) -> PreTrainedModel:  # Any: a PretrainedConfig su
 
 def _transformers_config(values: dict[str, Any], part: str) -> Any:  # Any: a PretrainedConfig subclass of many
     options = dict(values)
-    try:
+    with refused(f"{part}: transformers refuses this config"):
         return AutoConfig.for_model(options.pop("model_type"), **options)
-    except (ValueError, StrictDataclassError) as error:
-        raise ConfigError(f"{part}: transformers refuses this config: {error}") from error

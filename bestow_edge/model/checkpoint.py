@@ -99,6 +99,9 @@ def skeleton(directory: Path) -> SpeechModel:
     have, need = weight_shapes(path), {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     aliases = _aliases(model)
     missing = {name for name in need if not set(have) & aliases.get(name, {name})}
+    if twice := [name for name, names in aliases.items() if name in have and len(names & set(have)) > 1]:
+        got = f"config.json ties {' and '.join(sorted(aliases[min(twice)]))}, but the file holds both"
+        raise CheckpointError(f"{path}: {got}; set tie_word_embeddings to false, or make the checkpoint again")
     surplus = set(have) - set(need)
     wrong = [name for name in set(need) & set(have) if need[name] != have[name]]
     for problem, names in (("missing", missing), ("unknown", surplus), ("of another shape", wrong)):

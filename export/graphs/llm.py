@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicLayer
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError, ParityError
-from bestow_edge.core.specs.llm import llm_spec
+from bestow_edge.core.specs.llm import check_exportable, llm_spec
 from bestow_edge.core.tensors import BATCH, CAPACITY, PAST_TOKENS, TOKENS
 from bestow_edge.export.graphs.base import Case, Feeds, GraphSource
 
@@ -46,6 +46,7 @@ def llm_step(llm: PreTrainedModel) -> Iterator[LlmStep]:
         ExportError: if the model is not float32 or keeps other state than keys and values.
         ParityError: if the graph computes something else, because the model's attention is not the plain kind.
     """
+    check_exportable(llm.config.to_dict(), "LLM")
     if llm.dtype != torch.float32:
         raise ExportError(f"LLM weights are {llm.dtype}, expected torch.float32; call llm.float() before exporting")
     with torch.no_grad(), _evaluating(llm):

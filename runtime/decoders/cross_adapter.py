@@ -16,18 +16,16 @@ from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.core.tensors import (
     ALIGNMENT,
     INPUTS_EMBEDS,
-    LOG_PROB,
     LOGITS,
     MEMORY,
     NEXT,
-    TOKEN_ID,
     TOKEN_IDS,
     VISIBLE_STEPS,
     WRITTEN_STEPS,
 )
 from bestow_edge.runtime.decoders.base import Attempt, Floats, hear_all
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph, Ints
-from bestow_edge.runtime.decoders.scores import OnDevice, log_probs
+from bestow_edge.runtime.decoders.scores import OnDevice, best_tokens, log_probs
 from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
 from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.encoders.base import SpeechSteps
@@ -95,12 +93,11 @@ class AdapterDecoder:
     def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
         """See `Decoder`; a row's next token follows its query."""
         out = self._run(self.queries[:, None], np.array(visible_steps, dtype=np.int64)[:, None])
-        token_ids, best = self._device.get(out[TOKEN_ID], out[LOG_PROB])
+        best = best_tokens(self._device, out, self._graphs[LLM].spec)
         logits, alignment = OnDevice(self._device, out[LOGITS]), OnDevice(self._device, out[ALIGNMENT])
         return [
             Attempt(
-                int(token_ids[row]),
-                float(best[row]),
+                *best[row],
                 visible,
                 partial(log_probs, logits, row),
                 partial(_alignment, alignment, row, [*self.memory.slots_of(visible), -1]),

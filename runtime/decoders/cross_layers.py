@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from bestow_edge.core.bundle import BundleManifest
 from bestow_edge.core.specs.cross_layers import GRAPH
-from bestow_edge.core.tensors import ALIGNMENT, LANGUAGE_LOGITS, LOG_PROB, LOGITS, MEMORY, TOKEN_ID, TOKEN_IDS, by_layer
+from bestow_edge.core.tensors import ALIGNMENT, LANGUAGE_LOGITS, LOGITS, MEMORY, TOKEN_IDS, by_layer
 from bestow_edge.runtime.decoders.base import Attempt, Floats, no_languages
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph, Ints
-from bestow_edge.runtime.decoders.scores import OnDevice, log_probs
+from bestow_edge.runtime.decoders.scores import OnDevice, best_tokens, log_probs
 from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.encoders.base import SpeechSteps
 
@@ -82,12 +82,11 @@ class CrossLayersDecoder:
             raise RuntimeError("an attempt before any speech was heard")
         first = self._speech.start  # later than 0 if the segment is longer than the encoder's window
         out = self._run_texts(self._speech) if self._stale else self._run_queries()
-        token_ids, log_prob = self._graph.device.get(out[TOKEN_ID], out[LOG_PROB])
+        best = best_tokens(self._graph.device, out, self._graph.spec)
         logits, alignment = OnDevice(self._graph.device, out[LOGITS]), OnDevice(self._graph.device, out[ALIGNMENT])
         return [
             Attempt(
-                int(token_ids[row]),
-                float(log_prob[row]),
+                *best[row],
                 visible,
                 partial(log_probs, logits, row),
                 partial(self._by_step, alignment, row, visible - first),

@@ -19,10 +19,10 @@ from bestow_edge.core.bundle import BundleManifest
 from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.core.specs.prepend import GRAPH as EMBEDDING
 from bestow_edge.core.specs.prepend import SPEECH_EMBEDS, PrependConfig, prepend
-from bestow_edge.core.tensors import INPUTS_EMBEDS, LOG_PROB, LOGITS, TOKEN_ID, TOKEN_IDS
+from bestow_edge.core.tensors import INPUTS_EMBEDS, LOGITS, TOKEN_IDS
 from bestow_edge.runtime.decoders.base import Attempt
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph
-from bestow_edge.runtime.decoders.scores import OnDevice, log_probs
+from bestow_edge.runtime.decoders.scores import OnDevice, best_tokens, log_probs
 from bestow_edge.runtime.devices.base import Array, Buffer, Graph
 from bestow_edge.runtime.encoders.base import SpeechSteps
 
@@ -115,11 +115,10 @@ class PrependDecoder:
             self._llm.past_tokens[:] = self._first + seen
             self._run_tokens([text[:-1] for text in self._texts])
         out = self._run(self._embeds([text[-1:] for text in self._texts]))
-        token_ids, best = self._device.get(out[TOKEN_ID], out[LOG_PROB])
+        best = best_tokens(self._device, out, self._graphs[LLM].spec)
         logits = OnDevice(self._device, out[LOGITS])
         return [
-            Attempt(int(token_ids[row]), float(best[row]), visible, partial(log_probs, logits, row))
-            for row, visible in enumerate(visible_steps)
+            Attempt(*best[row], visible, partial(log_probs, logits, row)) for row, visible in enumerate(visible_steps)
         ]
 
     def commit(self, row: int, token_id: int) -> None:

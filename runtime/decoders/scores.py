@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
 
+from bestow_edge.core.errors import GraphError
+from bestow_edge.core.tensors import LOG_PROB, LOGITS, TOKEN_ID, GraphSpec
 from bestow_edge.runtime.decoders.base import Floats
 from bestow_edge.runtime.devices.base import Array, Buffer, Device
 
@@ -20,6 +24,23 @@ class OnDevice:
     def array(self) -> Array:
         """The tensor in memory."""
         return self._device.get(self._buffer)[0]
+
+
+def best_tokens(device: Device, out: Mapping[str, Buffer], spec: GraphSpec) -> list[tuple[int, float]]:
+    """Return the most probable token of each row and its natural log-probability, from the outputs of an LLM's graph.
+
+    Raises:
+        GraphError: if a token is no part of the vocabulary, or a probability is not a number.
+    """
+    token_ids, log_prob = device.get(out[TOKEN_ID], out[LOG_PROB])
+    vocabulary = out[LOGITS].shape[-1]
+    found = [(int(token), float(value)) for token, value in zip(token_ids, log_prob, strict=True)]
+    for token, value in found:
+        if not 0 <= token < vocabulary or not math.isfinite(value):
+            got = f"{spec.name} returned token {token} of log-probability {value}"
+            expected = f"a token below {vocabulary} and a finite number"
+            raise GraphError(f"{got}, expected {expected}; check the bundle: bestow-edge verify")
+    return found
 
 
 def log_probs(logits: OnDevice, row: int) -> Floats:

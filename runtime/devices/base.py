@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from bestow_edge.core.errors import GraphError
 from bestow_edge.core.tensors import GraphSpec, TensorSpec
 
 Array = npt.NDArray[Any]  # Any: floats and int64 tensors pass through here alike
@@ -104,8 +105,13 @@ class Cpu:
 
     def copy(self, pairs: Iterable[tuple[Buffer, Buffer]]) -> None:
         """See `Device`."""
-        for target, source in pairs:
-            target[...] = source  # type: ignore[index]  # arrays, as above
+        try:
+            for target, source in pairs:
+                target[...] = source  # type: ignore[index]  # arrays, as above
+        except ValueError as error:  # of a graph whose outputs have other sizes than it promises
+            raise GraphError(
+                f"an output of a graph has another shape ({error}); check the bundle: bestow-edge verify"
+            ) from error
 
 
 CPU = Cpu()

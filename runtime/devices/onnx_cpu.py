@@ -5,11 +5,12 @@ Input arrays are bound by pointer and never copied. The only file that imports o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bestow_edge.core.errors import BundleError, MissingExtraError, SignatureError
+from bestow_edge.core.errors import BundleError, GraphError, MissingExtraError, SignatureError
 from bestow_edge.core.tensors import GraphSpec, TensorSpec
 from bestow_edge.runtime.devices.backend import DeviceName, GraphFiles, Opened
 from bestow_edge.runtime.devices.base import CPU, Array, Buffer, Graph
@@ -88,6 +89,28 @@ def open_session(
     return session
 
 
+def run_bound(session: Any, binding: Any, spec: GraphSpec, options: Any = None) -> None:  # Any: as above
+    """Run a graph on what is bound.
+
+    Raises:
+        GraphError: if onnxruntime fails.
+    """
+    with graph_errors(spec):
+        session.run_with_iobinding(binding, options)
+
+
+@contextmanager
+def graph_errors(spec: GraphSpec) -> Iterator[None]:
+    """Turn errors of onnxruntime into a `GraphError` that names the graph."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime's errors share no other base
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise GraphError(
+            f"{spec.name} failed while it ran ({reason:.300}); check the bundle: bestow-edge verify"
+        ) from error
+
+
 class OnnxGraph:
     """A graph on the CPU."""
 
@@ -113,15 +136,16 @@ class OnnxRunner:
 
     def bind(self, tensors: Mapping[str, Buffer]) -> None:
         """See `Runner`."""
-        for name, array in tensors.items():
-            self._binding.bind_cpu_input(name, array)
-            self._bound[name] = array
+        with graph_errors(self._graph.spec):
+            for name, array in tensors.items():
+                self._binding.bind_cpu_input(name, array)
+                self._bound[name] = array
 
     def run(self) -> dict[str, Array]:
         """Run the graph on the bound inputs and return new arrays by name."""
         for name in self._graph.spec.output_names:
             self._binding.bind_output(name, "cpu")
-        self._graph.session.run_with_iobinding(self._binding)
+        run_bound(self._graph.session, self._binding, self._graph.spec)
         values = self._binding.get_outputs()
         return {name: value.numpy() for name, value in zip(self._graph.spec.output_names, values, strict=True)}
 
@@ -133,9 +157,9 @@ def _check(session: Any, path: Path, spec: GraphSpec) -> None:  # Any: onnxrunti
         odd = set(got_in) ^ set(spec.input_names) | set(got_out) ^ set(spec.output_names)
         names = ", ".join(sorted(odd)) or "their order"
         raise SignatureError(f"{path.name}: tensors differ from the manifest's model: {names}; export again")
-    for tensor in spec.fed:
-        item = got_in[tensor.name]
-        if item.type != ONNX_TYPES[tensor.dtype] or not _fits(tensor, item.shape):
+    returned = dict(zip(spec.returned, session.get_outputs(), strict=True))
+    for tensor, item in {**{tensor: got_in[tensor.name] for tensor in spec.fed}, **returned}.items():
+        if item.type != ONNX_TYPES[tensor.dtype] or (item.shape and not _fits(tensor, item.shape)):
             got = f"{item.type} {item.shape}"
             raise SignatureError(f"{path.name}: got {got} where the manifest's model says {tensor}; export again")
 

@@ -22,7 +22,7 @@ from bestow_edge.runtime.devices.backend import DeviceName, GraphFiles, Opened
 from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.devices.bindings import Bindings, OutputBlock, Prepared
 from bestow_edge.runtime.devices.cuda import CudaArray, CudaDevice, CudaOptions
-from bestow_edge.runtime.devices.onnx_cpu import Provider, import_onnxruntime, open_session
+from bestow_edge.runtime.devices.onnx_cpu import Provider, import_onnxruntime, open_session, run_bound
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class _Bound:
             places = *((name, *place) for name, place in self._inputs.items()), *self._outputs
             options.add_run_config_entry("gpu_graph_id", self._graph.capture_of(places))
         with self._graph.device.lock:
-            self._graph.session.run_with_iobinding(self._binding, options)
+            run_bound(self._graph.session, self._binding, self._graph.spec, options)
 
 
 def provider_options(device: CudaDevice) -> dict[str, str]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
-import numpy as np
-
+from bestow_edge.core.archives import read_arrays
 from bestow_edge.core.bundle import GOLDEN_FILE, BundleManifest, Precision, check_files, read_manifest
-from bestow_edge.core.errors import BundleIntegrityError
-from bestow_edge.core.tensors import LOGITS, TOKEN_ID
+from bestow_edge.core.comparison import finite, relative_error
+from bestow_edge.core.errors import BundleIntegrityError, ConfigError, ParityError
+from bestow_edge.core.tensors import TensorSpec
 from bestow_edge.runtime.devices.base import Array
 from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
 
@@ -42,13 +41,20 @@ class GoldenRow:
 def record_golden(
     directory: Path, manifest: BundleManifest, inputs: Mapping[str, Mapping[str, Array]]
 ) -> dict[str, Array]:
-    """Run each `<graph>.onnx` of a directory on inputs, by graph and tensor name; return arrays for one `.npz` file."""
+    """Run each `<graph>.onnx` of a directory on inputs, by graph and tensor name; return arrays for one `.npz` file.
+
+    Raises:
+        ParityError: if an output holds NaN or infinity.
+    """
     arrays: dict[str, Array] = {}
     for name, spec in manifest.specs.items():
         runner = OnnxGraph(directory / f"{name}.onnx", spec, threads=0).runner()
         runner.bind(inputs[name])
         arrays |= {f"{name}/in/{key}": value for key, value in inputs[name].items()}
-        arrays |= {f"{name}/out/{key}": value for key, value in runner.run().items()}
+        outputs = runner.run()
+        if bad := [key for key, value in outputs.items() if not finite({key: value})]:
+            raise ParityError(f"{name}: output {bad[0]} holds NaN or infinity; no bundle was written")
+        arrays |= {f"{name}/out/{key}": value for key, value in outputs.items()}
     return arrays
 
 
@@ -59,6 +65,8 @@ def verify(directory: Path) -> list[GoldenRow]:
         BundleError: if the bundle is missing, damaged or invalid; the rows hold the errors of the outputs.
     """
     manifest = read_manifest(directory)
+    if GOLDEN_FILE not in {entry.path for entry in manifest.files}:
+        raise BundleIntegrityError(f"{directory}: bundle.json does not list {GOLDEN_FILE}; export the checkpoint again")
     check_files(directory, manifest, hashes=True)
     golden = _read(directory / GOLDEN_FILE, manifest)
     return [_run_again(name, directory, manifest, golden) for name in manifest.specs]
@@ -79,16 +87,28 @@ def _inputs(graph: str, golden: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _read(path: Path, manifest: BundleManifest) -> dict[str, Array]:
+    remedy = "export the checkpoint again"
+    tensors = {f"{name}/in/{item.name}": item for name, spec in manifest.specs.items() for item in spec.fed}
+    tensors |= {f"{name}/out/{item.name}": item for name, spec in manifest.specs.items() for item in spec.returned}
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            golden = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise BundleIntegrityError(f"{path}: not readable ({error}); export the checkpoint again") from error
-    names = {f"{name}/in/{key}" for name, spec in manifest.specs.items() for key in spec.input_names}
-    names |= {f"{name}/out/{key}" for name, spec in manifest.specs.items() for key in spec.output_names}
-    if odd := names ^ set(golden):
-        raise BundleIntegrityError(f"{path}: not this model's arrays: {min(odd)}; export the checkpoint again")
+        golden = read_arrays(path)
+    except ConfigError as error:
+        raise BundleIntegrityError(f"{error}; {remedy}") from error
+    if odd := set(tensors) ^ set(golden):
+        raise BundleIntegrityError(f"{path}: not this model's arrays: {min(odd)}; {remedy}")
+    for name, array in golden.items():
+        if not _fits(array, tensors[name]):
+            got = f"{array.dtype} {array.shape}"
+            raise BundleIntegrityError(f"{path}: {name} is {got}, expected {tensors[name]}; {remedy}")
+        if not finite({name: array}):
+            raise BundleIntegrityError(f"{path}: {name} holds NaN or infinity; {remedy}")
     return golden
+
+
+def _fits(array: Array, tensor: TensorSpec) -> bool:
+    if array.dtype != tensor.dtype or array.ndim != len(tensor.axes):
+        return False
+    return all(isinstance(axis, str) or axis == size for axis, size in zip(tensor.axes, array.shape, strict=True))
 
 
 def _run_again(name: str, directory: Path, manifest: BundleManifest, golden: Mapping[str, Array]) -> GoldenRow:
@@ -98,19 +118,3 @@ def _run_again(name: str, directory: Path, manifest: BundleManifest, golden: Map
     got = runner.run()
     error = relative_error(got, {key: golden[f"{name}/out/{key}"] for key in got})
     return GoldenRow(name, entry.precision, error, TOLERANCES[entry.precision])
-
-
-def relative_error(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
-    """Return the largest difference over the largest value, the worst of all outputs.
-
-    The difference of a token id is the distance of its expected logit from the best one.
-    """
-    errors = []
-    for name, values in outputs.items():
-        want = expected[LOGITS if name == TOKEN_ID else name]
-        if name == TOKEN_ID:
-            difference = want.max(axis=1, keepdims=True) - np.take_along_axis(want, values[:, None], axis=1)
-        else:
-            difference = np.abs(values.astype(np.float32) - want)
-        errors.append(float(difference.max() / (np.abs(want).max() + 1e-9)))
-    return max(errors)

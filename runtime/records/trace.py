@@ -14,11 +14,8 @@ Samples are written to disk at once, so a trace of hours needs little memory.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass
 from os import PathLike
@@ -30,13 +27,16 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge import __version__
+from bestow_edge.core.archives import DAMAGE, check_size, read_array
 from bestow_edge.core.bundle import MANIFEST_FILE
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.decoding import decode
 from bestow_edge.core.errors import ConfigError, TraceError
-from bestow_edge.core.files import sha256
+from bestow_edge.core.files import sha256, temporary_path
+from bestow_edge.core.json_text import parse_json, parse_object
 from bestow_edge.core.policy import POLICIES, Policy
 from bestow_edge.core.prompts import AboutSpeech, Question, parse_pair
+from bestow_edge.core.ranges import check_ranges
 from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.stream.events import Decision, Event, SegmentEvent, TextEvent
 from bestow_edge.runtime.stream.session import Session
@@ -57,7 +57,8 @@ DECISION = np.dtype(
         ("verdict", "<U6"),
     ]
 )
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, RuntimeError, OSError)
+MOST_BYTES = 200_000_000_000  # a month of audio at 16 kHz
+MOST_TEXT_BYTES = 2_000_000_000  # of the members that are read whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,10 +127,8 @@ class Tracer:
             raise TraceError(f"{self.path} exists; a trace replaces no file, choose another name")
         if not self.path.parent.is_dir():
             raise TraceError(f"{self.path}: no such directory, {self.path.parent}; make it first")
-        handle, partial = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-        os.close(handle)
-        self._partial = Path(partial)
-        self._archive = zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+        self._partial = temporary_path(self.path.absolute())
+        self._archive = zipfile.ZipFile(self._partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
         self._samples: IO[bytes] | None = self._archive.open(SAMPLES, "w", force_zip64=True)
         self._feeds: list[tuple[int, float, float]] = []
         self._events: list[Event] = []
@@ -294,6 +293,8 @@ def read_trace(path: str | PathLike[str]) -> Trace:
         raise TraceError(f"{file}: no such file; expected a trace, as --trace records it")
     try:
         with zipfile.ZipFile(file) as archive:
+            check_size(archive, MOST_BYTES)
+            _check_members(archive)
             header = _read_header(file, archive)
             if altered := archive.testzip():
                 raise ConfigError(f"{altered}: the checksum differs")
@@ -302,7 +303,7 @@ def read_trace(path: str | PathLike[str]) -> Trace:
                 header=header,
                 feeds=_read_array(archive, FEEDS, FEED),
                 decisions=_read_array(archive, DECISIONS, DECISION),
-                events=tuple(_read_event(record) for record in json.loads(archive.read(EVENTS))),
+                events=_read_events(archive),
             )
             _check_feeds(trace, archive.getinfo(SAMPLES).file_size)
     except TraceError:
@@ -331,6 +332,20 @@ def _event_record(event: Event) -> dict[str, object]:
     return {"event": kind, **asdict(event)}
 
 
+def _check_members(archive: zipfile.ZipFile) -> None:
+    for member in archive.infolist():
+        if member.filename != SAMPLES and member.file_size > MOST_TEXT_BYTES:
+            got = f"{member.filename} unfolds to {member.file_size} bytes"
+            raise ConfigError(f"{got}, expected at most {MOST_TEXT_BYTES}")
+
+
+def _read_events(archive: zipfile.ZipFile) -> tuple[Event, ...]:
+    records = parse_json(archive.read(EVENTS), EVENTS)
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise ConfigError(f"{EVENTS}: expected a list of JSON objects")
+    return tuple(_read_event(record) for record in records)
+
+
 def _read_event(record: dict[str, Any]) -> Event:  # Any: JSON
     if record.pop("event") == "text":
         return decode(TextEvent, record, EVENTS)
@@ -338,8 +353,8 @@ def _read_event(record: dict[str, Any]) -> Event:  # Any: JSON
 
 
 def _read_header(path: Path, archive: zipfile.ZipFile) -> TraceHeader:
-    document = json.loads(archive.read(HEADER)) if HEADER in archive.namelist() else {}
-    if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
+    document = parse_object(archive.read(HEADER), HEADER) if HEADER in archive.namelist() else {}
+    if document.pop("format", None) != FORMAT:
         raise TraceError(f"{path}: not a trace; expected a file as --trace records it")
     if (version := document.pop("format_version", None)) != FORMAT_VERSION:
         raise TraceError(f"{path}: trace format {version}, expected {FORMAT_VERSION}; replay it with its own release")
@@ -347,8 +362,7 @@ def _read_header(path: Path, archive: zipfile.ZipFile) -> TraceHeader:
 
 
 def _read_array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    with archive.open(name) as file:
-        rows: npt.NDArray[np.void] = np.lib.format.read_array(file, allow_pickle=False)
+    rows: npt.NDArray[np.void] = read_array(archive, name)
     if rows.dtype != dtype or rows.ndim != 1:
         raise ConfigError(f"{name} is {rows.dtype} {rows.shape}")
     return rows
@@ -356,5 +370,8 @@ def _read_array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[np.void]) -
 
 def _check_feeds(trace: Trace, num_bytes: int) -> None:
     sizes = trace.feeds["samples"]
+    check_ranges(HEADER, trace.header, sample_rate_hz=(1, 1_000_000), lookahead=(0, 100_000), beam_size=(1, 10_000))
+    if sizes.size and int(sizes.max()) * SAMPLE.itemsize > num_bytes:
+        raise ConfigError(f"{FEEDS} has a block of {int(sizes.max())} samples")  # the sum below may overflow
     if not sizes.size or sizes.min() < 0 or int(sizes.sum()) * SAMPLE.itemsize != num_bytes:
         raise ConfigError(f"{SAMPLES} has {num_bytes} bytes, {FEEDS} {int(sizes.sum())} samples")

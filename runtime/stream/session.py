@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.connectors import CONNECTORS
-from bestow_edge.core.errors import SessionError
+from bestow_edge.core.errors import DeviceError, EngineError, GraphError, SessionError
 from bestow_edge.core.prompts import Question
 from bestow_edge.runtime.audio.files import check_block
 from bestow_edge.runtime.decoders.base import Attempt
@@ -107,15 +107,16 @@ class Session:
         Raises:
             SessionError: if the session was finished.
             AudioError: if the block is not one-dimensional float32, or holds NaN or infinity.
+            GraphError: if a graph fails or returns no token of the vocabulary; the session has ended then.
         """
-        self._check_open()
-        check_block(samples)
-        self._listener.add(samples)
-        events: list[Event] = []
-        while self._listener.has_chunk:  # one by one: a new segment restarts the encoder
-            self._hear()
-            events += list(self._write())
-        return events
+        with self._running():
+            check_block(samples)
+            self._listener.add(samples)
+            events: list[Event] = []
+            while self._listener.has_chunk:  # one by one: a new segment restarts the encoder
+                self._hear()
+                events += list(self._write())
+            return events
 
     def finish(self) -> list[Event]:
         """End the audio and return the events of the rest of the text.
@@ -123,20 +124,20 @@ class Session:
         Raises:
             SessionError: if the session was finished before.
         """
-        self._check_open()
-        self._listener.end()
-        events: list[Event] = []
-        answers = None
-        while answers is not self._answers:  # a segment may fill up or end early: the next one hears the rest
-            answers = self._answers
-            while self._listener.has_chunk:
-                self._hear()
-            events += list(self._search() if self.beam_size > 1 else self._write())
-            if answers is self._answers and self._answers.ended_early(self._decoder.heard):
-                self._answered = True
-                events += list(self._next_segment(min(self._answers.heard_ends())))
-        self._ended = True
-        return events + list(self._writer.end())
+        with self._running():
+            self._listener.end()
+            events: list[Event] = []
+            answers = None
+            while answers is not self._answers:  # a segment may fill up or end early: the next one hears the rest
+                answers = self._answers
+                while self._listener.has_chunk:
+                    self._hear()
+                events += list(self._search() if self.beam_size > 1 else self._write())
+                if answers is self._answers and self._answers.ended_early(self._decoder.heard):
+                    self._answered = True
+                    events += list(self._next_segment(min(self._answers.heard_ends())))
+            self._ended = True
+            return events + list(self._writer.end())
 
     def draft(self, prompt: int = 0) -> str:
         """Return the text that would follow for a prompt if the audio ended now; the session does not change.
@@ -144,11 +145,10 @@ class Session:
         Raises:
             SessionError: if the session was finished.
         """
-        self._check_open()
         detokenizer = Detokenizer(self.model.tokenizer, self._writer.prefix)
         for word in self._answers.all[prompt].words:
             detokenizer.push(word.token_id)
-        with self._supposing_the_end():
+        with self._running(), self._supposing_the_end():
             if not self._decoder.heard:
                 return ""
             attempts = self._rehearse(prompt, self._decoder.heard)
@@ -387,6 +387,13 @@ class Session:
     def _time_s(self, step: int) -> float:
         return self._base_s + step * self.model.config.step_s
 
-    def _check_open(self) -> None:
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Refuse a session that has ended; a graph that fails ends it."""
         if self._ended:
             raise SessionError("the session was finished; open a new one with model.session(...)")
+        try:
+            yield
+        except (GraphError, EngineError, DeviceError):
+            self._ended = True
+            raise

@@ -1,11 +1,15 @@
 """`doctor` and `devices` on machines where things are missing."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+RUN = "from bestow_edge.cli.main import main; main()"
 
 
 def blocked(*names: str) -> str:
@@ -95,3 +99,48 @@ def test_doctor_of_a_gpu_that_is_not_there(cli: Callable[..., Any], tmp_path: Pa
     assert "not done" in done.stdout
     assert "cuda.bindings is not installed; run: pip install 'bestow-edge[gpu]'" in done.stdout
     assert json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["findings"][0]["state"] == "not done"
+
+
+def test_doctor_lists_and_cleans_what_killed_commands_left(cli: Callable[..., Any], tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+from bestow_edge.core import files
+target = Path("b").resolve()
+if sys.argv[1] == "old":
+    Path.rename = lambda path, to, rename=Path.rename: os.kill(os.getpid(), 9) if to == target else rename(path, to)
+with files.atomic_directory(target, replace=True):
+    if sys.argv[1] == "new": os.kill(os.getpid(), 9)
+"""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine").write_text("the only copy")
+    for kind in ("old", "new"):
+        script = [sys.executable, "-c", code, kind]
+        if kind == "new":
+            (tmp_path / "c").mkdir()
+        subprocess.run(script, cwd=tmp_path if kind == "old" else tmp_path / "c", check=False)
+    report = json.loads(cli("doctor", "--json").stdout)
+    assert len([path for path in report["leftovers"] if path.startswith(str(tmp_path))]) == 3
+    assert any("remove them: bestow-edge doctor --clean" in warning for warning in report["warnings"])
+    done = cli("doctor", "--clean")
+    assert (done.returncode, "put back as b" in done.stdout) == (0, True)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert left == ["b", "b/mine", "c"]
+    assert "nothing is left of killed commands" in cli("doctor", "--clean").stdout
+
+
+def test_sigterm_cleans_up_like_ctrl_c(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, "export", str(tiny_checkpoint), "--out", str(tmp_path / "bundle")],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "tracing" in line:
+            break
+    assert any(".edge-new." in path.name for path in tmp_path.iterdir())
+    process.terminate()
+    assert process.stderr.read().strip().endswith("stopped")
+    assert process.wait(60) == 143
+    assert list(tmp_path.iterdir()) == []

@@ -89,7 +89,8 @@ def test_other_evaluations_are_refused(evaluation: Path, plain: Path, tmp_path: 
         model_card(plain, [evaluation])
     with pytest.raises(ConfigError, match=r"no finished evaluation, results\.json is missing"):
         model_card(embedded_bundle(), [tmp_path])
-    for text, message in (("{", "not valid JSON"), ("[]", "not an evaluation")):
+    edited = '{"format": "bestow-edge-evaluation"}', "its results were altered"
+    for text, message in (("{", "not valid JSON"), ("[]", "not an evaluation"), edited):
         (evaluation / "results.json").write_text(text)
         with pytest.raises(ConfigError, match=message):
             model_card(embedded_bundle(), [evaluation])

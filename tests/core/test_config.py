@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from bestow_edge.core.config import FeatureConfig, ModelConfig, PolicyConfig, read_json
+from bestow_edge.core.config import FeatureConfig, ModelConfig, PolicyConfig
 from bestow_edge.core.errors import BestowEdgeError, ConfigError
+from bestow_edge.core.json_text import read_json
 from bestow_edge.core.specs import prepend
 from bestow_edge.core.specs.chunked import ChunkedConfig
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig

@@ -1,12 +1,15 @@
 """Directories and files that appear complete or not at all."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from bestow_edge.core.errors import ConfigError
-from bestow_edge.core.files import atomic_directory, sha256, write_atomically
+from bestow_edge.core.bundle import read_manifest
+from bestow_edge.core.errors import BundleMissingError, ConfigError
+from bestow_edge.core.files import atomic_directory, leftovers, sha256, tidy, write_atomically
 
 
 def write_part(target: Path, *, replace: bool, fail: bool = False) -> None:
@@ -77,3 +80,87 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"):
         write_atomically(tmp_path, "x")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def kill_within(tmp_path: Path, body: str) -> None:
+    """Run code that is killed at `die()`, as by kill -9."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from bestow_edge.core import files
+die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+target = Path({str(tmp_path / "b")!r})
+{body}
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode != 0
+
+
+BETWEEN = """
+rename = Path.rename
+def stop(path, to):
+    if to == target: die()
+    return rename(path, to)
+Path.rename = stop
+with files.atomic_directory(target, replace=True) as partial: (partial / "new").write_text("new")
+"""
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*"))
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_kill_between_the_two_renames_is_healed(
+    tmp_path: Path, reads: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "old").write_text("the only copy")
+    kill_within(tmp_path, BETWEEN)
+    assert not (tmp_path / "b").exists()
+    if reads:
+        with pytest.raises(BundleMissingError, match="not a bundle"):
+            read_manifest(tmp_path / "b")
+    else:
+        with pytest.raises(ConfigError, match="b exists"), atomic_directory(tmp_path / "b", replace=False):
+            pass
+    assert names(tmp_path) == ["b", "b/old"]
+    assert "a command was killed while it replaced this; the old content is back" in caplog.text
+
+
+def test_what_a_killed_command_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    kill_within(tmp_path, "with files.atomic_directory(target, replace=True): die()")
+    kill_within(tmp_path, "Path.replace = die; files.write_atomically(target, 'x')")
+    (tmp_path / ".b.mine").write_text("no leftover")
+    assert len(leftovers(tmp_path)) == 2
+    write_part(tmp_path / "b", replace=False)
+    assert names(tmp_path) == [".b.mine", "b", "b/new.txt"]
+
+
+def test_what_a_running_command_writes_is_no_leftover(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "b", replace=True):
+        assert leftovers(tmp_path) == []
+        assert tidy(tmp_path / "b") == []
+    assert names(tmp_path) == ["b"]
+
+
+def test_the_old_directory_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "b"
+    target.mkdir()
+    (target / "old").write_text("old")
+    rename, fails = Path.rename, [True]
+
+    def refuse(path: Path, to: Path) -> Path:
+        if to == target and fails:
+            fails.clear() if once else None
+            raise OSError(5, "Input/output error")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    once = True
+    with pytest.raises(OSError, match="Input/output error"):
+        write_part(target, replace=True)
+    assert names(tmp_path) == ["b", "b/old"]
+    once, fails = False, [True]
+    with pytest.raises(OSError, match=r"its old content is in .*\.b\.edge-old.*, rename it back"):
+        write_part(target, replace=True)
+    assert [path for path in names(tmp_path) if path.endswith("/old")]

@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import (
     ALL_STEPS,
     AlignAtt,
     LocalAgreement,
     Offline,
+    Policy,
     View,
     WaitK,
+    check_policy,
     visible_steps,
     wanted_steps,
 )
@@ -134,3 +137,40 @@ def test_align_att_refuses_words_that_look_at_nothing() -> None:
     assert not AlignAtt(4, pool=1, least_share=0.5).accepts(view)
     with pytest.raises(ValueError, match="least_share must be at least 0 and below 1, got 1"):
         AlignAtt(least_share=1)
+
+
+@pytest.mark.parametrize("number", ["6", 6.5, True, None, 2**40, float("nan")])
+def test_numbers_of_a_policy_have_types(number: Any) -> None:  # Any: wrong on purpose
+    for make in (lambda: WaitK(k=number, l=4), lambda: AlignAtt(pool=number), lambda: LocalAgreement(n=number)):
+        with pytest.raises(ConfigError, match="expected a whole number"):
+            make()
+
+
+class Odd(Policy):
+    """A policy of a program that asks for what no session can give."""
+
+    def __init__(self, **values: Any) -> None:  # Any: wrong on purpose
+        self.values = values
+
+    @property
+    def read_steps(self) -> Any:
+        return self.values.get("read_steps", 4)
+
+    @property
+    def num_drafts(self) -> Any:
+        return self.values.get("num_drafts", 0)
+
+    def steps_needed(self, index: int) -> Any:
+        return self.values.get("steps_needed", 4 * index)
+
+
+@pytest.mark.parametrize(
+    "values", [{"read_steps": 0}, {"read_steps": 1.5}, {"num_drafts": -1}, {"num_drafts": 10**6}, {"steps_needed": -1},
+               {"steps_needed": 2**63}, {"steps_needed": None}],
+)  # fmt: skip
+def test_a_policy_is_checked_when_a_session_opens(values: dict[str, Any]) -> None:
+    check_policy(Odd())
+    with pytest.raises(ConfigError, match=f"policy Odd: {next(iter(values))}.* is .*; expected a whole number from"):
+        check_policy(Odd(**values))
+    with pytest.raises(ConfigError, match="expected one such as WaitK"):
+        check_policy("wait-k")

@@ -84,7 +84,7 @@ def test_empty_lines_are_skipped_but_counted(tmp_path: Path) -> None:
         (LINE | {"text": None}, r":2: text is None; expected text"),
         (LINE | {"translations": ["eins"]}, r":2: translations is .'eins'.; expected an object of texts by language"),
         (LINE | {"translations": {"de": None}}, r":2: translations is .'de': None.; expected an object"),
-        (LINE | {"duration": float("nan")}, r":2: duration nan s; expected more than 0"),
+        (LINE | {"duration": float("nan")}, r":2: not valid JSON .NaN is no number."),
         (LINE | {"offset": -1}, r":2: offset -1 s; expected 0 or more"),
         (LINE | {"offset": "1"}, r":2: offset is '1'; expected a number"),
         ({"duration": 1, "text": "a"}, r":2: audio_filepath is None; expected text"),

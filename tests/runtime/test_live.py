@@ -1,6 +1,9 @@
 """Live sessions: the session's own events however fast it is fed, refusals that take nothing, errors, ends."""
 
+import gc
 import math
+import subprocess
+import sys
 import threading
 from _thread import interrupt_main
 from collections.abc import Callable, Sequence
@@ -16,7 +19,7 @@ import pytest
 
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import AudioError, BacklogError, ConfigError, SessionError
-from bestow_edge.runtime import Event, LiveSession, SegmentEvent, stream
+from bestow_edge.runtime import Event, LiveSession, SegmentEvent, load, stream
 from bestow_edge.runtime.live import AudioSession
 from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.records.trace import Tracer, read_trace
@@ -112,8 +115,8 @@ def listen(session: AudioSession, blocks: Sequence[Floats], **limits: Any) -> li
 
 def wait_until_unread(live: LiveSession) -> None:
     """Wait until as many events wait to be read as may."""
-    with live._changed:
-        assert live._changed.wait_for(lambda: live._unread, PATIENCE_S)
+    with live._work._changed:
+        assert live._work._changed.wait_for(lambda: live._work._unread, PATIENCE_S)
 
 
 @pytest.mark.parametrize("limits", [{}, {"max_audio_s": 0.1, "max_events": 1}, {"max_audio_s": 3}])
@@ -194,7 +197,7 @@ def test_a_refused_block_can_be_fed_again(pausing_model: Model, speech: Floats) 
 def test_what_waits_is_bounded_however_fast_it_comes() -> None:
     echo, waiting = Echo(), []
     echo.on_feed = lambda: waiting.append(
-        (live.waiting_s, sum(block.size for block in list(live._blocks) if block is not None))
+        (live.waiting_s, sum(block.size for block in list(live._work._blocks) if block is not None))
     )
     with LiveSession(echo, max_audio_s=1.0) as live, ThreadPoolExecutor(4) as pool:
         played = [pool.submit(live.feed, BLOCK, math.inf) for _ in range(500)]
@@ -226,7 +229,7 @@ def test_blocks_of_nothing_do_not_pile_up() -> None:
         for _ in range(3):
             live.feed(BLOCK[:0])
         assert live.waiting_s == 0
-        assert not live._blocks
+        assert not live._work._blocks
 
 
 @pytest.mark.parametrize(
@@ -303,7 +306,7 @@ def test_closing_in_the_middle_ends_all_who_wait(caplog: pytest.LogCaptureFixtur
         session.open.set()
         closed.result(PATIENCE_S)
         assert numbers(read.result(PATIENCE_S)) == [0]
-    assert not live._thread.is_alive()
+    assert not live._work.thread.is_alive()
     assert echo.closed
     assert len(echo.heard) == 1
     assert caplog.messages == ["live session: closed before its end, with 0.25 s of audio left to hear"]
@@ -313,7 +316,7 @@ def test_leaving_with_unread_events_does_not_hang_and_loses_none() -> None:
     with LiveSession(Echo(events_per_block=3), max_events=1) as live:
         live.feed(BLOCK)
         wait_until_unread(live)
-    assert not live._thread.is_alive()
+    assert not live._work.thread.is_alive()
     assert numbers(list(live)) == [0, 1, 2]
 
 
@@ -321,7 +324,7 @@ def test_leaving_at_once(pausing_model: Model, caplog: pytest.LogCaptureFixture)
     session = open_session(pausing_model)
     with LiveSession(session) as live:
         pass
-    assert not live._thread.is_alive()
+    assert not live._work.thread.is_alive()
     assert list(live) == []
     assert not caplog.messages
     with pytest.raises(SessionError, match="was finished"):
@@ -351,4 +354,43 @@ def test_ctrl_c_reaches_a_waiting_reader() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         feed_and_read()
-    assert not live._thread.is_alive()
+    assert not live._work.thread.is_alive()
+
+
+def test_a_live_session_that_nobody_holds_ends(tiny_bundle: Path) -> None:
+    model = load(tiny_bundle, threads=1)
+    live = LiveSession(model.session(source="en"))
+    live.feed(np.zeros(1600, np.float32))
+    thread = live._work.thread
+    del live
+    gc.collect()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
+def test_a_live_session_in_an_exception_ends(tiny_bundle: Path) -> None:
+    threads = []
+
+    def serve() -> None:
+        live = LiveSession(load(tiny_bundle, threads=1).session(source="en"))
+        threads.append(live._work.thread)
+        raise RuntimeError("the server fails")
+
+    with pytest.raises(RuntimeError, match="the server fails"):
+        serve()
+    gc.collect()
+    threads[0].join(PATIENCE_S)
+    assert not threads[0].is_alive()
+
+
+def test_a_program_ends_while_live_sessions_compute(tiny_bundle: Path) -> None:
+    code = """
+import sys, time, numpy as np, bestow_edge as be
+model = be.load(sys.argv[1], threads=2)
+lives = [be.LiveSession(model.session(source="en")) for _ in range(4)]
+for live in lives: live.feed((0.1 * np.random.default_rng(0).standard_normal(160000)).astype("float32"))
+time.sleep(0.1)
+sys.exit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tiny_bundle)], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr

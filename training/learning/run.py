@@ -20,6 +20,7 @@ from bestow_edge.core.specs.chunked import ChunkedConfig
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import load_weights, save_checkpoint
 from bestow_edge.model.pretrained.components import plain_config
+from bestow_edge.model.pretrained.configs import refused
 from bestow_edge.training.data.alignment import read_times, save_times
 from bestow_edge.training.data.batches import read_noises
 from bestow_edge.training.data.corpora.mixture import Corpora, MixedDataset
@@ -260,9 +261,7 @@ def _complete(values: dict[str, Any], part: str) -> dict[str, Any]:
     """Return a transformers config with all its fields, also those left out in the recipe."""
     options = dict(values)
     model_type = options.pop("model_type", None)
-    try:
+    with refused(f"model.{part}: transformers refuses this config"):
         config = plain_config(AutoConfig.for_model(model_type, **options))
-    except ValueError as error:
-        raise ConfigError(f"model.{part}: transformers refuses this config: {error}") from error
     complete: dict[str, Any] = json.loads(json.dumps(config, sort_keys=True))  # as a checkpoint's config.json holds it
     return complete

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from bestow_edge.core.checkpoint import load_config
 from bestow_edge.core.config import (
     ConnectorConfig,
@@ -25,6 +23,7 @@ from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.prompts import parse_pair
 from bestow_edge.training.recipe.data import DataRecipe, check_pairs, check_stages
 from bestow_edge.training.recipe.stages import StageRecipe
+from bestow_edge.training.recipe.yaml_text import read_yaml
 
 SMALLEST_VOCAB = 261  # five special tokens and every byte
 
@@ -202,10 +201,7 @@ def load_recipe(path: Path, *, init: Path | None = None) -> Recipe:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe; examples/digits.yaml is one")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    values = read_yaml(path)
     if init is not None and isinstance(values, dict):
         values = values | {"init": str(init.absolute())}
     recipe = decode(Recipe, values, path.name)

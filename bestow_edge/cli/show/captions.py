@@ -20,7 +20,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from bestow_edge.cli.show.console import err, write, write_json
+from bestow_edge.cli.show.console import err, plain, write, write_json
 from bestow_edge.cli.show.prompts import labels
 from bestow_edge.cli.show.texts import StreamedTexts, event_record, texts
 from bestow_edge.core.prompts import AboutSpeech
@@ -159,8 +159,8 @@ class Captions:
         self._live.start()
 
     def _draw(self) -> None:
-        lines = [Text(str(line)) for line in self._growing if str(line)]
-        status = Text(self._status, style="dim", no_wrap=True, overflow="crop")
+        lines = [Text(plain(str(line))) for line in self._growing if str(line)]
+        status = Text(plain(self._status), style="dim", no_wrap=True, overflow="crop")
         self._live.update(Group(*lines, status), refresh=True)
 
 

@@ -5,25 +5,37 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from bestow_edge.core.errors import MissingExtraError
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 PIPE_COLUMNS = 200  # width of tables in a file or a pipe, wide enough for unwrapped rows
 
 err = Console(stderr=True, highlight=False, markup=False)
 """Status lines, progress bars and messages."""
 
 
+def plain(text: str) -> str:
+    r"""Return a text whose control characters are written out, such as \x1b: file names and texts may hold any.
+
+    Marks that turn the direction of writing are written out too. Line ends and tabs stay.
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def say(message: str) -> None:
     """Print one line on stderr, above any progress bar."""
-    err.print(message, soft_wrap=True)
+    err.print(plain(message), soft_wrap=True)
 
 
 def say_error(error: Exception) -> None:
@@ -33,24 +45,33 @@ def say_error(error: Exception) -> None:
 
 def say_warning(message: str) -> None:
     """Print a warning as one line on stderr, yellow on a terminal."""
-    err.print(f"warning: {message}", style="yellow", soft_wrap=True)
+    err.print(f"warning: {plain(message)}", style="yellow", soft_wrap=True)
 
 
 def write(text: str, end: str = "\n") -> None:
-    """Print a result on stdout and flush it."""
-    typer.echo(text + end, nl=False)
+    """Print a result on stdout and flush it; on a terminal, control characters are written out."""
+    typer.echo((plain(text) if sys.stdout.isatty() else text) + end, nl=False)
 
 
 def write_json(value: object) -> None:
     """Print a result as one line of JSON on stdout."""
-    write(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+class PlainTable(Table):
+    """A table whose cells are shown as they are: brackets in a path or a text are no markup."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:  # Any: those of rich
+        """Add a row."""
+        super().add_row(*(Text(plain(cell)) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
 def new_table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table:
     """Return an empty table; columns named in `numbers` are right-aligned."""
-    table = Table(title=title, title_justify="left")
+    table = PlainTable(title=Text(plain(title)), title_justify="left")
     for column in columns:
-        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        table.add_column(Text(plain(column)), justify="right" if column in numbers else "left", overflow="fold")
     return table
 
 
@@ -123,10 +144,10 @@ def shown_steps() -> Iterator[Callable[[str], None]]:
         return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=None)
-        yield lambda description: progress.update(task, description=description)
+        yield lambda description: progress.update(task, description=plain(description))
 
 
 @contextmanager
@@ -134,9 +155,9 @@ def shown_count(what: str, *, transient: bool = False) -> Iterator[Callable[[int
     """Yield a function of (done, total) that moves a bar on a terminal; a transient bar vanishes at the end."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=err, transient=transient, disable=not err.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
+        task = progress.add_task(plain(what), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 

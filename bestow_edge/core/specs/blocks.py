@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, cast
 from bestow_edge.core.config import EncoderConfig, ModelConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.kinds import EncoderKind
+from bestow_edge.core.ranges import check_ranges
 from bestow_edge.core.specs.windowed import whole_inputs
 from bestow_edge.core.tensors import FRAMES, STEPS, DerivedAxis, GraphSpec, TensorSpec
 
@@ -38,6 +39,7 @@ class BlocksConfig(EncoderConfig):
         EncoderConfig.__post_init__(self)
         if self.stride < 1 or self.stride % CHUNK_STEPS:
             raise ConfigError(f"encoder: stride {self.stride}; expected a multiple of {CHUNK_STEPS} steps (1 s)")
+        check_ranges("encoder", self, stride=(1, 100_000))
         chunk, block = 2 * self.network.get("n_window", 0), self.network.get("n_window_infer", 0)
         if chunk != CHUNK_FRAMES or block < chunk or block % chunk:
             got = f"n_window {chunk // 2} and n_window_infer {block}"

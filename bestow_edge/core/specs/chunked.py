@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, cast
 from bestow_edge.core.config import EncoderConfig, FeatureConfig, ModelConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.kinds import EncoderKind
+from bestow_edge.core.ranges import check_ranges
 from bestow_edge.core.tensors import (
     BATCH,
     CACHE,
@@ -30,6 +31,7 @@ from bestow_edge.core.tensors import (
 
 GRAPH = "encoder_chunk"
 NEMOTRON = "nemotron_asr_streaming_encoder"  # transformers' model type
+MOST_STEPS = 100_000  # 2.2 hours
 FIRST_FRAME = 7  # frames that pad the first chunk: its first step hears one real frame only
 
 
@@ -57,6 +59,7 @@ class ChunkedConfig(EncoderConfig):
             raise ConfigError(f"encoder: left_context must be at least 1, got {self.left_context}")
         if self.default_lookahead not in self.lookaheads:
             raise ConfigError(f"encoder: default_lookahead {self.default_lookahead} is not in {self.lookaheads}")
+        check_ranges("encoder", self, left_context=(1, MOST_STEPS), default_lookahead=(-1, MOST_STEPS))
         for lookahead in self.lookaheads:
             if lookahead < 0 or self.left_context % (lookahead + 1):
                 chunk = lookahead + 1

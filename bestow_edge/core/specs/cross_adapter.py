@@ -11,6 +11,7 @@ from typing import Literal, cast
 from bestow_edge.core.config import ConnectorConfig, ModelConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.kinds import ConnectorKind
+from bestow_edge.core.ranges import check_ranges
 from bestow_edge.core.specs.llm import llm_spec
 from bestow_edge.core.tensors import (
     ALIGNMENT,
@@ -76,6 +77,8 @@ class CrossAdapterConfig(ConnectorConfig):
         """Check sizes."""
         if min(self.num_layers, self.width, self.num_heads, self.ffn_factor) < 1:
             raise ConfigError("connector: num_layers, width, num_heads and ffn_factor must be at least 1")
+        parts = {"num_layers": (1, 1000), "num_heads": (1, 1000), "ffn_factor": (1, 100), "speech_parts": (0, 64)}
+        check_ranges("connector", self, width=(1, 2**20), dropout=(0, 1), positions=(-1, 2**31 - 1), **parts)
         if self.width % self.num_heads:
             raise ConfigError(f"connector: width {self.width} is not a multiple of num_heads {self.num_heads}")
         if self.positions < 0 or self.speech_parts < 1:

@@ -6,6 +6,8 @@ encoding are seen by every token, those of a prompt too.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -13,6 +15,7 @@ from bestow_edge.core.config import ConnectorConfig, ModelConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.kinds import ConnectorKind
 from bestow_edge.core.policy import WaitK
+from bestow_edge.core.ranges import check_ranges, check_tokens
 from bestow_edge.core.tensors import (
     ALIGNMENT,
     BATCH,
@@ -57,6 +60,19 @@ class CrossLayersConfig(ConnectorConfig):
         """Check that a head is named."""
         if not self.alignment_heads:
             raise ConfigError("connector: alignment_heads is empty; name the layer and the head of at least one")
+        if wrong := [pair for pair in self.alignment_heads if len(pair) != 2]:
+            raise ConfigError(f"connector: alignment_heads has {wrong[0]!r:.60}; expected a layer and a head")
+        check_ranges("connector", self, detection_steps=(0, 10_000), specials_from=(0, 2**24))
+
+    def check_llm(self, llm: Mapping[str, Any]) -> None:
+        """Check that tokens and heads are the LLM's."""
+        check_tokens("connector: suppressed", self.suppressed, llm)
+        check_tokens("connector: languages", self.languages.values(), llm)
+        layers, heads = llm.get("num_hidden_layers", math.inf), llm.get("num_attention_heads", math.inf)
+        for layer, head in self.alignment_heads:
+            if not (0 <= layer < layers and 0 <= head < heads):
+                got = f"alignment_heads has layer {layer}, head {head}"
+                raise ConfigError(f"connector: {got}; the LLM has {layers} layers of {heads} heads")
 
     @property
     def detects(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bestow_edge.core.errors import BestowEdgeError, ExportError
 from bestow_edge.core.tensors import (
     BATCH,
     CACHE,
@@ -21,6 +22,46 @@ from bestow_edge.core.tensors import (
 )
 
 GRAPH = "llm_step"
+
+
+def check_exportable(llm: dict[str, Any], where: str, error_type: type[BestowEdgeError] = ExportError) -> None:
+    """Refuse an LLM that no graph of this project can compute.
+
+    Args:
+        llm: its transformers config.
+        where: name of the source, for messages.
+        error_type: of the error.
+
+    Raises:
+        BestowEdgeError: of this type; one sentence names the reason and the remedy.
+    """
+    kind, instead = llm.get("model_type", "LLM"), "choose an LLM with plain attention, such as Llama, Qwen or Gemma"
+    if llm.get("kv_lora_rank"):
+        raise error_type(f"{where}: {kind} has latent attention (kv_lora_rank), which export cannot compute; {instead}")
+    for types in _rope_types(llm):
+        if types in {"dynamic", "longrope"} and not _short(llm):
+            got = f"{kind} has rotary embeddings of type {types}, whose frequencies depend on the length of the text"
+            raise error_type(f"{where}: {got}; export cannot compute them: choose another rope_type or another LLM")
+
+
+def _rope_types(llm: dict[str, Any]) -> list[object]:
+    """Return the types of rotary embeddings; some LLMs have one for each kind of layer."""
+    found = []
+    for name in ("rope_parameters", "rope_scaling"):
+        fields = llm.get(name)
+        if isinstance(fields, dict):
+            found += [
+                part.get("rope_type", part.get("type")) for part in (fields, *fields.values()) if isinstance(part, dict)
+            ]
+    return found
+
+
+def _short(llm: dict[str, Any]) -> bool:
+    """Return whether the context is so short that frequencies never change."""
+    fields = llm.get("rope_parameters") or llm.get("rope_scaling") or {}
+    original = llm.get("original_max_position_embeddings") or fields.get("original_max_position_embeddings")
+    most = llm.get("max_position_embeddings")
+    return isinstance(original, int) and isinstance(most, int) and most <= original
 
 
 def llm_spec(llm: dict[str, Any]) -> GraphSpec:

@@ -7,13 +7,16 @@ speech before. Sources: SALM (Chen et al. 2023); NeMo's `QformerConnector`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from bestow_edge.core.config import ConnectorConfig, ModelConfig, check_code
+from bestow_edge.core.config import ConnectorConfig, ModelConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.kinds import ConnectorKind
+from bestow_edge.core.networks import check_network
 from bestow_edge.core.policy import LocalAgreement, Offline
+from bestow_edge.core.ranges import check_ranges, check_tokens
 from bestow_edge.core.specs.llm import llm_spec
 from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.core.tensors import BATCH, INPUTS_EMBEDS, STEPS, TOKEN_IDS, TOKENS, GraphSpec, TensorSpec
@@ -39,6 +42,14 @@ class QformerConfig:
         """Check ranges."""
         if min(self.num_queries, self.num_layers, self.num_heads, self.ffn_width) < 1:
             raise ConfigError(f"connector.qformer: all sizes must be at least 1, got {self}")
+        check_ranges(
+            "connector.qformer",
+            self,
+            num_queries=(1, 100_000),
+            num_layers=(1, 1000),
+            num_heads=(1, 1000),
+            ffn_width=(1, 2**20),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,10 +73,15 @@ class PrependConfig(ConnectorConfig):
             raise ConfigError(f"connector: speech_token must be at least 0, got {self.speech_token}")
         if self.conformer is not None and "hidden_size" not in self.conformer:
             raise ConfigError("connector: conformer has no hidden_size; give a transformers config of ParakeetEncoder")
-        for name, value in (self.conformer or {}).items():
-            check_code(name, value, "connector: conformer")
+        if self.conformer is not None:
+            check_network({"model_type": "parakeet_encoder", **self.conformer}, "connector: conformer")
+        check_ranges("connector", self, hidden=(0, 2**20))
         if self.qformer is not None and (self.hidden or self.conformer is not None):
             raise ConfigError("connector: a qformer stands before the projection alone; leave out hidden and conformer")
+
+    def check_llm(self, llm: Mapping[str, Any]) -> None:
+        """Check that the token is the LLM's."""
+        check_tokens("connector: speech_token", [self.speech_token], llm)
 
     @property
     def sees_all(self) -> bool:

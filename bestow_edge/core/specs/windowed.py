@@ -11,10 +11,12 @@ from typing import ClassVar, Literal, cast
 from bestow_edge.core.config import EncoderConfig, ModelConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.kinds import EncoderKind
+from bestow_edge.core.ranges import check_ranges
 from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, MEL, POSITIONS, STEPS, DerivedAxis, GraphSpec, TensorSpec
 
 GRAPH = "encoder_window"
 PARAKEET, WHISPER = "parakeet_encoder", "whisper"  # transformers' model types
+MOST_STEPS = 100_000  # 2.2 hours
 POSITIONS_PER_STEP = {PARAKEET: 1, WHISPER: 4}
 """Positions of the network that are stacked to one step of 80 ms, by its `model_type`."""
 
@@ -48,6 +50,8 @@ class WindowedConfig(EncoderConfig):
             raise ConfigError(f"encoder: block must be at least 1, right_context and padding at least 0, got {got}")
         if self.window < (need := self.block + self.right_context):
             raise ConfigError(f"encoder: window {self.window} is below block + right_context, which are {need}")
+        most = (0, MOST_STEPS)
+        check_ranges("encoder", self, block=most, right_context=most, window=most, padding=most)
         if self.taps and (model_type := self.network["model_type"]) != PARAKEET:
             raise ConfigError(
                 f"encoder: taps {self.taps}, but only {PARAKEET} gives outputs of layers, not {model_type}"

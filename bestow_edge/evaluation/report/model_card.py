@@ -5,16 +5,17 @@ Training data and licence are not in a bundle. They come from a text by its auth
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bestow_edge.core.bundle import FORMAT, FORMAT_VERSION, MANIFEST_FILE, BundleManifest, ParityRow, read_manifest
 from bestow_edge.core.config import ModelConfig
-from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.errors import BestowEdgeError, ConfigError
 from bestow_edge.core.files import sha256
+from bestow_edge.core.json_text import parse_json
 from bestow_edge.core.languages import LANGUAGES
 from bestow_edge.core.prompts import MOST_SHOWN, parse_pair
 from bestow_edge.core.request import describe_policy
@@ -57,13 +58,27 @@ def model_card(
         _parity(manifest),
     ]
     for directory, record in zip(evaluations, results, strict=True):
-        parts.append(_evaluation(record, directory, relative_to))
+        with _edited(directory):
+            parts.append(_evaluation(record, directory, relative_to))
     if not results:
         parts.append(
             "## Quality and latency\n\nNot measured: give `--eval DIR` of a `bestow-edge eval` of this bundle."
         )
-    parts += [_data(bundle, about), _versions(manifest, results)]
+    with _edited(*evaluations):
+        parts += [_data(bundle, about), _versions(manifest, results)]
     return "\n\n".join(parts) + "\n"
+
+
+@contextmanager
+def _edited(*directories: Path) -> Iterator[None]:
+    """Turn what comes of results that were edited by hand into one sentence."""
+    try:
+        yield
+    except BestowEdgeError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        where = ", ".join(map(str, directories))
+        raise ConfigError(f"{where}: its results were altered ({error!r:.100}); run bestow-edge eval again") from error
 
 
 def _read_results(directory: Path, bundle: Path) -> dict[str, Any]:
@@ -71,12 +86,14 @@ def _read_results(directory: Path, bundle: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{directory}: no finished evaluation, {RESULTS_FILE} is missing; run bestow-edge eval")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({error}); run bestow-edge eval again") from error
+        record = parse_json(path.read_bytes(), str(path))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; run bestow-edge eval again") from error
     if not isinstance(record, dict) or record.get("format") != EVALUATION_FORMAT:
         raise ConfigError(f"{path}: not an evaluation; expected what bestow-edge eval writes")
-    if record["bundle"]["sha256"] != sha256(bundle / MANIFEST_FILE):
+    with _edited(directory):
+        evaluated = record["bundle"]["sha256"]
+    if evaluated != sha256(bundle / MANIFEST_FILE):
         raise ConfigError(f"{directory} evaluates another bundle than {bundle}; run bestow-edge eval for this one")
     return record
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from bestow_edge.core.errors import ConfigError, ManifestError
 from bestow_edge.core.files import write_atomically
+from bestow_edge.core.json_text import read_json
 from bestow_edge.evaluation.run.samples import Samples
 from bestow_edge.evaluation.run.settings import Setting
 from bestow_edge.evaluation.scores.instances import Instance, log_text, parse_line
@@ -109,9 +110,9 @@ def samples_sha256(samples: Samples) -> str:
 
 def _check_same(path: Path, new: Mapping[str, Any]) -> None:
     try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({error}); choose another --out") from error
+        old = read_json(path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; choose another --out") from error
     for name in [*new, *old]:
         if old.get(name) != new.get(name):
             was, now = (json.dumps(record.get(name), ensure_ascii=False) for record in (old, new))

@@ -25,6 +25,7 @@ import numpy as np
 
 from bestow_edge import __version__
 from bestow_edge.core.bundle import BundleManifest, check_files, read_manifest
+from bestow_edge.core.comparison import relative_error
 from bestow_edge.core.errors import ConfigError, DeviceError, MissingExtraError
 from bestow_edge.evaluation.report.hardware import describe_machine, installed
 from bestow_edge.evaluation.run.listening import listen, sample_speech
@@ -37,7 +38,7 @@ from bestow_edge.runtime.devices.opening import parse_device
 from bestow_edge.runtime.devices.tensorrt.engines import Settings
 from bestow_edge.runtime.devices.tensorrt.serving import EngineServing
 from bestow_edge.runtime.model import Model, embedded_bundle
-from bestow_edge.runtime.records.golden import TOLERANCES, read_golden, relative_error
+from bestow_edge.runtime.records.golden import TOLERANCES, read_golden
 
 State = Literal["ok", "failed", "not done"]
 Load = Callable[[GraphFiles, CudaDevice], Graphs]

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from bestow_edge.core.errors import ManifestError
+from bestow_edge.core.errors import ConfigError, ManifestError
+from bestow_edge.core.json_text import parse_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +91,8 @@ def parse_line(line: bytes, where: str) -> Instance:
         ManifestError: if it is not an instance.
     """
     try:
-        entry = json.loads(line.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        entry = parse_json(line, where)
+    except ConfigError as error:
         raise ManifestError(f"{where}: not a line of JSON in UTF-8 ({error})") from error
     if not isinstance(entry, dict):
         raise ManifestError(f"{where}: expected a JSON object, got {type(entry).__name__}")

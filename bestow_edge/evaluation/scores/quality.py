@@ -5,7 +5,9 @@ WER and CER are jiwer's, BLEU and chrF sacrebleu's, the normaliser is Whisper's.
 
 from __future__ import annotations
 
+import logging
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +22,8 @@ from bestow_edge.evaluation.scores.intervals import interval, ratio_interval, re
 from bestow_edge.evaluation.scores.score import METRICS, Score
 
 Normalize = Callable[[str], str]
+logger = logging.getLogger(__name__)
+_WITHOUT_SPACES = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # kana and Han
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,12 @@ def score_texts(references: Sequence[str], hypotheses: Sequence[str], *, languag
     """
     if not references or len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references and {len(hypotheses)} hypotheses; expected one of each or more")
-    pairs = list(zip(references, hypotheses, strict=True))
+    pairs = [(composed(one), composed(other)) for one, other in zip(references, hypotheses, strict=True)]
+    given = zip(references, hypotheses, strict=True)
+    if changed := sum(pair != before for pair, before in zip(pairs, given, strict=True)):
+        logger.warning(
+            "%d of %d texts are not in Unicode's normal form NFC; they are scored in it", changed, len(pairs)
+        )
     utterances: list[dict[str, float]] = [{} for _ in pairs]
     corpus: dict[str, Score] = {}
     for name, counts in _all_counts(pairs, normalizer(language)).items():
@@ -74,13 +83,25 @@ def normalizer(language: str) -> Normalize:
 def rouge_l(reference: str, hypothesis: str) -> float:
     """Return the F1 of the longest common subsequence of words, between 0 and 1.
 
-    Source: Lin 2004, "ROUGE"; words as in the package rouge_score, without stemming: runs of a-z and 0-9 in lower case.
+    Source: Lin 2004, "ROUGE"; words are runs of letters with their marks and digits of any script, case folded, without
+    stemming. The package rouge_score knows a-z alone and cuts words at every other letter.
     """
-    expected, written = (re.findall(r"[a-z0-9]+", text.lower()) for text in (reference, hypothesis))
+    expected, written = (_words(text) for text in (reference, hypothesis))
     if not expected or not written:
         return 0.0
     common = _common_length(expected, written)
     return 2 * common / (len(expected) + len(written))  # 2PR / (P + R), P = common / written, R = common / expected
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a text in any script, without punctuation; Chinese and Japanese characters are words."""
+    spaced = _WITHOUT_SPACES.sub(r" \g<0> ", composed(text).casefold())
+    return "".join(mark if unicodedata.category(mark)[0] in "LMN" else " " for mark in spaced).split()
+
+
+def composed(text: str) -> str:
+    """Return a text in Unicode's normal form NFC, in which equal words are equal."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
@@ -96,7 +117,6 @@ def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
 
 def _all_counts(pairs: Sequence[tuple[str, str]], normalize: Normalize) -> dict[str, list[tuple[float, float]]]:
     """Return the scores that are ratios: numerator and denominator for each pair of reference and hypothesis."""
-    plain = normalizer("")
     normalized = [(normalize(reference), normalize(hypothesis)) for reference, hypothesis in pairs]
     return {
         "wer": [_errors(jiwer.process_words(*pair)) for pair in pairs],
@@ -104,7 +124,7 @@ def _all_counts(pairs: Sequence[tuple[str, str]], normalize: Normalize) -> dict[
         "cer": [_errors(jiwer.process_characters(*pair)) for pair in pairs],
         "cer_normalized": [_errors(jiwer.process_characters(*pair)) for pair in normalized],
         "rouge_l": [(rouge_l(*pair), 1) for pair in pairs],
-        "accuracy": [(plain(one).split() == plain(other).split(), 1) for one, other in pairs],
+        "accuracy": [(_words(one) == _words(other), 1) for one, other in pairs],
     }
 
 

@@ -6,6 +6,7 @@ only the texts before and behind the marker.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from jinja2 import TemplateError
@@ -19,6 +20,7 @@ _MARK, _ANSWER = "BESTOWINSTRUCTION", "BESTOWANSWER"  # no template changes or s
 _CHOICES = {
     "enable_thinking": False,  # Qwen 3, SmolLM 3: the answer itself, no reasoning before it
     "date_string": "26 Jul 2024",  # Llama 3: its template's own default, not the day on which this runs
+    "strftime_now": datetime(2024, 7, 26, tzinfo=UTC).strftime,  # the same day for templates that ask for today
 }
 
 

@@ -11,9 +11,10 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from bestow_edge.core.config import ChatTemplate, EncoderConfig, FeatureConfig, ModelConfig, PolicyConfig
 from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.networks import check_fields
 from bestow_edge.model import base
 from bestow_edge.model.base import SpeechModel
-from bestow_edge.model.pretrained.configs import check_fields, refused
+from bestow_edge.model.pretrained.configs import refused
 
 _UNKEPT = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}  # not the model's shape
 

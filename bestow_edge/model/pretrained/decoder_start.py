@@ -14,8 +14,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from bestow_edge.core.config import read_json
 from bestow_edge.core.errors import CheckpointError, ConfigError
+from bestow_edge.core.json_text import read_json
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 from bestow_edge.core.specs.windowed import POSITIONS_PER_STEP, WHISPER
 from bestow_edge.model.base import SpeechModel

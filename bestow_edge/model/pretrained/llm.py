@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.utils import logging as hf_logging
 
 from bestow_edge.core.errors import CheckpointError, ConfigError
+from bestow_edge.core.specs.llm import check_exportable
 from bestow_edge.model.pretrained.chat_template import chat_template, end_ids
 from bestow_edge.model.pretrained.components import LlmPart
 from bestow_edge.model.pretrained.configs import read_config, refused
@@ -70,6 +71,7 @@ def llm_config(folder: Path) -> Untyped:
         ConfigError: if it is not a decoder-only LLM that transformers supports.
     """
     config = read_config(folder, "not an LLM that transformers supports")
+    check_exportable(config.to_dict(), str(folder), ConfigError)
     if (folder / "adapter_config.json").is_file():
         raise ConfigError(
             f"{folder}: holds an adapter of another model (adapter_config.json); merge it with peft first"
@@ -134,8 +136,20 @@ def _model(folder: Path, config: Untyped, *, every: bool) -> PreTrainedModel:
     if odd := [f"{name} {tuple(got)}, config says {tuple(want)}" for name, got, want in report["mismatched_keys"]]:
         raise CheckpointError(f"{folder}: {listed('weights of another shape', odd, every=every)}")
     check_values(dict(model.named_parameters()), str(folder), every=every)
+    _keep_head(model)
     llm: PreTrainedModel = model
     return llm
+
+
+def _keep_head(model: Untyped) -> None:
+    """Say in the config that the head is no copy of the embedding where the files have one of its own.
+
+    Merged adapters and resized vocabularies have it while config.json still says that they are tied; a model built of
+    this config would take the embedding for the head.
+    """
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if getattr(model.config, "tie_word_embeddings", False) and head is not None and head.weight is not embedding.weight:
+        model.config.tie_word_embeddings = False
 
 
 def _check_stored(folder: Path, config: Untyped, *, every: bool) -> None:

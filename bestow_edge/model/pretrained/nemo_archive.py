@@ -22,11 +22,13 @@ import yaml
 from torch import Tensor
 
 from bestow_edge.core.errors import CheckpointError
-from bestow_edge.model.pretrained.configs import check_fields, refused
+from bestow_edge.core.networks import check_fields
+from bestow_edge.model.pretrained.configs import refused
 from bestow_edge.model.pretrained.weights import read_pickle
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 MAX_CONFIG_BYTES = 50_000_000  # vocabularies are part of it
+DEEPEST = 30  # lists and mappings within each other
 MAX_RATIO, MAX_EXTRA = 20, 10_000_000  # bytes that a compressed file may unpack to, over its own; weights hardly shrink
 _COMPRESSIONS: tuple[tuple[bytes, Any], ...] = (  # Any: their open functions share no type
     (b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open),
@@ -116,6 +118,15 @@ def _weights(archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo], path
 
 class _PlainLoader(yaml.SafeLoader):
     """YAML without merge keys, which can stand for any number of fields."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Count the depth: deeper YAML would exhaust Python's stack."""
+        self.depth = getattr(self, "depth", 0) + 1
+        if self.depth > DEEPEST:
+            raise yaml.YAMLError(f"nested deeper than {DEEPEST} levels")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Leave merge keys as they are; no constructor knows them."""

@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from bestow_edge.core.config import read_json
 from bestow_edge.core.errors import CheckpointError
+from bestow_edge.core.json_text import read_json
 from bestow_edge.model.pretrained.configs import refused
 
 WEIGHTS = "model.safetensors"

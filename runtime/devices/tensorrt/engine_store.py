@@ -17,10 +17,10 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from bestow_edge.core.config import read_json
 from bestow_edge.core.decoding import decode
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.files import write_atomically
+from bestow_edge.core.json_text import read_json
 
 FORMAT_VERSION = 1
 RECORD, ENGINE, TIMINGS = ".json", ".engine", ".timings"

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from fake_cuda import install_cuda
 from fake_onnxruntime import install_onnxruntime
@@ -17,6 +19,7 @@ from bestow_edge.core.errors import ConfigError
 from bestow_edge.evaluation.run import gpu
 from bestow_edge.evaluation.run.gpu import Examination, GpuReport, examine
 from bestow_edge.runtime import load
+from bestow_edge.runtime.devices.base import CPU
 
 ROOT = Path(__file__).parents[3]
 
@@ -69,6 +72,24 @@ def test_a_failing_check_stops_no_other(checked: Callable[..., GpuReport], monke
     assert report.failed
     told = [finding.detail for finding in report.findings if finding.state == "failed"]
     assert told[0] == "DeviceError: differs from the CPU by 5.0e-01, allowed are 1e-03"
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 0])
+def test_outputs_that_are_none_fail(
+    checked: Callable[..., GpuReport], monkeypatch: pytest.MonkeyPatch, number: float
+) -> None:
+    timed = gpu._timed
+
+    def changed(graph: Any, feeds: Any, runs: int) -> Any:
+        outputs, times = timed(graph, feeds, runs)
+        if graph.device is not CPU:
+            outputs = {key: np.full_like(array, number) if array.dtype.kind == "f" else array
+                       for key, array in outputs.items()}  # fmt: skip
+        return outputs, times
+
+    monkeypatch.setattr(gpu, "_timed", changed)
+    found = states(checked(streams=(1,)))
+    assert {found[f"onnxruntime CUDA: {name} as on the CPU"] for name in ("adapter_step", "llm_step")} == {"failed"}
 
 
 def test_a_bundle_that_does_not_load(checked: Callable[..., GpuReport], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Quality scores: those of jiwer and sacrebleu, ROUGE-L by hand, intervals that are the same every time."""
 
 import math
+import unicodedata
 
 import numpy as np
 import pytest
@@ -122,3 +123,25 @@ def test_as_many_of_both(references: list[str], hypotheses: list[str]) -> None:
 def test_statistics_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="expected statistics"):
         resampled_sums([1.0])
+
+
+def test_words_of_all_languages() -> None:
+    assert (rouge_l("Hütte", "Hätte"), rouge_l("für", "für"), rouge_l("año", "a o")) == (0, 1, 0)
+    assert rouge_l("добрый день", "добрый вечер") == 0.5
+    assert rouge_l("今天很好", "今天不好") == 0.75
+    found = score_texts(["Hütte", "день!"], ["Hätte", "День"], language="de")
+    assert [row["accuracy"] for row in found.utterances] == [0, 100]
+
+
+def test_both_sides_are_composed(caplog: pytest.LogCaptureFixture) -> None:
+    text = "neun eins fünf sieben null"
+    for texts in ((text, unicodedata.normalize("NFD", text)), (unicodedata.normalize("NFD", text), text)):
+        caplog.clear()
+        found = score_texts([texts[0]], [texts[1]], language="de").corpus
+        assert {name: round(found[name].value) for name in METRICS} == {
+            name: 0 if name.startswith(("wer", "cer")) else 100 for name in METRICS
+        }
+        assert "1 of 1 texts are not in Unicode's normal form NFC; they are scored in it" in caplog.text
+    caplog.clear()
+    score_texts([text], [text], language="de")
+    assert not caplog.text

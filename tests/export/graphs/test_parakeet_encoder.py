@@ -11,6 +11,7 @@ import torch
 from graph_files import quantize_file
 
 from bestow_edge.core.bundle import read_manifest
+from bestow_edge.core.comparison import relative_error
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError
 from bestow_edge.core.specs.windowed import GRAPH as WINDOW
@@ -21,7 +22,6 @@ from bestow_edge.export.parity import compare, expected_outputs, torch_reference
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import load_checkpoint
 from bestow_edge.runtime.devices.onnx_cpu import OnnxGraph
-from bestow_edge.runtime.records.golden import relative_error
 
 BINS = 80
 FRAMES_PER_STEP = WindowedConfig.frames_per_step

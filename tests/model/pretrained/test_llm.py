@@ -16,11 +16,12 @@ from tiny_llms import FAMILIES, SIZES, edit_json, make_llm, make_tokenizer
 from transformers import AutoModelForCausalLM
 
 from bestow_edge.core.config import ChatTemplate, ModelConfig
-from bestow_edge.core.errors import BestowEdgeError, CheckpointError, ConfigError
+from bestow_edge.core.errors import BestowEdgeError, CheckpointError, ConfigError, ExportError
 from bestow_edge.core.specs.chunked import ChunkedConfig
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 from bestow_edge.export.graphs.llm import llm_step
 from bestow_edge.model.base import Speech, SpeechModel
+from bestow_edge.model.checkpoint import load_checkpoint, save_checkpoint, skeleton
 from bestow_edge.model.pretrained.chat_template import chat_template
 from bestow_edge.model.pretrained.components import plain_config
 from bestow_edge.model.pretrained.llm import read_llm
@@ -231,3 +232,55 @@ def test_more_embeddings_than_tokens_are_fine(tmp_path: Path) -> None:
     tokenizer = make_tokenizer("llama")
     assert len(tokenizer) == SIZES["vocab_size"]
     assert read_llm(Path(copy)).module.config.vocab_size == 320
+
+
+@torch.no_grad()
+def test_a_head_of_its_own_is_kept(tmp_path: Path) -> None:
+    """Merged adapters and resized vocabularies have one, while their config still says that it is the embedding."""
+    folder = make_llm(tmp_path / "llm", "llama-base")
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = torch.randn_like(weights["model.embed_tokens.weight"])
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    part = read_llm(folder)
+    assert plain_config(part.module.config)["tie_word_embeddings"] is False
+    token_ids = torch.arange(20)[None] + 5
+    network = complete(
+        "nemotron_asr_streaming_encoder", hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8, subsampling_conv_channels=2,
+    )  # fmt: skip
+    model = bestow(part.module, network)
+    original = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert torch.equal(model.llm(input_ids=token_ids).logits, original(input_ids=token_ids).logits)
+    save_checkpoint(model, part.tokenizer.to_str(), tmp_path / "checkpoint")
+    assert torch.equal(load_checkpoint(tmp_path / "checkpoint").llm.lm_head.weight, weights["lm_head.weight"])
+    edit_json(
+        tmp_path / "checkpoint" / "config.json",
+        model=model.config.to_dict() | {"llm": model.config.llm | {"tie_word_embeddings": True}},
+    )
+    with pytest.raises(CheckpointError, match=r"config\.json ties .*lm_head.*, but the file holds both; set tie_word"):
+        skeleton(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kv_lora_rank": 16}, "llama has latent attention .kv_lora_rank., which export cannot compute; choose an LLM"),
+        (
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
+            "llama has rotary embeddings of type dynamic, whose frequencies depend on the length of the text",
+        ),
+    ],
+)
+def test_what_export_cannot_compute_is_refused_in_one_sentence(llm: Path, fields: dict[str, Any], message: str) -> None:
+    edit_json(llm / "config.json", **fields)
+    with pytest.raises(ConfigError, match=message):
+        read_llm(llm)
+    model = AutoModelForCausalLM.from_pretrained(llm).eval()
+    with pytest.raises(ExportError, match=message), llm_step(model):
+        pass
+
+
+def test_no_date_enters_a_prompt() -> None:
+    tokenizer = make_tokenizer("llama")
+    tokenizer.chat_template = "{{ strftime_now('%d %B %Y') }} {% for m in messages %}{{ m.content }}{% endfor %}"
+    assert chat_template(tokenizer, "x").before == "26 July 2024 "

@@ -27,12 +27,14 @@ import soundfile
 
 from bestow_edge.core.errors import AudioError, ConfigError, ManifestError
 from bestow_edge.core.files import sha256, write_atomically
+from bestow_edge.core.json_text import read_json
 from bestow_edge.core.utterances import LINES, Utterance, numbered_lines, parse_object, parse_utterance
 from bestow_edge.training.data.corpora.recordings import decode
 from bestow_edge.training.data.corpora.text_files import LineFile
 
 logger = logging.getLogger(__name__)
 PLAN_FILE = "shards.json"
+MOST_SHARDS = 1_000_000  # as many as names have digits
 WHOLE_S = 0.05
 """An utterance that leaves out less of its file than this is the whole file, whose bytes are copied."""
 Progress = Callable[[int, int], None]
@@ -65,7 +67,10 @@ def shard_indexes(directory: Path) -> list[Path]:
     plan = _read_plan(plan_path)
     if "shards" not in plan:
         raise ManifestError(f"{directory}: its shards are not complete; run the same `bestow-edge data shard` again")
-    indexes = [directory / f"{shard_name(number)}.jsonl" for number in range(plan["shards"])]
+    count = plan["shards"]
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MOST_SHARDS:
+        raise ManifestError(f"{plan_path}: shards is {count!r:.60}, expected a whole number; make the shards again")
+    indexes = [directory / f"{shard_name(number)}.jsonl" for number in range(count)]
     for path in indexes:
         if not path.is_file() or not path.with_suffix(".tar").is_file():
             raise ManifestError(
@@ -139,7 +144,10 @@ def check_plan(path: Path, plan: dict[str, Any], content: str) -> None:  # Any: 
 
 
 def _read_plan(path: Path) -> dict[str, Any]:
-    return parse_object(path.read_text(encoding="utf-8").replace("\n", " "), str(path))
+    try:
+        return read_json(path)
+    except ConfigError as error:
+        raise ManifestError(f"{error}; make the shards again") from error
 
 
 def _complete(out: Path) -> tuple[int, int, int]:
@@ -149,7 +157,12 @@ def _complete(out: Path) -> tuple[int, int, int]:
         last = ""
         for _, line in numbered_lines(index, LINES):
             utterances, last = utterances + 1, line
-        done = int(Path(parse_object(last, str(index))["member"]).stem) + 1
+        try:
+            done = int(Path(parse_object(last, str(index))["member"]).stem) + 1
+        except (KeyError, TypeError, ValueError) as error:
+            raise ManifestError(
+                f"{index}: its last line names no recording ({error}); make the shards again"
+            ) from error
         number += 1
     return number, utterances, done
 

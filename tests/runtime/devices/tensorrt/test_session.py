@@ -13,6 +13,7 @@ from fake_onnxruntime import install_onnxruntime
 from fake_tensorrt import VERSIONS, fake_tensorrt
 
 from bestow_edge.core.bundle import read_manifest
+from bestow_edge.core.comparison import relative_error
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import BundleError, ConfigError, EngineError
 from bestow_edge.core.policy import Offline
@@ -26,7 +27,6 @@ from bestow_edge.runtime.devices.cuda import CudaDevice
 from bestow_edge.runtime.devices.tensorrt.engine_graph import EngineGraph, open_engines
 from bestow_edge.runtime.devices.tensorrt.serving import open_interim
 from bestow_edge.runtime.model import Model
-from bestow_edge.runtime.records.golden import relative_error
 
 Texts = list[tuple[str, float]]
 
