@@ -252,6 +252,22 @@ def blocks(waveform: Samples, block_samples: int) -> Iterator[Samples]:
     return (waveform[start : start + block_samples] for start in range(0, len(waveform), block_samples))
 
 
+def steps(parts: Iterable[Samples], step_samples: int) -> Iterator[Samples]:
+    """Put blocks of any sizes together, and cut them into steps of `step_samples`; the last may be shorter."""
+    waiting: list[Samples] = []
+    count = 0
+    for part in parts:
+        waiting.append(part)
+        count += len(part)
+        if count >= step_samples:
+            samples = np.concatenate(waiting)
+            end = count - count % step_samples
+            yield from blocks(samples[:end], step_samples)
+            waiting, count = [samples[end:]], count - end
+    if count:
+        yield np.concatenate(waiting)
+
+
 def _joined(parts: Iterable[Samples], most: int | None) -> Samples:
     """Return blocks as one, (samples,), at most a number of samples."""
     memory, sample_bytes = io.BytesIO(), np.dtype(np.float32).itemsize  # it grows without a second copy beside it
