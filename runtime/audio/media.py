@@ -90,6 +90,8 @@ class PyAvDecoder:
         """Open a file or a pipe; errors are those of `open_media`."""
         self._name, self._source, self._library = name, source, library
         with ExitStack() as opened:
+            if isinstance(source, Pipe):
+                opened.callback(source.close)
             # Always a file object: PyAV would take a path such as http:talk.mp4 for an address.
             file = _Forwards(source) if isinstance(source, Pipe) else opened.enter_context(source.open("rb"))
             with self._errors("cannot be read as audio"):
@@ -160,6 +162,8 @@ class FfmpegDecoder:
         read = ["-v", "error", "-i", "pipe:0" if piped else f"file:{source}"]
         write = ["-vn", "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
         with ExitStack() as opened:
+            if isinstance(source, Pipe):
+                opened.callback(source.close)
             self._messages = opened.enter_context(tempfile.TemporaryFile())  # a pipe would fill up and stop the program
             feed = pumped(source) if isinstance(source, Pipe) else os.open(os.devnull, os.O_RDONLY)
             self._process = subprocess.Popen(  # noqa: S603 - the name of a file stands behind `file:`
