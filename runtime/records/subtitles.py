@@ -15,7 +15,7 @@ from bestow_edge.runtime.stream.events import Event, TextEvent
 
 HEADERS = {"vtt": "WEBVTT\n\n", "tsv": "start\tend\ttext\n"}
 
-PAUSE_S = 0.8  # between two words
+PAUSE_S = 1.0  # between two words, whose times are those of the strongest attention
 LEAST_S = 1.0  # that a cue stays, if no other one begins
 SHORTEST_S = 0.2  # of a cue whose words have no times of their own
 SENTENCE_ENDS = frozenset(".!?…。\uff01\uff1f؟।")  # with the wide ! and ?
