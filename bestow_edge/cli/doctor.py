@@ -29,6 +29,7 @@ MODULES = {  # import names by the extra that installs them; empty = the package
     "": ("numpy", "platformdirs", "soundfile", "soxr", "tokenizers"),
     "cpu": ("onnxruntime",),
     "mic": ("sounddevice",),
+    "media": ("av",),
     "hub": ("huggingface_hub",),
     "export": ("torch", "transformers", "safetensors", "onnx", "onnxscript"),
     "train": ("accelerate", "filelock", "yaml"),

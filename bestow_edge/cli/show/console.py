@@ -55,8 +55,12 @@ def write(text: str, end: str = "\n") -> None:
 
 def write_json(value: object) -> None:
     """Print a result as one line of JSON on stdout."""
-    text = json.dumps(value, ensure_ascii=False)
-    write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    write(to_json(value))
+
+
+def to_json(value: object) -> str:
+    """Return a result as one line of JSON, control characters escaped."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 class PlainTable(Table):
