@@ -84,28 +84,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: command-line arguments without the program's name; None = those of `sys.argv`.
     """
     use_utf8()
-    with logs_on_stderr(), _terminated_as_interrupted():
+    with logs_on_stderr(), _terminated_as_interrupted() as terminated:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
+    if code == INTERRUPTED and terminated:
+        code = TERMINATED
     sys.exit(code)
 
 
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM came: the command ends as after Ctrl-C, so that it removes what is half-written."""
-
-
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM, as of systemd, timeout or kubectl, end a command as Ctrl-C does."""
+def _terminated_as_interrupted() -> Iterator[list[int]]:
+    """Let SIGTERM, as of systemd, timeout or kubectl, end a command as Ctrl-C does: it removes what is half-written.
 
-    def stop(_signum: int, _frame: object) -> None:
-        raise _TerminatedError
+    Yields a list that then holds the signal's number.
+    """
+    received: list[int] = []
+
+    def stop(signum: int, _frame: object) -> None:
+        received.append(signum)
+        say("stopped by SIGTERM")
+        raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python handles signals in the main thread alone
+        yield received  # Python handles signals in the main thread alone
         return
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield received
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -113,9 +117,9 @@ def _terminated_as_interrupted() -> Iterator[None]:
 def _run(arguments: list[str]) -> int:
     try:
         return int(app(arguments, prog_name="bestow-edge", standalone_mode=False) or 0)
-    except (KeyboardInterrupt, typer.Abort) as error:
+    except (KeyboardInterrupt, typer.Abort):
         say("stopped")
-        return TERMINATED if isinstance(error.__cause__ or error, _TerminatedError) else INTERRUPTED
+        return INTERRUPTED
     except UsageError as error:
         say_error(_usage(error))
         return USAGE
