@@ -86,7 +86,9 @@ def test_wait_k_writes_and_pauses(pausing_model: Model, speech: Floats) -> None:
     assert any(one and not other for one, other in pairwise(kinds))  # it writes after a pause
 
 
-def test_mask_is_policy_is_live_loop(remake_model: Callable[..., Model], tiny_vocabulary: int, speech: Floats) -> None:
+def test_mask_is_policy_is_live_loop(
+    remake_model: Callable[..., Model], pausing_model: Model, tiny_vocabulary: int, speech: Floats
+) -> None:
     @settings(max_examples=20, deadline=None)
     @given(
         k=st.integers(1, 8),
@@ -104,7 +106,7 @@ def test_mask_is_policy_is_live_loop(remake_model: Callable[..., Model], tiny_vo
         lookahead: int,
         ends: tuple[int, ...],
     ) -> None:
-        model = remake_model(prompts={"de-de": tuple(prompt)}, end_ids=ends)
+        model = remake_model(prompts=dict.fromkeys(pausing_model.manifest.prompts, tuple(prompt)), end_ids=ends)
         got = listen(model, speech[:num_samples], 4000, k=k, l=l, lookahead=lookahead)
         source_steps = -(-(num_samples // 160 - 1) // 8) + 1
         policy = WaitK(k, l)
