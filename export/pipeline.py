@@ -166,7 +166,7 @@ def _export_graph(
 def _lower(graph: ir.Model, source: GraphSource, spec: GraphSpec, precision: Precision, target: Target) -> ir.Model:
     """Return a float32 graph as it goes into the bundle; the given one may be changed."""
     if target == "cpu" or precision != "fp16":
-        graph = quantize(graph, precision, rows_apart=source.rows_apart)
+        graph = quantize(graph, precision, largest_block=source.largest_block)
     if target != "cpu":
         to_half(graph, spec)
     if target == "tensorrt":

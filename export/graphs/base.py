@@ -40,9 +40,9 @@ class GraphSource:
     sizes: tuple[Case, ...]
     """Sizes to compare it with PyTorch at."""
     make_lawful: Lawful
-    rows_apart: bool = True
-    """In int8, each row of activations has a scale of its own: no text of a batch changes another, and no outlier makes
-    all positions coarse. Without it, products of many rows are faster."""
+    largest_block: int | None = 128
+    """In int8, most rows of weights with one scale; as many activations of one position share one too. So no text of a
+    batch changes another, and an outlier makes one block coarse. None: one scale for all activations of a product."""
 
     def cases(self, spec: GraphSpec | None = None) -> Iterator[tuple[str, Feeds]]:
         """Yield lawful random inputs of each size, with a short description; the same numbers at each call.
@@ -94,7 +94,7 @@ def traced_from(module: Callable[[SpeechModel], nn.Module]) -> Build:
 
 
 def window_source(
-    config: ModelConfig, spec: GraphSpec, module: Callable[[SpeechModel], nn.Module], *, rows_apart: bool
+    config: ModelConfig, spec: GraphSpec, module: Callable[[SpeechModel], nn.Module], *, largest_block: int | None
 ) -> GraphSource:
     """Return the source of an encoder over whole windows: compared at a short one, the largest, and several rows."""
     multiple, longest = config.encoder.run_multiple, config.encoder.run_frames[-1]
@@ -111,7 +111,7 @@ def window_source(
         build=traced_from(module),
         sizes=(*({BATCH: 1, FRAMES: frames} for frames in (short, longest)), rows),
         make_lawful=make_lawful,
-        rows_apart=rows_apart,
+        largest_block=largest_block,
     )
 
 

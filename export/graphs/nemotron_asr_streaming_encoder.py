@@ -223,5 +223,5 @@ def source(config: ModelConfig, spec: GraphSpec) -> GraphSource:
         build=traced_from(EncoderChunk),
         sizes=(*({BATCH: 1, FRAMES: count} for count in frames), {BATCH: 3, FRAMES: 2 * encoder.frames_per_step}),
         make_lawful=make_lawful,
-        rows_apart=False,
+        largest_block=None,
     )

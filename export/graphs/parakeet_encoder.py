@@ -168,4 +168,4 @@ class BidirectionalBlock(nn.Module):
 
 def source(config: ModelConfig, spec: GraphSpec) -> GraphSource:
     """Return the source of `encoder_window`."""
-    return window_source(config, spec, BidirectionalEncoder, rows_apart=False)
+    return window_source(config, spec, BidirectionalEncoder, largest_block=None)

@@ -70,4 +70,4 @@ def _num_steps(frame_end: Tensor) -> Tensor:
 
 def source(config: ModelConfig, spec: GraphSpec) -> GraphSource:
     """Return the source of `encoder_block`."""
-    return window_source(config, spec, BlockEncoder, rows_apart=True)
+    return window_source(config, spec, BlockEncoder, largest_block=128)

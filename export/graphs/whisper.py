@@ -20,6 +20,7 @@ from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.encoders.whisper import stack, stem
 
 Untyped = Any  # modules of transformers, which have no types
+LARGEST_BLOCK = 16  # in int8 the output differs by 3.0 % (root mean square), with blocks of 128 by 5.9 %, as fast
 
 
 class WindowEncoder(nn.Module):
@@ -42,4 +43,4 @@ class WindowEncoder(nn.Module):
 
 def source(config: ModelConfig, spec: GraphSpec) -> GraphSource:
     """Return the source of `encoder_window`."""
-    return window_source(config, spec, WindowEncoder, rows_apart=True)
+    return window_source(config, spec, WindowEncoder, largest_block=LARGEST_BLOCK)

@@ -1,10 +1,10 @@
 """Weight quantisation of a traced graph.
 
 Matrix products with constant weights become int8 or int4 in one of two ways. Dynamic: activations are scaled when the
-graph runs, one scale for the whole tensor, int8 weights per output channel; the fastest for many rows, as in the
-encoder. Weight-only: blocks of weights have a scale each, and so has each row of activations, so that a row's result
-does not depend on the rows beside it; for graphs that decode several texts as one batch. Embedding tables: int8, one
-scale per row. Everything else stays float32: convolutions, recurrent layers, norms, products of two activations such as
+graph runs, one scale for the whole tensor, int8 weights per output channel. Blockwise: blocks of weights have a scale
+each, and so has each block of a row of activations. No row depends on the rows beside it, which graphs need that decode
+several texts as one batch, and an outlier makes one block coarse, not all positions. Embedding tables: int8, one scale
+per row. Everything else stays float32: convolutions, recurrent layers, norms, products of two activations such as
 attention, and constants too small to matter. Weights are read, quantised and written one tensor at a time. No
 calibration data is needed.
 """
@@ -31,13 +31,14 @@ BLOCK_SIZES = (128, 64, 32)  # weights with one scale; the largest that divides 
 LARGEST_INT8 = 127  # symmetric: -128 is not used
 
 
-def quantize(model: ir.Model, precision: Precision, *, rows_apart: bool) -> ir.Model:
+def quantize(model: ir.Model, precision: Precision, *, largest_block: int | None) -> ir.Model:
     """Return a float32 graph in another precision; the given one may be changed. Inputs and outputs stay as they are.
 
     Args:
         model: the graph.
         precision: of its weights; fp16 is that of its arithmetic too.
-        rows_apart: no row of a batch may depend on the rows beside it.
+        largest_block: rows of weights, and as many activations, with one scale; None: in int8, one scale for all
+            activations.
 
     Raises:
         ExportError: if the graph holds no weights to quantise.
@@ -45,19 +46,19 @@ def quantize(model: ir.Model, precision: Precision, *, rows_apart: bool) -> ir.M
     if precision == "fp16":
         to_half(model)
     elif precision != "fp32":
-        _quantize_weights(model, bits=int(precision.removeprefix("int")), rows_apart=rows_apart)
+        _quantize_weights(model, bits=int(precision.removeprefix("int")), largest_block=largest_block)
     return model
 
 
-def _quantize_weights(model: ir.Model, *, bits: int, rows_apart: bool) -> None:
+def _quantize_weights(model: ir.Model, *, bits: int, largest_block: int | None) -> None:
     split_gemms(model)
     lookups = _quantize_tables(model)
     large = [product for product in products(model) if product.matrix.size >= MIN_WEIGHTS]
     for product in large:
-        if bits == 8 and not rows_apart:
+        if bits == 8 and largest_block is None:
             _dynamic_product(model, product)
         else:
-            _blockwise_product(model, product, bits)
+            _blockwise_product(model, product, bits, largest_block or BLOCK_SIZES[0])
     if not lookups and not large:
         name = model.graph.name
         raise ExportError(f"{name}: no matrix or table of {MIN_WEIGHTS} or more weights; keep this graph in float32")
@@ -101,11 +102,12 @@ def _dynamic_product(model: ir.Model, product: Product) -> None:
     replace(model, old, [new], old[-1].outputs, new.outputs)
 
 
-def _blockwise_product(model: ir.Model, product: Product, bits: int) -> None:
+def _blockwise_product(model: ir.Model, product: Product, bits: int, largest: int) -> None:
     """int4 or int8 weights with a scale per column and block of rows."""
     matrix = product.matrix
     rows, columns = matrix.shape
-    block = next((size for size in BLOCK_SIZES if rows % size == 0), BLOCK_SIZES[-1])
+    fits = (size for size in BLOCK_SIZES if size <= largest and rows % size == 0)
+    block = next(fits, min(largest, BLOCK_SIZES[-1]))
     blocks = -(-rows // block)
     weights, scales = _pair(
         model,

@@ -19,6 +19,8 @@ def write_graph(module: nn.Module, spec: GraphSpec, path: Path) -> None:
     save_graph(graph, path)
 
 
-def quantize_file(source: Path, target: Path, precision: Precision = "int8", *, rows_apart: bool = False) -> None:
+def quantize_file(
+    source: Path, target: Path, precision: Precision = "int8", *, largest_block: int | None = None
+) -> None:
     """Quantise a graph from file to file."""
-    save_graph(quantize(ir.load(source), precision, rows_apart=rows_apart), target)
+    save_graph(quantize(ir.load(source), precision, largest_block=largest_block), target)

@@ -147,7 +147,7 @@ def test_other_kinds_of_model(
 
 
 def test_int4_weights_of_an_llm_for_cuda(tiny_bundle: Path, manifest: BundleManifest) -> None:
-    graph = quantize(ir.load(tiny_bundle / f"{LLM}.onnx"), "int4", rows_apart=True)
+    graph = quantize(ir.load(tiny_bundle / f"{LLM}.onnx"), "int4", largest_block=128)
     to_half(graph, manifest.specs[LLM])
     products = [node for node in graph.graph if node.op_type == "MatMulNBits"]
     assert products
@@ -166,7 +166,7 @@ def test_positions_beyond_what_float16_counts_keep_their_angles(
     half = tensorrt_bundle / f"{LLM}.onnx"
     if kind == "cpu":
         half = tmp_path / "half.onnx"
-        save_graph(quantize(ir.load(full), "fp16", rows_apart=True), half)
+        save_graph(quantize(ir.load(full), "fp16", largest_block=128), half)
     keys = []
     for path in (full, half):
         session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
