@@ -12,9 +12,10 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -172,13 +173,14 @@ class FfmpegDecoder:
             os.close(feed)  # the program has its own
             opened.callback(self._end_program)
             try:
-                self._wave = open_pipe(Pipe(cast(BinaryIO, self._process.stdout), name))
+                self._wave = open_pipe(Pipe(cast(FileIO, self._process.stdout), name))
             except AudioError:
                 self._check_program()
                 raise
             opened.callback(self._wave.close)
             self._opened = opened.pop_all()
-        self.rate_hz, self.length_s = self._wave.rate_hz, None
+        self.rate_hz = self._wave.rate_hz
+        self.length_s: float | None = None
 
     def read(self, num_frames: int) -> Frames:
         """See `Decoder`."""

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from bestow_edge.core.errors import AudioError, ManifestError
 from bestow_edge.core.utterances import Utterance
-from bestow_edge.runtime.audio.files import open_audio
+from bestow_edge.runtime.audio.files import open_recording
 
 logger = logging.getLogger(__name__)
 Samples = npt.NDArray[np.float32]
@@ -121,7 +121,7 @@ def decode(file: Path | io.BytesIO, item: Utterance, *, lacking_s: float = LACKI
     """
     if isinstance(file, Path) and not file.is_file():
         raise AudioError(f"{item.path}: no such file; expected an audio file")
-    with open_audio(file, name=str(item.path)) as audio:
+    with open_recording(file, str(item.path)) as audio:
         if item.offset_s:
             audio.seek(item.offset_s)
         samples = audio.read(round(item.duration_s * audio.rate_hz) + SPARE_SAMPLES)
