@@ -58,6 +58,8 @@ def run(
     threshold: options.Threshold = None,
     lookahead: options.Lookahead = None,
     latency: options.Latency = None,
+    hotwords: options.Hotwords = None,
+    hotword_weight: options.HotwordWeight = None,
     beam: Annotated[
         int, typer.Option("--beam", min=1, metavar="N", help="Hypotheses of the search; 1: greedy. Not with --stream.")
     ] = 1,
@@ -84,11 +86,13 @@ def run(
       bestow-edge run talk.wav --stream --policy align-att --threshold 6
       bestow-edge run talk.wav --stream --latency 2.5s
       bestow-edge run talk.wav --stream --trace talk.trace
+      bestow-edge run talk.wav --hotwords "Nemotron, Heidelberg"
       bestow-edge run *.wav --lang en-en --json
     """
+    words = options.chosen_hotwords(hotwords, hotword_weight)
     request = Request(
         lang=lang, ask=tuple(ask or ()), stream=stream, policy=policy, k=k, l=l, threshold=threshold,
-        lookahead=lookahead, latency=latency, beam_size=beam,
+        lookahead=lookahead, latency=latency, beam_size=beam, hotwords=words,
     )  # fmt: skip
     if trace is not None and not (stream and len(files) == 1):
         raise typer.BadParameter("--trace records one file with --stream: give one FILE and --stream")
