@@ -33,19 +33,20 @@ from bestow_edge.runtime.model import Model
 
 RATE_HZ = 16_000
 LONGEST_S, MOST_EACH = 15.0, 2  # seconds of a recording, recordings of a name
-SAID = (
+SAID_WORDS = (
     "Bannister Soames Gilchrist Cresswell Vanderpool Zora Creighton Holborn Hopkinson Edisonia Jenks Liedenbrock "
     "Ichthyosaurus Plesiosaurus Southey Keswick Haworth Branwell Tabby Toledans Rodolfo Leocadia Estafania Crasweller "
     "Kennington Neverbend Ferdinando Britannula Boolooroo Ghisizzle Coralie Rosalie Blueskins Hidalgo galvanometer "
     "electroplating hollyhocks crosstrees Elmo Brontes Calvinistic doctress sententiously lambent disquietude "
     "quadrangle intensification electrolytic philanthropies willowy"
-).split()
-UNSAID = (
+)
+UNSAID_WORDS = (
     "Agatha Alatri Antoninus Aristophanes Barberini Barocco Bentham Blackburn Boswell Brindisi Brutus Carlini Cassy "
     "Cleghorn Coligny Corelli Cosette Crawley Danton Diderot Doria Durazzo Faustina Flambard Flaubert Frascati "
     "Frosinone Galiani Garigliano Giotto Halliday Helvetius Heraclius Justinian Katherine Khazar Knollys Lucretia "
     "Lycaonia Macartney Manderson Manfred Marlowe Mazzini Morcerf Northanger Palestrina Robespierre Theodora Terracina"
-).split()
+)
+SAID, UNSAID = SAID_WORDS.split(), UNSAID_WORDS.split()
 NAMES = {name.lower() for name in SAID}
 normalize = normalizer("en")
 
@@ -66,9 +67,12 @@ def main() -> None:
     arguments = _arguments()
     model = be.load(arguments.bundle, threads=1)
     items = read_manifest(arguments.data)
-    named = _with_names(items)[0 if arguments.tune else 1 :: 2]
+    named = _with_names(items)[0 if arguments.tune else 1 :: 2][: arguments.named]
     unnamed = [item for item in items if not NAMES & set(_words(item)) and item.duration_s < LONGEST_S]
-    sets = {"names": named, "no names": unnamed[:: max(1, len(unnamed) // arguments.unnamed)][: arguments.unnamed]}
+    sets = {
+        "names": named,
+        "no names": unnamed[:: max(1, len(unnamed) // max(1, arguments.unnamed))][: arguments.unnamed],
+    }
     rows: list[dict[str, Any]] = []  # Any: names and numbers
     for policy in arguments.policies.split(","):
         for words in map(int, arguments.words.split(",")):
@@ -89,6 +93,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--weight", type=float, default=DEFAULT_WEIGHT)
     parser.add_argument("--policies", default="offline,default")
     parser.add_argument("--beam", type=int, default=1)
+    parser.add_argument("--named", type=int, help="recordings with names; default: all")
     parser.add_argument("--unnamed", type=int, default=16, help="recordings without names")
     parser.add_argument("--tune", action="store_true")
     return parser.parse_args()

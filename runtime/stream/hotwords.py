@@ -202,7 +202,7 @@ class HotwordDecoder:
         """
         for first in rivals:
             tokens, score = self._hotword(row, first, visible)
-            if tokens != self._paths[row] and score > self._own_score(row, len(tokens), visible):
+            if tokens != self._paths[row][-len(tokens) :] and score > self._own_score(row, len(tokens), visible):
                 return tokens
         return ()
 
