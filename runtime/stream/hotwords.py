@@ -208,7 +208,8 @@ class HotwordDecoder:
 
     def _hotword(self, row: int, first: int, visible: int) -> tuple[Path, float]:
         """Return the most probable hotword that begins with a token, to its end, and its score with its bonus."""
-        path, tokens, score = self._paths[row], (), 0.0
+        path, score = self._paths[row], 0.0
+        tokens: Path = ()
         with self._decoder.rehearsal():
             while True:
                 log_probs = self._decoder.attempt([visible] * self.rows)[row].log_probs
