@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bestow_edge.runtime import (
         AlignAtt,
         Event,
+        Hotword,
         LiveSession,
         LocalAgreement,
         Model,
@@ -40,6 +41,7 @@ __all__ = [
     "AlignAtt",
     "BestowEdgeError",
     "Event",
+    "Hotword",
     "LiveSession",
     "LocalAgreement",
     "Model",

@@ -1,6 +1,7 @@
 """Streaming runtime: a bundle, numpy and onnxruntime. Never imports torch, transformers, onnx, export or training."""
 
 from bestow_edge.core.config import SegmentConfig
+from bestow_edge.core.hotwords import Hotword
 from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, View, WaitK
 from bestow_edge.core.prompts import Question
 from bestow_edge.runtime.audio.files import open_audio, read_audio
@@ -12,6 +13,7 @@ from bestow_edge.runtime.stream.session import Session
 __all__ = [
     "AlignAtt",
     "Event",
+    "Hotword",
     "LiveSession",
     "LocalAgreement",
     "Model",

@@ -25,6 +25,7 @@ from bestow_edge.core.delay import TRAINED_K, is_trained, solve
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.graphs import part_spec
 from bestow_edge.core.hash_memory import HashMemory
+from bestow_edge.core.hotwords import Hotword, check_hotwords
 from bestow_edge.core.hub_bundles import bundle_directory
 from bestow_edge.core.policy import Offline, Policy, WaitK
 from bestow_edge.core.prompts import (
@@ -36,6 +37,7 @@ from bestow_edge.core.prompts import (
     check_trained,
     make_pair,
     parse_pair,
+    prompt_text,
 )
 from bestow_edge.core.request import Request, change_policy, check_follows, default_policy, given_fields
 from bestow_edge.runtime.decoders.base import Decoder, open_decoder
@@ -129,12 +131,18 @@ class Model:
         """The policy of a session without a policy argument."""
         return default_policy(None, self.config.policy)
 
-    def prompt_ids(self, asked: AboutSpeech) -> tuple[int, ...]:
-        """Return the token ids of a prompt: the bundle holds those of a pair, the tokenizer makes those of a question.
+    def prompt_ids(self, asked: AboutSpeech, hotwords: Sequence[Hotword] = ()) -> tuple[int, ...]:
+        """Return the token ids of a prompt.
+
+        The bundle holds those of a pair. The tokenizer makes those of a question, and of a pair whose prompt takes
+        hotwords.
 
         Raises:
             PromptError: if the question cannot be asked, see `bestow_edge.runtime.stream.text.question_ids`.
         """
+        if isinstance(asked, Pair) and hotwords and self.config.chat.before_hotwords:
+            text = prompt_text(asked, self.config.chat, hotwords)
+            return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
         if isinstance(asked, Pair):
             return self.manifest.prompts[str(asked)]
         return question_ids(self.tokenizer, asked, self.config.chat, self.manifest.max_text_tokens)
@@ -165,6 +173,7 @@ class Model:
         latency_s: float | None = None,
         segments: SegmentConfig | None = None,
         beam_size: int = 1,
+        hotwords: Sequence[Hotword | str] = (),
     ) -> Session:
         """Open a session on one stream of audio.
 
@@ -186,10 +195,12 @@ class Model:
             segments: limits of a segment, None = the bundle's default; to change one limit, give
                 `dataclasses.replace(model.config.segments, pause_s=0)`.
             beam_size: hypotheses kept by the search at the end of the audio; more than 1 needs `Offline()`.
+            hotwords: names and terms to prefer to words that sound alike, each a `Hotword` or a word with the default
+                weight.
 
         Raises:
-            PromptError: if the model was not trained for these languages or for questions, or the question is empty or
-                too long for the LLM's context.
+            PromptError: if the model was not trained for these languages or for questions, the question is empty or
+                too long for the LLM's context, or the tokenizer cannot write a hotword.
             ConfigError: if the policy, the look-ahead, the latency or a limit is out of range.
         """
         asked = _asked(task, source, target, ask)
@@ -207,12 +218,16 @@ class Model:
             raise ConfigError("give either policy or k and l, not both")
         if beam_size < 1 or (beam_size > 1 and not isinstance(policy, Offline)):
             raise ConfigError(f"beam_size {beam_size}: expected 1, or more with Offline(): a beam may change its mind")
-        return self.multi_session([(asked, policy)], lookahead=lookahead, segments=segments, beam_size=beam_size)
+        return self.multi_session(
+            [(asked, policy)], lookahead=lookahead, segments=segments, beam_size=beam_size, hotwords=hotwords
+        )
 
     def open(self, request: Request) -> Session:
         """Open a session that does what a request states; errors are those of `multi_session`."""
         prompts, right_context = request.prompts(self.config), request.right_context(self.config)
-        return self.multi_session(prompts, lookahead=right_context, beam_size=request.beam_size)
+        return self.multi_session(
+            prompts, lookahead=right_context, beam_size=request.beam_size, hotwords=request.hotwords
+        )
 
     def multi_session(
         self,
@@ -221,6 +236,7 @@ class Model:
         lookahead: int | None = None,
         segments: SegmentConfig | None = None,
         beam_size: int = 1,
+        hotwords: Sequence[Hotword | str] = (),
     ) -> Session:
         """Open a session that answers several prompts about one stream: one encoder pass, one batch of texts.
 
@@ -233,10 +249,11 @@ class Model:
             lookahead: as for `session`, and so are the other arguments.
             segments: see `session`.
             beam_size: see `session`; more than 1 for a single prompt only.
+            hotwords: see `session`; for all texts.
 
         Raises:
-            PromptError: if the model was not trained for one of the language pairs or questions, or a question is too
-                long for the LLM's context.
+            PromptError: if the model was not trained for one of the language pairs or questions, a question is too long
+                for the LLM's context, or the tokenizer cannot write a hotword.
             ConfigError: if the look-ahead or a limit is out of range, the model cannot follow a policy, or there are no
                 prompts.
         """
@@ -262,7 +279,10 @@ class Model:
             segments = self.config.segments
             if all(isinstance(prompt.asked, Question) for prompt in asked):
                 segments = replace(segments, max_s=0.0)  # an answer is about all of the speech
-        return Session(self, prompts=asked, lookahead=lookahead, segments=segments, beam_size=beam_size)
+        checked = check_hotwords(hotwords)
+        return Session(
+            self, prompts=asked, lookahead=lookahead, segments=segments, beam_size=beam_size, hotwords=checked
+        )
 
     def _warn_of(self, policy: Policy) -> None:
         """Log a warning about a wait-k that was not trained, once for each K and L."""

@@ -23,6 +23,7 @@ from bestow_edge.core.prompts import parse_pair
 from bestow_edge.evaluation.scores.score import METRICS
 
 if TYPE_CHECKING:
+    from bestow_edge.core.hotwords import Hotword
     from bestow_edge.core.prompts import Pair
     from bestow_edge.evaluation.run.directory import Store
     from bestow_edge.evaluation.run.runner import Runner
@@ -114,6 +115,8 @@ def evaluate(
     threshold: Thresholds = "",
     l: options.L = None,  # noqa: E741 - the paper's letter
     lookahead: Lookaheads = "",
+    hotwords: options.Hotwords = None,
+    hotword_weight: options.HotwordWeight = None,
     metric: Metric = "",
     jobs: Jobs = 1,
     as_json: options.Json = False,
@@ -137,7 +140,7 @@ def evaluate(
         raise typer.BadParameter(f"--lang {pair}: with --questions give the language of the speech, such as en")
     metric = metric or ("rouge_l" if questions else "wer" if pair.task == "transcribe" else "bleu")
     varied = {"k": numbers("--k", k), "threshold": numbers("--threshold", threshold)}
-    steps = numbers("--lookahead", lookahead)
+    steps, words = numbers("--lookahead", lookahead), options.chosen_hotwords(hotwords, hotword_weight)
     with needs_extra("eval"):
         from bestow_edge.evaluation.report import summary
         from bestow_edge.evaluation.run.directory import Store
@@ -145,7 +148,7 @@ def evaluate(
         from bestow_edge.evaluation.scores.results import score_setting
     if metric not in METRICS:
         raise typer.BadParameter(f"--metric {metric}: expected one of {', '.join(METRICS)}")
-    runner = _runner(bundle, pair, device, threads, jobs, questions=questions)
+    runner = _runner(bundle, pair, device, threads, jobs, questions=questions, hotwords=words)
     settings = _settings(runner, policy, varied, l, steps)
     samples = read_samples(manifest, pair, questions=questions, target=target, audio=audio)
     _report_samples(samples, manifest, runner, metric)
@@ -186,7 +189,14 @@ def numbers(option: str, text: str) -> list[int]:
 
 
 def _runner(
-    bundle: Path | None, pair: Pair, device: options.Device, threads: int, jobs: int, *, questions: bool
+    bundle: Path | None,
+    pair: Pair,
+    device: options.Device,
+    threads: int,
+    jobs: int,
+    *,
+    questions: bool,
+    hotwords: tuple[Hotword, ...],
 ) -> Runner:
     from bestow_edge.core.hub_bundles import bundle_directory
     from bestow_edge.evaluation.report.hardware import usable_cores
@@ -197,7 +207,9 @@ def _runner(
         say("no bundle given: using the embedded demo (small; English and German)")
     threads = threads or max(1, usable_cores() // jobs)
     used = bundle_directory(bundle or embedded_bundle())
-    return Runner(bundle=used, pair=pair, questions=questions, device=device, threads=threads, jobs=jobs)
+    return Runner(
+        bundle=used, pair=pair, questions=questions, device=device, threads=threads, jobs=jobs, hotwords=hotwords
+    )
 
 
 def _settings(

@@ -51,6 +51,8 @@ def mic(
     threshold: options.Threshold = None,
     lookahead: options.Lookahead = None,
     latency: options.Latency = None,
+    hotwords: options.Hotwords = None,
+    hotword_weight: options.HotwordWeight = None,
     seconds: Seconds = None,
     trace: options.Trace = None,
     as_json: options.Json = False,
@@ -75,11 +77,12 @@ def mic(
       bestow-edge mic --lang en-en --ask "What is to be done?"
       bestow-edge mic --latency 2.5s
       bestow-edge mic --seconds 30 --json > events.jsonl
+      bestow-edge mic --hotwords names.txt
       bestow-edge mic --trace talk.trace
     """
     request = Request(
         lang=lang, ask=tuple(ask or ()), policy=policy, k=k, l=l, threshold=threshold, lookahead=lookahead,
-        latency=latency,
+        latency=latency, hotwords=options.chosen_hotwords(hotwords, hotword_weight),
     )  # fmt: skip
     from bestow_edge.runtime import load
     from bestow_edge.runtime.audio.microphone import Microphone

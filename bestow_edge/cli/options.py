@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from bestow_edge.core.config import PolicyName
+from bestow_edge.core.errors import PromptError
+from bestow_edge.core.hotwords import DEFAULT_WEIGHT, Hotword, read_hotwords
 
 K_HELP = "wait-k: blocks of L steps before the first token"
 L_HELP = "Encoder steps (80 ms) in a block"
@@ -59,6 +61,21 @@ Latency = Annotated[
         help="Longest delay of the first token, such as 2.5s or 800ms; chooses K, L and look-ahead of wait-k.",
     ),
 ]
+Hotwords = Annotated[
+    str | None,
+    typer.Option(
+        "--hotwords",
+        metavar="WORD,...|FILE.txt",
+        help="Names and terms to prefer to words that sound alike; in the file, one on each line. "
+        "`Heidelberg :4.5` has a weight of its own.",
+    ),
+]
+HotwordWeight = Annotated[
+    float | None,
+    typer.Option(
+        "--hotword-weight", metavar="X", help=f"Bonus of a hotword's token, nats; default: {DEFAULT_WEIGHT:g}."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Trace = Annotated[
     Path | None,
@@ -79,6 +96,17 @@ def named_bundle(bundle: Path | None) -> Path:
     from bestow_edge.core.hub_bundles import bundle_directory
 
     return bundle_directory(bundle)
+
+
+def chosen_hotwords(given: str | None, weight: float | None) -> tuple[Hotword, ...]:
+    """Return the hotwords of `--hotwords` and `--hotword-weight`.
+
+    Raises:
+        PromptError: the words are wrong, or there is a weight without words.
+    """
+    if given is None and weight is not None:
+        raise PromptError(f"--hotword-weight {weight:g}: expected --hotwords too; give both or none")
+    return () if given is None else read_hotwords(given, DEFAULT_WEIGHT if weight is None else weight)
 
 
 def help_without_command(context: typer.Context) -> None:

@@ -88,6 +88,8 @@ def run(
     threshold: options.Threshold = None,
     lookahead: options.Lookahead = None,
     latency: options.Latency = None,
+    hotwords: options.Hotwords = None,
+    hotword_weight: options.HotwordWeight = None,
     beam: Annotated[
         int, typer.Option("--beam", min=1, metavar="N", help="Hypotheses of the search; 1: greedy. Not with --stream.")
     ] = 1,
@@ -117,13 +119,15 @@ def run(
       bestow-edge run talk.wav --stream --policy align-att --threshold 6
       bestow-edge run talk.wav --stream --latency 2.5s
       bestow-edge run talk.wav --stream --trace talk.trace
+      bestow-edge run talk.wav --hotwords "Nemotron, Heidelberg"
       bestow-edge run *.wav --lang en-en --json
       ffmpeg -v error -i talk.mp4 -f wav - | bestow-edge run - --stream
       arecord -q -f S16_LE -r 16000 -t raw | bestow-edge run - --raw 16000 --stream
     """
+    words = options.chosen_hotwords(hotwords, hotword_weight)
     request = Request(
         lang=lang, ask=tuple(ask or ()), stream=stream, policy=policy, k=k, l=l, threshold=threshold,
-        lookahead=lookahead, latency=latency, beam_size=beam,
+        lookahead=lookahead, latency=latency, beam_size=beam, hotwords=words,
     )  # fmt: skip
     inputs = find_inputs(files)
     if trace is not None and not (stream and len(inputs) == 1):

@@ -274,6 +274,8 @@ class ChatTemplate:
     previous: str = ""
     """Text before repeated tokens of the segment before, which then stand before the prompt; empty if they stand
     between prompt and answer."""
+    before_hotwords: str = ""
+    """Begin of `before` that hotwords stand behind; empty if the prompt takes none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -66,7 +66,7 @@ class EngineError(BestowEdgeError, RuntimeError):
 
 
 class PromptError(BestowEdgeError, ValueError):
-    """A model was not trained for a request, or a question is empty or too long."""
+    """A model was not trained for a request, a question is empty or too long, or a hotword cannot be used."""
 
 
 class SessionError(BestowEdgeError, RuntimeError):

@@ -12,6 +12,7 @@ from typing import Literal
 
 from bestow_edge.core.config import ChatTemplate
 from bestow_edge.core.errors import PromptError
+from bestow_edge.core.hotwords import Hotword
 from bestow_edge.core.languages import LANGUAGES
 
 Task = Literal["transcribe", "translate"]
@@ -220,8 +221,11 @@ def make_pair(task: Task | None, source: str, target: str | None) -> Pair:
     return pair
 
 
-def prompt_text(asked: Asked, chat: ChatTemplate) -> str:
-    """Return the whole prompt, from the first special token to where the answer begins."""
+def prompt_text(asked: Asked, chat: ChatTemplate, hotwords: Sequence[Hotword] = ()) -> str:
+    """Return the whole prompt, from the first special token to where the answer begins.
+
+    It holds the hotwords if the model's prompt takes any.
+    """
     instruction = asked.instruction
     if chat.instruction is not None and isinstance(asked, Pair):
         instruction = chat.instruction.format(
@@ -231,7 +235,9 @@ def prompt_text(asked: Asked, chat: ChatTemplate) -> str:
             source_name=LANGUAGES[asked.source],
             target_name=LANGUAGES[asked.target],
         )
-    return f"{chat.before}{instruction}{chat.after}"
+    context = ", ".join(word.text for word in hotwords) if chat.before_hotwords else ""
+    before = f"{chat.before_hotwords}{context}{chat.before.removeprefix(chat.before_hotwords)}"
+    return f"{before}{instruction}{chat.after}"
 
 
 def check_trained(pair: Pair, trained: tuple[str, ...], detects: Collection[str] = ()) -> None:

@@ -13,6 +13,7 @@ from bestow_edge.core.config import ModelConfig, PolicyConfig, PolicyName
 from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.delay import Choice, parse_latency, solve
 from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.hotwords import Hotword
 from bestow_edge.core.policy import POLICIES, AlignAtt, Offline, Policy, check_policy
 from bestow_edge.core.prompts import AUTO, AboutSpeech, Question, parse_asked
 
@@ -43,6 +44,8 @@ class Request:
     """Delay such as `2.5s`, in place of k, l and lookahead."""
     beam_size: int = 1
     """Hypotheses of the search over the whole audio; 1 is greedy."""
+    hotwords: tuple[Hotword, ...] = ()
+    """Names and terms that are preferred to words that sound alike."""
 
     def __post_init__(self) -> None:
         """Refuse values that do not go together, before a model is loaded.

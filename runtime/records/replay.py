@@ -48,6 +48,7 @@ def replay(
         lookahead=header.lookahead if lookahead is None else lookahead,
         segments=header.segments,
         beam_size=header.beam_size if all(isinstance(policy, Offline) for policy in used) else 1,
+        hotwords=header.hotwords,
     )
     with session:
         events = [event for block in trace.blocks() for event in session.feed(block)]

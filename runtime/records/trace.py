@@ -2,7 +2,7 @@
 
 A trace is a zip file without pickled objects:
 
-    header.json     format, versions, bundle, prompts, policies, look-ahead, segment settings
+    header.json     format, versions, bundle, prompts, policies, look-ahead, segment settings, hotwords
     samples.f32     the audio as it was fed, float32, little-endian
     feeds.npy       samples, start and duration of each `feed`, and of `finish` where the stream was finished
     decisions.npy   every `Decision`
@@ -33,6 +33,7 @@ from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.decoding import decode
 from bestow_edge.core.errors import ConfigError, TraceError
 from bestow_edge.core.files import sha256, temporary_path
+from bestow_edge.core.hotwords import Hotword
 from bestow_edge.core.json_text import parse_json, parse_object
 from bestow_edge.core.policy import POLICIES, Policy
 from bestow_edge.core.prompts import AboutSpeech, Question, parse_pair
@@ -103,6 +104,8 @@ class TraceHeader:
     segments: SegmentConfig
     """When segments ended."""
     beam_size: int
+    """As for `Model.session`."""
+    hotwords: tuple[Hotword, ...] = ()
     """As for `Model.session`."""
     finished: bool
     """Whether the session was finished; otherwise it was interrupted and its last text is missing."""
@@ -216,6 +219,7 @@ class Tracer:
             lookahead=session.lookahead,
             segments=session.segments,
             beam_size=session.beam_size,
+            hotwords=session.hotwords,
             finished=self._finished,
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bestow_edge.core.hotwords import Hotword
 from bestow_edge.core.prompts import AUTO, AboutSpeech
 from bestow_edge.runtime.decoders.base import Attempt, Decoder
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 class SpokenLanguage:
     """Language of a stream, and its prompts in that language."""
 
-    def __init__(self, model: Model, asked: Sequence[AboutSpeech]) -> None:
-        """Take the pairs and questions of a session, which may leave the language to detection."""
-        self._model, self._asked = model, asked
+    def __init__(self, model: Model, asked: Sequence[AboutSpeech], hotwords: Sequence[Hotword] = ()) -> None:
+        """Take the pairs and questions of a session, which may leave the language to detection, and its hotwords."""
+        self._model, self._asked, self._hotwords = model, asked, hotwords
         connector = model.config.connector
         self._detects, self._steps = connector.detects, connector.detection_steps
         self.settled = all(one.source != AUTO for one in asked)
@@ -54,4 +55,4 @@ class SpokenLanguage:
         return not self.settled and attempt.visible_steps - attempt.span()[0] < self._steps
 
     def _ids_in(self, code: str) -> list[tuple[int, ...]]:
-        return [self._model.prompt_ids(one.spoken(code)) for one in self._asked]
+        return [self._model.prompt_ids(one.spoken(code), self._hotwords) for one in self._asked]

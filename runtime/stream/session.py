@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.errors import DeviceError, EngineError, GraphError, SessionError
+from bestow_edge.core.hotwords import Hotword
 from bestow_edge.core.prompts import Question
 from bestow_edge.runtime.audio.samples import check_block
 from bestow_edge.runtime.decoders.base import Attempt
@@ -25,6 +25,7 @@ from bestow_edge.runtime.stream.answer import Answer, Prompt
 from bestow_edge.runtime.stream.answers import Answers
 from bestow_edge.runtime.stream.beam import beam_search
 from bestow_edge.runtime.stream.events import Decision, Event, Verdict
+from bestow_edge.runtime.stream.hotwords import HotwordTrie, with_hotwords
 from bestow_edge.runtime.stream.language import SpokenLanguage
 from bestow_edge.runtime.stream.listener import LEAST_S, Listener
 from bestow_edge.runtime.stream.loop import decide
@@ -49,6 +50,7 @@ class Session:
         lookahead: int,
         segments: SegmentConfig,
         beam_size: int = 1,
+        hotwords: Sequence[Hotword] = (),
     ) -> None:
         """Prefill the prompts, so that the first token costs no more than a later one.
 
@@ -57,25 +59,24 @@ class Session:
 
         Raises:
             ConfigError: if a limit of `segments` is too small, or the LLM's context too short for it.
-            PromptError: if a question cannot be asked, see `question_ids`.
+            PromptError: if a question cannot be asked, see `question_ids`, or a hotword cannot be written.
         """
         self.model = model
         """The model that it runs."""
         self.prompts = tuple(prompts)
         self.lookahead, self.beam_size = lookahead, beam_size
-        self.segments = segments
+        self.segments, self.hotwords = segments, tuple(hotwords)
+        self._trie = HotwordTrie(model.tokenizer, hotwords) if hotwords else None
+        self._prefer = partial(with_hotwords, trie=self._trie, end_ids=model.manifest.end_ids)
         self.segment = 0
         self.on_decision: Callable[[Decision], None] | None = None
         """Called with every decision, except those of drafts."""
         self._kind = CONNECTORS[model.config.connector.kind]
-        self._spoken = SpokenLanguage(model, [prompt.asked for prompt in prompts])
+        self._spoken = SpokenLanguage(model, [prompt.asked for prompt in prompts], self.hotwords)
         policies = [prompt.policy for prompt in prompts]
+        most_tokens, max_text_tokens = self._spoken.most_tokens(), model.manifest.max_text_tokens
         self._limits = limits(
-            segments,
-            model.config,
-            policies,
-            prompt_tokens=self._spoken.most_tokens(),
-            max_text_tokens=model.manifest.max_text_tokens,
+            segments, model.config, policies, prompt_tokens=most_tokens, max_text_tokens=max_text_tokens
         )
         self._graphs = model.graphs
         self._open_encoder = partial(
@@ -94,9 +95,7 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._ended = True
 
     def feed(self, samples: npt.NDArray[np.float32]) -> list[Event]:
@@ -184,7 +183,7 @@ class Session:
         """Begin with fresh prompts, caches and speech memory; `contexts` are the tokens to repeat for each prompt."""
         self._contexts = contexts
         self._prompt_tokens = self._begins()
-        self._decoder = self.model.open_decoder(self._graphs, self._prompt_tokens)
+        self._decoder = self._prefer(self.model.open_decoder(self._graphs, self._prompt_tokens))
         answers = [
             Answer(prompt.policy, self._limits.most_tokens, self._kind.aligned, isinstance(prompt.asked, Question))
             for prompt in self.prompts
@@ -208,7 +207,7 @@ class Session:
         """Take the prompts of the language that the speech heard is in, until it is settled."""
         if self._spoken.detect(self._decoder):
             self._prompt_tokens = self._begins()
-            self._decoder = self._decoder.branch(self._prompt_tokens)
+            self._decoder = self._prefer(self._decoder.branch(self._prompt_tokens))
 
     @contextmanager
     def _supposing_the_end(self) -> Iterator[None]:
@@ -328,7 +327,8 @@ class Session:
 
     def _best_answer(self, visible: int) -> Sequence[Attempt]:
         decoder = self._decoder.branch([self._prompt_tokens[0]] * self.beam_size)
-        return beam_search(decoder, visible, self.model.manifest.end_ids, self._answers.all[0].most(visible))
+        most_tokens = self._answers.all[0].most(visible)
+        return beam_search(decoder, visible, self.model.manifest.end_ids, most_tokens, self._trie)
 
     def _cut(self, visible: int) -> Iterator[Event]:
         """End a segment in the middle of speech."""

@@ -194,3 +194,16 @@ def test_the_extra_is_named_where_it_is_missing(cli: Cli, few: Path) -> None:
     done = cli("eval", few, "--out", "out", before=before)
     assert done.returncode == 2
     assert "sacrebleu is not installed; run: pip install 'bestow-edge[eval]'" in done.stderr
+
+
+def test_hotwords_are_part_of_the_results(cli: Cli, few: Path, tmp_path: Path) -> None:
+    asked = ["eval", few, "--lang", "en-de", "--policy", "offline", "--threads", 1, "--out", tmp_path / "scores"]
+    first = cli(*asked, "--hotwords", "Rom :20, Ulm", "--json")
+    assert first.returncode == 0, first.stderr
+    record = json.loads(first.stdout)
+    assert record["hotwords"] == {"Rom": 20, "Ulm": 4}
+    log = read_log(tmp_path / "scores" / record["settings"][0]["name"] / "instances.log")
+    assert any("Rom" in instance.prediction for instance in log)
+    other = cli(*asked)
+    assert other.returncode == 2
+    assert "hotwords" in other.stderr

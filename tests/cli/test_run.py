@@ -238,3 +238,36 @@ def test_help_imports_nothing_heavy(cli: Callable[..., Any]) -> None:
 def test_without_a_bundle_the_demo_is_named_once(cli: Callable[..., Any], wav: Path) -> None:
     done = cli("run", wav)
     assert done.stderr.count("no bundle given: using the embedded demo") == 1
+
+
+def test_hotwords(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path, tmp_path: Path) -> None:
+    from bestow_edge.runtime import Hotword, read_audio
+
+    (tmp_path / "names.txt").write_text("three\none :5\n", encoding="utf-8")
+    words, waveform = [Hotword("three", 20.0), Hotword("one", 5.0)], read_audio(wav, 16_000)
+    for given in ("three, one :5", tmp_path / "names.txt"):
+        code, out, err = run_here(
+            capsys, "run", wav, "--bundle", tiny_bundle, "--hotwords", given, "--hotword-weight", 20
+        )
+        assert (code, err) == (0, "")
+        assert out == whole(tiny_bundle, waveform, policy=Offline(), hotwords=words) + "\n"
+        assert "three" in out
+    assert "three" not in whole(tiny_bundle, waveform, policy=Offline())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--hotwords", ""], "hotwords '': expected at least one"),
+        (["--hotwords", "Rom :x"], "'x' is no weight"),
+        (["--hotwords", "Rom", "--hotword-weight", 21], "hotword 'Rom': weight 21.0, expected 0 to 20"),
+        (["--hotwords", "Rom", "--hotword-weight", "heavy"], "Invalid value for '--hotword-weight'"),
+        (["--hotword-weight", 3], "--hotword-weight 3: expected --hotwords too; give both or none"),
+        (["--hotwords", "<pad>"], "the tokenizer writes"),
+    ],
+)
+def test_wrong_hotwords(
+    capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path, options: list[object], message: str
+) -> None:
+    code, out, err = run_here(capsys, "run", wav, "--bundle", tiny_bundle, *options)
+    assert (code, out, message in err) == (2, "", True), err

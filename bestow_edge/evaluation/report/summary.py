@@ -29,6 +29,7 @@ from bestow_edge.evaluation.scores.results import SettingResult
 def describe(manifest: Path, samples: Samples, runner: Runner) -> dict[str, Any]:
     """Return the fields that must be equal for an earlier run to be continued, as JSON."""
     bundle = read_manifest(runner.bundle)
+    hotwords = {word.text: word.weight for word in runner.hotwords}
     return {
         "pair": runner.name,
         "manifest": {
@@ -48,6 +49,7 @@ def describe(manifest: Path, samples: Samples, runner: Runner) -> dict[str, Any]
         "device": runner.device,
         "threads": runner.threads,
         "jobs": runner.jobs,
+        **({"hotwords": hotwords} if hotwords else {}),
     }
 
 

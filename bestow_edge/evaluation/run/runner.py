@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bestow_edge.core.errors import SessionError
+from bestow_edge.core.hotwords import Hotword
 from bestow_edge.core.prompts import Pair, Question
 from bestow_edge.evaluation.run.directory import Store
 from bestow_edge.evaluation.run.listening import listen
@@ -46,6 +47,8 @@ class Runner:
     """Threads of each process."""
     jobs: int = 1
     """Processes."""
+    hotwords: tuple[Hotword, ...] = ()
+    """As for `Model.session`."""
 
     @property
     def name(self) -> str:
@@ -93,7 +96,7 @@ class Runner:
         if self.jobs == 1:
             model = self.load_model()
             for task in tasks:
-                yield task, run_task(model, self.pair, task)
+                yield task, run_task(model, self, task)
             return
         context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
         workers = min(self.jobs, len(tasks))
@@ -113,27 +116,27 @@ class Runner:
         return load(self.bundle, device=self.device, threads=self.threads)
 
 
-def run_task(model: Model, pair: Pair, task: Task) -> Instance:
+def run_task(model: Model, runner: Runner, task: Task) -> Instance:
     """Run one utterance."""
-    sample = task.sample
+    sample, pair = task.sample, runner.pair
     waveform, rate_hz = read_waveform(sample.path, offset_s=sample.offset_s, duration_s=sample.duration_s)
     lookahead = task.setting.lookahead
     policy = task.setting.make_policy(model.config.policy)
     asked = Question(pair.source, sample.question) if sample.question else pair
-    with model.multi_session([(asked, policy)], lookahead=lookahead) as session:
+    with model.multi_session([(asked, policy)], lookahead=lookahead, hotwords=runner.hotwords) as session:
         instance = listen(session, waveform, rate_hz).instance(task.index, sample.reference, str(sample.path))
     return replace(instance, extra={**instance.extra, "question": sample.question}) if sample.question else instance
 
 
-_process: dict[str, tuple[Model, Pair]] = {}  # of a worker process: one model for all its tasks
+_process: dict[str, tuple[Model, Runner]] = {}  # of a worker process: one model for all its tasks
 
 
 def _start(runner: Runner) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process stops the workers
     logging.getLogger("bestow_edge").setLevel(logging.ERROR)  # the main process has logged it
-    _process["loaded"] = runner.load_model(), runner.pair
+    _process["loaded"] = runner.load_model(), runner
 
 
 def _work(task: Task) -> Instance:
-    model, pair = _process["loaded"]
-    return run_task(model, pair, task)
+    model, runner = _process["loaded"]
+    return run_task(model, runner, task)

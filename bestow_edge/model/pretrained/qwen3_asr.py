@@ -28,10 +28,12 @@ Untyped = Any  # a transformers config: they have no types
 POLICY = PolicyConfig(name="local-agreement", l=CHUNK_STEPS)
 SEGMENT_S = 60.0  # of the 20 minutes that it reads at once: the text behind the speech is run again and again
 SPEECH = "<|audio_pad|>"
+SYSTEM = "<|im_start|>system\n"
 CHAT = ChatTemplate(
-    before="<|im_start|>system\n<|im_end|>\n<|im_start|>user\n"
+    before=f"{SYSTEM}<|im_end|>\n<|im_start|>user\n"
     f"<|audio_start|>{SPEECH}<|audio_end|><|im_end|>\n<|im_start|>assistant\n",
     instruction="language {source_name}<asr_text>",
+    before_hotwords=SYSTEM,
 )
 LANGUAGES = (
     "en", "ar", "cs", "da", "de", "el", "es", "fa", "fi", "fr", "hi", "hu", "id", "it", "ja", "ko", "mk", "ms", "nl",

@@ -16,10 +16,16 @@ from commands import run_here
 from safetensors.torch import load_file, save_file
 from tiny_qwen3_asr import SECONDS, save_qwen3_asr
 from tokenizers import Tokenizer
-from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    Qwen3ASRFeatureExtractor,
+    Qwen3ASRForConditionalGeneration,
+    Qwen3ASRProcessor,
+)
 
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.features import log_mel
+from bestow_edge.core.hotwords import Hotword
 from bestow_edge.core.policy import LocalAgreement, Offline, Policy
 from bestow_edge.core.prompts import parse_pair, prompt_text
 from bestow_edge.core.specs.blocks import blocks
@@ -116,6 +122,27 @@ def test_utterances_of_a_batch_are_apart(checkpoint: Path, waveform: np.ndarray)
     steps = int(alone.lens[0])
     assert together.lens.tolist() == [blocks(model.config).num_steps(len(mel)), steps]
     torch.testing.assert_close(together.steps[1, :steps], alone.steps[0], atol=1e-5, rtol=1e-5)
+
+
+TEMPLATE = (  # as the checkpoint's chat_template.jinja lays it out
+    "<|im_start|>system\n{% for m in messages if m.role == 'system' %}{{ m.content[0].text }}{% endfor %}<|im_end|>\n"
+    "<|im_start|>user\n<|audio_start|><|audio_pad|><|audio_end|><|im_end|>\n<|im_start|>assistant\n"
+    "{% for m in messages if m.role == 'assistant' %}{{ m.content[0].text }}{% endfor %}"
+)
+
+
+def test_hotwords_stand_in_the_system_turn(bundle: Model, folder: Path) -> None:
+    """The prompt is that of transformers' processor."""
+    names = {"audio_token": "<|audio_pad|>", "audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>"}
+    tokenizer = AutoTokenizer.from_pretrained(folder, extra_special_tokens=names)
+    processor = Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(feature_size=32), tokenizer, chat_template=TEMPLATE)
+    german = parse_pair("de")
+    for words, prompt in ([], None), ([Hotword("Zürich"), Hotword("Bad Homburg")], "Zürich, Bad Homburg"):
+        (text,) = processor.apply_transcription_request(np.zeros(1), "German", prompt, tokenize=False)
+        want = tuple(tokenizer(text, add_special_tokens=False).input_ids)
+        assert bundle.prompt_ids(german, words) == want
+        session = bundle.session(source="de", hotwords=words)
+        assert session._prompt_tokens == [want]
 
 
 def tokens(model: Model, waveform: np.ndarray, policy: Policy, block: int) -> list[int]:

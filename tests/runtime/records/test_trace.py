@@ -87,6 +87,17 @@ def test_a_replay_with_other_settings_is_another_session(recorded: Trace, digits
     assert first_difference(recorded.events, events)
 
 
+def test_hotwords_are_recorded_and_replayed(digits: be.Model, waveform: Floats, tmp_path: Path) -> None:
+    words = (be.Hotword("Heidelberg", 20.0), be.Hotword("Rom", 20.0))
+    prompts: list[tuple[str, be.Policy]] = [("en-de", be.WaitK(2, 3)), ("en-en", be.AlignAtt(6, l=2))]
+    trace, events = record(digits.multi_session(prompts, hotwords=words), [waveform], tmp_path / "names.trace")
+    assert trace.header.hotwords == words
+    assert replay(trace, digits) == events
+    text = "".join(event.text for event in events if isinstance(event, be.TextEvent))
+    assert "Rom" in text or "Heidelberg" in text
+    assert record(digits.multi_session(prompts), [waveform], tmp_path / "plain.trace")[0].header.hotwords == ()
+
+
 def test_first_difference() -> None:
     text = be.TextEvent("one", (7,), (-0.5,), 0.1, 0.4, 1.0, 0)
     start = be.SegmentEvent("start", 0, 0.1)
