@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.core.errors import AudioError, BacklogError, ConfigError, SessionError
-from bestow_edge.runtime.audio.files import check_block
+from bestow_edge.runtime.audio.samples import check_block
 from bestow_edge.runtime.stream.events import Event
 
 WAIT_S = 0.5  # Windows lets Ctrl-C through between waits only, so no wait is longer

@@ -1,26 +1,208 @@
-"""Waveforms from files, and resampling: audio becomes float32 mono at the model's rate."""
+"""Audio of files and pipes: float32 mono at the model's rate, whole or block by block in constant memory."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
+import contextlib
+import io
+import math
+import queue
+import threading
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
-from types import ModuleType
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from bestow_edge.core.errors import AudioError, MissingExtraError, SessionError
+from bestow_edge.core.errors import AudioError
+from bestow_edge.runtime.audio.decoders import Decoder, open_bytes, open_file, open_pipe
+from bestow_edge.runtime.audio.pipes import Pipe, Readable
+from bestow_edge.runtime.audio.resampling import StreamResampler
+from bestow_edge.runtime.audio.samples import Mixer
 
-RESAMPLE_QUALITY = "HQ"  # soxr's 20-bit setting: stop band below 16-bit noise, delay below 20 ms
+FILE_BLOCK_S, PIPE_BLOCK_S = 1.0, 0.08  # of a file that is there, and of one that comes: an encoder step
+WAITING_BLOCKS = 250  # 20 s that a pipe may be ahead of the computing
+POLL_S = 0.1  # interval at which a waiting thread checks for its end
+
+Samples = npt.NDArray[np.float32]
 
 
-def read_audio(path: str | PathLike[str], sample_rate_hz: int) -> npt.NDArray[np.float32]:
+class Audio:
+    """A recording that is decoded while it is read, in a `with` block. Iteration yields its blocks, (samples,) float32.
+
+    All blocks together are the recording as `read_audio` returns it.
+    """
+
+    def __init__(self, decoder: Decoder, name: str, sample_rate_hz: int | None, block_s: float) -> None:
+        """Take an open decoder; `open_audio` makes one."""
+        self._decoder, self.name = decoder, name
+        self.rate_hz = sample_rate_hz or decoder.rate_hz
+        """Rate of the blocks, Hz."""
+        self._resampler = StreamResampler(decoder.rate_hz, self.rate_hz)
+        self._block_frames = math.ceil(block_s * decoder.rate_hz)
+
+    @property
+    def length_s(self) -> float | None:
+        """Length as the header states it, seconds; None if it is not known."""
+        return self._decoder.length_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._decoder.close()
+
+    def __iter__(self) -> Iterator[Samples]:
+        """Yield the blocks from here to the end.
+
+        Raises:
+            AudioError: the recording has no samples, is damaged, or has samples that are not audio.
+        """
+        mixer, empty = Mixer(self.name, self._decoder.rate_hz), True
+        while len(frames := self._decoder.read(self._block_frames)):
+            empty = False
+            if len(block := self._resampler.feed(mixer.mix(frames))):
+                yield block
+        if empty:
+            raise AudioError(f"{self.name}: has no samples, expected at least one; record or export it again")
+        if len(block := self._resampler.finish()):
+            yield block
+
+    def seek(self, time_s: float) -> None:
+        """Go to a time, before the first block is read.
+
+        Raises:
+            AudioError: the recording is damaged.
+        """
+        self._decoder.seek(time_s)
+
+    def read(self, most: int | None = None) -> Samples:
+        """Return the recording from here on, (samples,), at most a number of samples; errors are those of iterating."""
+        return _joined(self, most)
+
+
+class PipedAudio:
+    """Audio that a thread reads and decodes while it comes; used as `Audio` is.
+
+    `stop` ends it early, from any thread or from a signal handler: the blocks so far can still be read.
+    """
+
+    length_s = None
+    """Not known before the end."""
+
+    def __init__(self, pipe: Pipe, sample_rate_hz: int | None, raw_rate_hz: int | None) -> None:
+        """Take a pipe from its first byte on; the `with` block begins to read."""
+        self.name = pipe.name
+        self.rate_hz = sample_rate_hz or 0
+        """Rate of the blocks, Hz; known from the first block on."""
+        self._pipe, self._raw_rate_hz = pipe, raw_rate_hz
+        self._blocks: queue.Queue[Samples | BaseException | None] = queue.Queue(WAITING_BLOCKS)
+        self._stopped = self._closed = False
+
+    def __enter__(self) -> Self:
+        # A thread, because libsndfile waits for a pipe in C, where Ctrl-C does not reach Python.
+        threading.Thread(target=self._run, name="bestow-edge audio", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+
+    def __iter__(self) -> Iterator[Samples]:
+        """Yield the blocks as they come; errors are those of `Audio` and of opening."""
+        while True:
+            try:
+                item = self._blocks.get(timeout=POLL_S)  # short, so that Ctrl-C works on every platform
+            except queue.Empty:
+                if self._stopped:
+                    return
+                continue
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def read(self) -> Samples:
+        """Return all of the audio, (samples,); errors are those of iterating."""
+        return _joined(self, None)
+
+    def stop(self) -> None:
+        """End the audio with what has come."""
+        self._stopped = True
+
+    def _run(self) -> None:
+        """Decode in the thread: blocks, then None or the error that ended them."""
+        try:
+            decoder = open_pipe(self._pipe, raw_rate_hz=self._raw_rate_hz)
+            with Audio(decoder, self.name, self.rate_hz or None, PIPE_BLOCK_S) as audio:
+                self.rate_hz = audio.rate_hz
+                for block in audio:
+                    self._put(block)
+                    if self._stopped or self._closed:
+                        break
+            self._put(None)
+        except BaseException as error:  # noqa: BLE001 - the reader raises it again
+            self._put(error)
+
+    def _put(self, item: Samples | BaseException | None) -> None:
+        while not self._closed:
+            with contextlib.suppress(queue.Full):
+                return self._blocks.put(item, timeout=POLL_S)
+        return None
+
+
+def open_audio(
+    source: str | PathLike[str] | io.BytesIO | Readable,
+    sample_rate_hz: int | None = None,
+    *,
+    name: str | None = None,
+    raw_rate_hz: int | None = None,
+) -> Audio | PipedAudio:
+    """Open audio to read it block by block: memory does not grow with its length.
+
+        with be.open_audio("talk.wav", model.sample_rate_hz) as audio:
+            for event in be.stream(model.session(source="en"), audio): print(event.text, end="")
+
+    Args:
+        source: a file, a named pipe, or a binary file without a buffer that is read once, such as
+            `open(0, "rb", buffering=0)`. Its content, not its name, shows its kind: wav, flac, ogg, mp3, and with the
+            extra `media` or ffmpeg mp4, m4a, aac, mkv, webm and others. Any rate from 4 to 768 kHz; several channels
+            are averaged.
+        sample_rate_hz: rate of the blocks; None = that of the recording.
+        name: begins messages; None = the path.
+        raw_rate_hz: rate of 16-bit little-endian mono samples without a header; None = the header says all.
+
+    Raises:
+        AudioError: there is no such file, or it is no audio; of a pipe, the iteration raises it.
+        MissingExtraError: soundfile is not installed, or soxr is not and the rate differs.
+    """
+    if isinstance(source, io.BytesIO):
+        name = name or "bytes"
+        return Audio(open_bytes(source, name), name, sample_rate_hz, FILE_BLOCK_S)
+    if not isinstance(source, (str, PathLike)):
+        return PipedAudio(Pipe(source, name or "pipe"), sample_rate_hz, raw_rate_hz)
+    path = Path(source)
+    name = name or str(path)
+    if path.is_dir():
+        raise AudioError(f"{name}: is a directory, expected an audio file; name one file in it")
+    if not path.exists():
+        raise AudioError(f"{name}: no such file; expected an audio file; check the path")
+    if path.is_file():
+        return Audio(open_file(path, raw_rate_hz=raw_rate_hz), name, sample_rate_hz, FILE_BLOCK_S)
+    return PipedAudio(Pipe(path.open("rb", buffering=0), name), sample_rate_hz, raw_rate_hz)
+
+
+def read_audio(path: str | PathLike[str], sample_rate_hz: int) -> Samples:
     """Read a file as one waveform.
 
     Args:
-        path: a wav, flac, ogg or mp3 file of any sampling rate and any number of channels.
+        path: a file as for `open_audio`.
         sample_rate_hz: rate of the result.
 
     Returns:
@@ -30,14 +212,13 @@ def read_audio(path: str | PathLike[str], sample_rate_hz: int) -> npt.NDArray[np
         AudioError: if there is no such file, or it holds no usable audio.
         MissingExtraError: if soundfile is not installed, or the file needs resampling and soxr is not.
     """
-    waveform, file_rate_hz = read_waveform(path)
-    resampler = StreamResampler(file_rate_hz, sample_rate_hz)
-    return np.concatenate([resampler.feed(waveform), resampler.finish()])
+    with open_audio(path, sample_rate_hz) as audio:
+        return audio.read()
 
 
 def read_waveform(
     path: str | PathLike[str], *, offset_s: float = 0.0, duration_s: float | None = None
-) -> tuple[npt.NDArray[np.float32], int]:
+) -> tuple[Samples, int]:
     """Read a file as `read_audio` does, or a part of it, but at its own rate.
 
     Args:
@@ -52,63 +233,15 @@ def read_waveform(
         AudioError: if there is no such file, or it holds no usable audio there.
         MissingExtraError: if soundfile is not installed.
     """
-    file = _checked_file(Path(path))
-    channels, file_rate_hz = _decode(file, offset_s, duration_s)  # (samples, channels)
-    if len(channels) == 0:
-        raise AudioError(f"{file}: has no samples, expected at least one; record or export it again")
-    bad = np.flatnonzero(~np.isfinite(channels).all(axis=1))
-    if len(bad):
-        raise AudioError(
-            f"{file}: {len(bad)} of {len(channels)} samples are NaN or infinite, the first at "
-            f"{bad[0] / file_rate_hz:.3f} s; expected finite samples; export the file again, for example as 16-bit wav"
-        )
-    return channels.mean(axis=1, dtype=np.float32), file_rate_hz
+    with open_audio(path) as audio:
+        if isinstance(audio, PipedAudio):
+            raise AudioError(f"{path}: is a pipe, expected a file, of which parts can be read; write it to a file")
+        if offset_s:
+            audio.seek(offset_s)
+        return audio.read(None if duration_s is None else round(duration_s * audio.rate_hz)), audio.rate_hz
 
 
-class StreamResampler:
-    """Resamples a mono stream block by block; the result is the same bit for bit for blocks of any sizes.
-
-    After `finish`, both methods raise a `SessionError`.
-    """
-
-    def __init__(self, source_rate_hz: int, target_rate_hz: int) -> None:
-        """Start a stream; if the rates are equal, samples pass unchanged.
-
-        Raises:
-            AudioError: if a rate is not positive.
-            MissingExtraError: if the rates differ and soxr is not installed.
-        """
-        if min(source_rate_hz, target_rate_hz) <= 0:
-            got = f"{source_rate_hz} and {target_rate_hz} Hz"
-            raise AudioError(f"resampling: sampling rates must be positive, got {got}")
-        self._finished = False
-        self._stream = None
-        if source_rate_hz != target_rate_hz:
-            self._stream = _import("soxr").ResampleStream(
-                source_rate_hz, target_rate_hz, 1, dtype="float32", quality=RESAMPLE_QUALITY
-            )
-
-    def feed(self, block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Take the next samples, (samples,) of any length, and return the resampled ones that are ready."""
-        return self._process(block, last=False)
-
-    def finish(self) -> npt.NDArray[np.float32]:
-        """End the stream and return the samples held back so far, shape (samples,)."""
-        samples = self._process(np.empty(0, np.float32), last=True)
-        self._finished = True
-        return samples
-
-    def _process(self, block: npt.NDArray[np.float32], *, last: bool) -> npt.NDArray[np.float32]:
-        if self._finished:
-            raise SessionError("resampler: the stream was finished; start a new StreamResampler")
-        block = np.ascontiguousarray(block, np.float32)
-        if self._stream is None:
-            return block
-        samples: npt.NDArray[np.float32] = self._stream.resample_chunk(block, last=last)
-        return samples
-
-
-def blocks(waveform: npt.NDArray[np.float32], block_samples: int) -> Iterator[npt.NDArray[np.float32]]:
+def blocks(waveform: Samples, block_samples: int) -> Iterator[Samples]:
     """Cut a waveform, shape (samples,), into views of `block_samples`; the last may be shorter.
 
     Raises:
@@ -119,51 +252,11 @@ def blocks(waveform: npt.NDArray[np.float32], block_samples: int) -> Iterator[np
     return (waveform[start : start + block_samples] for start in range(0, len(waveform), block_samples))
 
 
-def _checked_file(path: Path) -> Path:
-    """Return the path if it is a file that is not empty."""
-    if path.is_dir():
-        raise AudioError(f"{path}: is a directory, expected an audio file; name one file in it")
-    if not path.exists():
-        raise AudioError(f"{path}: no such file; expected an audio file; check the path")
-    if path.is_file() and path.stat().st_size == 0:
-        raise AudioError(f"{path}: is empty (0 bytes), expected audio; record or export it again")
-    return path
-
-
-def _decode(path: Path, offset_s: float, duration_s: float | None) -> tuple[npt.NDArray[np.float32], int]:
-    """Return samples, shape (samples, channels), and the file's rate in Hz."""
-    soundfile = _import("soundfile")
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate_hz: int = file.samplerate
-            if offset_s:
-                file.seek(min(round(offset_s * rate_hz), file.frames))
-            frames = -1 if duration_s is None else round(duration_s * rate_hz)
-            samples: npt.NDArray[np.float32] = file.read(frames, dtype="float32", always_2d=True)
-    # soundfile raises TypeError for the suffix .raw: the file does not hold its rate and format.
-    except (soundfile.LibsndfileError, TypeError) as error:
-        raise AudioError(
-            f"{path}: cannot be read as audio ({error}); expected wav, flac, ogg or mp3; "
-            "convert it, for example: ffmpeg -i INPUT OUTPUT.wav"
-        ) from error
-    return samples, rate_hz
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(name, extra="") from error
-
-
-def check_block(samples: npt.NDArray[np.float32]) -> None:
-    """Check that a block is audio.
-
-    Raises:
-        AudioError: if it is not one-dimensional float32, or holds NaN or infinity.
-    """
-    if samples.ndim != 1 or samples.dtype != np.float32:
-        got = f"{samples.dtype} {samples.shape}"
-        raise AudioError(f"audio block is {got}; expected float32 (samples,), mono at the model's rate")
-    if not np.isfinite(samples).all():
-        raise AudioError("audio block holds NaN or Inf; expected samples between -1 and 1")
+def _joined(parts: Iterable[Samples], most: int | None) -> Samples:
+    """Return blocks as one, (samples,), at most a number of samples."""
+    memory, sample_bytes = io.BytesIO(), np.dtype(np.float32).itemsize  # it grows without a second copy beside it
+    for part in parts:
+        memory.write(part)
+        if most is not None and memory.tell() >= most * sample_bytes:
+            break
+    return np.frombuffer(memory.getbuffer(), np.float32)[:most] if memory.tell() else np.empty(0, np.float32)

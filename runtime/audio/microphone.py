@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.core.errors import AudioDeviceError, MissingExtraError, SessionError
-from bestow_edge.runtime.audio.files import StreamResampler
+from bestow_edge.runtime.audio.resampling import StreamResampler
+from bestow_edge.runtime.audio.samples import Mixer
 
 BLOCK_MS = 80  # one encoder step
 BUFFER_S = 0.2  # PortAudio's own "high" latency of 35 ms overflows whenever Python is that late
@@ -276,12 +277,13 @@ class Microphone:
         outcome = AudioDeviceError(f"microphone {self.device}: the reading thread failed; its error is on stderr")
         block_frames = self.device_rate_hz * BLOCK_MS // 1000
         portaudio_error: type[Exception] = _portaudio().PortAudioError
+        mixer = Mixer(f"microphone {self.device}", self.device_rate_hz)
         try:
             while not self._stopping and self._samples_left != 0:
-                self._deliver(resampler.feed(self._read(stream, block_frames, channels)))
+                self._deliver(resampler.feed(self._read(stream, block_frames, channels, mixer)))
             held_frames = stream.read_available  # recorded before `stop`, not read yet
             if held_frames > 0 and self._samples_left != 0:
-                self._deliver(resampler.feed(self._read(stream, held_frames, channels)))
+                self._deliver(resampler.feed(self._read(stream, held_frames, channels, mixer)))
             outcome = None
         except portaudio_error as error:
             outcome = AudioDeviceError(
@@ -292,13 +294,12 @@ class Microphone:
             self._deliver(resampler.finish())
             self._put(outcome)
 
-    def _read(self, stream: InputStream, frames: int, channels: int) -> npt.NDArray[np.float32]:
+    def _read(self, stream: InputStream, frames: int, channels: int, mixer: Mixer) -> npt.NDArray[np.float32]:
         """Return the next frames of the device as mono, shape (frames,)."""
         buffer, overflowed = stream.read(frames)
         self.num_overflows += overflowed
         samples = np.frombuffer(buffer, np.int16).reshape(-1, channels)  # (frames, channels)
-        mono: npt.NDArray[np.float32] = samples.mean(axis=1, dtype=np.float32)  # (frames,)
-        return mono / np.float32(32_768)
+        return mixer.mix(samples / np.float32(32_768))
 
     def _deliver(self, samples: npt.NDArray[np.float32]) -> None:
         """Put samples, shape (samples,), up to the limit of seconds."""

@@ -19,7 +19,7 @@ from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.errors import SessionError
 from bestow_edge.core.prompts import Question
-from bestow_edge.runtime.audio.files import check_block
+from bestow_edge.runtime.audio.samples import check_block
 from bestow_edge.runtime.decoders.base import Attempt
 from bestow_edge.runtime.stream.answer import Answer, Prompt
 from bestow_edge.runtime.stream.answers import Answers

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from bestow_edge.core.utterances import read_manifest
 from bestow_edge.evaluation.scores.instances import Instance
 from bestow_edge.runtime.assets.recordings import sample_manifest
-from bestow_edge.runtime.audio.files import StreamResampler, blocks, read_audio
+from bestow_edge.runtime.audio.files import blocks, read_audio
+from bestow_edge.runtime.audio.resampling import StreamResampler
 from bestow_edge.runtime.stream.events import Decision, SegmentEvent, TextEvent
 from bestow_edge.runtime.stream.session import Session
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bestow_edge.core.errors import AudioError, MissingExtraError, SessionError
-from bestow_edge.runtime.audio.files import StreamResampler, blocks, read_audio
+from bestow_edge.runtime.audio.files import blocks, read_audio
+from bestow_edge.runtime.audio.resampling import StreamResampler
 
 soundfile = pytest.importorskip("soundfile")
 soxr = pytest.importorskip("soxr")
@@ -133,7 +134,7 @@ def test_samples_that_are_no_numbers(tmp_path: Path, bad: float) -> None:
     samples = NOISE.copy()
     samples[[1_600, 2_000]] = bad
     soundfile.write(tmp_path / "bad.wav", samples, RATE_HZ, subtype="FLOAT")
-    expected = r"bad\.wav: 2 of 4000 samples are NaN or infinite, the first at 0\.100 s; expected finite samples"
+    expected = r"bad\.wav: the sample at 0\.100 s is NaN or infinite; expected finite samples; export it again"
     with pytest.raises(AudioError, match=expected):
         read_audio(tmp_path / "bad.wav", RATE_HZ)
 
@@ -178,9 +179,9 @@ def test_result_is_float32_mono_even_when_empty() -> None:
         assert samples.ndim == 1
 
 
-@pytest.mark.parametrize("rates_hz", [(0, 16_000), (16_000, -1)])
-def test_rates_must_be_positive(rates_hz: tuple[int, int]) -> None:
-    with pytest.raises(AudioError, match=r"sampling rates must be positive, got \S+ and \S+ Hz"):
+@pytest.mark.parametrize("rates_hz", [(0, 16_000), (16_000, -1), (3_999, 16_000), (16_000, 768_001)])
+def test_rates_that_no_recording_has(rates_hz: tuple[int, int]) -> None:
+    with pytest.raises(AudioError, match=r"sampling rate of \S+ Hz, expected 4000 to 768000 Hz; its header is damaged"):
         StreamResampler(*rates_hz)
 
 

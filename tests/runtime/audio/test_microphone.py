@@ -8,8 +8,8 @@ from fake_portaudio import FakePortAudio, heard
 
 from bestow_edge.core.errors import AudioDeviceError, SessionError
 from bestow_edge.runtime.audio import microphone as module
-from bestow_edge.runtime.audio.files import StreamResampler
 from bestow_edge.runtime.audio.microphone import Microphone
+from bestow_edge.runtime.audio.resampling import StreamResampler
 
 BLOCK = 1_280  # 80 ms at 16 kHz
 

@@ -11,7 +11,7 @@ import pytest
 from fake_portaudio import SPOKEN, heard
 from microphones import PulseMicrophone, VirtualMicrophone
 
-from bestow_edge.runtime.audio.files import StreamResampler
+from bestow_edge.runtime.audio.resampling import StreamResampler
 
 RECORD = """
 import json, os, signal, sys
