@@ -23,7 +23,7 @@ from bestow_edge.runtime.audio.files import open_audio
 from bestow_edge.runtime.stream.events import Event, TextEvent
 from bestow_edge.server.hub import Hub, PooledSession
 from bestow_edge.server.problems import INTERNAL_TEXT, TOO_BIG, WRONG_DATA, as_refusal, problem
-from bestow_edge.server.uploads import Upload, uploaded
+from bestow_edge.server.uploads import Upload, read_rest, uploaded
 from bestow_edge.server.words import segments, srt, vtt, words
 
 Form = Literal["json", "text", "srt", "verbose_json", "vtt"]
@@ -134,6 +134,10 @@ class FileRoute:
                 await response(scope, receive, send)
         except ClientDisconnect:
             hub.metrics.lost.inc()
+        except RefusedError as error:
+            if error.status == 503:
+                await read_rest(http)
+            raise
 
 
 async def _all(batches: AsyncGenerator[list[Event]], http: HttpRequest) -> list[Event]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import python_multipart  # noqa: F401 - starlette parses forms with it; missing, it is reported here
 from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.types import Message, Receive
 
@@ -20,6 +22,7 @@ from bestow_edge.server.limits import Limits
 from bestow_edge.server.problems import TOO_BIG, WRONG_DATA
 
 MOST_FIELDS, MOST_FIELD_BYTES = 24, 65536
+LINGER_S = 3.0
 MOST_NAME = 80  # letters of a file's name in a message
 
 
@@ -46,6 +49,7 @@ async def uploaded(http: HttpRequest, limits: Limits) -> AsyncIterator[Upload]:
         raise _wrong(f"content type {got[:60]!r}: expected multipart/form-data with the field file", 415)
     stated = http.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > limits.upload_mb * 1e6:
+        await read_rest(http)
         raise _too_large(limits)
     bounded = HttpRequest(http.scope, _bounded(http, limits))
     try:
@@ -67,6 +71,14 @@ async def uploaded(http: HttpRequest, limits: Limits) -> AsyncIterator[Upload]:
         await form.close()
 
 
+async def read_rest(http: HttpRequest) -> None:
+    """Read the rest of a refused upload for a moment: most clients read no answer before they have sent all."""
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(LINGER_S):
+            async for _ in http.stream():
+                pass
+
+
 def _bounded(http: HttpRequest, limits: Limits) -> Receive:
     """Return a receiver of the body that refuses too many bytes, and a client that sends none."""
     received = 0
@@ -80,6 +92,7 @@ def _bounded(http: HttpRequest, limits: Limits) -> Receive:
             raise RefusedError(f"no byte of the upload for {limits.idle_s:g} s", status=408, code=TOO_BIG) from None
         received += len(message.get("body", b""))
         if received > limits.upload_mb * 1e6:
+            await read_rest(http)
             raise _too_large(limits)
         return message
 
