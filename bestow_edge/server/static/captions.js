@@ -8,7 +8,7 @@ const columns = ["first", "second"].map((name) => ({
 }));
 const DELAYS = [["", "model's own"], ["0.8s", "0.8 s"], ["1.5s", "1.5 s"], ["2.5s", "2.5 s"], ["4s", "4 s"]];
 const LATENCIES = 8; // words in the mean
-const LOUDEST_WAITING = 4_000_000; // bytes that wait for the network before the stream is given up
+const MOST_WAITING = 4_000_000; // bytes that wait for the network before the stream is given up
 let model, running = null;
 
 const languageNames = new Intl.DisplayNames(["en"], {type: "language"});
@@ -77,7 +77,7 @@ function address() {
 
 async function openMicrophone() {
   if (!navigator.mediaDevices) throw new Error("The browser gives no microphone to this page: open it at localhost or with https.");
-  const stream = await navigator.mediaDevices.getUserMedia({audio: {channelCount: 1, echoCancellation: false, autoGainControl: true}});
+  const stream = await navigator.mediaDevices.getUserMedia({audio: {channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: true}});
   const context = new AudioContext();
   await context.audioWorklet.addModule("static/recorder.js");
   const recorder = new AudioWorkletNode(context, "recorder", {numberOfOutputs: 0});
@@ -105,7 +105,7 @@ function openStream(rate) {
 
 function send(run, samples) {
   if (run.socket.readyState !== WebSocket.OPEN || run.ending) return;
-  if (run.socket.bufferedAmount > LOUDEST_WAITING) {
+  if (run.socket.bufferedAmount > MOST_WAITING) {
     stop(run, "The server does not keep up: the stream was ended.", true);
     return;
   }
