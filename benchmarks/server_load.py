@@ -39,7 +39,7 @@ KEEPS_UP_S = 1.0
 
 
 @contextmanager
-def server(bundle: Path | None, sessions: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def server(bundle: Path | None, sessions: int) -> Iterator[str]:
     """Run a server and yield its address."""
     command = [sys.executable, "-m", "bestow_edge", "serve", "--port", "0", "--sessions", str(sessions)]
     command += [] if bundle is None else ["--bundle", str(bundle)]
@@ -47,7 +47,7 @@ def server(bundle: Path | None, sessions: int) -> Iterator[tuple[str, subprocess
         assert process.stderr is not None  # noqa: S101 - it is a pipe
         found = next(filter(None, (re.search(r"http://(\S+);", line) for line in process.stderr)))
         try:
-            yield f"ws://{found[1]}/v1/stream", process
+            yield f"ws://{found[1]}/v1/stream"
         finally:
             process.terminate()
 
@@ -104,7 +104,7 @@ def main() -> None:
     numbers = [int(number) for number in args.streams.split(",")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     table, rows = Table("streams", "lag p50, s", "lag p95, s", "behind, s", "keeps up"), []
-    with server(args.bundle, max(numbers)) as (url, _):
+    with server(args.bundle, max(numbers)) as url:
         asyncio.run(load(url, 1, recording(3.0), settings))  # warm-up
         for number in numbers:
             lags, behind = asyncio.run(load(url, number, recording(args.seconds), settings))
