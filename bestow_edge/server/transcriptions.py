@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -233,5 +233,5 @@ async def _server_sent(hub: Hub, batches: AsyncGenerator[list[Event]], session: 
         yield _sent(problem(str(refusal or INTERNAL_TEXT), refusal.status if refusal else 500))
 
 
-def _sent(record: dict[str, object]) -> str:
+def _sent(record: Mapping[str, object]) -> str:
     return f"data: {json.dumps(record, ensure_ascii=False)}\n\n"
