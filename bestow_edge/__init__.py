@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         View,
         WaitK,
         load,
+        open_audio,
         read_audio,
         stream,
     )
@@ -52,6 +53,7 @@ __all__ = [
     "View",
     "WaitK",
     "load",
+    "open_audio",
     "read_audio",
     "stream",
 ]

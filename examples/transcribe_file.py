@@ -12,18 +12,15 @@ import sys
 from pathlib import Path
 
 import bestow_edge as be
-from bestow_edge.runtime.audio.files import blocks
 
 RECORDING = Path(__file__).parent / "audio" / "digits_en.wav"
-BLOCK_MS = 80  # any block size gives the same text
 
 
 def main(file: str = str(RECORDING), source: str = "en", target: str = "de") -> None:
     """Feed a file block by block and print each event."""
     model = be.load()
-    waveform = be.read_audio(file, model.sample_rate_hz)
-    with model.session(source=source, target=target) as session:
-        for event in be.stream(session, blocks(waveform, model.sample_rate_hz * BLOCK_MS // 1000)):
+    with model.session(source=source, target=target) as session, be.open_audio(file, model.sample_rate_hz) as audio:
+        for event in be.stream(session, audio):
             if isinstance(event, be.TextEvent):
                 print(f"{event.start_s:6.2f} s  {event.text.strip()}", flush=True)
 

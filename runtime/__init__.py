@@ -3,7 +3,7 @@
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, View, WaitK
 from bestow_edge.core.prompts import Question
-from bestow_edge.runtime.audio.files import read_audio
+from bestow_edge.runtime.audio.files import open_audio, read_audio
 from bestow_edge.runtime.live import LiveSession
 from bestow_edge.runtime.model import Model, embedded_bundle, load, stream
 from bestow_edge.runtime.stream.events import Event, SegmentEvent, TextEvent
@@ -26,6 +26,7 @@ __all__ = [
     "WaitK",
     "embedded_bundle",
     "load",
+    "open_audio",
     "read_audio",
     "stream",
 ]

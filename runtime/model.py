@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.resources import files
@@ -320,7 +320,7 @@ def embedded_bundle() -> Path:
     return Path(str(files("bestow_edge.runtime.assets.demo")))
 
 
-def stream(session: Session, blocks: Iterator[npt.NDArray[np.float32]]) -> Iterator[Event]:
+def stream(session: Session, blocks: Iterable[npt.NDArray[np.float32]]) -> Iterator[Event]:
     """Feed all blocks to a session, finish it, and yield its events at once.
 
     Args:

@@ -30,6 +30,7 @@ MODULES = {  # import names by the extra that installs them; empty = the package
     "": ("numpy", "platformdirs", "soundfile", "soxr", "tokenizers"),
     "cpu": ("onnxruntime",),
     "mic": ("sounddevice",),
+    "media": ("av",),
     "hub": ("huggingface_hub",),
     "server": ("starlette", "uvicorn", "websockets", "python_multipart", "prometheus_client"),
     "export": ("torch", "transformers", "safetensors", "onnx", "onnxscript"),

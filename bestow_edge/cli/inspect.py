@@ -18,7 +18,6 @@ from bestow_edge.core.bundle import FORMAT, FORMAT_VERSION, MANIFEST_FILE, Bundl
 from bestow_edge.core.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_config, read_notes, weights_by_part
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import BundleMissingError
-from bestow_edge.core.hub_bundles import bundle_directory
 from bestow_edge.core.prompts import shown_pairs
 from bestow_edge.core.request import describe_policy
 from bestow_edge.core.tensors import NEXT, GraphSpec
@@ -26,17 +25,22 @@ from bestow_edge.core.tensors import NEXT, GraphSpec
 
 def inspect(
     path: Annotated[
-        Path, typer.Argument(metavar="BUNDLE|CKPT", help="Directory of a bundle or of a checkpoint, or hf:OWNER/NAME.")
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="BUNDLE|CKPT",
+            help="Directory of a bundle or of a checkpoint, or hf:OWNER/NAME; default: the embedded demo.",
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Show sizes, graphs, precision and policy of a bundle, or sizes and policy of a checkpoint.
 
     Examples:
+      bestow-edge inspect
       bestow-edge inspect my-bundle
       bestow-edge inspect runs/digits/checkpoint --json
     """
-    path = bundle_directory(path)
+    path = options.named_bundle(path)
     if (path / MANIFEST_FILE).is_file():
         manifest = read_manifest(path)
         if as_json:

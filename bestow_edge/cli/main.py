@@ -7,6 +7,7 @@ Commands import heavy modules when they run, so that `--help` is fast.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Annotated, cast
@@ -81,8 +82,12 @@ def root(
     version: Annotated[  # noqa: ARG001 - its callback does the work
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors alone.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show details for finding an error.")] = False,
 ) -> None:
     """Print the help if no command is given."""
+    if quiet or verbose:
+        logging.getLogger("bestow_edge").setLevel(logging.DEBUG if verbose else logging.WARNING)
     options.help_without_command(context)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bestow_edge.cli import options
+from bestow_edge.cli.interrupts import stopped_by_ctrl_c
 from bestow_edge.cli.show.console import say, say_warning
 from bestow_edge.cli.show.delay import announce
 from bestow_edge.cli.show.language import DetectedLanguage
@@ -93,7 +91,7 @@ def mic(
     microphone = Microphone(mic_device, sample_rate_hz=rate_hz, device_rate_hz=device_rate, seconds=seconds)
     announce(request, model, calibrate)
     session = model.open(request) if trace is None else Tracer(model.open(request), trace)
-    with session, microphone, _stopped_by_ctrl_c(microphone):
+    with session, microphone, stopped_by_ctrl_c(microphone):
         prompts = request.asked(model.config)
         source = f"{microphone.device} at {microphone.device_rate_hz} Hz"
         say(f"listening to {source}, {', '.join(map(str, prompts))}; Ctrl-C ends")
@@ -124,19 +122,6 @@ def _listen(
         events = session.finish()
         detected.show()
         captions.add(events, num_samples / rate_hz, time.monotonic() - started_s)
-
-
-@contextmanager
-def _stopped_by_ctrl_c(microphone: Microphone) -> Iterator[None]:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        microphone.stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _warn_of_lost_audio(microphone: Microphone) -> None:

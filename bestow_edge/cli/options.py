@@ -31,6 +31,12 @@ Bundle = Annotated[
     Path | None,
     typer.Option("--bundle", metavar="DIR", help="Bundle, or hf:OWNER/NAME[@REVISION]; default: the embedded demo."),
 ]
+BundleArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="BUNDLE", help="Directory of a bundle, or hf:OWNER/NAME[@REVISION]; default: the embedded demo."
+    ),
+]
 Device = Annotated[
     str,
     typer.Option("--device", metavar="DEVICE", help="cpu, a GPU such as cuda:0, or tensorrt:0 for TensorRT engines."),
@@ -58,6 +64,21 @@ Trace = Annotated[
     Path | None,
     typer.Option("--trace", metavar="FILE", help="Record audio, decisions and times for `bestow-edge replay`."),
 ]
+
+
+def named_bundle(bundle: Path | None) -> Path:
+    """Return the directory of a bundle that an argument names, of the embedded demo without one.
+
+    Raises:
+        HubError, BundleError, MissingExtraError: as `bundle_directory` does.
+    """
+    if bundle is None:
+        from bestow_edge.runtime import embedded_bundle
+
+        return embedded_bundle()
+    from bestow_edge.core.hub_bundles import bundle_directory
+
+    return bundle_directory(bundle)
 
 
 def help_without_command(context: typer.Context) -> None:

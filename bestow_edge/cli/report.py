@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from bestow_edge.cli import options
 from bestow_edge.cli.show.console import say, write
 from bestow_edge.core.errors import ConfigError
 
 
 def report(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle, or hf:OWNER/NAME.")],
+    bundle: options.BundleArgument = None,
     evaluations: Annotated[
         list[Path] | None,
         typer.Option("--eval", metavar="DIR", help="Results of `bestow-edge eval` for the card; repeatable."),
@@ -27,16 +28,17 @@ def report(
     """Write a bundle's model card: data, sizes, precision, parity, quality, latency, hardware, versions, licence.
 
     Examples:
+      bestow-edge report
       bestow-edge report my-bundle
       bestow-edge report my-bundle --eval scores --about data.md --out my-bundle.md
     """
     from bestow_edge.core.files import write_atomically
-    from bestow_edge.core.hub_bundles import bundle_directory
     from bestow_edge.evaluation.report.model_card import model_card
 
     text = None if about is None else _read(about)
-    name, beside = bundle.resolve().name, None if out is None else out.resolve().parent
-    card = model_card(bundle_directory(bundle), evaluations or [], name=name, about=text, relative_to=beside)
+    directory = options.named_bundle(bundle)
+    name, beside = (bundle or directory).resolve().name, None if out is None else out.resolve().parent
+    card = model_card(directory, evaluations or [], name=name, about=text, relative_to=beside)
     if out is None:
         write(card, end="")
     else:

@@ -1,31 +1,35 @@
-"""`bestow-edge run`: writes the text of audio files, offline or as a stream."""
+"""`bestow-edge run`: writes the text of audio files and pipes, offline or as a stream."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bestow_edge.cli import options
-from bestow_edge.cli.show.console import err, say_error, write, write_json
+from bestow_edge.cli.inputs import Input, find_inputs
+from bestow_edge.cli.interrupts import stopped_by_ctrl_c
+from bestow_edge.cli.outputs import Output, choose_output
+from bestow_edge.cli.show.console import err, say, say_error, to_json, write, write_json
 from bestow_edge.cli.show.delay import announce
 from bestow_edge.cli.show.language import DetectedLanguage
 from bestow_edge.cli.show.prompts import labels, languages, policy_record, prompt_record
-from bestow_edge.cli.show.texts import StreamedTexts, event_record, texts
-from bestow_edge.core.errors import AudioError, SessionError
+from bestow_edge.cli.show.texts import StreamedCues, StreamedTexts, cue_records, event_record, texts
+from bestow_edge.core.errors import AudioError, ConfigError, SessionError
+from bestow_edge.core.files import write_atomically
+from bestow_edge.core.formats import TextFormat
 from bestow_edge.core.prompts import AUTO, Question
 from bestow_edge.core.request import Request
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from bestow_edge.runtime import Event, Model, Session
+    from bestow_edge.runtime.audio.files import Audio, PipedAudio
     from bestow_edge.runtime.records.trace import Tracer
 
 FEED_S = 10.0  # audio between two steps of the progress bar
@@ -39,19 +43,45 @@ class Job:
     model: Model
     request: Request
     trace: Path | None
-    as_json: bool
+    output: Output
+    raw_rate_hz: int | None
     prefixed: bool
     """Whether each line begins with its file's name."""
 
 
+@dataclass(slots=True)
+class Heard:
+    """What was fed of a recording."""
+
+    duration_s: float = 0.0
+    wall_s: float = 0.0
+
+
 def run(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="Audio: wav, flac, ogg or mp3, any sampling rate.")
+        list[Path],
+        typer.Argument(
+            metavar="FILE",
+            help="Audio of any sampling rate: wav, flac, ogg, mp3; with the extra media or ffmpeg also mp4, m4a, aac, "
+            "mkv, webm. A folder, a pattern, a named pipe, or - for standard input.",
+        ),
     ],
     lang: options.Lang = None,
     ask: options.Ask = None,
     bundle: options.Bundle = None,
     stream: Annotated[bool, typer.Option("--stream", help="Write text while listening, not at the end.")] = False,
+    form: Annotated[
+        TextFormat | None,
+        typer.Option("--format", help="Form of the text; default: the suffix of --output, or txt."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE|FOLDER", help="Write files; a folder gets one for each text."),
+    ] = None,
+    raw: Annotated[
+        int | None,
+        typer.Option("--raw", metavar="HZ", help="The audio has no header: 16-bit little-endian mono samples of HZ."),
+    ] = None,
     policy: options.Policy = None,
     k: options.K = None,
     l: options.L = None,  # noqa: E741 - the paper's letter
@@ -66,16 +96,19 @@ def run(
     device: options.Device = "cpu",
     threads: options.Threads = 0,
 ) -> None:
-    """Write the text of audio files: a line for each file, language pair and question.
+    """Write the text of audio: a line for each sentence, or for what is spoken between two pauses.
 
-    With --stream, a single text grows on one line while the audio is read.
-    Several texts have a labelled line for each new piece; the pieces, joined, are the text.
+    With --stream, text is written while the audio is read, also from a pipe whose audio still comes.
+    Several pairs and questions have labelled lines. With --stream each new piece is a line; joined, they are the text.
     Questions are answered after all audio.
     With --stream and --policy, --k, --l, --threshold or --latency, they are answered as a stream.
+    Ctrl-C ends a pipe, and the rest of its text is written. A second Ctrl-C ends at once.
     A file that cannot be read is reported. The other files are read, and the exit code is 2.
 
     Examples:
       bestow-edge run talk.wav
+      bestow-edge run talk.mp4 --output talk.srt
+      bestow-edge run recordings/ --format vtt --output subtitles/
       bestow-edge run talk.wav --lang en-en,en-de
       bestow-edge run talk.wav --lang auto --bundle my-whisper
       bestow-edge run talk.wav --lang en --ask "Who is speaking?" --ask "What was decided?"
@@ -85,103 +118,156 @@ def run(
       bestow-edge run talk.wav --stream --latency 2.5s
       bestow-edge run talk.wav --stream --trace talk.trace
       bestow-edge run *.wav --lang en-en --json
+      ffmpeg -v error -i talk.mp4 -f wav - | bestow-edge run - --stream
+      arecord -q -f S16_LE -r 16000 -t raw | bestow-edge run - --raw 16000 --stream
     """
     request = Request(
         lang=lang, ask=tuple(ask or ()), stream=stream, policy=policy, k=k, l=l, threshold=threshold,
         lookahead=lookahead, latency=latency, beam_size=beam,
     )  # fmt: skip
-    if trace is not None and not (stream and len(files) == 1):
+    inputs = find_inputs(files)
+    if trace is not None and not (stream and len(inputs) == 1):
         raise typer.BadParameter("--trace records one file with --stream: give one FILE and --stream")
     from bestow_edge.runtime import load
 
     model = load(bundle, device=device, threads=threads)
     announce(request, model)
-    job = Job(model=model, request=request, trace=trace, as_json=as_json, prefixed=len(files) > 1)
+    asked = request.asked(model.config)
+    chosen = choose_output(output, form, as_json=as_json, inputs=inputs, num_texts=len(asked))
+    job = Job(model=model, request=request, trace=trace, output=chosen, raw_rate_hz=raw, prefixed=len(inputs) > 1)
     model.open(request)  # refuses a wrong pair, question or look-ahead before any file is read
-    failed = [path for path in files if not _try_file(path, job)]
+    _check_times(job)
+    failed = [item for item in inputs if not _try_input(item, job)]
     if failed:
         raise typer.Exit(2)
 
 
-def _try_file(path: Path, job: Job) -> bool:
-    """Write the text of one file; return False after an error, which is printed."""
-    from bestow_edge.runtime import read_audio
+def _check_times(job: Job) -> None:
+    """Refuse subtitles of a model that does not show when a word was spoken."""
+    from bestow_edge.core.connectors import CONNECTORS
 
+    kind = job.model.config.connector.kind
+    if job.output.timed and not job.request.stream and not CONNECTORS[kind].aligned:
+        raise ConfigError(
+            f"--format {job.output.form}: a model with connector {kind} does not show when a word was spoken; "
+            "add --stream for the times at which it was written, or take --format txt"
+        )
+
+
+def _try_input(item: Input, job: Job) -> bool:
+    """Write the text of one recording; return False after an error, which is printed."""
     try:
-        _file(path, read_audio(path, job.model.sample_rate_hz), job)
-    except (AudioError, SessionError) as error:
-        say_error(error if str(path) in str(error) else SessionError(f"{path}: {error}"))
+        with item.open(job.model.sample_rate_hz, job.raw_rate_hz) as audio:
+            _write(item, audio, job)
+    except (AudioError, SessionError, OSError) as error:
+        say_error(error if str(item) in str(error) else SessionError(f"{item}: {error}"))
         return False
     return True
 
 
-def _file(path: Path, waveform: npt.NDArray[np.float32], job: Job) -> None:
+def _write(item: Input, audio: Audio | PipedAudio, job: Job) -> None:
     from bestow_edge.runtime.records.trace import Tracer
 
-    prefix, prompts = f"{path}: " if job.prefixed else "", job.request.asked(job.model.config)
-    started_s = time.perf_counter()
-    opened = job.model.open(job.request)
-    with opened if job.trace is None else Tracer(opened, job.trace) as session:
-        batches = _feed(session, waveform, job, prefix)
-        if job.request.stream and not job.as_json:
-            _write_growing(batches, StreamedTexts(prompts, prefix))
+    prefix, prompts = f"{item}: " if job.prefixed else "", job.request.asked(job.model.config)
+    opened, heard = job.model.open(job.request), Heard()
+    with opened if job.trace is None else Tracer(opened, job.trace) as session, _ended_by_ctrl_c(audio):
+        batches = _feed(session, audio, heard, job, prefix)
+        if job.output.path is None and (job.output.timed or (job.request.stream and job.output.form == "txt")):
+            _write_growing(
+                batches, StreamedCues(job.output.form) if job.output.timed else StreamedTexts(prompts, prefix)
+            )
             return
         events = [event for batch in batches for event in batch]
-    wall_s = time.perf_counter() - started_s
-    if job.as_json:
-        record = _record(path, len(waveform) / job.model.sample_rate_hz, wall_s, events, job)
-        write_json(record | ({"language": session.language} if prompts[0].source == AUTO else {}))
-        return
-    for label, text in zip(labels(prompts), texts(events, len(prompts)), strict=True):
-        write(prefix + label + text)
+    record: dict[str, object] = {}
+    if job.output.form == "json":
+        record = _record(item, heard, events, job)
+        record |= {"language": session.language} if prompts[0].source == AUTO else {}
+    if job.output.path is not None:
+        _write_files(item, events, record, job)
+    elif record:
+        write_json(record)
+    else:
+        _write_lines(events, [prefix + label for label in labels(prompts)])
 
 
-def _write_growing(batches: Iterator[list[Event]], streamed: StreamedTexts) -> None:
+def _ended_by_ctrl_c(audio: Audio | PipedAudio) -> AbstractContextManager[None]:
+    from bestow_edge.runtime.audio.files import PipedAudio
+
+    return stopped_by_ctrl_c(audio) if isinstance(audio, PipedAudio) else nullcontext()
+
+
+def _write_growing(batches: Iterator[list[Event]], streamed: StreamedTexts | StreamedCues) -> None:
+    first = next(batches)  # nothing is written of a file that cannot be read
     streamed.begin()
     try:
-        for events in batches:
+        for events in chain([first], batches):
             streamed.add(events)
     finally:
         streamed.end()
 
 
-def _feed(session: Session | Tracer, waveform: npt.NDArray[np.float32], job: Job, prefix: str) -> Iterator[list[Event]]:
-    """Feed a file block by block and yield the events of each block. The size of blocks never changes the text."""
-    from bestow_edge.runtime.audio.files import blocks
+def _write_lines(events: Sequence[Event], prefixes: Sequence[str]) -> None:
+    from bestow_edge.runtime.records.subtitles import Lines
 
-    block_samples = round((STEP_S if job.request.stream else FEED_S) * job.model.sample_rate_hz)
-    with _bar(len(waveform), shown=not job.request.stream or job.as_json) as advance:
+    for prompt, prefix in enumerate(prefixes):
+        for line in Lines(prompt).add(events).split("\n"):
+            write(prefix + line)
+
+
+def _write_files(item: Input, events: Sequence[Event], record: dict[str, object], job: Job) -> None:
+    """Write the file of each text, complete or not at all."""
+    from bestow_edge.runtime.records.subtitles import document
+
+    for prompt, path in enumerate(job.output.paths(item, job.request.asked(job.model.config))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        form = job.output.form
+        write_atomically(path, to_json(record) if form == "json" else document(events, prompt, form))
+        say(f"{item}: written to {path}")
+
+
+def _feed(
+    session: Session | Tracer, audio: Audio | PipedAudio, heard: Heard, job: Job, prefix: str
+) -> Iterator[list[Event]]:
+    """Feed a recording step by step and yield the events of each. The size of steps never changes the text."""
+    from bestow_edge.runtime.audio.files import steps
+
+    started_s, rate_hz = time.perf_counter(), job.model.sample_rate_hz
+    step_samples = round((STEP_S if job.request.stream else FEED_S) * rate_hz)
+    growing = job.request.stream and job.output.form == "txt" and job.output.path is None
+    with _bar(audio.length_s, shown=not growing) as advance:
         detected = DetectedLanguage(session, prefix)
-        for block in (*blocks(waveform, block_samples), None):
+        for block in chain(steps(audio, step_samples), [None]):
             events = session.finish() if block is None else session.feed(block)
-            if not job.as_json:
+            if job.output.form != "json":
                 detected.show()
+            seconds = 0.0 if block is None else len(block) / rate_hz
+            heard.duration_s, heard.wall_s = heard.duration_s + seconds, time.perf_counter() - started_s
             yield events
-            advance(0 if block is None else len(block))
+            advance(seconds)
 
 
 @contextmanager
-def _bar(total: int, *, shown: bool) -> Iterator[Any]:  # Any: a function from a number of samples to nothing
+def _bar(total_s: float | None, *, shown: bool) -> Iterator[Any]:  # Any: a function from seconds to nothing
     """Yield a function that moves a progress bar. The bar is shown on a terminal without growing text."""
     if not (shown and err.is_terminal):
-        yield lambda _samples: None
+        yield lambda _seconds: None
         return
     from rich.progress import Progress
 
     with Progress(console=err, transient=True) as progress:
-        task = progress.add_task("listening", total=total)
-        yield lambda samples: progress.advance(task, samples)
+        task = progress.add_task("listening", total=total_s)
+        yield lambda seconds: progress.advance(task, seconds)
 
 
-def _record(path: Path, duration_s: float, wall_s: float, events: list[Event], job: Job) -> dict[str, object]:
+def _record(item: Input, heard: Heard, events: list[Event], job: Job) -> dict[str, object]:
     prompts = job.request.asked(job.model.config)
     record: dict[str, object] = {
-        "file": str(path),
+        "file": str(item.path),
         "lang": languages(prompts),
-        **_texts_record(texts(events, len(prompts)), job),
-        "duration_s": round(duration_s, 3),
-        "wall_s": round(wall_s, 3),
-        "rtf": round(wall_s / duration_s, 4),
+        **_texts_record(events, job),
+        "duration_s": round(heard.duration_s, 3),
+        "wall_s": round(heard.wall_s, 3),
+        "rtf": round(heard.wall_s / heard.duration_s, 4) if heard.duration_s else None,
         "policy": _policy_record(job, 0),  # of the texts, which share it
     }
     if job.request.stream:
@@ -189,20 +275,20 @@ def _record(path: Path, duration_s: float, wall_s: float, events: list[Event], j
     return record
 
 
-def _texts_record(written: Sequence[str], job: Job) -> dict[str, object]:
+def _texts_record(events: Sequence[Event], job: Job) -> dict[str, object]:
     """Return the texts of pairs, and the answers to questions with their policies, for JSON."""
-    pairs: dict[str, str] = {}
+    prompts, pairs, cues = job.request.asked(job.model.config), {}, {}
     answers: list[dict[str, object]] = []
-    for row, (prompt, text) in enumerate(zip(job.request.asked(job.model.config), written, strict=True)):
+    for row, (prompt, text) in enumerate(zip(prompts, texts(events, len(prompts)), strict=True)):
         if isinstance(prompt, Question):
             answers.append(prompt_record(prompt) | {"text": text, "policy": _policy_record(job, row)})
         else:
-            pairs[str(prompt)] = text
+            pairs[str(prompt)], cues[str(prompt)] = text, cue_records(events, row)
     record: dict[str, object] = {}
     if len(pairs) == 1:
-        record["text"] = written[0]
+        record |= {"text": next(iter(pairs.values())), "cues": next(iter(cues.values()))}
     elif pairs:
-        record["texts"] = pairs
+        record |= {"texts": pairs, "cues": cues}
     if answers:
         record["answers"] = answers
     return record

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -13,7 +11,7 @@ from bestow_edge.cli.show.console import new_table, write_json, write_tables
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle, or hf:OWNER/NAME.")],
+    bundle: options.BundleArgument = None,
     as_json: options.Json = False,
 ) -> None:
     """Check a bundle's files and compare its graphs on this machine with their golden outputs.
@@ -21,13 +19,15 @@ def verify(
     Exit code 1: the outputs of a graph differ; 2: the bundle is damaged.
 
     Examples:
+      bestow-edge verify
       bestow-edge verify my-bundle
       bestow-edge verify my-bundle --json
     """
-    from bestow_edge.core.hub_bundles import bundle_directory
     from bestow_edge.runtime.records import golden
 
-    rows = golden.verify(bundle_directory(bundle))
+    directory = options.named_bundle(bundle)
+    bundle = bundle or directory
+    rows = golden.verify(directory)
     passed = all(row.passed for row in rows)
     if as_json:
         graphs = [asdict(row) | {"passed": row.passed} for row in rows]

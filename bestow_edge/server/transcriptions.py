@@ -15,16 +15,18 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.types import Receive, Scope, Send
 
 from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.errors import AudioError, BestowEdgeError, ConfigError, RefusedError
 from bestow_edge.core.languages import LANGUAGES
 from bestow_edge.core.prompts import AUTO, Task
 from bestow_edge.core.request import Request, default_pair
 from bestow_edge.runtime.audio.files import open_audio
+from bestow_edge.runtime.records.subtitles import document
 from bestow_edge.runtime.stream.events import Event, TextEvent
 from bestow_edge.server.hub import Hub, PooledSession
 from bestow_edge.server.problems import INTERNAL_TEXT, TOO_BIG, WRONG_DATA, as_refusal, problem
 from bestow_edge.server.uploads import Upload, read_rest, uploaded
-from bestow_edge.server.words import segments, srt, vtt, words
+from bestow_edge.server.words import segments, words
 
 Form = Literal["json", "text", "srt", "verbose_json", "vtt"]
 GRANULARITIES = ("segment", "word")
@@ -74,6 +76,9 @@ def parse_fields(fields: dict[str, tuple[str, ...]], task: Task, hub: Hub) -> As
         raise ConfigError(f"timestamp_granularities {min(wrong)!r}: expected {' or '.join(GRANULARITIES)}")
     if wanted and form != "verbose_json":
         raise ConfigError("timestamp_granularities: only with response_format verbose_json")
+    kind = hub.model.config.connector.kind
+    if not CONNECTORS[kind].aligned and (form in {"srt", "vtt"} or "word" in wanted):
+        raise ConfigError(f"a model with connector {kind} does not show when a word was spoken; ask for json or text")
     lang = _pair(task, plain.get("language"), plain.get("target"), hub.model.config)
     request = Request(lang=lang, stream=stream == "true")
     return Asked(request=request, task=task, form=cast(Form, form), granularities=wanted or ("segment",))
@@ -175,9 +180,9 @@ def _text(events: list[Event]) -> str:
 def _answer(asked: Asked, events: list[Event], audio_s: float, language: str | None) -> Response:
     """Return the answer in the form that was asked for."""
     if asked.form == "srt":
-        return PlainTextResponse(srt(events), media_type="application/x-subrip")
+        return PlainTextResponse(document(events, 0, "srt"), media_type="application/x-subrip")
     if asked.form == "vtt":
-        return PlainTextResponse(vtt(events), media_type="text/vtt")
+        return PlainTextResponse(document(events, 0, "vtt"), media_type="text/vtt")
     if asked.form == "text":
         return PlainTextResponse(_text(events) + "\n")
     usage = {"type": "duration", "seconds": round(audio_s, 3)}

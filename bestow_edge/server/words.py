@@ -1,4 +1,4 @@
-"""Words, segments and subtitles of a text, from the events of a session."""
+"""Words and segments of a text, from the events of a session."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bestow_edge.runtime.stream.events import Event, TextEvent
-
-LONGEST_CUE_S = 6.0
-MOST_LETTERS = 84  # two lines of 42
-LONGEST_GAP_S = 1.0  # without speech within a cue
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,45 +41,3 @@ def segments(events: Sequence[Event]) -> list[list[TextEvent]]:
         if isinstance(event, TextEvent):
             found.setdefault(event.segment, []).append(event)
     return list(found.values())
-
-
-def cues(events: Iterable[Event]) -> list[Span]:
-    """Return subtitles: neighbouring words, as long as they fit on two lines and are spoken without a gap."""
-    found: list[Span] = []
-    for word in words(events):
-        if found and _fits(found[-1], word):
-            last = found[-1]
-            found[-1] = Span(f"{last.text} {word.text}", last.start_s, max(last.end_s, word.end_s))
-        else:
-            start_s = max(word.start_s, found[-1].end_s) if found else word.start_s
-            found.append(Span(word.text, start_s, max(word.end_s, start_s)))
-    return found
-
-
-def _fits(cue: Span, word: Span) -> bool:
-    letters = len(cue.text) + 1 + len(word.text)
-    short = word.end_s - cue.start_s <= LONGEST_CUE_S and letters <= MOST_LETTERS
-    return short and word.start_s - cue.end_s <= LONGEST_GAP_S
-
-
-def srt(events: Iterable[Event]) -> str:
-    """Return subtitles as SubRip."""
-    return "\n".join(
-        f"{number}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n{cue.text}\n"
-        for number, cue in enumerate(cues(events), 1)
-    )
-
-
-def vtt(events: Iterable[Event]) -> str:
-    """Return subtitles as WebVTT."""
-    escaped = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
-    parts = [
-        f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n{cue.text.translate(escaped)}\n"
-        for cue in cues(events)
-    ]
-    return "\n".join(["WEBVTT\n", *parts])
-
-
-def _clock(seconds: float, point: str) -> str:
-    whole, milliseconds = divmod(round(seconds * 1000), 1000)
-    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{point}{milliseconds:03}"

@@ -233,12 +233,23 @@ def read_waveform(
         AudioError: if there is no such file, or it holds no usable audio there.
         MissingExtraError: if soundfile is not installed.
     """
-    with open_audio(path) as audio:
-        if isinstance(audio, PipedAudio):
-            raise AudioError(f"{path}: is a pipe, expected a file, of which parts can be read; write it to a file")
+    with open_recording(Path(path)) as audio:
         if offset_s:
             audio.seek(offset_s)
         return audio.read(None if duration_s is None else round(duration_s * audio.rate_hz)), audio.rate_hz
+
+
+def open_recording(source: Path | io.BytesIO, name: str | None = None) -> Audio:
+    """Open a recording of which parts can be read, at its own rate: see `open_audio`.
+
+    Raises:
+        AudioError: it is no audio, or a pipe.
+        MissingExtraError: soundfile is not installed.
+    """
+    audio = open_audio(source, name=name)
+    if isinstance(audio, PipedAudio):
+        raise AudioError(f"{audio.name}: is a pipe, expected a file, of which parts can be read; write it to a file")
+    return audio
 
 
 def blocks(waveform: Samples, block_samples: int) -> Iterator[Samples]:
@@ -252,11 +263,27 @@ def blocks(waveform: Samples, block_samples: int) -> Iterator[Samples]:
     return (waveform[start : start + block_samples] for start in range(0, len(waveform), block_samples))
 
 
+def steps(parts: Iterable[Samples], step_samples: int) -> Iterator[Samples]:
+    """Put blocks of any sizes together, and cut them into steps of `step_samples`; the last may be shorter."""
+    waiting: list[Samples] = []
+    count = 0
+    for part in parts:
+        waiting.append(part)
+        count += len(part)
+        if count >= step_samples:
+            samples = np.concatenate(waiting)
+            end = count - count % step_samples
+            yield from blocks(samples[:end], step_samples)
+            waiting, count = [samples[end:]], count - end
+    if count:
+        yield np.concatenate(waiting)
+
+
 def _joined(parts: Iterable[Samples], most: int | None) -> Samples:
     """Return blocks as one, (samples,), at most a number of samples."""
     memory, sample_bytes = io.BytesIO(), np.dtype(np.float32).itemsize  # it grows without a second copy beside it
     for part in parts:
-        memory.write(part)
+        memory.write(part.data)
         if most is not None and memory.tell() >= most * sample_bytes:
             break
     return np.frombuffer(memory.getbuffer(), np.float32)[:most] if memory.tell() else np.empty(0, np.float32)

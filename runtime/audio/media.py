@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -89,18 +90,22 @@ class PyAvDecoder:
     def __init__(self, library: ModuleType, source: Path | Pipe, name: str) -> None:
         """Open a file or a pipe; errors are those of `open_media`."""
         self._name, self._source, self._library = name, source, library
-        # Always a file object: PyAV would take a path such as http:talk.mp4 for an address.
-        self._file: Any = _Forwards(source) if isinstance(source, Pipe) else source.open("rb")  # Any: PyAV's choice
-        with self._errors("cannot be read as audio"):
-            self._container = library.open(self._file, "r", buffer_size=PIPE_BUFFER)
-            track = self._container.streams.best("audio")
-        if track is None:
-            raise AudioError(f"{name}: has no sound track, expected one; choose a file with sound")
-        length = self._container.duration
-        self.length_s = length / library.time_base if length else None
-        self.rate_hz: int = track.codec_context.sample_rate
-        self._decoded = self._frames(track)
-        self._waiting = next(self._decoded, np.empty((0, 1), np.float32))
+        with ExitStack() as opened:
+            if isinstance(source, Pipe):
+                opened.callback(source.close)
+            # Always a file object: PyAV would take a path such as http:talk.mp4 for an address.
+            file = _Forwards(source) if isinstance(source, Pipe) else opened.enter_context(source.open("rb"))
+            with self._errors("cannot be read as audio"):
+                self._container = opened.enter_context(library.open(file, "r", buffer_size=PIPE_BUFFER))
+                track = self._container.streams.best("audio")
+            if track is None:
+                raise AudioError(f"{name}: has no sound track, expected one; choose a file with sound")
+            length = self._container.duration
+            self.length_s = length / library.time_base if length else None
+            self.rate_hz: int = track.codec_context.sample_rate
+            self._decoded = self._frames(track)
+            self._waiting = next(self._decoded, np.empty((0, 1), np.float32))
+            self._opened = opened.pop_all()
 
     def read(self, num_frames: int) -> Frames:
         """See `Decoder`."""
@@ -118,9 +123,7 @@ class PyAvDecoder:
 
     def close(self) -> None:
         """See `Decoder`."""
-        self._container.close()
-        if not isinstance(self._source, Pipe):
-            self._file.close()
+        self._opened.close()
 
     def _frames(self, track: Any) -> Iterator[Frames]:  # Any: PyAV is an extra
         """Yield decoded frames, (frames, channels), all of the rate and the channels of the first."""
@@ -156,21 +159,28 @@ class FfmpegDecoder:
         from bestow_edge.runtime.audio.decoders import open_pipe
 
         self._name = name
-        self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the decoder; a pipe would fill up and stop it
         piped = isinstance(source, Pipe)
-        feed = pumped(source) if isinstance(source, Pipe) else os.open(os.devnull, os.O_RDONLY)
         read = ["-v", "error", "-i", "pipe:0" if piped else f"file:{source}"]
         write = ["-vn", "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
-        self._process = subprocess.Popen(  # noqa: S603 - the name of a file stands behind `file:`
-            [program, *read, *write], stdin=feed, stdout=subprocess.PIPE, stderr=self._messages, bufsize=0
-        )
-        os.close(feed)  # the program has its own
-        try:
-            self._wave = open_pipe(Pipe(cast(BinaryIO, self._process.stdout), name))
-        except AudioError:
-            self._check_program()
-            raise
-        self.rate_hz, self.length_s = self._wave.rate_hz, None
+        with ExitStack() as opened:
+            if isinstance(source, Pipe):
+                opened.callback(source.close)
+            self._messages = opened.enter_context(tempfile.TemporaryFile())  # a pipe would fill up and stop the program
+            feed = pumped(source) if isinstance(source, Pipe) else os.open(os.devnull, os.O_RDONLY)
+            self._process = subprocess.Popen(  # noqa: S603 - the name of a file stands behind `file:`
+                [program, *read, *write], stdin=feed, stdout=subprocess.PIPE, stderr=self._messages, bufsize=0
+            )
+            os.close(feed)  # the program has its own
+            opened.callback(self._end_program)
+            try:
+                self._wave = open_pipe(Pipe(cast(FileIO, self._process.stdout), name))
+            except AudioError:
+                self._check_program()
+                raise
+            opened.callback(self._wave.close)
+            self._opened = opened.pop_all()
+        self.rate_hz = self._wave.rate_hz
+        self.length_s: float | None = None
 
     def read(self, num_frames: int) -> Frames:
         """See `Decoder`."""
@@ -185,10 +195,11 @@ class FfmpegDecoder:
 
     def close(self) -> None:
         """See `Decoder`."""
-        self._wave.close()
+        self._opened.close()
+
+    def _end_program(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._messages.close()
 
     def _check_program(self) -> None:
         """Wait for the program to end, and raise an error if it failed."""

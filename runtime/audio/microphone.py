@@ -299,7 +299,7 @@ class Microphone:
         buffer, overflowed = stream.read(frames)
         self.num_overflows += overflowed
         samples = np.frombuffer(buffer, np.int16).reshape(-1, channels)  # (frames, channels)
-        return mixer.mix(samples / np.float32(32_768))
+        return mixer.mix(np.divide(samples, 32_768, dtype=np.float32))
 
     def _deliver(self, samples: npt.NDArray[np.float32]) -> None:
         """Put samples, shape (samples,), up to the limit of seconds."""

@@ -8,12 +8,18 @@ from typing import Generic
 
 from bestow_edge.runtime.encoders.base import Floats, SpeechEncoder, SpeechSteps, State
 
+LEAST_S = 0.03  # of a stream that has speech: an encoder hears words in a frame or two, whatever they hold
+
 
 class Listener(Generic[State]):
     """Encodes the chunks of one stream in order; encoding ahead changes the times, not the results."""
 
-    def __init__(self, encoder: SpeechEncoder[State], executor: Executor | None) -> None:
-        """Begin a stream. The executor encodes ahead; without one, `next_chunk` encodes a chunk."""
+    def __init__(self, encoder: SpeechEncoder[State], executor: Executor | None, *, least_samples: int = 0) -> None:
+        """Begin a stream. The executor encodes ahead; without one, `next_chunk` encodes a chunk.
+
+        A stream that ends with fewer than `least_samples` has nothing to encode.
+        """
+        self._missing_samples, self._too_short = least_samples, False
         self._encoder, self._executor = encoder, executor
         self._state = encoder.initial_state()
         self._begun: tuple[State, Future[tuple[SpeechSteps, State]]] | None = None
@@ -24,21 +30,23 @@ class Listener(Generic[State]):
 
     def add(self, samples: Floats) -> None:
         """Take samples in, (samples,) float32 at the model's rate, without encoding."""
+        self._missing_samples -= samples.size
         self._state = self._encoder.add(samples, self._state)
 
     def end(self) -> None:
         """End the audio: `next_chunk` encodes the rest, even if it does not fill a chunk."""
+        self._too_short = self._missing_samples > 0
         self._state = self._encoder.end(self._state)
 
     @property
     def has_chunk(self) -> bool:
         """Whether enough audio waits for the next chunk."""
-        return self._encoder.has_chunk(self._state)
+        return not self._too_short and self._encoder.has_chunk(self._state)
 
     @property
     def ended(self) -> bool:
         """Whether the audio has ended and all of it is encoded."""
-        return self._encoder.ended(self._state)
+        return self._too_short or self._encoder.ended(self._state)
 
     def next_chunk(self) -> SpeechSteps:
         """Return the next chunk, and begin to encode the one after it if its audio is there."""
@@ -53,6 +61,8 @@ class Listener(Generic[State]):
 
     def rest(self) -> list[SpeechSteps]:
         """Return the chunks that would follow if the audio ended now; the stream does not change."""
+        if self._missing_samples > 0:
+            return []
         state, rest = self._encoder.end(self._state), []
         while self._encoder.has_chunk(state):
             speech, state = self._encoder.next_chunk(state)

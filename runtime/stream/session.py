@@ -26,7 +26,7 @@ from bestow_edge.runtime.stream.answers import Answers
 from bestow_edge.runtime.stream.beam import beam_search
 from bestow_edge.runtime.stream.events import Decision, Event, Verdict
 from bestow_edge.runtime.stream.language import SpokenLanguage
-from bestow_edge.runtime.stream.listener import Listener
+from bestow_edge.runtime.stream.listener import LEAST_S, Listener
 from bestow_edge.runtime.stream.loop import decide
 from bestow_edge.runtime.stream.segments import LOUDER, limits, only_word, quietest, whole_words
 from bestow_edge.runtime.stream.text import Detokenizer
@@ -81,7 +81,8 @@ class Session:
         self._open_encoder = partial(
             model.open_encoder, policies=policies, right_context=lookahead, segment_steps=self._limits.most_steps
         )
-        self._listener = Listener(self._open_encoder(self._graphs), model.executor)
+        least_samples = round(LEAST_S * model.sample_rate_hz)
+        self._listener = Listener(self._open_encoder(self._graphs), model.executor, least_samples=least_samples)
         self._ended = False
         self._answered = False  # whether the answers to questions saw all of the speech
         self._background: float | None = None  # level of the segment before if it had no words

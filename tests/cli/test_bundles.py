@@ -162,3 +162,16 @@ def test_export_errors(cli: Callable[..., Any], tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.endswith("error: torch is not installed; run: pip install 'bestow-edge[export]'\n")
     assert not (tmp_path / "made").exists()
+
+
+def test_without_a_path_the_demo_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    from bestow_edge.runtime import embedded_bundle
+
+    demo = str(embedded_bundle())
+    for command in ("verify", "inspect"):
+        code, out, err = run_here(capsys, command, "--json")
+        record = json.loads(out)
+        assert (code, err, record.get("bundle", record.get("path"))) == (0, "", demo)
+    code, out, err = run_here(capsys, "report")
+    assert (code, err) == (0, "")
+    assert out.startswith("# Model card: demo\n")

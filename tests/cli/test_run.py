@@ -34,14 +34,15 @@ def test_text_is_the_sessions(capsys: pytest.CaptureFixture[str], tiny_bundle: P
     code, out, err = run_here(capsys, "run", wav, "--bundle", tiny_bundle, *options)
     policy: dict[str, Any] = {"k": 4, "l": 4} if stream else {"policy": Offline()}
     assert (code, err) == (0, "")
-    assert out == whole(tiny_bundle, read_audio(wav, 16_000), **policy) + "\n"
+    assert out.split() == whole(tiny_bundle, read_audio(wav, 16_000), **policy).split()
 
 
 def test_json(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path) -> None:
     code, out, err = run_here(capsys, "run", wav, "--bundle", tiny_bundle, "--stream", "--json", "--lookahead", 1)
     record = json.loads(out)
     assert (code, err) == (0, "")
-    assert set(record) == {"file", "lang", "text", "duration_s", "wall_s", "rtf", "policy", "events"}
+    assert set(record) == {"file", "lang", "text", "cues", "duration_s", "wall_s", "rtf", "policy", "events"}
+    assert " ".join(cue["text"] for cue in record["cues"]).split() == record["text"].split()
     assert (record["file"], record["lang"], record["duration_s"]) == (str(wav), "en-de", 3.0)
     assert record["policy"] == {"name": "wait-k", "k": 3, "l": 4, "lookahead": 1}
     assert "".join(event.get("text", "") for event in record["events"]) == record["text"] != ""
@@ -142,13 +143,16 @@ def test_audio_of_every_kind(
     assert json.loads(out)["duration_s"] == pytest.approx(len(speech[:rate_hz]) / rate_hz, abs=0.1)
 
 
-def test_silence_and_one_sample_work(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, tmp_path: Path) -> None:
+def test_silence_and_a_few_samples_work(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "silent.wav", np.zeros(16_000), 16_000)
-    soundfile.write(tmp_path / "short.wav", np.zeros(1), 16_000)
-    code, out, err = run_here(
-        capsys, "run", tmp_path / "silent.wav", tmp_path / "short.wav", "--bundle", tiny_bundle, "--json"
-    )
-    assert (code, err, len(out.splitlines())) == (0, "", 2)
+    soundfile.write(tmp_path / "short.wav", np.full(200, 0.1), 16_000)
+    soundfile.write(tmp_path / "none.wav", np.zeros(1), 48_000)  # less than a sample at 16 kHz
+    paths = [tmp_path / f"{name}.wav" for name in ("silent", "short", "none")]
+    code, out, err = run_here(capsys, "run", *paths, "--bundle", tiny_bundle, "--json")
+    assert (code, err) == (0, "")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [record["text"] for record in records[1:]] == ["", ""]
+    assert [record["rtf"] is None for record in records] == [False, False, True]
 
 
 def test_bad_files_are_reported_and_the_others_done(

@@ -48,9 +48,9 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run_demo(capsys, "run", EXAMPLE, "--json", *BOTH)
     record = json.loads(out)
     assert (code, err) == (0, "")
-    assert set(record) == {"file", "lang", "texts", "duration_s", "wall_s", "rtf", "policy"}
+    assert set(record) == {"file", "lang", "texts", "cues", "duration_s", "wall_s", "rtf", "policy"}
     assert (record["lang"], list(record["texts"].values())) == ("en-en,en-de", alone(capsys))
-    assert tuple(record["texts"]) == LANGS
+    assert tuple(record["texts"]) == tuple(record["cues"]) == LANGS
     record = json.loads(run_demo(capsys, "run", EXAMPLE, "--stream", "--json", *BOTH)[1])
     for lang in LANGS:
         told = [event["text"] for event in record["events"] if event.get("lang") == lang]

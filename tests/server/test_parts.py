@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 
 import numpy as np
@@ -18,7 +17,7 @@ from bestow_edge.server.guard import Access  # noqa: E402 - the same
 from bestow_edge.server.inbox import Inbox  # noqa: E402 - the same
 from bestow_edge.server.limits import Limits  # noqa: E402 - the same
 from bestow_edge.server.settings import StreamSettings, samples_of  # noqa: E402 - the same
-from bestow_edge.server.words import cues, segments, srt, vtt, words  # noqa: E402 - the same
+from bestow_edge.server.words import segments, words  # noqa: E402 - the same
 
 TOKEN = "0123456789abcdef"  # noqa: S105 - of these tests
 
@@ -108,18 +107,3 @@ def test_words_join_their_pieces() -> None:
         ("twenty", 0.1, 0.5), ("one", 0.6, 0.9), ("two", 3.0, 3.2)
     ]  # fmt: skip
     assert [len(segment) for segment in segments(events)] == [3, 1]
-
-
-def test_subtitles_are_short_in_order_and_escaped() -> None:
-    events = [said(f" word{number}", number * 0.5, number * 0.5 + 0.4) for number in range(40)]
-    events += [said(" <b>&", 3600.0, 3601.0005)]
-    found = cues(events)
-    assert all(cue.end_s - cue.start_s <= 6 and len(cue.text) <= 84 for cue in found)
-    assert all(one.end_s <= other.start_s for one, other in itertools.pairwise(found))
-    assert " ".join(cue.text for cue in found).split() == [*(f"word{number}" for number in range(40)), "<b>&"]
-    assert srt(events).endswith("01:00:00,000 --> 01:00:01,000\n<b>&\n")
-    assert vtt(events).endswith("01:00:00.000 --> 01:00:01.000\n&lt;b&gt;&amp;\n")
-
-
-def test_subtitles_of_silence_are_empty() -> None:
-    assert (srt([]), vtt([])) == ("", "WEBVTT\n")

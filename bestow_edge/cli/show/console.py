@@ -43,7 +43,12 @@ def write(text: str, end: str = "\n") -> None:
 
 def write_json(value: object) -> None:
     """Print a result as one line of JSON on stdout."""
-    write(json.dumps(value, ensure_ascii=False))
+    write(to_json(value))
+
+
+def to_json(value: object) -> str:
+    """Return a result as one line of JSON."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def new_table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table:

@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import quantiles
 from typing import Any
 
 import numpy as np
@@ -178,7 +177,7 @@ def _graph_times(name: str, values: Sequence[float], times: Mapping[str, Sequenc
         graph=name,
         runs=len(ms),
         p50_ms=float(np.median(ms)),
-        p95_ms=quantiles(ms, n=20)[-1] if len(ms) > 1 else ms[0],
+        p95_ms=float(np.percentile(ms, 95)),
         max_ms=max(ms),
         share=sum(values) / sum(map(sum, times.values())),
     )

@@ -70,6 +70,17 @@ def test_odd_blocks(model: be.Model, samples: npt.NDArray[np.float32], block: in
     assert session.heard_s == pytest.approx(block / model.sample_rate_hz, abs=0.15)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("num_samples", [1, 160, 319, 479])
+def test_a_frame_or_two_write_nothing(num_samples: int, policy: be.Policy) -> None:
+    """The demo wrote "the edge of the" for any ten milliseconds."""
+    rng = np.random.default_rng(0)
+    session = be.load(threads=1).session(source="en", policy=policy)
+    assert session.feed(rng.uniform(-0.5, 0.5, num_samples).astype(np.float32)) == []
+    assert session.draft() == ""
+    assert session.finish() == []
+
+
 def test_closing_in_the_middle_is_final(model: be.Model, samples: npt.NDArray[np.float32]) -> None:
     with model.session(source="en", k=3) as session:
         session.feed(samples[:20_000])

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 import soxr
 from filelock import FileLock, Timeout
 
 from bestow_edge.core.errors import AudioError, ManifestError
 from bestow_edge.core.utterances import Utterance
+from bestow_edge.runtime.audio.files import open_recording
 
 logger = logging.getLogger(__name__)
 Samples = npt.NDArray[np.float32]
@@ -121,22 +121,15 @@ def decode(file: Path | io.BytesIO, item: Utterance, *, lacking_s: float = LACKI
     """
     if isinstance(file, Path) and not file.is_file():
         raise AudioError(f"{item.path}: no such file; expected an audio file")
-    try:
-        with soundfile.SoundFile(file) as opened:
-            rate_hz: int = opened.samplerate
-            length_s = opened.frames / rate_hz - item.offset_s
-            if item.offset_s:
-                opened.seek(min(round(item.offset_s * rate_hz), opened.frames))
-            channels = opened.read(round(item.duration_s * rate_hz) + SPARE_SAMPLES, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: soundfile refuses the suffix .raw
-        raise AudioError(f"{item.path}: cannot be read as audio ({error})") from error
-    if len(channels) < (item.duration_s - lacking_s) * rate_hz or not len(channels):
-        has = f"{len(channels) / rate_hz:.2f} s from {item.offset_s:g} s on"
+    with open_recording(file, str(item.path)) as audio:
+        if item.offset_s:
+            audio.seek(item.offset_s)
+        samples = audio.read(round(item.duration_s * audio.rate_hz) + SPARE_SAMPLES)
+        length_s = len(samples) / audio.rate_hz if audio.length_s is None else audio.length_s - item.offset_s
+    if len(samples) < (item.duration_s - lacking_s) * audio.rate_hz:
+        has = f"{len(samples) / audio.rate_hz:.2f} s from {item.offset_s:g} s on"
         raise AudioError(f"{item.path}: has {has}, the manifest says {item.duration_s:g} s")
-    samples: Samples = channels.mean(axis=1, dtype=np.float32)  # (samples, channels) to (samples,)
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{item.path}: has samples that are NaN or infinite")
-    return samples, rate_hz, length_s
+    return samples, audio.rate_hz, length_s
 
 
 def at_least_ten_frames(waveform: Samples, rate_hz: int) -> Samples:

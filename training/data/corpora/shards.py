@@ -28,6 +28,7 @@ import soundfile
 from bestow_edge.core.errors import AudioError, ConfigError, ManifestError
 from bestow_edge.core.files import sha256, write_atomically
 from bestow_edge.core.utterances import LINES, Utterance, numbered_lines, parse_object, parse_utterance
+from bestow_edge.runtime.audio.files import open_recording
 from bestow_edge.training.data.corpora.recordings import decode
 from bestow_edge.training.data.corpora.text_files import LineFile
 
@@ -219,11 +220,11 @@ def recording_bytes(item: Utterance) -> tuple[bytes, str]:
     Raises:
         AudioError: if it is missing or not audio.
     """
-    try:
-        header = soundfile.info(item.path)
-    except (soundfile.LibsndfileError, TypeError) as error:
-        raise AudioError(f"{item.path}: missing or no audio ({error})") from error
-    if not item.offset_s and header.frames / header.samplerate - item.duration_s < WHOLE_S:
+    if not item.path.is_file():
+        raise AudioError(f"{item.path}: no such file; expected an audio file")
+    with open_recording(item.path) as audio:
+        whole = audio.length_s is not None and audio.length_s - item.duration_s < WHOLE_S
+    if not item.offset_s and whole:
         return item.path.read_bytes(), item.path.suffix.lower()
     samples, rate_hz, _ = decode(item.path, item)
     packed = io.BytesIO()

@@ -134,7 +134,7 @@ def test_bad_recordings_are_an_error_or_left_out(sentences: Path, tmp_path: Path
     lines = [line | {"audio_filepath": str(sentences / line["audio_filepath"])} for line in lines]
     (tmp_path / "bad.wav").write_bytes(b"no audio")
     path = write_lines(tmp_path / "a.jsonl", [*lines, lines[0] | {"audio_filepath": str(tmp_path / "bad.wav")}])
-    with pytest.raises(ManifestError, match=r"a\.jsonl:9: .*bad\.wav: missing or no audio .*--max-bad allows some"):
+    with pytest.raises(ManifestError, match=r"a\.jsonl:9: .*bad\.wav: cannot be read as audio .*--max-bad allows some"):
         write_shards([path], tmp_path / "out", size_bytes=SIZE, seed=0)
     written = write_shards([path], tmp_path / "out", size_bytes=SIZE, seed=0, max_bad=1)
     assert (written.bad, written.utterances) == (1, 8)
