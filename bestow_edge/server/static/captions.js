@@ -9,7 +9,7 @@ const columns = ["first", "second"].map((name) => ({
 const DELAYS = [["", "model's own"], ["0.8s", "0.8 s"], ["1.5s", "1.5 s"], ["2.5s", "2.5 s"], ["4s", "4 s"]];
 const LATENCIES = 8; // words in the mean
 const MOST_WAITING = 4_000_000; // bytes that wait for the network before the stream is given up
-let model, running = null;
+let model, running = null, starting = false; // the button is never disabled by them: it would lose the keyboard's focus
 
 const languageNames = new Intl.DisplayNames(["en"], {type: "language"});
 const nameOf = (code) => code === "auto" ? "detected" : languageNames.of(code) ?? code;
@@ -164,7 +164,7 @@ function ended(run, reason) {
 }
 
 async function start() {
-  byId("toggle").disabled = true;
+  starting = true;
   let microphone;
   try {
     show("Waiting for the microphone.");
@@ -176,7 +176,7 @@ async function start() {
     show(error.message, true);
     return;
   } finally {
-    byId("toggle").disabled = false;
+    starting = false;
   }
   const run = running;
   controls.forEach((control) => { control.disabled = true; });
@@ -192,7 +192,7 @@ async function start() {
 byId("controls").addEventListener("submit", (event) => {
   event.preventDefault();
   if (running) stop(running, "Writing the rest.");
-  else if (model) start();
+  else if (model && !starting) start();
 });
 source.addEventListener("change", chooseSource);
 first.addEventListener("change", chooseTexts);
