@@ -12,47 +12,55 @@ from bestow_edge.cli.show.console import needs_extra, say
 DEFAULT_NAME = "bestow-edge-demo"
 
 
+Host = Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, metavar="N", help="Port; 0: a free one.")]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        metavar="TOKEN",
+        envvar="BESTOW_EDGE_TOKEN",
+        help="Secret that clients send as `Authorization: Bearer TOKEN`; needed for other addresses than loopback. "
+        "The variable keeps it out of the list of processes.",
+    ),
+]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--origin",
+        metavar="URL",
+        help="Other page that may use the server from a browser, or the public name behind a proxy; repeatable.",
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", metavar="NAME", help="Name of the model for clients; default: that of the bundle's folder."),
+]
+Sessions = Annotated[int, typer.Option("--sessions", min=1, metavar="N", help="Most live streams at once.")]
+Files = Annotated[int, typer.Option("--files", min=1, metavar="N", help="Most uploaded files at once.")]
+UploadMb = Annotated[float, typer.Option("--upload-mb", metavar="MB", help="Largest upload, MB.")]
+Idle = Annotated[
+    float, typer.Option("--idle", metavar="S", help="Seconds without a message after which a client is dropped.")
+]
+Threads = Annotated[
+    int,
+    typer.Option("--threads", min=0, metavar="N", help="CPU threads of a session's operators; 0: one for each core."),
+]
+
+
 def serve(
     bundle: options.Bundle = None,
-    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, metavar="N", help="Port; 0: a free one.")] = 8000,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            "--token",
-            metavar="TOKEN",
-            envvar="BESTOW_EDGE_TOKEN",
-            help="Secret that clients send as `Authorization: Bearer TOKEN`; needed for other addresses than loopback. "
-            "The variable keeps it out of the list of processes.",
-        ),
-    ] = None,
-    origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--origin",
-            metavar="URL",
-            help="Other page that may use the server from a browser, or the public name behind a proxy; repeatable.",
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--name", metavar="NAME", help="Name of the model for clients; default: that of the bundle's folder."
-        ),
-    ] = None,
-    sessions: Annotated[int, typer.Option("--sessions", min=1, metavar="N", help="Most live streams at once.")] = 8,
-    files: Annotated[int, typer.Option("--files", min=1, metavar="N", help="Most uploaded files at once.")] = 4,
-    upload_mb: Annotated[float, typer.Option("--upload-mb", metavar="MB", help="Largest upload, MB.")] = 100.0,
-    idle: Annotated[
-        float, typer.Option("--idle", metavar="S", help="Seconds without a message after which a client is dropped.")
-    ] = 60.0,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    token: Token = None,
+    origin: Origins = None,
+    name: Name = None,
+    sessions: Sessions = 8,
+    files: Files = 4,
+    upload_mb: UploadMb = 100.0,
+    idle: Idle = 60.0,
     device: options.Device = "cpu",
-    threads: Annotated[
-        int,
-        typer.Option(
-            "--threads", min=0, metavar="N", help="CPU threads of a session's operators; 0: one for each core."
-        ),
-    ] = 1,
+    threads: Threads = 1,
 ) -> None:
     """Serve a page with live captions, OpenAI's API for audio and a WebSocket for streams.
 
