@@ -16,7 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "structure.svg"
 PACKAGE = "bestow_edge"
-ROWS = (("cli",), ("training", "export", "evaluation"), ("model", "runtime"), ("core",))  # imports lead downwards
+ROWS = (
+    ("cli",),
+    ("training", "export", "evaluation", "server"),
+    ("model", "runtime"),
+    ("core",),
+)  # imports lead downwards
 
 WIDTH, MARGIN, GAP, ARROWS = 1040, 16, 16, 44  # of the picture, its edge, between boxes and between rows, pixels
 PAD, TITLE, CHIP, CHAR = 12, 24, 24, 6.7  # edge of a box, height of its title and of a chip, width of a letter, pixels

@@ -31,6 +31,7 @@ MODULES = {  # import names by the extra that installs them; empty = the package
     "mic": ("sounddevice",),
     "media": ("av",),
     "hub": ("huggingface_hub",),
+    "server": ("starlette", "uvicorn", "websockets", "python_multipart", "prometheus_client"),
     "export": ("torch", "transformers", "safetensors", "onnx", "onnxscript"),
     "train": ("accelerate", "filelock", "yaml"),
     "eval": ("jiwer", "sacrebleu", "whisper_normalizer", "matplotlib"),
@@ -39,6 +40,8 @@ RUNTIME = (*MODULES[""], *MODULES["cpu"])  # imported and not only looked up, so
 DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "yaml": ("pyyaml",),
+    "python_multipart": ("python-multipart",),
+    "prometheus_client": ("prometheus-client",),
     "whisper_normalizer": ("whisper-normalizer",),
 }
 

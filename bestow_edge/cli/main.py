@@ -31,6 +31,7 @@ from bestow_edge.cli.push import push
 from bestow_edge.cli.replay import replay
 from bestow_edge.cli.report import report
 from bestow_edge.cli.run import run
+from bestow_edge.cli.serve import serve
 from bestow_edge.cli.show.console import logs_on_stderr, say, say_error, use_utf8, write
 from bestow_edge.cli.train import train
 from bestow_edge.cli.verify import verify
@@ -49,7 +50,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run, export and train BESTOW streaming speech models: speech in, text out, without torch at run time.",
 )
-for command in (run, mic, replay, devices, doctor, verify, inspect, bench, init, train, export, report, pull, push):
+for command in (
+    run,
+    mic,
+    serve,
+    replay,
+    devices,
+    doctor,
+    verify,
+    inspect,
+    bench,
+    init,
+    train,
+    export,
+    report,
+    pull,
+    push,
+):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(data.app)

@@ -77,6 +77,21 @@ class BacklogError(SessionError):
     """A live session holds all the audio it may hold; nothing of the block was taken."""
 
 
+class RefusedError(BestowEdgeError):
+    """A server refuses a request or ends a stream."""
+
+    def __init__(self, message: str, *, status: int, code: int) -> None:
+        """Take the reason.
+
+        Args:
+            message: one sentence for the client.
+            status: of the answer over HTTP, such as 503.
+            code: that closes a WebSocket, such as 1013.
+        """
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
 class TraceError(BestowEdgeError, ValueError):
     """A trace is missing, damaged or of another bundle, or its file exists already."""
 

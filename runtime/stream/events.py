@@ -72,3 +72,18 @@ class Decision:
 
 
 Event = TextEvent | SegmentEvent
+
+
+def event_record(event: Event) -> dict[str, object]:
+    """Return the JSON of an event; its field `event` is text, segment-start or segment-end."""
+    if isinstance(event, SegmentEvent):
+        return {"event": f"segment-{event.kind}", "segment": event.segment, "time_s": round(event.time_s, 3)}
+    return {
+        "event": "text",
+        "text": event.text,
+        "start_s": round(event.start_s, 3),
+        "end_s": round(event.end_s, 3),
+        "heard_s": round(event.heard_s, 3),
+        "log_prob": round(event.log_prob, 4),
+        "segment": event.segment,
+    }

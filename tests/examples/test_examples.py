@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from served import ENGLISH, served
 
 import bestow_edge as be
 from bestow_edge.core.utterances import read_manifest
@@ -20,6 +21,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 HEADLESS = ("captions_asyncio.py", "transcribe_file.py")  # run to the end without a device
 DEVICES = ("desktop_captions.py", "microphone.py")
 SPEAKERS = ("accented_digits.py",)  # need espeak-ng
+CLIENTS = ("stream_client.py",)  # need a server
 ELSEWHERE = ("simuleval_agent.py",)  # tried in test_simuleval_agent.py
 
 
@@ -32,7 +34,9 @@ def run(name: str, *arguments: object, env: dict[str, str] | None = None) -> sub
 
 
 def test_every_example_is_tried() -> None:
-    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(HEADLESS + DEVICES + SPEAKERS + ELSEWHERE)
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(
+        HEADLESS + DEVICES + SPEAKERS + CLIENTS + ELSEWHERE
+    )
 
 
 @pytest.mark.parametrize("name", HEADLESS)
@@ -41,6 +45,21 @@ def test_an_example_prints_text_and_no_complaint(name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     assert "Traceback" not in done.stderr
+
+
+def test_the_client_prints_two_texts_of_a_server() -> None:
+    with served() as server:
+        done = run("stream_client.py", ENGLISH, "en-en,en-de", server.ws)
+    assert done.returncode == 0, done.stderr
+    assert "en-en:nine\n" in done.stdout
+    assert "en-de:neun\n" in done.stdout
+
+
+def test_the_client_says_that_there_is_no_server() -> None:
+    pytest.importorskip("websockets")
+    done = run("stream_client.py", ENGLISH, "en-de", "ws://127.0.0.1:1")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(("recording", "source"), [("digits_de.wav", "de"), ("digits_en_48k_stereo.flac", "en")])

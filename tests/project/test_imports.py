@@ -23,7 +23,8 @@ LAYERS = {  # each folder, and the folders it may import besides itself
     "export": ("core", "model", "runtime"),
     "training": ("core", "model", "runtime"),
     "evaluation": ("core", "runtime"),
-    "cli": ("core", "runtime", "model", "export", "training", "evaluation"),
+    "server": ("core", "runtime"),
+    "cli": ("core", "runtime", "model", "export", "training", "evaluation", "server"),
 }
 LIBRARIES = {  # of a light layer, all that it may import besides Python's own
     "core": {"numpy", "huggingface_hub"},
@@ -38,6 +39,7 @@ LIBRARIES = {  # of a light layer, all that it may import besides Python's own
         "cuda",
         "tensorrt",
     },
+    "server": {"numpy", "starlette", "uvicorn", "python_multipart", "prometheus_client"},
 }
 BLOCKED = [*sorted(HEAVY), "bestow_edge.export", "bestow_edge.training", "bestow_edge.model"]
 

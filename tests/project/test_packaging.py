@@ -87,6 +87,7 @@ def test_the_wheel_holds_all_code_the_typing_marker_and_the_demo_and_nothing_els
     assert {name for name in held if name.endswith(".py")} == expected
     assert "bestow_edge/py.typed" in held
     assert "bestow_edge/runtime/assets/demo/bundle.json" in held
+    assert "bestow_edge/server/static/index.html" in held
     assert all(name.startswith("bestow_edge/") for name in held)
     assert wheel.stat().st_size < MAX_WHEEL_BYTES
 
@@ -120,7 +121,7 @@ def test_the_command_line_of_the_wheel_starts_elsewhere(unpacked: Path, tmp_path
     assert "export" in done.stdout
 
 
-@pytest.mark.parametrize("extra", ["", "cpu", "mic"])
+@pytest.mark.parametrize("extra", ["", "cpu", "mic", "server"])
 def test_running_needs_no_torch_and_no_onnx(settings: dict[str, Any], extra: str) -> None:
     project = settings["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"].get(extra, [])]

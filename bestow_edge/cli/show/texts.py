@@ -102,18 +102,10 @@ def cue_records(events: Sequence[Event], prompt: int) -> list[dict[str, object]]
 
 
 def event_record(event: Event, prompts: Sequence[AboutSpeech]) -> dict[str, object]:
-    """Return the JSON of an event; its field `event` is text, segment-start or segment-end."""
+    """Return the JSON of an event, with its pair or question."""
     from bestow_edge.runtime import SegmentEvent
+    from bestow_edge.runtime.stream import events
 
     if isinstance(event, SegmentEvent):
-        return {"event": f"segment-{event.kind}", "segment": event.segment, "time_s": round(event.time_s, 3)}
-    return {
-        "event": "text",
-        **prompt_record(prompts[event.prompt]),
-        "text": event.text,
-        "start_s": round(event.start_s, 3),
-        "end_s": round(event.end_s, 3),
-        "heard_s": round(event.heard_s, 3),
-        "log_prob": round(event.log_prob, 4),
-        "segment": event.segment,
-    }
+        return events.event_record(event)
+    return {"event": "text", **prompt_record(prompts[event.prompt]), **events.event_record(event)}

@@ -1,0 +1,1 @@
+"""The server: many sessions on one loaded model, over HTTP and WebSockets."""
