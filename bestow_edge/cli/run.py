@@ -57,31 +57,40 @@ class Heard:
     wall_s: float = 0.0
 
 
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE",
+        help="Audio of any sampling rate: wav, flac, ogg, mp3; with the extra media or ffmpeg also mp4, m4a, aac, "
+        "mkv, webm. A folder, a pattern, a named pipe, or - for standard input.",
+    ),
+]
+Stream = Annotated[bool, typer.Option("--stream", help="Write text while listening, not at the end.")]
+Form = Annotated[
+    TextFormat | None, typer.Option("--format", help="Form of the text; default: the suffix of --output, or txt.")
+]
+OutputPath = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE|FOLDER", help="Write files; a folder gets one for each text."),
+]
+Raw = Annotated[
+    int | None,
+    typer.Option("--raw", metavar="HZ", help="The audio has no header: 16-bit little-endian mono samples of HZ."),
+]
+Beam = Annotated[
+    int, typer.Option("--beam", min=1, metavar="N", help="Hypotheses of the search; 1: greedy. Not with --stream.")
+]
+
+
 def run(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FILE",
-            help="Audio of any sampling rate: wav, flac, ogg, mp3; with the extra media or ffmpeg also mp4, m4a, aac, "
-            "mkv, webm. A folder, a pattern, a named pipe, or - for standard input.",
-        ),
-    ],
+    files: Files,
     lang: options.Lang = None,
     ask: options.Ask = None,
     bundle: options.Bundle = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Write text while listening, not at the end.")] = False,
-    form: Annotated[
-        TextFormat | None,
-        typer.Option("--format", help="Form of the text; default: the suffix of --output, or txt."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE|FOLDER", help="Write files; a folder gets one for each text."),
-    ] = None,
-    raw: Annotated[
-        int | None,
-        typer.Option("--raw", metavar="HZ", help="The audio has no header: 16-bit little-endian mono samples of HZ."),
-    ] = None,
+    stream: Stream = False,
+    form: Form = None,
+    output: OutputPath = None,
+    raw: Raw = None,
     policy: options.Policy = None,
     k: options.K = None,
     l: options.L = None,  # noqa: E741 - the paper's letter
@@ -90,9 +99,7 @@ def run(
     latency: options.Latency = None,
     hotwords: options.Hotwords = None,
     hotword_weight: options.HotwordWeight = None,
-    beam: Annotated[
-        int, typer.Option("--beam", min=1, metavar="N", help="Hypotheses of the search; 1: greedy. Not with --stream.")
-    ] = 1,
+    beam: Beam = 1,
     trace: options.Trace = None,
     as_json: options.Json = False,
     device: options.Device = "cpu",
@@ -102,8 +109,7 @@ def run(
 
     With --stream, text is written while the audio is read, also from a pipe whose audio still comes.
     Several pairs and questions have labelled lines. With --stream each new piece is a line; joined, they are the text.
-    Questions are answered after all audio.
-    With --stream and --policy, --k, --l, --threshold or --latency, they are answered as a stream.
+    Questions are answered after all audio, or as a stream with --stream and --policy, --k, --l, --threshold, --latency.
     Ctrl-C ends a pipe, and the rest of its text is written. A second Ctrl-C ends at once.
     A file that cannot be read is reported. The other files are read, and the exit code is 2.
 
@@ -112,17 +118,12 @@ def run(
       bestow-edge run talk.mp4 --output talk.srt
       bestow-edge run recordings/ --format vtt --output subtitles/
       bestow-edge run talk.wav --lang en-en,en-de
-      bestow-edge run talk.wav --lang auto --bundle my-whisper
       bestow-edge run talk.wav --lang en --ask "Who is speaking?" --ask "What was decided?"
-      bestow-edge run talk.wav --beam 5
-      bestow-edge run talk.wav --stream --k 4
       bestow-edge run talk.wav --stream --policy align-att --threshold 6
-      bestow-edge run talk.wav --stream --latency 2.5s
-      bestow-edge run talk.wav --stream --trace talk.trace
+      bestow-edge run talk.wav --stream --latency 2.5s --trace talk.trace
       bestow-edge run talk.wav --hotwords "Nemotron, Heidelberg"
       bestow-edge run *.wav --lang en-en --json
       ffmpeg -v error -i talk.mp4 -f wav - | bestow-edge run - --stream
-      arecord -q -f S16_LE -r 16000 -t raw | bestow-edge run - --raw 16000 --stream
     """
     words = options.chosen_hotwords(hotwords, hotword_weight)
     request = Request(
@@ -136,10 +137,14 @@ def run(
 
     model = load(bundle, device=device, threads=threads)
     announce(request, model)
-    asked = request.asked(model.config)
-    chosen = choose_output(output, form, as_json=as_json, inputs=inputs, num_texts=len(asked))
+    chosen = choose_output(output, form, as_json=as_json, inputs=inputs, num_texts=len(request.asked(model.config)))
     job = Job(model=model, request=request, trace=trace, output=chosen, raw_rate_hz=raw, prefixed=len(inputs) > 1)
-    model.open(request)  # refuses a wrong pair, question or look-ahead before any file is read
+    _run_all(inputs, job)
+
+
+def _run_all(inputs: Sequence[Input], job: Job) -> None:
+    """Write the texts of all inputs; a wrong pair, question or look-ahead is refused before any file is read."""
+    job.model.open(job.request)
     _check_times(job)
     failed = [item for item in inputs if not _try_input(item, job)]
     if failed:

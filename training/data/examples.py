@@ -114,8 +114,7 @@ class ExampleMaker:
             words: labels, start and end of each spoken word; None = the times are unknown.
             heard_s: (answer,) time from which each answer token may be written, NaN = unknown; None = the end of its
                 span.
-            prefix_s: seconds of the utterance that `mel` holds; the answer ends with the words heard by then. None =
-                all of it.
+            prefix_s: seconds of the utterance in `mel`; the answer ends with the words heard by then. None = all.
         """
         source_steps = self.config.encoder.num_steps(mel.shape[0])
         heard_s = spans_s[:, 1] if heard_s is None else heard_s
@@ -133,9 +132,8 @@ class ExampleMaker:
             pauses=self.stage.pauses,
             rng=rng,
         )
-        next_tokens = np.array([*answer, self.end_id], dtype=np.int64)
         targets = np.full(len(prompt) + len(answer), IGNORED, dtype=np.int64)
-        targets[len(prompt) - 1 :] = np.where(schedule.paused, self.end_id, next_tokens)
+        targets[len(prompt) - 1 :] = np.where(schedule.paused, self.end_id, [*answer, self.end_id])
         written = np.full((targets.size, 2), IGNORED, dtype=np.int64)
         written[len(prompt) - 1 :] = NULL_FRAME
         written[len(prompt) - 1 : targets.size - 1] = self._word_steps(spans_s, source_steps)
