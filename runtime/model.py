@@ -195,8 +195,7 @@ class Model:
             segments: limits of a segment, None = the bundle's default; to change one limit, give
                 `dataclasses.replace(model.config.segments, pause_s=0)`.
             beam_size: hypotheses kept by the search at the end of the audio; more than 1 needs `Offline()`.
-            hotwords: names and terms to prefer to words that sound alike, each a `Hotword` or a word with the default
-                weight.
+            hotwords: names to prefer to words that sound alike, each a `Hotword` or a word with the default weight.
 
         Raises:
             PromptError: if the model was not trained for these languages or for questions, the question is empty or
@@ -208,8 +207,7 @@ class Model:
             if (k, l, policy, lookahead) != (None, None, None, None):
                 raise ConfigError("give either latency_s or k, l, policy and lookahead, not both")
             choice = solve(latency_s, self.config)
-            k, l = choice.k, choice.l  # noqa: E741 - the paper's letter
-            lookahead = choice.lookahead
+            k, l, lookahead = choice.k, choice.l, choice.lookahead  # noqa: E741 - the paper's letter
         if policy is None:
             at_the_end = isinstance(asked, Question) and (k, l) == (None, None)
             default = default_policy(None if k is None else "wait-k", self.config.policy)

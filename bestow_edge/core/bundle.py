@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -223,13 +223,18 @@ def check_files(directory: Path, manifest: BundleManifest, *, hashes: bool | Has
         BundleMissingError: if a file is missing or no regular file.
         BundleIntegrityError: if a file has another size or content, is a link out of the bundle, or is not named.
     """
-    sizes = {entry.path: entry for entry in manifest.files}
+    names = {entry.path for entry in manifest.files}
     for name in _loaded(directory, manifest):
-        if name not in sizes:
+        if name not in names:
             got = f"{directory / name}: {MANIFEST_FILE} does not list it under files"
             raise BundleIntegrityError(f"{got}, but it would be loaded; export the checkpoint again")
-    home = _home(directory)
-    for entry in manifest.files:
+    check_entries(directory, manifest.files, hashes=hashes)
+
+
+def check_entries(directory: Path, entries: Sequence[FileEntry], *, hashes: bool | HashMemory) -> None:
+    """Check that some files of a bundle are there and unchanged; arguments and errors are those of `check_files`."""
+    home, names = _home(directory), {entry.path for entry in entries}
+    for entry in entries:
         path = directory / entry.path
         if not path.is_file():
             how = "is no regular file" if path.exists() else "the file is missing"
@@ -241,7 +246,7 @@ def check_files(directory: Path, manifest: BundleManifest, *, hashes: bool | Has
             message = f"{path}: {state.st_size} bytes, the manifest says {entry.size}"
             raise BundleIntegrityError(f"{message}; it is truncated or altered, copy it again")
         if hashes:
-            _check_content(path, state, entry, sizes, hashes if isinstance(hashes, HashMemory) else None)
+            _check_content(path, state, entry, names, hashes if isinstance(hashes, HashMemory) else None)
 
 
 def _check_content(

@@ -110,6 +110,8 @@ def _check_value(name: str, value: object, where: str) -> None:
         return
     if abs(value) >= 2**63 if isinstance(value, int) else math.isnan(value):  # infinity is the default of some fields
         raise ConfigError(f"{where}: {name} is {value!s:.30}; expected a number of at most 64 bits")
+    if name == "subsampling_conv_channels" and value == -1:
+        return  # NeMo: as wide as the encoder
     if name in _MOST and not 1 <= value < math.inf:
         raise ConfigError(f"{where}: {name} is {value}; expected at least 1")
     if value > (most := _MOST_PARTS if name.endswith(_PARTS) else _MOST.get(name, math.inf)):

@@ -223,7 +223,7 @@ def check_policy(policy: object) -> None:
     if not isinstance(policy, Policy):
         raise ConfigError(f"policy {policy!r:.60}: expected one such as WaitK(k=6, l=4) or Offline()")
     asked = {
-        "read_steps": (policy.read_steps, 1, ALL_STEPS),
+        "read_steps": (policy.read_steps, 0, ALL_STEPS),
         "num_drafts": (policy.num_drafts, 0, 100),
         "steps_needed(0)": (policy.steps_needed(0), 0, ALL_STEPS),
     }

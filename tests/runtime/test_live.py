@@ -214,7 +214,7 @@ def test_a_block_is_copied() -> None:
     session, block = Gate(echo := Echo()), BLOCK.copy()
     with LiveSession(session) as live:
         live.feed(block)
-        block[:] = 9
+        block[:] = 0.5
         live.feed(block[::2])
         session.open.set()
         live.finish()
@@ -235,7 +235,7 @@ def test_blocks_of_nothing_do_not_pile_up() -> None:
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        (np.zeros(10), r"audio block is float64 \(10,\); expected float32"),
+        (np.zeros(10), r"audio block is float64 \(10,\); expected a numpy array, float32"),
         (np.zeros((10, 2), dtype=np.float32), r"float32 \(10, 2\)"),
         (np.array([0, np.nan], dtype=np.float32), "holds NaN or Inf"),
         (np.zeros(501, dtype=np.float32), "audio block of 0.50 s is longer than max_audio_s 0.50; cut it"),

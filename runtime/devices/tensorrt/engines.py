@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
-from bestow_edge.core.bundle import FileEntry, check_files
+from bestow_edge.core.bundle import FileEntry, check_entries
 from bestow_edge.core.errors import ConfigError, EngineError
 from bestow_edge.runtime.devices.backend import GraphFiles, Step
 from bestow_edge.runtime.devices.tensorrt.building import Options, build_engine
@@ -88,7 +88,7 @@ class BundleEngines:
         """
         file, key = self.manifest.graphs[name].file, self.keys[name]
         entries = tuple(entry for entry in self.manifest.files if entry.path in _parts(file))
-        check_files(self._directory, replace(self.manifest, files=entries), hashes=True)
+        check_entries(self._directory, entries, hashes=True)
         started = time.monotonic()
         built = build_engine(
             self._trt,

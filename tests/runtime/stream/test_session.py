@@ -264,7 +264,7 @@ def test_a_finished_session_refuses(model: Model, speech: Floats) -> None:
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        (np.zeros(10), r"audio block is float64 \(10,\); expected float32"),
+        (np.zeros(10), r"audio block is float64 \(10,\); expected a numpy array, float32"),
         (np.zeros(10, dtype=np.int16), r"int16 \(10,\)"),
         (np.zeros((10, 2), dtype=np.float32), r"float32 \(10, 2\)"),
         (np.array([0, np.nan], dtype=np.float32), "holds NaN or Inf"),
