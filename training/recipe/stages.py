@@ -122,9 +122,6 @@ class StageRecipe:
             raise ConfigError(f"stage {self.name!r}: choose another name, it names a directory of the run")
         if self.steps < 1 or self.batch_s <= 0 or self.learning_rate <= 0:
             raise ConfigError(f"stage {self.name}: steps, batch_s and learning_rate must be more than 0")
-        where, most = f"stage {self.name}", (0, MOST_STEPS)
-        check_ranges(where, self, steps=(1, MOST_STEPS), batch_s=(0, 1e6), learning_rate=(0, 1e3), warmup_steps=most)
-        check_ranges(where, self, batches_per_step=most, weight_decay=(0, 1e3), max_grad_norm=(0, 1e9), average=most)
         if len(self.pieces) != 2 or len(self.augment) != 2 or min(self.pieces) < 1 or min(self.augment) < 0:
             raise ConfigError(f"stage {self.name}: pieces and augment are two numbers each, first and last step")
         if not 1 <= self.k_min <= self.k_max:
@@ -135,6 +132,9 @@ class StageRecipe:
         if min(numbers) < 0 or self.average < 1:
             names = "batches_per_step, warmup_steps, weight_decay and max_grad_norm"
             raise ConfigError(f"stage {self.name}: {names} must be at least 0 and average at least 1")
+        where, most = f"stage {self.name}", (0, MOST_STEPS)
+        check_ranges(where, self, steps=(1, MOST_STEPS), batch_s=(0, 1e6), learning_rate=(0, 1e3), warmup_steps=most)
+        check_ranges(where, self, batches_per_step=most, weight_decay=(0, 1e3), max_grad_norm=(0, 1e9), average=most)
         self._check_objective()
         self._check_parts()
 

@@ -6,7 +6,6 @@ only the texts before and behind the marker.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from jinja2 import TemplateError
@@ -20,8 +19,9 @@ _MARK, _ANSWER = "BESTOWINSTRUCTION", "BESTOWANSWER"  # no template changes or s
 _CHOICES = {
     "enable_thinking": False,  # Qwen 3, SmolLM 3: the answer itself, no reasoning before it
     "date_string": "26 Jul 2024",  # Llama 3: its template's own default, not the day on which this runs
-    "strftime_now": datetime(2024, 7, 26, tzinfo=UTC).strftime,  # the same day for templates that ask for today
 }
+# The same for templates that ask for today; the empty text keeps a new line at their begin.
+_NO_TODAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
 
 
 def chat_template(tokenizer: Untyped, where: str) -> ChatTemplate:
@@ -95,7 +95,8 @@ def _ids(tokenizer: Untyped, text: str, where: str, **options: bool) -> list[int
 
 def _rendered(tokenizer: Untyped, turns: list[dict[str, str]], where: str, *, add_generation_prompt: bool) -> str:
     with refused(f"{where}: its chat template does not render", CheckpointError, TemplateError):
+        template = _NO_TODAY + tokenizer.get_chat_template()
         text: str = tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=add_generation_prompt, **_CHOICES
+            turns, chat_template=template, tokenize=False, add_generation_prompt=add_generation_prompt, **_CHOICES
         )
     return text

@@ -77,7 +77,7 @@ def test_contradictions_in_a_recipe(recipe_values: dict[str, Any], changes: dict
         ({"vocab_size": 100}, "vocab_size 100; special tokens and 256 bytes need at least 261"),
         ({"encoder": {"kind": "chunked", "network": {
             "model_type": "nemotron_asr_streaming_encoder", "hidden_size": 30, "num_attention_heads": 4}}},
-         "model.encoder: hidden_size 30 does not fit 4 attention heads"),
+         "encoder: hidden_size 30 is not a multiple of num_attention_heads 4"),
         ({"encoder_layers": [0]}, "layers of the encoder that encoder_from names; set both"),
         ({"encoder_from": "start", "encoder_layers": [1, 0]}, r"encoder_layers \[1, 0\]; expected"),
         ({"encoder_from": "start", "encoder_layers": [0, 2]}, "2 encoder_layers, but encoder has num_hidden_layers 1"),
