@@ -132,7 +132,6 @@ def evaluate(
     Examples:
       bestow-edge eval test.jsonl --lang en-de --k 3,6,10 --out scores
       bestow-edge eval test.jsonl --lang en-en --k 1-12 --lookahead 13,6,1,0 --jobs 2 --out scores
-      bestow-edge eval source.txt --target target.txt --bundle my-bundle --out scores
       bestow-edge eval qa.jsonl --lang en --questions --bundle my-bundle --out scores
     """
     pair = parse_pair(lang or _default_pair(bundle))

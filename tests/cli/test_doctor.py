@@ -130,17 +130,14 @@ with files.atomic_directory(target, replace=True):
 
 
 def test_sigterm_cleans_up_like_ctrl_c(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN, "export", str(tiny_checkpoint), "--out", str(tmp_path / "bundle")],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "tracing" in line:
-            break
-    assert any(".edge-new." in path.name for path in tmp_path.iterdir())
-    process.terminate()
-    assert "stopped by SIGTERM" in process.stderr.read()
-    assert process.wait(60) == 143
+    command = [sys.executable, "-c", RUN, "export", str(tiny_checkpoint), "--out", str(tmp_path / "bundle")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "tracing" in line:
+                break
+        assert any(".edge-new." in path.name for path in tmp_path.iterdir())
+        process.terminate()
+        assert "stopped by SIGTERM" in process.stderr.read()
+        assert process.wait(60) == 143
     assert list(tmp_path.iterdir()) == []

@@ -17,8 +17,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE_FOLDERS = ("bestow_edge", "export", "runtime", "training")
 TOP_LEVEL = {
-    ".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md", "benchmarks", "bestow_edge", "docs",
-    "examples", "export", "pyproject.toml", "runtime", "tests", "training",
+    ".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md", "benchmarks",
+    "bestow_edge", "docs", "examples", "export", "pyproject.toml", "runtime", "tests", "training",
 }  # fmt: skip
 HEAVY = {"accelerate", "onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "transformers"}
 MAX_WHEEL_BYTES = 25_000_000

@@ -181,7 +181,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "negative": (config("width", -64), "is -64; expected at least 1|is -64, expected a whole number of at least 1"),
     "zero": (config("layers", 0), "is 0; expected at least 1|is 0, expected a whole number of at least 1"),
     "text": (config("width", "wide"), "transformers refuses its|is 'wide', expected a whole number|not an LLM that"),
-    "huge": (config("width", 10**9), "another shape|describes .* weights|refuses its sizes|is supported|expected at most"),
+    "huge": (config("width", 10**9), "another shape|describes .* weights|refuses its|is supported|expected at most"),
     "many layers": (config("layers", 10**9), "is 1000000000; expected at most 1000"),
 }  # fmt: skip
 WORDS = json.dumps(  # a tokenizer of two words
@@ -255,13 +255,13 @@ FIELDS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "encoder",
         "preprocessor_config.json",
         {"feature_size": 10**9},
-        "feature_size is 1000000000; expected at most 1048576",
+        "1000000000; expected at most",
     ),
     "long window": (
         "encoder",
         "preprocessor_config.json",
         {"n_fft": 10**9, "win_length": 10**9},
-        "n_fft is 1000000000; expected at most 1048576",
+        "n_fft is 1000000000; expected",
     ),
     "no parts": ("qwen3-asr", "config.json", {"audio_config": []}, "no audio_config and no text_config; expected"),
 }
