@@ -165,7 +165,7 @@ class Odd(Policy):
 
 
 @pytest.mark.parametrize(
-    "values", [{"read_steps": 0}, {"read_steps": 1.5}, {"num_drafts": -1}, {"num_drafts": 10**6}, {"steps_needed": -1},
+    "values", [{"read_steps": -1}, {"read_steps": 1.5}, {"num_drafts": -1}, {"num_drafts": 10**6}, {"steps_needed": -1},
                {"steps_needed": 2**63}, {"steps_needed": None}],
 )  # fmt: skip
 def test_a_policy_is_checked_when_a_session_opens(values: dict[str, Any]) -> None:
