@@ -135,6 +135,7 @@ class StageRecipe:
         where, most = f"stage {self.name}", (0, MOST_STEPS)
         check_ranges(where, self, steps=(1, MOST_STEPS), batch_s=(0, 1e6), learning_rate=(0, 1e3), warmup_steps=most)
         check_ranges(where, self, batches_per_step=most, weight_decay=(0, 1e3), max_grad_norm=(0, 1e9), average=most)
+        check_ranges(where, self, streaming=(0, 1), pauses=(0, 1), prefixes=(0, 1))
         self._check_objective()
         self._check_parts()
 
@@ -144,7 +145,7 @@ class StageRecipe:
             "bestow": (),
             "ctc": ANSWER_FIELDS,
             "reading": ("reading_weight",),
-            "text": (*ANSWER_FIELDS, *ENCODER_LOSSES),
+            "text": ("prefixes", *ANSWER_FIELDS, *ENCODER_LOSSES),
         }[self.objective]
         if unused := [name for name in weightless if getattr(self, name)]:
             raise ConfigError(f"{where} has no use for {', '.join(unused)}; remove what contradicts it")

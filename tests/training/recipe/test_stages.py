@@ -36,6 +36,8 @@ RECIPES = Path(__file__).parents[3] / "examples" / "recipes"
         ({"lora": {"ranks": 1}}, r"s\.lora: unknown ranks; known are rank, alpha, dropout, targets"),
         ({"trains": ["head"]}, r"s\.trains\[0\]: expected one of encoder, connector, llm"),
         ({"lookaheads": []}, "lookaheads is empty"),
+        ({"prefixes": 1.5}, "prefixes is 1.5"),
+        ({"objective": "text", "prefixes": 0.5}, "objective text has no use for prefixes"),
         ({"batches_per_step": -1}, "must be at least 0 and average at least 1"),
         ({"average": 0}, "must be at least 0 and average at least 1"),
         ({"name": "../up"}, "choose another name"),
