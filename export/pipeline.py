@@ -166,7 +166,8 @@ def _export_graph(
 def _lower(graph: ir.Model, source: GraphSource, spec: GraphSpec, precision: Precision, target: Target) -> ir.Model:
     """Return a float32 graph as it goes into the bundle; the given one may be changed."""
     if target == "cpu" or precision != "fp16":
-        graph = quantize(graph, precision, largest_block=source.largest_block)
+        block = source.largest_int4_block if precision == "int4" else source.largest_block
+        graph = quantize(graph, precision, largest_block=block)
     if target != "cpu":
         to_half(graph, spec)
     if target == "tensorrt":

@@ -84,7 +84,7 @@ def passing_llm(embeddings: torch.Tensor, layers: int, end: int, context: int) -
     """
     width = embeddings.shape[1]
     config = LlamaConfig(
-        vocab_size=len(embeddings), hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
+        vocab_size=len(embeddings), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
         num_attention_heads=max(1, width // 64), max_position_embeddings=context, tie_word_embeddings=True,
         eos_token_id=end, bos_token_id=None, pad_token_id=end,
     )  # fmt: skip

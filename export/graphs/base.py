@@ -17,7 +17,7 @@ from bestow_edge.core.tensors import BATCH, FRAME_END, FRAMES, MEL, GraphSpec, T
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.runtime.devices.base import Array
 
-SHORT_STEPS = 17  # of a window at the start of a stream
+SHORT_STEPS = 5  # of a window at the start of a stream
 ROWS = 8  # as many as a step has frames
 Feeds = dict[str, Array]
 Case = dict[str, int]
@@ -43,6 +43,8 @@ class GraphSource:
     largest_block: int | None = 128
     """In int8, most rows of weights with one scale; as many activations of one position share one too. So no text of a
     batch changes another, and an outlier makes one block coarse. None: one scale for all activations of a product."""
+    largest_int4_block: int = 128
+    """The same in int4."""
 
     def cases(self, spec: GraphSpec | None = None) -> Iterator[tuple[str, Feeds]]:
         """Yield lawful random inputs of each size, with a short description; the same numbers at each call.

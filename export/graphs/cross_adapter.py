@@ -181,7 +181,7 @@ def speech_side(model: SpeechModel) -> SpeechSide:
 
 def sources(config: ModelConfig) -> tuple[GraphSource, ...]:
     """Return the sources of `adapter_step` and `llm_step`: compared at single tokens, prompts and several rows."""
-    shapes = [(1, 1, 128, 64), (1, 7, 128, 64), (1, 1, 256, 128), (2, 4, 16, 9)]
+    shapes = [(1, 1, 128, 64), (1, 7, 128, 64), (1, 1, 256, 128), (2, 4, 8, 9)]
 
     def make_lawful(feeds: Feeds, case: Case, rng: np.random.Generator) -> None:
         if PAST_TOKENS in feeds:
@@ -197,5 +197,6 @@ def sources(config: ModelConfig) -> tuple[GraphSource, ...]:
         build=traced_from(AdapterStep),
         sizes=tuple(dict(zip((BATCH, TOKENS, SLOTS, CAPACITY), shape, strict=True)) for shape in shapes),
         make_lawful=make_lawful,
+        largest_int4_block=16,
     )
     return adapter, llm_source(config)

@@ -4,9 +4,10 @@ Matrix products with constant weights become int8 or int4 in one of two ways. Dy
 graph runs, one scale for the whole tensor, int8 weights per output channel. Blockwise: blocks of weights have a scale
 each, and so has each block of a row of activations. No row depends on the rows beside it, which graphs need that decode
 several texts as one batch, and an outlier makes one block coarse, not all positions. Embedding tables: int8, one scale
-per row. Everything else stays float32: convolutions, recurrent layers, norms, products of two activations such as
-attention, and constants too small to matter. Weights are read, quantised and written one tensor at a time. No
-calibration data is needed.
+per row, or int4 in blocks. Everything else computes in float32: convolutions, recurrent layers, norms, products of two
+activations such as attention, and constants too small to matter. Scales of blocks and large float32 constants are
+stored in float16; the runtime makes float32 of them when it loads the graph. Weights are read, quantised and written
+one tensor at a time. No calibration data is needed.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from onnx_ir.passes import common
 
 from bestow_edge.core.bundle import Precision
 from bestow_edge.core.errors import ExportError
-from bestow_edge.export.rewriting.float16 import to_half
+from bestow_edge.export.rewriting.float16 import LARGEST, to_half
 from bestow_edge.export.rewriting.fusion import Constant, Product, Weights, constant, lazy, products, replace
 
 MIN_WEIGHTS = 4096  # elements: a smaller constant saves under 12 kB and stays float32
 INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: products of int8 with int8; 0 (float32) took six times as long
 MICROSOFT = "com.microsoft"  # domain of onnxruntime's own operators
 BLOCK_SIZES = (128, 64, 32)  # weights with one scale; the largest that divides a matrix's rows is taken
+TABLE_BLOCK = 32  # weights of a row with one scale, of a table in int4
 LARGEST_INT8 = 127  # symmetric: -128 is not used
 
 
@@ -52,7 +54,7 @@ def quantize(model: ir.Model, precision: Precision, *, largest_block: int | None
 
 def _quantize_weights(model: ir.Model, *, bits: int, largest_block: int | None) -> None:
     split_gemms(model)
-    lookups = _quantize_tables(model)
+    lookups = _quantize_tables(model, bits)
     large = [product for product in products(model) if product.matrix.size >= MIN_WEIGHTS]
     for product in large:
         if bits == 8 and largest_block is None:
@@ -64,6 +66,26 @@ def _quantize_weights(model: ir.Model, *, bits: int, largest_block: int | None) 
         raise ExportError(f"{name}: no matrix or table of {MIN_WEIGHTS} or more weights; keep this graph in float32")
     model.opset_imports[MICROSOFT] = 1
     common.RemoveUnusedNodesPass()(model)
+    _store_halves(model)
+
+
+def _store_halves(model: ir.Model) -> None:
+    """Store the large float32 constants that are left in float16."""
+    for value in list(model.graph.initializers.values()):
+        known = None if value.shape is None else constant(value, rank=len(value.shape))
+        if known is None or len(known.shape) < 2 or known.size < MIN_WEIGHTS or np.abs(known.read()).max() > LARGEST:
+            continue
+        half = _as_half(model, known.name, known.shape, known.read)
+        value.replace_all_uses_with(half)
+        del model.graph.initializers[known.name]
+
+
+def _as_half(model: ir.Model, name: str, shape: Sequence[int], make: Callable[[], Weights]) -> ir.Value:
+    """Add a constant in float16 and return it in float32: the runtime computes that once, when it loads the graph."""
+    half = lazy(model, f"{name}_half", np.float16, shape, lambda: make().astype(np.float16))
+    cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT}, name=f"{name}_float")
+    model.graph.insert_before(model.graph[0], cast)
+    return cast.outputs[0]
 
 
 def split_gemms(model: ir.Model) -> None:
@@ -137,7 +159,7 @@ def quantize_blocks(weights: Weights, *, bits: int, block: int) -> tuple[npt.NDA
 
     Returns:
         (columns, blocks, block * bits / 8) packed values, the first of a byte in its low bits, and (columns, blocks)
-        scales. A value v means (v - 2 ** (bits - 1)) * scale.
+        scales, which float16 can hold. A value v means (v - 2 ** (bits - 1)) * scale.
     """
     rows, columns = weights.shape
     blocks = -(-rows // block)
@@ -147,7 +169,8 @@ def quantize_blocks(weights: Weights, *, bits: int, block: int) -> tuple[npt.NDA
     middle = 2 ** (bits - 1)
     low, high = values.min(axis=-1), values.max(axis=-1)  # (columns, blocks)
     extreme = np.where(-low > high, low, high)
-    scale = np.where(extreme == 0, 1, extreme / -middle).astype(np.float32)
+    scale = (extreme / -middle).astype(np.float16).astype(np.float32)
+    scale[scale == 0] = 1  # of a block of zeros
     values *= (1 / scale)[..., None]
     np.rint(values, out=values)
     np.clip(values, -middle, middle - 1, out=values)
@@ -174,10 +197,11 @@ def _pair(
     def scales() -> Weights:
         return made[0] if made else make()[1]
 
-    return (
-        lazy(model, f"{name}_values", dtype, shape, values),
-        lazy(model, f"{name}_scales", np.float32, scales_shape, scales),
-    )
+    stored = lazy(model, f"{name}_values", dtype, shape, values)
+    name = f"{name}_scales"
+    if len(scales_shape) < 2:
+        return stored, lazy(model, name, np.float32, scales_shape, scales)
+    return stored, _as_half(model, name, scales_shape, scales)
 
 
 def _int8(weights: Weights, axis: int) -> tuple[npt.NDArray[np.int8], Weights]:
@@ -188,8 +212,8 @@ def _int8(weights: Weights, axis: int) -> tuple[npt.NDArray[np.int8], Weights]:
     return np.rint(scaled, out=scaled).astype(np.int8), scales
 
 
-def _quantize_tables(model: ir.Model) -> int:
-    """Store tables that are only looked up by row as int8 with a scale per row; returns how many lookups changed.
+def _quantize_tables(model: ir.Model, bits: int) -> int:
+    """Store tables that are only looked up by row in int8 or int4; returns how many lookups changed.
 
     onnxruntime's own int8 Gather has one scale for the whole table, which one outlying row makes coarse for all.
     """
@@ -200,17 +224,38 @@ def _quantize_tables(model: ir.Model) -> int:
         table = constant(node.inputs[0], rank=2) if by_row else None
         if table is None or table.size < MIN_WEIGHTS:
             continue
+        in_blocks = bits == 4 and table.shape[1] % TABLE_BLOCK == 0
         if table.name not in made:
-            made[table.name] = _int8_rows(model, table)
-        rows, scales = made[table.name]
-        ids, output = node.inputs[1], node.outputs[0].name
-        looked_up = ir.node("Gather", [rows, ids], {"axis": 0}, name=f"{output}_rows")
-        scale = ir.node("Gather", [scales, ids], {"axis": 0}, name=f"{output}_scales")
-        cast = ir.node("Cast", looked_up.outputs, {"to": ir.DataType.FLOAT}, name=f"{output}_cast")
-        product = ir.node("Mul", [cast.outputs[0], scale.outputs[0]], name=f"{output}_mul")
-        replace(model, [node], [looked_up, scale, cast, product], node.outputs, product.outputs)
+            made[table.name] = _int4_rows(model, table) if in_blocks else _int8_rows(model, table)
+        new = _int4_lookup(node, *made[table.name]) if in_blocks else _int8_lookup(node, *made[table.name])
+        replace(model, [node], new, node.outputs, new[-1].outputs)
         lookups += 1
     return lookups
+
+
+def _int8_lookup(node: ir.Node, rows: ir.Value, scales: ir.Value) -> list[ir.Node]:
+    ids, name = node.inputs[1], node.outputs[0].name
+    looked_up = ir.node("Gather", [rows, ids], {"axis": 0}, name=f"{name}_rows")
+    scale = ir.node("Gather", [scales, ids], {"axis": 0}, name=f"{name}_scales")
+    cast = ir.node("Cast", looked_up.outputs, {"to": ir.DataType.FLOAT}, name=f"{name}_cast")
+    return [looked_up, scale, cast, ir.node("Mul", [cast.outputs[0], scale.outputs[0]], name=f"{name}_mul")]
+
+
+def _int4_lookup(node: ir.Node, rows: ir.Value, scales: ir.Value) -> list[ir.Node]:
+    options = {"bits": 4, "block_size": TABLE_BLOCK, "gather_axis": 0, "quantize_axis": 1}
+    name = f"{node.outputs[0].name}_int4"
+    return [ir.node("GatherBlockQuantized", [rows, node.inputs[1], scales], options, domain=MICROSOFT, name=name)]
+
+
+def _int4_rows(model: ir.Model, table: Constant) -> tuple[ir.Value, ir.Value]:
+    """Add the rows of a table as bytes of two weights each (rows, width / 2), and scales (rows, blocks of a row)."""
+    rows, width = table.shape
+
+    def make() -> tuple[npt.NDArray[np.uint8], Weights]:
+        packed, scales = quantize_blocks(table.read().T, bits=4, block=TABLE_BLOCK)
+        return packed.reshape(rows, width // 2), scales
+
+    return _pair(model, table.name, np.uint8, (rows, width // 2), (rows, width // TABLE_BLOCK), make)
 
 
 def _int8_rows(model: ir.Model, table: Constant) -> tuple[ir.Value, ir.Value]:

@@ -55,6 +55,12 @@ def constant_types(path: Path) -> dict[str, int]:
     return {item.name: item.data_type for item in onnx.load(path).graph.initializer}
 
 
+def attributes(path: Path, kind: str) -> dict[str, object]:
+    """Return those of the only node of a kind."""
+    (node,) = [node for node in onnx.load(path).graph.node if node.op_type == kind]
+    return {item.name: helper.get_attribute_value(item) for item in node.attribute}
+
+
 @pytest.mark.parametrize("transposed", [0, 1])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_gemm_becomes_an_int8_product(tmp_path: Path, transposed: int, with_bias: bool) -> None:
@@ -97,9 +103,42 @@ def test_table_has_a_scale_for_each_row(tmp_path: Path) -> None:
     ids = np.arange(100)
     got = run(tmp_path / "int8.onnx", ids=ids)
     largest = np.abs(table).max(axis=1, keepdims=True)
-    assert (np.abs(got - table) <= largest / 127 * 0.501).all()
+    assert (np.abs(got - table) <= largest / 127 * 0.56).all()  # float16 has 11 bits of each scale
     assert (got[4] == 0).all()
     assert np.abs(got - table).max() > 0
+
+
+@pytest.mark.parametrize("width", [64, 50])
+def test_table_in_int4(tmp_path: Path, width: int) -> None:
+    table = weights(100, width)
+    table[4] = 0
+    full = write(tmp_path / "full.onnx", [helper.make_node("Gather", ["t", "ids"], ["y"])], {"t": table}, "ids", 0)
+    quantize_file(full, tmp_path / "int4.onnx", "int4")
+    assert ("GatherBlockQuantized" in kinds(tmp_path / "int4.onnx")) == (width % 32 == 0)  # else int8
+    got = run(tmp_path / "int4.onnx", ids=np.array([7, 4, 99]))
+    want = table[[7, 4, 99]]
+    error = float(np.sqrt(np.mean((got - want) ** 2) / np.mean(want**2)))
+    assert 1e-3 < error < (0.12 if width % 32 == 0 else 0.01)
+    assert (got[1] == 0).all()
+
+
+def test_large_float32_constants_are_stored_in_half(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "m"], ["p"]),
+        helper.make_node("Add", ["p", "places"], ["q"]),
+        helper.make_node("Add", ["q", "huge"], ["y"]),
+    ]
+    huge = weights(64, 64)
+    huge[0, 0] = 1e9  # beyond float16
+    constants = {"m": weights(64, 64), "places": weights(64, 64), "huge": huge}
+    full = write(tmp_path / "full.onnx", nodes, constants, "x", 64)
+    quantize_file(full, tmp_path / "int8.onnx", largest_block=32)
+    types = constant_types(tmp_path / "int8.onnx")
+    assert "places" not in types
+    assert types["huge"] == TensorProto.FLOAT
+    x = weights(64, 64)
+    got, want = run(tmp_path / "int8.onnx", x=x)[1:], (x @ constants["m"] + constants["places"] + huge)[1:]
+    assert 0 < np.abs(got - want).max() < 0.03 * np.abs(want).max()
 
 
 def test_table_that_is_also_multiplied_stays_for_the_product(tmp_path: Path) -> None:
@@ -173,8 +212,7 @@ def test_weights_in_blocks(tmp_path: Path, precision: Precision, limit: float, r
     matrix = weights(rows, 96)
     full = write(tmp_path / "full.onnx", [helper.make_node("MatMul", ["x", "m"], ["y"])], {"m": matrix}, "x", rows)
     quantize_file(full, tmp_path / "small.onnx", precision, largest_block=128)
-    (node,) = onnx.load(tmp_path / "small.onnx").graph.node
-    options = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    options = attributes(tmp_path / "small.onnx", "MatMulNBits")
     assert options["block_size"] == {64: 64, 80: 32, 384: 128}[rows]
     x = weights(3, rows)
     got, want = run(tmp_path / "small.onnx", x=x), x @ matrix
@@ -194,7 +232,8 @@ def test_blocks_are_those_of_onnxruntime(bits: int) -> None:
     getattr(native, f"quantize_matmul_{bits}bits")(theirs, matrix, their_scales, zero_points, 128, 24, 256, True)
     used = np.ones((24, 2), dtype=bool)
     used[5, 1] = False  # a block of zeros: any scale will do
-    np.testing.assert_allclose(scales[used], their_scales.reshape(24, 2)[used], rtol=1e-6)
+    np.testing.assert_allclose(scales[used], their_scales.reshape(24, 2)[used], rtol=1e-3)  # ours fit into float16
+    assert np.array_equal(scales, scales.astype(np.float16))
     low, their_low = packed & 15, theirs & 15
     assert np.mean((packed >> 4 != theirs >> 4) | (low != their_low)) < 0.01  # ties round either way
 
@@ -231,7 +270,6 @@ def test_small_blocks_keep_an_outlier_to_itself(tmp_path: Path) -> None:
     want, errors = x @ matrix, dict[int, float]()
     for block in (128, 16):
         quantize_file(full, tmp_path / f"{block}.onnx", largest_block=block)
-        (node,) = onnx.load(tmp_path / f"{block}.onnx").graph.node
-        assert {item.name: helper.get_attribute_value(item) for item in node.attribute}["block_size"] == block
+        assert attributes(tmp_path / f"{block}.onnx", "MatMulNBits")["block_size"] == block
         errors[block] = float(np.sqrt(np.mean((run(tmp_path / f"{block}.onnx", x=x) - want) ** 2)))
     assert 0 < errors[16] < 0.6 * errors[128]
