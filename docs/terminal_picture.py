@@ -64,7 +64,7 @@ def output(command: str) -> list[str]:
 
 def streamed() -> list[tuple[float, str]]:
     """Return the lines of the stream, each with the seconds of audio given before it."""
-    model = be.load()
+    model = be.load("demo")
     waveform = be.read_audio(ROOT / AUDIO, model.sample_rate_hz)
     block = round(BLOCK_S * model.sample_rate_hz)
     lines = []

@@ -38,7 +38,7 @@ async def caption(live: be.LiveSession) -> None:
 
 async def main(file: str = str(RECORDING), source: str = "en", target: str = "de") -> None:
     """Run player and captions side by side."""
-    model = be.load()
+    model = be.load("demo")
     waveform = be.read_audio(file, model.sample_rate_hz)
     with be.LiveSession(model.session(source=source, target=target)) as live:
         ended_s, _ = await asyncio.gather(play(waveform, model.sample_rate_hz, live), caption(live))

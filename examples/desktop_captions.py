@@ -54,6 +54,6 @@ if __name__ == "__main__":
         sys.exit(f"no window: {error}; run it on a desktop, or examples/captions_asyncio.py in a terminal")
     (label := tkinter.Label(window, font=("", 32), width=40, height=3, wraplength=900)).pack()
     texts: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=listen, args=(be.load(), texts, *sys.argv[1:2]), daemon=True).start()
+    threading.Thread(target=listen, args=(be.load("demo"), texts, *sys.argv[1:2]), daemon=True).start()
     show(window, label, texts)
     window.mainloop()

@@ -19,7 +19,7 @@ from bestow_edge.runtime.audio.microphone import Microphone
 
 def main(source: str = "en", target: str = "de") -> None:
     """Print the text of one session on the default microphone."""
-    model = be.load()
+    model = be.load("demo")
     with (
         model.session(source=source, target=target) as session,
         Microphone(sample_rate_hz=model.sample_rate_hz) as microphone,

@@ -18,7 +18,7 @@ RECORDING = Path(__file__).parent / "audio" / "digits_en.wav"
 
 def main(file: str = str(RECORDING), source: str = "en", target: str = "de") -> None:
     """Feed a file block by block and print each event."""
-    model = be.load()
+    model = be.load("demo")
     with model.session(source=source, target=target) as session, be.open_audio(file, model.sample_rate_hz) as audio:
         for event in be.stream(session, audio):
             if isinstance(event, be.TextEvent):

@@ -1,12 +1,13 @@
 """Streaming runtime: a bundle, numpy and onnxruntime. Never imports torch, transformers, onnx, export or training."""
 
 from bestow_edge.core.config import SegmentConfig
+from bestow_edge.core.embedded import embedded_bundle
 from bestow_edge.core.hotwords import Hotword
 from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, View, WaitK
 from bestow_edge.core.prompts import Question
 from bestow_edge.runtime.audio.files import open_audio, read_audio
 from bestow_edge.runtime.live import LiveSession
-from bestow_edge.runtime.model import Model, embedded_bundle, load, stream
+from bestow_edge.runtime.model import Model, load, stream
 from bestow_edge.runtime.stream.events import Event, SegmentEvent, TextEvent
 from bestow_edge.runtime.stream.session import Session
 

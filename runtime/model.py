@@ -10,7 +10,6 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,24 +21,22 @@ from platformdirs import user_cache_path
 from bestow_edge.core.bundle import BundleManifest, check_files, read_manifest
 from bestow_edge.core.config import ModelConfig, SegmentConfig
 from bestow_edge.core.delay import TRAINED_K, is_trained, solve
+from bestow_edge.core.embedded import describe, find_bundle
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.graphs import part_spec
 from bestow_edge.core.hash_memory import HashMemory
 from bestow_edge.core.hotwords import Hotword, check_hotwords
-from bestow_edge.core.hub_bundles import bundle_directory
 from bestow_edge.core.policy import Offline, Policy, WaitK
-from bestow_edge.core.prompts import (
-    AboutSpeech,
-    Pair,
-    Question,
-    Task,
-    check_answers,
-    check_trained,
-    make_pair,
-    parse_pair,
-    prompt_text,
+from bestow_edge.core.prompts import AboutSpeech, Pair, Question, Task, make_pair, parse_pair, prompt_text
+from bestow_edge.core.request import (
+    Request,
+    change_policy,
+    check_asked,
+    check_follows,
+    check_lookahead,
+    default_policy,
+    given_fields,
 )
-from bestow_edge.core.request import Request, change_policy, check_follows, default_policy, given_fields
 from bestow_edge.runtime.decoders.base import Decoder, open_decoder
 from bestow_edge.runtime.devices.base import Device, Graph, Graphs
 from bestow_edge.runtime.devices.opening import open_graphs
@@ -263,16 +260,12 @@ class Model:
             Prompt(parse_pair(text, auto=True) if isinstance(text, str) else text, policy) for text, policy in prompts
         ]
         for prompt in asked:
-            if isinstance(prompt.asked, Question):
-                check_answers(prompt.asked, self.config.questions)
-            else:
-                check_trained(prompt.asked, self.config.pairs, self.config.connector.detects)
+            check_asked(prompt.asked, self.config)
             check_follows(prompt.policy, self.config)
             self._warn_of(prompt.policy)
+        check_lookahead(lookahead, self.config)
         if lookahead is None:
             lookahead = self.config.encoder.default_right_context
-        elif lookahead not in (known := self.config.encoder.right_contexts):
-            raise ConfigError(f"lookahead {lookahead}: this model has {', '.join(map(str, known))}")
         if segments is None:
             segments = self.config.segments
             if all(isinstance(prompt.asked, Question) for prompt in asked):
@@ -309,8 +302,8 @@ def load(
     """Load a bundle.
 
     Args:
-        bundle: its directory, or `hf:OWNER/NAME` or `hf:OWNER/NAME@REVISION` of the Hugging Face Hub; None loads the
-            demo that ships with the package.
+        bundle: its directory, `hf:OWNER/NAME` or `hf:OWNER/NAME@REVISION` of the Hugging Face Hub, or "people" or
+            "demo", which ship with the package; None loads the first of these.
         device: "cpu", "cuda:0" with the extra `gpu`, or "tensorrt:0" with the extra `tensorrt` too: missing engines
             are built in the background while CUDA or the CPU serves.
         threads: threads within one operator, 0 = one for each core.
@@ -323,11 +316,9 @@ def load(
         ConfigError: if there is no such device.
         MissingExtraError: if onnxruntime is not installed, or huggingface_hub for a bundle of the Hub.
     """
+    directory = find_bundle(bundle)
     if bundle is None:
-        directory = embedded_bundle()
-        logger.info("no bundle given: using the embedded demo (small; English and German)")
-    else:
-        directory = bundle_directory(bundle)
+        logger.info("%s", describe(directory))
     manifest = read_manifest(directory)
     memory = HashMemory(user_cache_path("bestow-edge", appauthor=False) / "hashes.json")
     check_files(directory, manifest, hashes=memory)
@@ -335,11 +326,6 @@ def load(
     if ahead is None:
         ahead = (os.cpu_count() or 1) >= CORES_FOR_AHEAD
     return Model(directory, manifest, device=device, threads=threads, ahead=ahead)
-
-
-def embedded_bundle() -> Path:
-    """Return the directory of the demo bundle inside the package."""
-    return Path(str(files("bestow_edge.runtime.assets.demo")))
 
 
 def stream(session: Session, blocks: Iterable[npt.NDArray[np.float32]]) -> Iterator[Event]:

@@ -47,8 +47,10 @@ def products_alone(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         nodes.append(node)
         used.update(node.input)
     outputs = [onnx.helper.make_empty_tensor_value_info(node.output[0]) for node in nodes]
+    casts = [node for node in model.graph.node if node.op_type == "Cast" and node.output[0] in used]  # of scales
+    used.update(node.input[0] for node in casts)
     kept = [tensor for name, tensor in weights.items() if name in used]
-    graph = onnx.helper.make_graph(nodes, "products", list(inputs.values()), outputs, kept)
+    graph = onnx.helper.make_graph([*casts, *nodes], "products", list(inputs.values()), outputs, kept)
     made = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     return made, len(nodes)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def bench(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="BUNDLE", help="Directory of a bundle; default: the embedded demo.")
+        Path | None, typer.Argument(metavar="BUNDLE", help="Directory of a bundle, hf:OWNER/NAME, people or demo.")
     ] = None,
     audio: Annotated[
         Path | None, typer.Option("--audio", metavar="FILE", help="Recording of speech; default: spoken digits.")
@@ -48,11 +48,14 @@ def bench(
     """
     started = time.perf_counter()
     from bestow_edge.core.prompts import parse_pair
+    from bestow_edge.core.request import Request
     from bestow_edge.evaluation.run.listening import sample_speech
     from bestow_edge.evaluation.run.speed import measure
     from bestow_edge.runtime import load
 
-    model = load(bundle, device=device, threads=threads)
+    model = load(
+        options.chosen_bundle(bundle, Request(lang=lang, k=k, l=l, lookahead=lookahead)), device=device, threads=threads
+    )
     pair = parse_pair(lang or model.config.pairs[0])
     with model.session(source=pair.source, target=pair.target, k=k, l=l, lookahead=lookahead):
         ready_s = time.perf_counter() - started  # the session is open and waits for audio

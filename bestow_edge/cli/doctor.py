@@ -61,7 +61,7 @@ class Report:
     usable_cpus: int = field(default_factory=usable_cores)
     """CPUs that this process may use: the default number of threads."""
     microphones: list[str] = field(default_factory=list)
-    embedded_bundle: str = ""
+    embedded_bundles: dict[str, str] = field(default_factory=dict)
     """Its language pairs, or `unusable`, or `not checked`."""
     missing: dict[str, str] = field(default_factory=dict)
     """Command that installs each missing module."""
@@ -98,7 +98,7 @@ def doctor(
     gpu: Annotated[bool, typer.Option("--gpu", help="Check a GPU, and a bundle on it, instead.")] = False,
     bundle: Annotated[
         Path | None,
-        typer.Option("--bundle", metavar="DIR", help="With --gpu: the bundle; default: the embedded demo."),
+        typer.Option("--bundle", metavar="DIR", help="With --gpu: the bundle; default: the embedded one."),
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="With --gpu: the GPU.")] = "cuda:0",
     pack: Annotated[
@@ -176,13 +176,10 @@ def _clean(*, as_json: bool) -> None:
 
 
 def _doctor_gpu(bundle: Path | None, device: str, pack: Path | None, *, as_json: bool) -> None:
-    from bestow_edge.core.hub_bundles import bundle_directory
     from bestow_edge.evaluation.run.gpu import Examination, examine
 
-    if bundle is not None:
-        bundle = bundle_directory(bundle)
     with shown_steps() as step:
-        report = examine(Examination(bundle=bundle, device=device), step)
+        report = examine(Examination(bundle=bundle and options.chosen_bundle(bundle), device=device), step)
     if pack is not None:
         report.pack(pack)
         say(f"written to {pack}")
@@ -251,18 +248,20 @@ def _check_microphones(report: Report) -> None:
 
 
 def _check_bundle(report: Report) -> None:
+    name = ""
     try:
         from bestow_edge.core.bundle import check_files, read_manifest
-        from bestow_edge.runtime import embedded_bundle
+        from bestow_edge.core.embedded import EMBEDDED, embedded_bundle
 
-        manifest = read_manifest(embedded_bundle())
-        check_files(embedded_bundle(), manifest, hashes=True)
-        report.embedded_bundle = ", ".join(manifest.model.pairs)
+        for name in EMBEDDED:
+            manifest = read_manifest(embedded_bundle(name))
+            check_files(embedded_bundle(name), manifest, hashes=True)
+            report.embedded_bundles[name] = ", ".join(manifest.model.pairs)
     except BestowEdgeError as error:
-        report.embedded_bundle = "unusable"
-        report.warnings.append(f"embedded bundle: {error}; commands need --bundle")
+        report.embedded_bundles[name] = "unusable"
+        report.warnings.append(f"embedded bundle {name}: {error}; commands need --bundle")
     except ImportError:
-        report.embedded_bundle = "not checked"
+        report.embedded_bundles = {"people, demo": "not checked"}
 
 
 def _print(report: Report) -> None:
@@ -275,7 +274,8 @@ def _print(report: Report) -> None:
     table.add_row("providers", ", ".join(report.providers) or "none", "")
     table.add_row("CPUs", f"{report.cpus}, usable by this process: {report.usable_cpus}", "")
     table.add_row("microphones", "\n".join(report.microphones) or "none", "")
-    table.add_row("embedded bundle", report.embedded_bundle, "")
+    for name, pairs in report.embedded_bundles.items():
+        table.add_row(f"embedded bundle {name}", pairs, "")
     write_tables(table)
     for warning in report.warnings:
         say_warning(warning)

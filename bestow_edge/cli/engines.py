@@ -68,7 +68,6 @@ def build(
       bestow-edge engines build my-bundle --workspace-mb 256 --level 2
     """
     from bestow_edge.core.bundle import check_files, read_manifest
-    from bestow_edge.core.hub_bundles import bundle_directory
     from bestow_edge.runtime.devices.backend import GraphFiles
     from bestow_edge.runtime.devices.cuda import CudaDevice
     from bestow_edge.runtime.devices.tensorrt.building import Options
@@ -76,7 +75,7 @@ def build(
     from bestow_edge.runtime.devices.tensorrt.library import import_tensorrt, this_machine
     from bestow_edge.runtime.devices.tensorrt.profiles import Bounds
 
-    bundle = bundle_directory(bundle)
+    bundle = options.chosen_bundle(bundle)
     manifest = read_manifest(bundle)
     check_files(bundle, manifest, hashes=False)
     trt, device = import_tensorrt(), CudaDevice(gpu)

@@ -19,7 +19,9 @@ from bestow_edge.cli.show.console import (
     write_json,
     write_tables,
 )
+from bestow_edge.core.bundle import read_manifest
 from bestow_edge.core.prompts import parse_pair
+from bestow_edge.core.request import Request, default_pair
 from bestow_edge.evaluation.scores.score import METRICS
 
 if TYPE_CHECKING:
@@ -134,12 +136,13 @@ def evaluate(
       bestow-edge eval test.jsonl --lang en-en --k 1-12 --lookahead 13,6,1,0 --jobs 2 --out scores
       bestow-edge eval qa.jsonl --lang en --questions --bundle my-bundle --out scores
     """
-    pair = parse_pair(lang or _default_pair(bundle))
+    varied = {"k": numbers("--k", k), "threshold": numbers("--threshold", threshold)}
+    steps, words = numbers("--lookahead", lookahead), options.chosen_hotwords(hotwords, hotword_weight)
+    bundle = options.chosen_bundle(bundle, _first_request(lang, varied, steps, questions=questions))
+    pair = parse_pair(lang or default_pair(read_manifest(bundle).model, auto=False))
     if questions and pair.task != "transcribe":
         raise typer.BadParameter(f"--lang {pair}: with --questions give the language of the speech, such as en")
     metric = metric or ("rouge_l" if questions else "wer" if pair.task == "transcribe" else "bleu")
-    varied = {"k": numbers("--k", k), "threshold": numbers("--threshold", threshold)}
-    steps, words = numbers("--lookahead", lookahead), options.chosen_hotwords(hotwords, hotword_weight)
     with needs_extra("eval"):
         from bestow_edge.evaluation.report import summary
         from bestow_edge.evaluation.run.directory import Store
@@ -164,12 +167,11 @@ def evaluate(
         say(f"written to {out}: results.json, report.html, curve.svg, curve.png and a directory for each setting")
 
 
-def _default_pair(bundle: Path | None) -> str:
-    from bestow_edge.core.bundle import read_manifest
-    from bestow_edge.core.request import default_pair
-    from bestow_edge.runtime import embedded_bundle
-
-    return default_pair(read_manifest(bundle or embedded_bundle()).model, auto=False)
+def _first_request(lang: str | None, varied: dict[str, list[int]], steps: Sequence[int], *, questions: bool) -> Request:
+    """Return what the first of the settings asks of a bundle."""
+    k, threshold, lookahead = (next(iter(values), None) for values in (varied["k"], varied["threshold"], steps))
+    ask = ("?",) if questions else ()
+    return Request(lang=lang, ask=ask, k=k, threshold=threshold, lookahead=lookahead)
 
 
 def numbers(option: str, text: str) -> list[int]:
@@ -188,7 +190,7 @@ def numbers(option: str, text: str) -> list[int]:
 
 
 def _runner(
-    bundle: Path | None,
+    bundle: Path,
     pair: Pair,
     device: options.Device,
     threads: int,
@@ -197,17 +199,12 @@ def _runner(
     questions: bool,
     hotwords: tuple[Hotword, ...],
 ) -> Runner:
-    from bestow_edge.core.hub_bundles import bundle_directory
     from bestow_edge.evaluation.report.hardware import usable_cores
     from bestow_edge.evaluation.run.runner import Runner
-    from bestow_edge.runtime import embedded_bundle
 
-    if bundle is None:
-        say("no bundle given: using the embedded demo (small; English and German)")
     threads = threads or max(1, usable_cores() // jobs)
-    used = bundle_directory(bundle or embedded_bundle())
     return Runner(
-        bundle=used, pair=pair, questions=questions, device=device, threads=threads, jobs=jobs, hotwords=hotwords
+        bundle=bundle, pair=pair, questions=questions, device=device, threads=threads, jobs=jobs, hotwords=hotwords
     )
 
 

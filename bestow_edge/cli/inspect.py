@@ -28,7 +28,7 @@ def inspect(
         Path | None,
         typer.Argument(
             metavar="BUNDLE|CKPT",
-            help="Directory of a bundle or of a checkpoint, or hf:OWNER/NAME; default: the embedded demo.",
+            help="Directory of a bundle or of a checkpoint, or hf:OWNER/NAME, people or demo.",
         ),
     ] = None,
     as_json: options.Json = False,
@@ -40,7 +40,7 @@ def inspect(
       bestow-edge inspect my-bundle
       bestow-edge inspect runs/digits/checkpoint --json
     """
-    path = options.named_bundle(path)
+    path = options.chosen_bundle(path)
     if (path / MANIFEST_FILE).is_file():
         manifest = read_manifest(path)
         if as_json:

@@ -89,7 +89,7 @@ def mic(
     from bestow_edge.runtime.calibration import calibrate
     from bestow_edge.runtime.records.trace import Tracer
 
-    model = load(bundle, device=device, threads=threads)
+    model = load(options.chosen_bundle(bundle, request), device=device, threads=threads)
     rate_hz = model.sample_rate_hz
     microphone = Microphone(mic_device, sample_rate_hz=rate_hz, device_rate_hz=device_rate, seconds=seconds)
     announce(request, model, calibrate)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bestow_edge.core.config import PolicyName
 from bestow_edge.core.errors import PromptError
 from bestow_edge.core.hotwords import DEFAULT_WEIGHT, Hotword, read_hotwords
+
+if TYPE_CHECKING:
+    from bestow_edge.core.request import Request
+
+logger = logging.getLogger(__name__)
 
 K_HELP = "wait-k: blocks of L steps before the first token"
 L_HELP = "Encoder steps (80 ms) in a block"
@@ -31,12 +37,12 @@ Ask = Annotated[
 ]
 Bundle = Annotated[
     Path | None,
-    typer.Option("--bundle", metavar="DIR", help="Bundle, or hf:OWNER/NAME[@REVISION]; default: the embedded demo."),
+    typer.Option("--bundle", metavar="DIR", help="Bundle, hf:OWNER/NAME[@REVISION], or an embedded one: people, demo."),
 ]
 BundleArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="BUNDLE", help="Directory of a bundle, or hf:OWNER/NAME[@REVISION]; default: the embedded demo."
+        metavar="BUNDLE", help="Directory of a bundle, hf:OWNER/NAME[@REVISION], or an embedded one: people, demo."
     ),
 ]
 Device = Annotated[
@@ -83,19 +89,20 @@ Trace = Annotated[
 ]
 
 
-def named_bundle(bundle: Path | None) -> Path:
-    """Return the directory of a bundle that an argument names, of the embedded demo without one.
+def chosen_bundle(bundle: Path | None, request: Request | None = None) -> Path:
+    """Return the directory of the bundle that an argument names, or of the embedded one for a request.
+
+    With a request, a note names an embedded bundle that was not asked for.
 
     Raises:
-        HubError, BundleError, MissingExtraError: as `bundle_directory` does.
+        HubError, BundleError, MissingExtraError: as `find_bundle` does.
     """
-    if bundle is None:
-        from bestow_edge.runtime import embedded_bundle
+    from bestow_edge.core.embedded import describe, find_bundle
 
-        return embedded_bundle()
-    from bestow_edge.core.hub_bundles import bundle_directory
-
-    return bundle_directory(bundle)
+    directory = find_bundle(bundle, request)
+    if bundle is None and request is not None:
+        logger.info("%s", describe(directory))
+    return directory
 
 
 def chosen_hotwords(given: str | None, weight: float | None) -> tuple[Hotword, ...]:

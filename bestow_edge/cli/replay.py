@@ -64,12 +64,13 @@ def replay(
       bestow-edge replay talk.trace --k 6 --lookahead 1
       bestow-edge replay talk.trace --policy align-att --json
     """
+    from bestow_edge.core.embedded import recorded_bundle
     from bestow_edge.runtime import load
     from bestow_edge.runtime.records import replay as runtime
     from bestow_edge.runtime.records.trace import read_trace
 
     trace = read_trace(file)
-    model = load(bundle, device=device, threads=threads)
+    model = load(bundle or recorded_bundle(trace.header.bundle_sha256), device=device, threads=threads)
     policies = _policies(trace, model, policy, given_fields(k=k, l=l, threshold=threshold))
     events = runtime.replay(trace, model, policies=policies, lookahead=lookahead, any_bundle=any_bundle)
     header = _replayed(trace, policies, lookahead)

@@ -36,7 +36,7 @@ def report(
     from bestow_edge.evaluation.report.model_card import model_card
 
     text = None if about is None else _read(about)
-    directory = options.named_bundle(bundle)
+    directory = options.chosen_bundle(bundle)
     name, beside = (bundle or directory).resolve().name, None if out is None else out.resolve().parent
     card = model_card(directory, evaluations or [], name=name, about=text, relative_to=beside)
     if out is None:

@@ -135,7 +135,7 @@ def run(
         raise typer.BadParameter("--trace records one file with --stream: give one FILE and --stream")
     from bestow_edge.runtime import load
 
-    model = load(bundle, device=device, threads=threads)
+    model = load(options.chosen_bundle(bundle, request), device=device, threads=threads)
     announce(request, model)
     chosen = choose_output(output, form, as_json=as_json, inputs=inputs, num_texts=len(request.asked(model.config)))
     job = Job(model=model, request=request, trace=trace, output=chosen, raw_rate_hz=raw, prefixed=len(inputs) > 1)

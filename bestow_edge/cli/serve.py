@@ -9,7 +9,7 @@ import typer
 from bestow_edge.cli import options
 from bestow_edge.cli.show.console import needs_extra, say
 
-DEFAULT_NAME = "bestow-edge-demo"
+DEFAULT_NAME = "bestow-edge"
 
 
 Host = Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")]
@@ -73,7 +73,7 @@ def serve(
     Examples:
       bestow-edge serve
       bestow-edge serve --port 9000 --sessions 4 --bundle my-bundle --name whisper-1
-      curl -F file=@talk.wav -F model=bestow-edge-demo http://127.0.0.1:8000/v1/audio/transcriptions
+      curl -F file=@talk.wav -F model=bestow-edge http://127.0.0.1:8000/v1/audio/transcriptions
       BESTOW_EDGE_TOKEN=$(openssl rand -hex 32) bestow-edge serve --host 0.0.0.0
     """
     with needs_extra("server"):
@@ -85,7 +85,7 @@ def serve(
 
     access = Access(host=host, token=token, origins=tuple(origin or ()))
     limits = Limits(sessions=sessions, files=files, upload_mb=upload_mb, idle_s=idle)
-    model = load(bundle, device=device, threads=threads, ahead=False)
+    model = load(options.chosen_bundle(bundle), device=device, threads=threads, ahead=False)
     hub = Hub(model, name=name or (DEFAULT_NAME if bundle is None else model.directory.resolve().name), limits=limits)
     shown = f"[{host}]" if ":" in host else host
     serving.serve(

@@ -26,7 +26,7 @@ def verify(
     """
     from bestow_edge.runtime.records import golden
 
-    directory = options.named_bundle(bundle)
+    directory = options.chosen_bundle(bundle)
     bundle = bundle or directory
     rows = golden.verify(directory)
     passed = all(row.passed for row in rows)

@@ -15,7 +15,7 @@ from bestow_edge.core.delay import Choice, parse_latency, solve
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.hotwords import Hotword
 from bestow_edge.core.policy import POLICIES, AlignAtt, Offline, Policy, check_policy
-from bestow_edge.core.prompts import AUTO, AboutSpeech, Question, parse_asked
+from bestow_edge.core.prompts import AUTO, AboutSpeech, Question, check_answers, check_trained, parse_asked
 
 DEFAULT_PAIR, DEFAULT_SPOKEN = "en-de", "en"  # of models that can, as the demo
 
@@ -110,6 +110,18 @@ class Request:
         asked = self.asked(config)
         return tuple((what, for_questions if isinstance(what, Question) else policy) for what in asked)
 
+    def check(self, config: ModelConfig) -> None:
+        """Refuse what a model cannot do, without loading it.
+
+        Raises:
+            PromptError: it was not trained for a pair or a question.
+            ConfigError: it cannot follow a policy, or has no such look-ahead.
+        """
+        for asked, policy in self.prompts(config):
+            check_asked(asked, config)
+            check_follows(policy, config)
+        check_lookahead(self.right_context(config), config)
+
     def right_context(self, config: ModelConfig) -> int | None:
         """Return the look-ahead of a session, None for the model's default."""
         choice = self.choose(config)
@@ -171,6 +183,29 @@ def check_fields(name: str, fields: Mapping[str, int]) -> None:
     kind: Any = POLICIES[name]  # a dataclass, as all of them are
     if unknown := set(fields) - {field.name for field in dataclasses.fields(kind)}:
         raise ConfigError(f"{min(unknown)}: policy {name} has none; leave it out or choose another policy")
+
+
+def check_asked(asked: AboutSpeech, config: ModelConfig) -> None:
+    """Refuse a pair or a question that the model was not trained for.
+
+    Raises:
+        PromptError: names those that it was trained for.
+    """
+    if isinstance(asked, Question):
+        check_answers(asked, config.questions)
+    else:
+        check_trained(asked, config.pairs, config.connector.detects)
+
+
+def check_lookahead(lookahead: int | None, config: ModelConfig) -> None:
+    """Refuse a look-ahead, in encoder steps, that the encoder does not have; None is its default.
+
+    Raises:
+        ConfigError: names those that it has.
+    """
+    known = config.encoder.right_contexts
+    if lookahead is not None and lookahead not in known:
+        raise ConfigError(f"lookahead {lookahead}: this model has {', '.join(map(str, known))}")
 
 
 def check_follows(policy: Policy, config: ModelConfig) -> None:

@@ -1,8 +1,9 @@
 """Put the trained layers of examples/people/learned into a start, or store those of a trained checkpoint.
 
     python examples/people/learned.py START --out people
-    python examples/people/learned.py runs/people/checkpoint --store
+    python examples/people/learned.py runs/people/checkpoint --store --start START --share 0.6
 
+Stored weights are those of START, moved by a share of the way to the trained ones: that is better than either end.
 START comes from `bestow-edge init --adapter decoder`, see docs/people.md. Embeddings and positions stay Whisper's.
 Needs the extra `train`.
 """
@@ -25,12 +26,17 @@ from bestow_edge.model.checkpoint import load_checkpoint, save_checkpoint
 LEARNED = Path(__file__).parent / "learned" / "adapter.safetensors"
 WHISPERS = ("words.", "places.")  # begins of the names of weights that stay Whisper's
 RIGHT_CONTEXT = 2  # steps of 80 ms that are dropped at the end of each encoding
-PAUSE_S, LONGEST_S = 1.5, 15.0
+PAUSE_S, LONGEST_S = 1.5, 20.0
 
 
-def store(model: SpeechModel, file: Path) -> None:
-    """Write the trained weights of a model's adapter in bfloat16."""
-    weights = {name: weight for name, weight in model.connector.state_dict().items() if not name.startswith(WHISPERS)}
+def store(start: SpeechModel, model: SpeechModel, share: float, file: Path) -> None:
+    """Write weights between those of two adapters in bfloat16: 0 stores those of the start, 1 the trained ones."""
+    trained = model.connector.state_dict()
+    weights = {
+        name: torch.lerp(weight, trained[name], share)
+        for name, weight in start.connector.state_dict().items()
+        if not name.startswith(WHISPERS)
+    }
     file.parent.mkdir(exist_ok=True)
     save_file({name: weight.to(torch.bfloat16).contiguous() for name, weight in weights.items()}, str(file))
 
@@ -53,12 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoint", type=Path, help="the start, or with --store the trained checkpoint")
     parser.add_argument("--out", type=Path, help="checkpoint to make")
     parser.add_argument("--store", action="store_true", help="store the weights instead")
+    parser.add_argument("--start", type=Path, help="with --store: the checkpoint that training began with")
+    parser.add_argument("--share", type=float, default=1.0, help="with --store: of the way from it to the trained one")
     options = parser.parse_args(arguments)
-    if options.store == (options.out is not None):
-        parser.error("give either --out CKPT or --store")
+    if options.store == (options.out is not None) or options.store == (options.start is None):
+        parser.error("give either --out CKPT, or --store and --start START")
     model = load_checkpoint(options.checkpoint)
     if options.store:
-        store(model, LEARNED)
+        store(load_checkpoint(options.start), model, options.share, LEARNED)
         return
     put(model, LEARNED)
     tokenizer = (options.checkpoint / "tokenizer.json").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """Make an LLM that passes an adapter's answer on, with the part of Whisper's vocabulary that some texts need.
 
-    python examples/people/llm.py WHISPER OUT --texts en.txt de.txt --tokens 12000 --layers 4
+    python examples/people/llm.py WHISPER OUT --texts en.txt de.txt --layers 1
 
 Its embeddings are Whisper's own. Each layer begins by adding nothing, so that behind an adapter that is Whisper's
 decoder it writes what Whisper would write. OUT is a folder for `bestow-edge init --llm`. Needs the extra `train`.
@@ -104,8 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("whisper", type=Path, help="folder of a Whisper")
     parser.add_argument("out", type=Path, help="folder to make")
     parser.add_argument("--texts", type=Path, nargs="+", required=True, help="files with a sentence a line")
-    parser.add_argument("--tokens", type=int, default=12_000, help="tokens to keep, special ones aside")
-    parser.add_argument("--layers", type=int, default=4, help="layers of the LLM")
+    parser.add_argument("--tokens", type=int, default=60_000, help="most tokens to keep, special ones aside; those that no text uses go in any case")
+    parser.add_argument("--layers", type=int, default=1, help="layers of the LLM")
     options = parser.parse_args(arguments)
     lines = (line.strip() for path in options.texts for line in path.read_text(encoding="utf-8").splitlines())
     tokenizer, old = cut_vocabulary(Tokenizer.from_file(str(options.whisper / "tokenizer.json")), lines, options.tokens)

@@ -18,7 +18,7 @@ from bestow_edge.runtime.audio.files import read_audio
 
 def test_what_is_measured_adds_up() -> None:
     waveform = np.tile(read_audio(sample_manifest().parent / "en_01.ogg", 16000), 3)
-    speed = measure(load(threads=1), waveform, source="en", k=3)
+    speed = measure(load("demo", threads=1), waveform, source="en", k=3)
     runs = {row.graph: row.runs for row in speed.graphs}
     assert set(runs) == {ENCODER, ADAPTER, LLM, ADAPTER + PREFILL, LLM + PREFILL}
     assert runs[ADAPTER] == runs[LLM] == speed.tokens

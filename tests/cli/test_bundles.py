@@ -164,14 +164,14 @@ def test_export_errors(cli: Callable[..., Any], tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
-def test_without_a_path_the_demo_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_path_the_embedded_bundle_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     from bestow_edge.runtime import embedded_bundle
 
-    demo = str(embedded_bundle())
+    embedded = str(embedded_bundle())
     for command in ("verify", "inspect"):
         code, out, err = run_here(capsys, command, "--json")
         record = json.loads(out)
-        assert (code, err, record.get("bundle", record.get("path"))) == (0, "", demo)
+        assert (code, err, record.get("bundle", record.get("path"))) == (0, "", embedded)
     code, out, err = run_here(capsys, "report")
     assert (code, err) == (0, "")
-    assert out.startswith("# Model card: demo\n")
+    assert out.startswith("# Model card: people\n")

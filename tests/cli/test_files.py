@@ -244,7 +244,7 @@ def test_ten_minutes_are_lines_and_flat_memory(tmp_path: Path) -> None:
             "import resource, sys; from bestow_edge.cli.main import main\ntry: main(sys.argv[1:])\n"
             "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
         )
-        command = [sys.executable, "-c", script, "-q", "run", path, "--stream", *ENGLISH]
+        command = [sys.executable, "-c", script, "-q", "run", path, "--stream", "--bundle", "demo", *ENGLISH]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=500)
         return int(done.stderr.split()[-1]), done.stdout.splitlines()
 

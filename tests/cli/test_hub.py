@@ -28,7 +28,7 @@ def small(tmp_path: Path) -> Path:
     """A bundle whose files are a few bytes each: complete, but nothing to run."""
     bundle = tmp_path / "small"
     bundle.mkdir()
-    document = json.loads((embedded_bundle() / MANIFEST_FILE).read_text(encoding="utf-8"))
+    document = json.loads((embedded_bundle("demo") / MANIFEST_FILE).read_text(encoding="utf-8"))
     for entry in document["files"]:
         content = f"content of {entry['path']}\n".encode() * 1000
         (bundle / entry["path"]).write_bytes(content)
@@ -40,7 +40,7 @@ def small(tmp_path: Path) -> Path:
 @pytest.fixture
 def demo(tmp_path: Path) -> Path:
     """A copy of the embedded bundle without Python's own files."""
-    return shutil.copytree(embedded_bundle(), tmp_path / "demo", ignore=shutil.ignore_patterns("__*"))
+    return shutil.copytree(embedded_bundle("demo"), tmp_path / "demo", ignore=shutil.ignore_patterns("__*"))
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -69,12 +69,12 @@ def test_several_pairs_and_a_policy(
     from bestow_edge.runtime import AlignAtt, TextEvent, embedded_bundle, load
 
     heard = pytest.importorskip("soundfile").read(EXAMPLE, dtype="int16")[0][: 3 * RATE_HZ]
-    options = ["--bundle", embedded_bundle(), "--device-rate", RATE_HZ, "--seconds", 3, "--policy", "align-att"]
+    options = ["--bundle", embedded_bundle("demo"), "--device-rate", RATE_HZ, "--seconds", 3, "--policy", "align-att"]
     process = start(file_microphone(heard), *options, "--l", 3, "--lang", "en-en,en-de")
     out, err = rest_of(process)
     assert (process.returncode, err) == (0, "")
     langs, policy = ("en-en", "en-de"), AlignAtt(l=3)
-    with load().multi_session([(lang, policy) for lang in langs]) as session:
+    with load("demo").multi_session([(lang, policy) for lang in langs]) as session:
         events = session.feed(heard.astype(np.float32) / 32_768) + session.finish()
     for number, lang in enumerate(langs):
         told = [line.removeprefix(f"{lang}: ") for line in out.splitlines() if line.startswith(f"{lang}: ")]

@@ -128,7 +128,7 @@ def test_ctrl_c_in_run_leaves_what_was_heard(
 
 def test_another_bundle_is_compared_if_wanted(capsys: pytest.CaptureFixture[str], trace: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(embedded_bundle(), copy)
+    shutil.copytree(embedded_bundle("demo"), copy)
     manifest = json.loads((copy / "bundle.json").read_text(encoding="utf-8"))
     (copy / "bundle.json").write_text(json.dumps(manifest | {"checkpoint_sha256": "0" * 64}), encoding="utf-8")
     code, out, err = run_demo(capsys, "replay", trace, "--bundle", copy)

@@ -21,7 +21,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 def plain(tmp_path: Path) -> Path:
     """A bundle with nothing beside it, of another content than the embedded one."""
     bundle = tmp_path / "elsewhere" / "plain"
-    shutil.copytree(embedded_bundle(), bundle)
+    shutil.copytree(embedded_bundle("demo"), bundle)
     manifest = bundle / MANIFEST_FILE
     manifest.write_text(manifest.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     return bundle
@@ -35,7 +35,7 @@ def evaluation(tmp_path: Path) -> Path:
         "format": "bestow-edge-evaluation",
         "pair": "en-de",
         "manifest": {"file": "strings|1.jsonl", "utterances": 50, "audio_s": 123.4},
-        "bundle": {"sha256": sha256(embedded_bundle() / MANIFEST_FILE)},
+        "bundle": {"sha256": sha256(embedded_bundle("demo") / MANIFEST_FILE)},
         "machine": {"processor": "a processor", "cores": 2},
         "jobs": 1,
         "threads": 2,
@@ -55,7 +55,7 @@ def evaluation(tmp_path: Path) -> Path:
 
 
 def test_a_card_of_the_embedded_bundle(cli: Cli, evaluation: Path, tmp_path: Path) -> None:
-    done = cli("report", embedded_bundle(), "--eval", evaluation, "--out", tmp_path / "card.md")
+    done = cli("report", embedded_bundle("demo"), "--eval", evaluation, "--out", tmp_path / "card.md")
     assert done.returncode == 0, done.stderr
     card = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert card.startswith("# Model card: demo\n\nA streaming speech LLM")
@@ -88,18 +88,18 @@ def test_other_evaluations_are_refused(evaluation: Path, plain: Path, tmp_path: 
     with pytest.raises(ConfigError, match="evaluates another bundle than"):
         model_card(plain, [evaluation])
     with pytest.raises(ConfigError, match=r"no finished evaluation, results\.json is missing"):
-        model_card(embedded_bundle(), [tmp_path])
+        model_card(embedded_bundle("demo"), [tmp_path])
     edited = '{"format": "bestow-edge-evaluation"}', "its results were altered"
     for text, message in (("{", "not valid JSON"), ("[]", "not an evaluation"), edited):
         (evaluation / "results.json").write_text(text)
         with pytest.raises(ConfigError, match=message):
-            model_card(embedded_bundle(), [evaluation])
+            model_card(embedded_bundle("demo"), [evaluation])
 
 
 def test_errors(cli: Cli, tmp_path: Path) -> None:
-    missing = cli("report", embedded_bundle(), "--about", "nowhere.md")
+    missing = cli("report", embedded_bundle("demo"), "--about", "nowhere.md")
     assert (missing.returncode, missing.stdout) == (2, "")
     assert "nowhere.md: no such file" in missing.stderr
     (tmp_path / "latin.md").write_bytes(b"\xfc")
-    assert "latin.md: not UTF-8" in cli("report", embedded_bundle(), "--about", "latin.md").stderr
+    assert "latin.md: not UTF-8" in cli("report", embedded_bundle("demo"), "--about", "latin.md").stderr
     assert cli("report", "nowhere").returncode == 2

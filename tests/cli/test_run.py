@@ -1,6 +1,7 @@
 """`bestow-edge run`: audio of every kind, bad files, bad options, and the form of what is printed."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from commands import run_here
 from typer.testing import CliRunner
 
 from bestow_edge.cli.main import app
+from bestow_edge.core.embedded import embedded_bundle, find_bundle
 from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, WaitK
 
 soundfile = pytest.importorskip("soundfile")
@@ -235,9 +237,32 @@ def test_help_imports_nothing_heavy(cli: Callable[..., Any]) -> None:
     assert cli("--help", before=blocked).returncode == 0
 
 
-def test_without_a_bundle_the_demo_is_named_once(cli: Callable[..., Any], wav: Path) -> None:
-    done = cli("run", wav)
-    assert done.stderr.count("no bundle given: using the embedded demo") == 1
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ((), "people"),
+        (("--lang", "de-en,de-de"), "people"),
+        (("--lang", "en-en,en-de"), "demo"),
+        (("--stream", "--lookahead", 6), "demo"),
+        (("--lang", "en", "--ask", "Who speaks?"), "demo"),
+    ],
+)
+def test_without_a_bundle_the_first_that_can_is_named_once(
+    cli: Callable[..., Any], wav: Path, options: tuple[object, ...], name: str
+) -> None:
+    done = cli("run", wav, *options)
+    assert done.stderr.count(f"no bundle given: using the embedded model {name!r}") == 1
+
+
+def test_an_embedded_bundle_by_name(
+    cli: Callable[..., Any], wav: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("inspect", "demo", "--json").stdout == cli("inspect", embedded_bundle("demo"), "--json").stdout
+    done = cli("run", wav, "--bundle", "people", "--lang", "en-de")
+    assert (done.returncode, "en-en, de-de, de-en" in done.stderr) == (2, True)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_bundle, "demo")  # a directory of that name comes first
+    assert find_bundle("demo") == Path("demo")
 
 
 def test_hotwords(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path, tmp_path: Path) -> None:

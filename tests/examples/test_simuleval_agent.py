@@ -66,7 +66,7 @@ def both(request: pytest.FixtureRequest, lists: tuple[Path, Path], tmp_path_fact
     k, lookahead = request.param
     folder = tmp_path_factory.mktemp("simuleval")
     theirs, scores = simuleval(lists, folder / "theirs", "--k", k, "--lookahead", lookahead)
-    runner = Runner(bundle=embedded_bundle(), pair=Pair("en", "de"))
+    runner = Runner(bundle=embedded_bundle("demo"), pair=Pair("en", "de"))
     samples = read_samples(lists[0], runner.pair, target=lists[1]).items
     settings = [Setting("wait-k", {"k": k, "l": 4}, lookahead)]
     (ours,) = runner.run(samples, settings, Store(folder / "ours", {}), lambda *_: None)

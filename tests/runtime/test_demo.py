@@ -16,7 +16,7 @@ LEAST_RIGHT = 0.8  # of 20 to 40 clips; the benchmark has the figures over whole
 
 @pytest.fixture(scope="module")
 def model() -> be.Model:
-    return be.load()
+    return be.load("demo")
 
 
 def heard(model: be.Model, path: Path, source: str, target: str, policy: be.Offline | be.WaitK) -> str:

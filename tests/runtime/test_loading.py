@@ -49,8 +49,11 @@ def test_load_takes_a_path_or_text(tiny_bundle: Path) -> None:
 
 def test_no_bundle_means_the_embedded_one(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        assert load().directory == embedded_bundle()
-    assert caplog.text.count("embedded demo") == 1
+        assert load().directory == embedded_bundle("people")
+    assert caplog.text.count("embedded model 'people'") == 1
+    assert load("demo").directory == embedded_bundle("demo")
+    with pytest.raises(ConfigError, match=r"embedded bundle 'other': expected one of people, demo"):
+        embedded_bundle("other")
 
 
 def test_missing_and_truncated_files(bundle: Path) -> None:

@@ -33,7 +33,7 @@ from bestow_edge.server.limits import Limits
 from bestow_edge.server.serving import serve
 
 limits, access = json.loads(sys.argv[1])
-hub = Hub(load(threads=1, ahead=False), name="demo", limits=Limits(**limits))
+hub = Hub(load("demo", threads=1, ahead=False), name="demo", limits=Limits(**limits))
 started = lambda port: print(f"serving on http://127.0.0.1:{port};", file=sys.stderr, flush=True)
 with logs_on_stderr():
     serve(hub, Access(**{"host": "127.0.0.1"} | access), port=0, started=started)

@@ -26,6 +26,7 @@ import numpy as np
 from bestow_edge import __version__
 from bestow_edge.core.bundle import BundleManifest, check_files, read_manifest
 from bestow_edge.core.comparison import relative_error
+from bestow_edge.core.embedded import embedded_bundle
 from bestow_edge.core.errors import ConfigError, DeviceError, MissingExtraError
 from bestow_edge.evaluation.report.hardware import describe_machine, installed
 from bestow_edge.evaluation.run.listening import listen, sample_speech
@@ -37,7 +38,7 @@ from bestow_edge.runtime.devices.onnx_cuda import CUDA_PROVIDER, cuda_graphs, op
 from bestow_edge.runtime.devices.opening import parse_device
 from bestow_edge.runtime.devices.tensorrt.engines import Settings
 from bestow_edge.runtime.devices.tensorrt.serving import EngineServing
-from bestow_edge.runtime.model import Model, embedded_bundle
+from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.records.golden import TOLERANCES, read_golden
 
 State = Literal["ok", "failed", "not done"]
@@ -163,7 +164,7 @@ def examine(asked: Examination, progress: Callable[[str], None]) -> GpuReport:
     Raises:
         ConfigError: if the device is not a GPU.
     """
-    directory = embedded_bundle() if asked.bundle is None else asked.bundle
+    directory = embedded_bundle("demo") if asked.bundle is None else asked.bundle
     report = GpuReport(made=datetime.now(UTC).isoformat(timespec="seconds"), bundle=str(directory))
     progress("looking for a GPU")
     report.versions, report.driver = installed(DISTRIBUTIONS), _nvidia_smi()

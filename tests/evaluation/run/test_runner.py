@@ -30,7 +30,7 @@ def run(
 ) -> tuple[list[list[Instance]], list[tuple[int, int]]]:
     """Return instances and progress."""
     told: list[tuple[int, int]] = []
-    runner = Runner(bundle=embedded_bundle(), pair=PAIR, jobs=jobs)
+    runner = Runner(bundle=embedded_bundle("demo"), pair=PAIR, jobs=jobs)
     found = runner.run(samples, SETTINGS, Store(directory, {"a": 1}), lambda *numbers: told.append(numbers))
     return found, told
 

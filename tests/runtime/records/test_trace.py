@@ -185,7 +185,7 @@ def test_a_policy_of_your_own_is_named_and_replaced(digits: be.Model, waveform: 
 
 def test_another_bundle_is_refused_unless_wanted(recorded: Trace, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(embedded_bundle(), copy)
+    shutil.copytree(embedded_bundle("demo"), copy)
     manifest = json.loads((copy / "bundle.json").read_text(encoding="utf-8"))
     (copy / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(TraceError, match=r"recorded with bundle \(of the same checkpoint\) \w{12}, .*copy has \w{12};"):
@@ -242,7 +242,7 @@ def test_missing_foreign_truncated_and_flipped_files(recorded: Trace, tmp_path: 
     with pytest.raises(TraceError, match="not a trace, or truncated"):
         read_trace(EXAMPLE)
     with pytest.raises(TraceError, match="not a trace; expected"):
-        read_trace(embedded_bundle() / "golden.npz")
+        read_trace(embedded_bundle("demo") / "golden.npz")
     whole = recorded.path.read_bytes()
     for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])

@@ -25,7 +25,7 @@ def made_for(config: ModelConfig) -> BundleManifest:
     """Return a manifest of a model, as far as profiles ask."""
     prompts = dict.fromkeys(config.pairs, (5,))
     fields: dict[str, Any] = {"model": config, "target": "tensorrt", "max_text_tokens": 200, "prompts": prompts}
-    return replace(read_manifest(embedded_bundle()), **fields, end_ids=(2,))
+    return replace(read_manifest(embedded_bundle("demo")), **fields, end_ids=(2,))
 
 
 def test_the_encoder_has_one_for_each_chunk_size(model_config: Configs) -> None:
