@@ -139,9 +139,7 @@ def evaluate(
     varied = {"k": numbers("--k", k), "threshold": numbers("--threshold", threshold)}
     steps, words = numbers("--lookahead", lookahead), options.chosen_hotwords(hotwords, hotword_weight)
     bundle = options.chosen_bundle(bundle, _first_request(lang, varied, steps, questions=questions))
-    pair = parse_pair(lang or default_pair(read_manifest(bundle).model, auto=False))
-    if questions and pair.task != "transcribe":
-        raise typer.BadParameter(f"--lang {pair}: with --questions give the language of the speech, such as en")
+    pair = _pair(lang, bundle, questions=questions)
     metric = metric or ("rouge_l" if questions else "wer" if pair.task == "transcribe" else "bleu")
     with needs_extra("eval"):
         from bestow_edge.evaluation.report import summary
@@ -165,6 +163,13 @@ def evaluate(
     else:
         _show(results, ANSWERS if questions else QUALITIES[pair.task], metric)
         say(f"written to {out}: results.json, report.html, curve.svg, curve.png and a directory for each setting")
+
+
+def _pair(lang: str | None, bundle: Path, *, questions: bool) -> Pair:
+    pair = parse_pair(lang or default_pair(read_manifest(bundle).model, auto=False))
+    if questions and pair.task != "transcribe":
+        raise typer.BadParameter(f"--lang {pair}: with --questions give the language of the speech, such as en")
+    return pair
 
 
 def _first_request(lang: str | None, varied: dict[str, list[int]], steps: Sequence[int], *, questions: bool) -> Request:

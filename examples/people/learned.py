@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="with --store: the checkpoint that training began with")
     parser.add_argument("--share", type=float, default=1.0, help="with --store: of the way from it to the trained one")
     options = parser.parse_args(arguments)
-    if options.store == (options.out is not None) or options.store == (options.start is None):
+    if options.store in {options.out is not None, options.start is None}:
         parser.error("give either --out CKPT, or --store and --start START")
     model = load_checkpoint(options.checkpoint)
     if options.store:

@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("whisper", type=Path, help="folder of a Whisper")
     parser.add_argument("out", type=Path, help="folder to make")
     parser.add_argument("--texts", type=Path, nargs="+", required=True, help="files with a sentence a line")
-    parser.add_argument("--tokens", type=int, default=60_000, help="most tokens to keep, special ones aside; those that no text uses go in any case")
+    parser.add_argument("--tokens", type=int, default=60_000, help="most tokens that the texts use, special ones aside")
     parser.add_argument("--layers", type=int, default=1, help="layers of the LLM")
     options = parser.parse_args(arguments)
     lines = (line.strip() for path in options.texts for line in path.read_text(encoding="utf-8").splitlines())

@@ -96,7 +96,7 @@ def test_the_wheel_holds_all_code_the_typing_marker_and_the_demo_and_nothing_els
 
 def test_the_wheel_carries_the_licences(wheel: Path) -> None:
     names = {name.split(".dist-info/licenses/")[-1] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {"LICENSE", "runtime/assets/LICENSES.md"} <= names
+    assert {"LICENSE", "runtime/assets/LICENSES.md", "runtime/assets/people/LICENSES.md"} <= names
 
 
 def test_the_wheel_runs_from_another_directory(unpacked: Path, tmp_path: Path) -> None:
