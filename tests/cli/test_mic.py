@@ -106,7 +106,7 @@ def test_a_question_is_answered_at_the_end(
 @pytest.mark.mic
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("signum", "code", "said"), [(signal.SIGINT, 0, ""), (signal.SIGTERM, 143, "stopped by SIGTERM\nstopped\n")]
+    ("signum", "code", "said"), [(signal.SIGINT, 0, ""), (signal.SIGTERM, 143, "stopped by SIGTERM\n")]
 )
 def test_a_signal_flushes_and_ends_well(
     pulse_microphone: PulseMicrophone,
