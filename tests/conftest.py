@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -22,9 +25,17 @@ pytest_plugins = ["microphones", "fake_portaudio", "fake_cuda", "sentences", "hu
 AUDIO = Path(__file__).parent / "audio"
 PAIRS = ("en-en", "en-de", "de-de", "de-en")
 
+hypothesis.settings.register_profile("suite", max_examples=200, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("suite")
+
 
 def pytest_configure() -> None:
-    """Keep each of several test processes (`-n`) to a core of its own: their threads spin, and two on a core crawl."""
+    """Keep each of several test processes (`-n`) to a core of its own: their threads spin, and two on a core crawl.
+
+    A run in the background (`nohup ... &`) ignores Ctrl-C, and so would the processes that tests start and stop.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     name = os.environ.get("PYTEST_XDIST_WORKER", "")
     if name and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

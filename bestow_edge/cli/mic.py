@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bestow_edge.cli import options
-from bestow_edge.cli.interrupts import stopped_by_ctrl_c
+from bestow_edge.cli.interrupts import stopped_by_signals
 from bestow_edge.cli.show.console import say, say_warning
 from bestow_edge.cli.show.delay import announce
 from bestow_edge.cli.show.language import DetectedLanguage
@@ -62,7 +62,7 @@ def mic(
 ) -> None:
     """Write live text from a microphone.
 
-    Ctrl-C stops the recording and writes the rest of the text. A second Ctrl-C ends at once.
+    Ctrl-C or SIGTERM stops the recording and writes the rest of the text. A second one ends at once.
     A terminal shows a growing line for each text, and a line with level, lag and seconds of audio.
     Elsewhere, several texts have a labelled line for each new piece; the pieces, joined, are the text.
     Questions are answered at the end and, beside a pair, after each pause.
@@ -94,7 +94,7 @@ def mic(
     microphone = Microphone(mic_device, sample_rate_hz=rate_hz, device_rate_hz=device_rate, seconds=seconds)
     announce(request, model, calibrate)
     session = model.open(request) if trace is None else Tracer(model.open(request), trace)
-    with session, microphone, stopped_by_ctrl_c(microphone):
+    with session, microphone, stopped_by_signals(microphone):
         prompts = request.asked(model.config)
         source = f"{microphone.device} at {microphone.device_rate_hz} Hz"
         say(f"listening to {source}, {', '.join(map(str, prompts))}; Ctrl-C ends")

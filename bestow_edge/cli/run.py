@@ -14,7 +14,7 @@ import typer
 
 from bestow_edge.cli import options
 from bestow_edge.cli.inputs import Input, find_inputs
-from bestow_edge.cli.interrupts import stopped_by_ctrl_c
+from bestow_edge.cli.interrupts import stopped_by_signals
 from bestow_edge.cli.outputs import Output, choose_output
 from bestow_edge.cli.show.console import err, say, say_error, to_json, write, write_json
 from bestow_edge.cli.show.delay import announce
@@ -110,7 +110,7 @@ def run(
     With --stream, text is written while the audio is read, also from a pipe whose audio still comes.
     Several pairs and questions have labelled lines. With --stream each new piece is a line; joined, they are the text.
     Questions are answered after all audio, or as a stream with --stream and --policy, --k, --l, --threshold, --latency.
-    Ctrl-C ends a pipe, and the rest of its text is written. A second Ctrl-C ends at once.
+    Ctrl-C or SIGTERM ends a pipe, and the rest of its text is written. A second one ends at once.
     A file that cannot be read is reported. The other files are read, and the exit code is 2.
 
     Examples:
@@ -166,7 +166,7 @@ def _check_times(job: Job) -> None:
 def _try_input(item: Input, job: Job) -> bool:
     """Write the text of one recording; return False after an error, which is printed."""
     try:
-        with item.open(job.model.sample_rate_hz, job.raw_rate_hz) as audio:
+        with item.open(job.model.sample_rate_hz, job.raw_rate_hz) as audio, _ended_by_signals(audio):
             _write(item, audio, job)
     except (AudioError, SessionError, OSError) as error:
         say_error(error if str(item) in str(error) else SessionError(f"{item}: {error}"))
@@ -179,7 +179,7 @@ def _write(item: Input, audio: Audio | PipedAudio, job: Job) -> None:
 
     prefix, prompts = f"{item}: " if job.prefixed else "", job.request.asked(job.model.config)
     opened, heard = job.model.open(job.request), Heard()
-    with opened if job.trace is None else Tracer(opened, job.trace) as session, _ended_by_ctrl_c(audio):
+    with opened if job.trace is None else Tracer(opened, job.trace) as session:
         batches = _feed(session, audio, heard, job, prefix)
         if job.output.path is None and (job.output.timed or (job.request.stream and job.output.form == "txt")):
             _write_growing(
@@ -199,10 +199,10 @@ def _write(item: Input, audio: Audio | PipedAudio, job: Job) -> None:
         _write_lines(events, [prefix + label for label in labels(prompts)])
 
 
-def _ended_by_ctrl_c(audio: Audio | PipedAudio) -> AbstractContextManager[None]:
+def _ended_by_signals(audio: Audio | PipedAudio) -> AbstractContextManager[None]:
     from bestow_edge.runtime.audio.files import PipedAudio
 
-    return stopped_by_ctrl_c(audio) if isinstance(audio, PipedAudio) else nullcontext()
+    return stopped_by_signals(audio) if isinstance(audio, PipedAudio) else nullcontext()
 
 
 def _write_growing(batches: Iterator[list[Event]], streamed: StreamedTexts | StreamedCues) -> None:

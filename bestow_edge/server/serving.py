@@ -8,6 +8,7 @@ import signal
 import socket
 from asyncio import TimerHandle, Transport
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, ClassVar
 
 import uvicorn
@@ -107,6 +108,12 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, hub: Hub, started: Callable[[int], None]) -> None:
         super().__init__(config)
         self._hub, self._started = hub, started
+        self._ignored = [number for number in STOPS if signal.getsignal(number) is signal.SIG_IGN]
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop, unless the process was started to ignore this signal, as Ctrl-C in the background of a script."""
+        if sig not in self._ignored:
+            super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -120,7 +127,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(hub: Hub, access: Access, *, port: int, started: Callable[[int], None]) -> None:
-    """Serve until SIGTERM or SIGINT; a second SIGINT does not wait for open streams.
+    """Serve until SIGTERM, or SIGINT unless it is ignored; a second SIGINT does not wait for open streams.
 
     Args:
         hub: the model.

@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 import pytest
-from commands import run_demo
+from commands import IN_BACKGROUND, run_demo
 
 from bestow_edge.core.prompts import Pair, Question
 
@@ -112,17 +112,26 @@ def test_text_comes_before_the_input_ends() -> None:
         assert process.returncode == 0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal of Unix")
-def test_ctrl_c_ends_a_pipe_and_its_text_is_written(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals of Unix")
+@pytest.mark.parametrize(("ignores_ctrl_c", "signum", "code"), [(False, 2, 0), (False, 15, 143), (True, 15, 143)])
+def test_signals_end_a_pipe_and_its_text_is_written(
+    tmp_path: Path, ignores_ctrl_c: bool, signum: int, code: int
+) -> None:
     arguments = [*COMMAND, "-", "--raw", "16000", *ENGLISH, "--stream", "--output", str(tmp_path / "live.srt")]
+    arguments = [*IN_BACKGROUND, *arguments] if ignores_ctrl_c else arguments
     samples = soundfile.read(EXAMPLE, dtype="int16")[0].tobytes()
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin is not None
-        process.stdin.write(samples)
+        process.stdin.write(samples)  # more than a pipe holds: the command reads
         process.stdin.flush()
-        time.sleep(15)
-        process.send_signal(2)
-        assert process.wait(60) == 0
+        time.sleep(2)
+        if ignores_ctrl_c:
+            process.send_signal(2)
+            time.sleep(1)
+            assert process.poll() is None
+        process.send_signal(signum)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, b"Traceback" in err) == (code, False)
     assert DIGITS in " ".join(cue.content for cue in srt.parse((tmp_path / "live.srt").read_text(encoding="utf-8")))
 
 

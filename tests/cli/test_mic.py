@@ -105,8 +105,16 @@ def test_a_question_is_answered_at_the_end(
 
 @pytest.mark.mic
 @pytest.mark.slow
-def test_ctrl_c_flushes_and_ends_well(
-    pulse_microphone: PulseMicrophone, tiny_bundle: Path, speech: npt.NDArray[np.float32]
+@pytest.mark.parametrize(
+    ("signum", "code", "said"), [(signal.SIGINT, 0, ""), (signal.SIGTERM, 143, "stopped by SIGTERM\n")]
+)
+def test_a_signal_flushes_and_ends_well(
+    pulse_microphone: PulseMicrophone,
+    tiny_bundle: Path,
+    speech: npt.NDArray[np.float32],
+    signum: int,
+    code: int,
+    said: str,
 ) -> None:
     pulse_microphone.speak((speech * 32_767).astype(np.int16), after_s=0)
     process = start(pulse_microphone, "--bundle", tiny_bundle, "--json", "--device-rate", RATE_HZ)
@@ -114,9 +122,9 @@ def test_ctrl_c_flushes_and_ends_well(
     lines = [process.stdout.readline()]
     while json.loads(lines[-1])["event"] != "text":
         lines.append(process.stdout.readline())
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signum)
     out, err = rest_of(process)
-    assert (process.returncode, err) == (0, "")
+    assert (process.returncode, err) == (code, said)
     events = [json.loads(line) for line in [*lines, *out.splitlines()]]
     # The last look-ahead of 1.1 s is encoded by finish() alone: its events see more audio than the first one could.
     assert len(events) > 1

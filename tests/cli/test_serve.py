@@ -7,9 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
-from commands import run_demo
+from commands import IN_BACKGROUND, run_demo
 from served import served
 
 COMMAND = [sys.executable, "-m", "bestow_edge.cli.main", "serve", "--port", "0"]
@@ -45,8 +46,12 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_the_command_serves_and_stops() -> None:
-    with served([*COMMAND, "--name", "digits", "--sessions", "2"]) as server:
+@pytest.mark.parametrize("before", [[], IN_BACKGROUND])
+def test_the_command_serves_and_stops(before: list[str]) -> None:
+    with served([*before, *COMMAND, "--name", "digits", "--sessions", "2"]) as server:
+        if before:
+            server.process.send_signal(signal.SIGINT)  # is ignored
+            time.sleep(1)
         assert json.loads(server.get("/v1/models"))["data"][0]["id"] == "digits"
         code, err = server.stop(signal.SIGTERM)
         assert (code, err.splitlines()) == (0, ["stopped"])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bestow_edge.core.config import FeatureConfig
@@ -205,7 +205,6 @@ def test_loud_tones_equal_transformers_in_power(hz: int) -> None:
 # --- whole and block-wise ---
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 900), min_size=1, max_size=12).filter(any),
     num_samples=st.integers(0, 4_000),

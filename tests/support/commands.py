@@ -4,6 +4,9 @@ import pytest
 
 from bestow_edge.cli.main import main
 
+IN_BACKGROUND = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
+"""Before a command: it ignores Ctrl-C, as all do that a script starts with `&`."""
+
 
 def run_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     """Return exit code, stdout and stderr of `bestow-edge` with some arguments."""

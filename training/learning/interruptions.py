@@ -87,10 +87,11 @@ class StopSignal:
         self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> StopSignal:
-        """Install the handlers. In threads other than the main one Python cannot, so nothing is done."""
+        """Install handlers, except of ignored signals. In other threads than the main one Python cannot install any."""
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
-                self._before[signum] = signal.signal(signum, self._record)
+                if signal.getsignal(signum) is not signal.SIG_IGN:
+                    self._before[signum] = signal.signal(signum, self._record)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from graph_files import write_graph
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bestow_edge.core.config import ModelConfig
@@ -146,7 +146,6 @@ def test_graph_equals_the_module(
         np.testing.assert_allclose(array, want[name], atol=TOLERANCE, rtol=TOLERANCE, err_msg=name)
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     num_slots=st.integers(1, 9),
     written=st.integers(0, 40),

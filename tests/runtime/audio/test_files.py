@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bestow_edge.core.errors import AudioError, MissingExtraError, SessionError
@@ -149,7 +149,6 @@ def test_soundfile_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 # --- resampling ---
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 700), min_size=1, max_size=8).filter(any),
     rates_hz=st.sampled_from([(44_100, 16_000), (48_000, 16_000), (8_000, 16_000), (16_000, 16_000)]),

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from encoding import encode, feed, finish
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bestow_edge.core.features import log_mel
@@ -20,7 +20,6 @@ from bestow_edge.runtime.stream.listener import Listener
 
 Floats = npt.NDArray[np.float32]
 TOLERANCE = 1e-4  # float32 sums in another order, values near 3
-MODULE_FIXTURES = settings(max_examples=12, deadline=None)
 
 
 def whole(torch_model: Any, mel: Floats, lookahead: int) -> tuple[Floats, Floats]:
@@ -67,7 +66,6 @@ def test_stream_equals_the_whole_utterance(
 
 
 def test_blocks_do_not_matter(model: Model, speech: Floats) -> None:
-    @MODULE_FIXTURES
     @given(
         num_samples=st.integers(160, 30000),
         cuts=st.lists(st.integers(0, 30000), max_size=8),
