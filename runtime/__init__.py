@@ -2,7 +2,7 @@
 
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.hotwords import Hotword
-from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, View, WaitK
+from bestow_edge.core.policy import AlignAtt, EveryStep, LocalAgreement, Offline, Policy, View, WaitK
 from bestow_edge.core.prompts import Question
 from bestow_edge.runtime.audio.files import open_audio, read_audio
 from bestow_edge.runtime.live import LiveSession
@@ -13,6 +13,7 @@ from bestow_edge.runtime.stream.session import Session
 __all__ = [
     "AlignAtt",
     "Event",
+    "EveryStep",
     "Hotword",
     "LiveSession",
     "LocalAgreement",
