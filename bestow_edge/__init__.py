@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bestow_edge.runtime import (
         AlignAtt,
         Event,
+        EveryStep,
         Hotword,
         LiveSession,
         LocalAgreement,
@@ -41,6 +42,7 @@ __all__ = [
     "AlignAtt",
     "BestowEdgeError",
     "Event",
+    "EveryStep",
     "Hotword",
     "LiveSession",
     "LocalAgreement",

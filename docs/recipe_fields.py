@@ -23,6 +23,7 @@ CLASSES = {
     "ChunkedConfig": "`model.encoder` of kind `chunked`: cache-aware; `network` is its transformers config",
     "WindowedConfig": "`model.encoder` of kind `windowed`: bidirectional; `network` is its transformers config",
     "CrossAdapterConfig": "`model.connector` of kind `cross_adapter`: BESTOW's adapter",
+    "InterleaveConfig": "`model.connector` of kind `interleave`: [speech and text in turns](interleave.md)",
     "DataRecipe": "`data`",
     "SourceRecipe": "Each of `data.sources` and `data.dev_sources`",
     "FilterRecipe": "`data.filter`",

@@ -96,10 +96,11 @@ def agreement(model: Model, recordings: Sequence[Recording], answers: Sequence[S
 
 def _heard(model: Model, recording: Recording) -> Decoder:
     """Return a decoder that has heard a recording whole."""
-    graphs, policies = model.graphs, [model.default_policy]
-    encoder = model.open_encoder(graphs, policies, model.config.encoder.default_right_context)
+    graphs, policy = model.graphs, model.default_policy
+    encoder = model.open_encoder(graphs, [policy], model.config.encoder.default_right_context)
     listener = Listener(encoder, None)
     listener.add(recording.waveform)
-    decoder = model.open_decoder(graphs, [model.prompt_ids(recording.pair)])
+    decoder = model.open_decoder(graphs, [model.prompt_ids(recording.pair) + model.condition(policy)])
     hear_all(decoder, listener.rest())
+    decoder.end()
     return decoder

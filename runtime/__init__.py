@@ -3,7 +3,7 @@
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.embedded import embedded_bundle
 from bestow_edge.core.hotwords import Hotword
-from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, View, WaitK
+from bestow_edge.core.policy import AlignAtt, EveryStep, LocalAgreement, Offline, Policy, View, WaitK
 from bestow_edge.core.prompts import Question
 from bestow_edge.runtime.audio.files import open_audio, read_audio
 from bestow_edge.runtime.live import LiveSession
@@ -14,6 +14,7 @@ from bestow_edge.runtime.stream.session import Session
 __all__ = [
     "AlignAtt",
     "Event",
+    "EveryStep",
     "Hotword",
     "LiveSession",
     "LocalAgreement",

@@ -20,13 +20,14 @@ from platformdirs import user_cache_path
 
 from bestow_edge.core.bundle import BundleManifest, check_files, read_manifest
 from bestow_edge.core.config import ModelConfig, SegmentConfig
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.delay import TRAINED_K, is_trained, solve
 from bestow_edge.core.embedded import describe, find_bundle
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.graphs import part_spec
 from bestow_edge.core.hash_memory import HashMemory
 from bestow_edge.core.hotwords import Hotword, check_hotwords
-from bestow_edge.core.policy import Offline, Policy, WaitK
+from bestow_edge.core.policy import EveryStep, Offline, Policy, WaitK
 from bestow_edge.core.prompts import AboutSpeech, Pair, Question, Task, make_pair, parse_pair, prompt_text
 from bestow_edge.core.request import (
     Request,
@@ -36,6 +37,7 @@ from bestow_edge.core.request import (
     check_lookahead,
     default_policy,
     given_fields,
+    offline_policy,
 )
 from bestow_edge.runtime.decoders.base import Decoder, open_decoder
 from bestow_edge.runtime.devices.base import Device, Graph, Graphs
@@ -149,6 +151,10 @@ class Model:
         """Tokens that every prompt begins with, behind which a model detects the language of the speech."""
         return tuple(encode(self.tokenizer, self.config.chat.before))
 
+    def condition(self, policy: Policy) -> tuple[int, ...]:
+        """Return the tokens behind a prompt that tell the LLM the policy, for kinds of connector that have some."""
+        return CONNECTORS[self.config.connector.kind].condition(self.config, policy)
+
     def join(self, prompt: tuple[int, ...], context: tuple[int, ...]) -> tuple[int, ...]:
         """Return the tokens that a segment begins with: a prompt, and tokens of the segment before in their place."""
         previous = self.config.chat.previous
@@ -208,11 +214,11 @@ class Model:
         if policy is None:
             at_the_end = isinstance(asked, Question) and (k, l) == (None, None)
             default = default_policy(None if k is None else "wait-k", self.config.policy)
-            policy = Offline() if at_the_end else change_policy(default, given_fields(k=k, l=l))
+            policy = offline_policy(self.config) if at_the_end else change_policy(default, given_fields(k=k, l=l))
         elif k is not None or l is not None:
             raise ConfigError("give either policy or k and l, not both")
         if beam_size < 1 or (beam_size > 1 and not isinstance(policy, Offline)):
-            raise ConfigError(f"beam_size {beam_size}: expected 1, or more with Offline(): a beam may change its mind")
+            raise ConfigError(_beam_error(beam_size))
         return self.multi_session(
             [(asked, policy)], lookahead=lookahead, segments=segments, beam_size=beam_size, hotwords=hotwords
         )
@@ -259,6 +265,8 @@ class Model:
         asked = [
             Prompt(parse_pair(text, auto=True) if isinstance(text, str) else text, policy) for text, policy in prompts
         ]
+        if beam_size > 1 and not isinstance(asked[0].policy, Offline):
+            raise ConfigError(_beam_error(beam_size))
         for prompt in asked:
             check_asked(prompt.asked, self.config)
             check_follows(prompt.policy, self.config)
@@ -276,12 +284,20 @@ class Model:
         )
 
     def _warn_of(self, policy: Policy) -> None:
-        """Log a warning about a wait-k that was not trained, once for each K and L."""
+        """Log a warning about a wait-k or turns that were not trained, once for each."""
+        if isinstance(policy, EveryStep) and policy not in self._warned and policy.l != self.config.policy.l:
+            self._warned.add(policy)
+            trained = self.config.policy.l
+            logger.warning("L=%d: this model was trained with turns of %d; expect more mistakes", policy.l, trained)
         if not isinstance(policy, WaitK) or policy in self._warned or is_trained(policy.k, policy.l, self.config):
             return
         self._warned.add(policy)
         trained = f"L={self.config.policy.l} and K from {TRAINED_K.start} to {TRAINED_K.stop - 1}"
         logger.warning("K=%d, L=%d: models are trained with %s; expect more mistakes", policy.k, policy.l, trained)
+
+
+def _beam_error(beam_size: int) -> str:
+    return f"beam_size {beam_size}: expected 1, or more with Offline(): a beam may change its mind"
 
 
 def _asked(task: Task | None, source: str, target: str | None, ask: str | None) -> AboutSpeech:

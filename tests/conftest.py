@@ -147,6 +147,13 @@ def make_model() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def save_random() -> Callable[..., Path]:
+    """`save_random_model`, for tests that want checkpoints of other configs."""
+    pytest.importorskip("torch")
+    return save_random_model
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a random checkpoint with a tokenizer trained on a few words."""
     return save_random_model(tiny_config, tmp_path_factory.mktemp("checkpoint") / "tiny")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -72,7 +72,8 @@ Policies = Annotated[
     typer.Option(
         "--policy",
         metavar="NAME,...",
-        help="wait-k, align-att, local-agreement or offline; default: the bundle's, offline with --questions.",
+        help="wait-k, align-att, local-agreement, every-step or offline; default: the bundle's, "
+        "offline with --questions.",
     ),
 ]
 Ks = Annotated[
@@ -82,6 +83,11 @@ Ks = Annotated[
 Thresholds = Annotated[
     str,
     typer.Option("--threshold", metavar="N,...", help=f"{options.THRESHOLD_HELP}; default: the bundle's."),
+]
+Delays = Annotated[str, typer.Option("--delay", metavar="N,...", help=f"{options.DELAY_HELP}; default: the bundle's.")]
+BlankBiases = Annotated[
+    str,
+    typer.Option("--blank-bias", metavar="X,...", help=f"{options.BLANK_HELP}, such as -2,0,2; default: the bundle's."),
 ]
 Lookaheads = Annotated[
     str,
@@ -115,6 +121,8 @@ def evaluate(
     policy: Policies = "",
     k: Ks = "",
     threshold: Thresholds = "",
+    delay: Delays = "",
+    blank_bias: BlankBiases = "",
     l: options.L = None,  # noqa: E741 - the paper's letter
     lookahead: Lookaheads = "",
     hotwords: options.Hotwords = None,
@@ -127,27 +135,25 @@ def evaluate(
 ) -> None:
     """Measure quality and latency of a bundle for all combinations of settings.
 
-    A stopped run goes on with the same command.
+    A stopped run goes on with the same command. Needs the extra `eval`.
     More values of --k, --threshold, --policy and --lookahead can be added to a run.
-    Needs the extra `eval`.
 
     Examples:
       bestow-edge eval test.jsonl --lang en-de --k 3,6,10 --out scores
       bestow-edge eval test.jsonl --lang en-en --k 1-12 --lookahead 13,6,1,0 --jobs 2 --out scores
       bestow-edge eval qa.jsonl --lang en --questions --bundle my-bundle --out scores
     """
-    varied = {"k": numbers("--k", k), "threshold": numbers("--threshold", threshold)}
+    varied: dict[str, Sequence[float]] = {"k": numbers("--k", k), "threshold": numbers("--threshold", threshold)}
+    varied |= {"delay": numbers("--delay", delay), "blank_bias": _reals("--blank-bias", blank_bias)}
     steps, words = numbers("--lookahead", lookahead), options.chosen_hotwords(hotwords, hotword_weight)
     bundle = options.chosen_bundle(bundle, _first_request(lang, varied, steps, questions=questions))
     pair = _pair(lang, bundle, questions=questions)
-    metric = metric or ("rouge_l" if questions else "wer" if pair.task == "transcribe" else "bleu")
+    metric = _metric(metric, pair, questions=questions)
     with needs_extra("eval"):
         from bestow_edge.evaluation.report import summary
         from bestow_edge.evaluation.run.directory import Store
         from bestow_edge.evaluation.run.samples import read_samples
         from bestow_edge.evaluation.scores.results import score_setting
-    if metric not in METRICS:
-        raise typer.BadParameter(f"--metric {metric}: expected one of {', '.join(METRICS)}")
     runner = _runner(bundle, pair, device, threads, jobs, questions=questions, hotwords=words)
     settings = _settings(runner, policy, varied, l, steps)
     samples = read_samples(manifest, pair, questions=questions, target=target, audio=audio)
@@ -172,11 +178,19 @@ def _pair(lang: str | None, bundle: Path, *, questions: bool) -> Pair:
     return pair
 
 
-def _first_request(lang: str | None, varied: dict[str, list[int]], steps: Sequence[int], *, questions: bool) -> Request:
+def _metric(name: str, pair: Pair, *, questions: bool) -> str:
+    """Return the quality in the curves, the default for an empty name."""
+    if name and name not in METRICS:
+        raise typer.BadParameter(f"--metric {name}: expected one of {', '.join(METRICS)}")
+    return name or ("rouge_l" if questions else "wer" if pair.task == "transcribe" else "bleu")
+
+
+def _first_request(
+    lang: str | None, varied: Mapping[str, Sequence[float]], steps: Sequence[int], *, questions: bool
+) -> Request:
     """Return what the first of the settings asks of a bundle."""
-    k, threshold, lookahead = (next(iter(values), None) for values in (varied["k"], varied["threshold"], steps))
-    ask = ("?",) if questions else ()
-    return Request(lang=lang, ask=ask, k=k, threshold=threshold, lookahead=lookahead)
+    first: dict[str, Any] = {name: next(iter(values), None) for name, values in varied.items()}  # Any: int or float
+    return Request(lang=lang, ask=("?",) if questions else (), lookahead=next(iter(steps), None), **first)
 
 
 def numbers(option: str, text: str) -> list[int]:
@@ -192,6 +206,18 @@ def numbers(option: str, text: str) -> list[int]:
             raise typer.BadParameter(f"{option} {text}: expected numbers such as 3,6,10 or a range such as 1-12")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
     return found
+
+
+def _reals(option: str, text: str) -> list[float]:
+    """Read "-2,0,1.5"; an empty text gives an empty list.
+
+    Raises:
+        BadParameter: the text has another form.
+    """
+    try:
+        return [float(part) for part in text.split(",")] if text else []
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} {text}: expected numbers such as -2,0,1.5") from error
 
 
 def _runner(
@@ -216,7 +242,7 @@ def _runner(
 def _settings(
     runner: Runner,
     policies: str,
-    varied: dict[str, list[int]],
+    varied: Mapping[str, Sequence[float]],
     l: int | None,  # noqa: E741 - the paper's letter
     lookaheads: Sequence[int],
 ) -> list[Setting]:
@@ -237,7 +263,7 @@ def _settings(
     names = [name.strip() for name in policies.split(",")]
     settings = all_settings(config, names, varied=varied, l=l, lookaheads=lookaheads)
     waits = [setting.fields for setting in settings if setting.policy == "wait-k"]
-    untrained = sorted({fields["k"] for fields in waits if not is_trained(fields["k"], fields["l"], config)})
+    untrained = sorted({fields["k"] for fields in waits if not is_trained(int(fields["k"]), int(fields["l"]), config)})
     if untrained and runner.jobs > 1:  # in a single process the session itself warns
         say_warning(f"models are not trained with K={', '.join(map(str, untrained))} and this L; expect more mistakes")
     return settings

@@ -10,9 +10,10 @@ import typer
 
 from bestow_edge.cli import options
 from bestow_edge.cli.show.console import needs_extra, new_table, say, shown_steps, write_json, write_tables
-from bestow_edge.core.config import PolicyConfig
+from bestow_edge.core.config import ConnectorConfig, PolicyConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
+from bestow_edge.core.specs.interleave import InterleaveConfig
 
 if TYPE_CHECKING:
     from bestow_edge.model.pretrained.assemble import InitResult
@@ -66,6 +67,16 @@ Pairs = Annotated[
         "--pairs", metavar="PAIR,...", help="Language pairs of the training; en-en if not given. Whole SALM: its pairs."
     ),
 ]
+Connector = Annotated[
+    Literal["cross_adapter", "interleave"],
+    typer.Option("--connector", help="The adapter of BESTOW, or speech and text in turns in the LLM's sequence."),
+]
+Delays = Annotated[
+    str | None,
+    typer.Option(
+        "--delays", metavar="N,...", help="interleave: steps (80 ms) from a word to its text; 2,4,8,16 if not given."
+    ),
+]
 Adapter = Annotated[
     Literal["fresh", "decoder"],
     typer.Option("--adapter", help="Begin with fresh weights, or as the decoder of the Whisper that --encoder names."),
@@ -104,6 +115,8 @@ def init(
     padding: Padding = None,
     instruction: Instruction = None,
     pairs: Pairs = None,
+    connector: Connector = "cross_adapter",
+    delays: Delays = None,
     adapter: Adapter = "fresh",
     adapter_layers: Layers = ADAPTER.num_layers,
     adapter_width: Width = ADAPTER.width,
@@ -132,30 +145,57 @@ def init(
       bestow-edge init --encoder model.nemo --llm models/SmolLM2-135M-Instruct --pairs en-en,en-de --out start --offline
     """
     _check_sources(whole, encoder, llm)
-    with shown_steps() as step:
+    given = _turns(connector, delays, l, fresh=adapter == "fresh" and whole is None)
+    with shown_steps() as step, needs_extra("train"):
         step("loading torch")
-        with needs_extra("train"):
-            from bestow_edge.model.pretrained.assemble import InitRequest, init_checkpoint
-            from bestow_edge.model.pretrained.components import WholeRequest
-            from bestow_edge.model.pretrained.whole import init_whole
+        from bestow_edge.model.pretrained.assemble import InitRequest, init_checkpoint
+        from bestow_edge.model.pretrained.components import WholeRequest
+        from bestow_edge.model.pretrained.whole import init_whole
 
-            names = tuple(pairs.split(",")) if pairs is not None else None
-            if whole is not None:
-                wanted = WholeRequest(source=whole, llm=llm, pairs=names, instruction=instruction, padding_s=padding,
-                                      offline=offline, every_name=all_names)  # fmt: skip
-                result = init_whole(wanted, out, force=force, progress=step)
-            else:
-                fresh = CrossAdapterConfig(
-                    num_layers=adapter_layers, width=adapter_width, num_heads=adapter_heads, ffn_factor=adapter_ffn,
-                    text_mixer=text_mixer, prompt_mode=prompt_mode,
-                )  # fmt: skip
-                request = InitRequest(
-                    encoder=encoder or "", llm=llm or "", connector=fresh if adapter == "fresh" else None,
-                    pairs=names or ("en-en",), instruction=instruction, policy=PolicyConfig(k=k, l=l), dtype=dtype,
-                    seed=seed, offline=offline,
-                )  # fmt: skip
-                result = init_checkpoint(request, out, force=force, every_name=all_names, progress=step)
+        names = tuple(pairs.split(",")) if pairs is not None else None
+        if whole is not None:
+            wanted = WholeRequest(source=whole, llm=llm, pairs=names, instruction=instruction, padding_s=padding,
+                                  offline=offline, every_name=all_names)  # fmt: skip
+            result = init_whole(wanted, out, force=force, progress=step)
+        else:
+            sizes = CrossAdapterConfig(
+                num_layers=adapter_layers, width=adapter_width, num_heads=adapter_heads, ffn_factor=adapter_ffn,
+                text_mixer=text_mixer, prompt_mode=prompt_mode)  # fmt: skip
+            fresh, policy = given or (sizes if adapter == "fresh" else None, PolicyConfig(k=k, l=l))
+            request = InitRequest(
+                encoder=encoder or "", llm=llm or "", connector=fresh, policy=policy, pairs=names or ("en-en",),
+                instruction=instruction, dtype=dtype, seed=seed, offline=offline)  # fmt: skip
+            result = init_checkpoint(request, out, force=force, every_name=all_names, progress=step)
     _report(result, as_json=as_json)
+
+
+def _turns(
+    connector: str,
+    delays: str | None,
+    l: int,  # noqa: E741 - the paper's letter
+    *,
+    fresh: bool,
+) -> tuple[ConnectorConfig, PolicyConfig] | None:
+    """Return connector and default policy for turns of `l` steps, with the middle one of the delays; None for others.
+
+    Raises:
+        ConfigError: the options contradict each other.
+    """
+    if connector != "interleave":
+        if delays is not None:
+            raise ConfigError("--delays: only --connector interleave has delays; give both")
+        return None
+    if not fresh:
+        raise ConfigError("--connector interleave begins with fresh weights; leave out --from and --adapter")
+    config = InterleaveConfig() if delays is None else InterleaveConfig(delays=_steps(delays))
+    return config, PolicyConfig(name="every-step", l=l, delay=config.delays[(len(config.delays) - 1) // 2])
+
+
+def _steps(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"--delays {text}: expected numbers of steps such as 2,4,8")
+    return tuple(map(int, parts))
 
 
 def _check_sources(whole: str | None, encoder: str | None, llm: str | None) -> None:

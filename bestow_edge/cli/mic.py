@@ -49,6 +49,8 @@ def mic(
     k: options.K = None,
     l: options.L = None,  # noqa: E741 - the paper's letter
     threshold: options.Threshold = None,
+    delay: options.Delay = None,
+    blank_bias: options.BlankBias = None,
     lookahead: options.Lookahead = None,
     latency: options.Latency = None,
     hotwords: options.Hotwords = None,
@@ -81,8 +83,8 @@ def mic(
       bestow-edge mic --trace talk.trace
     """
     request = Request(
-        lang=lang, ask=tuple(ask or ()), policy=policy, k=k, l=l, threshold=threshold, lookahead=lookahead,
-        latency=latency, hotwords=options.chosen_hotwords(hotwords, hotword_weight),
+        lang=lang, ask=tuple(ask or ()), policy=policy, k=k, l=l, threshold=threshold, delay=delay, latency=latency,
+        blank_bias=blank_bias, lookahead=lookahead, hotwords=options.chosen_hotwords(hotwords, hotword_weight),
     )  # fmt: skip
     from bestow_edge.runtime import load
     from bestow_edge.runtime.audio.microphone import Microphone
@@ -93,11 +95,9 @@ def mic(
     rate_hz = model.sample_rate_hz
     microphone = Microphone(mic_device, sample_rate_hz=rate_hz, device_rate_hz=device_rate, seconds=seconds)
     announce(request, model, calibrate)
-    session = model.open(request) if trace is None else Tracer(model.open(request), trace)
-    with session, microphone, stopped_by_signals(microphone):
+    opened = model.open(request)
+    with opened if trace is None else Tracer(opened, trace) as session, microphone, stopped_by_signals(microphone):
         prompts = request.asked(model.config)
-        source = f"{microphone.device} at {microphone.device_rate_hz} Hz"
-        say(f"listening to {source}, {', '.join(map(str, prompts))}; Ctrl-C ends")
         _listen(microphone, session, prompts, as_json=as_json)
     _warn_of_lost_audio(microphone)
 
@@ -108,6 +108,8 @@ def _listen(
     """Show text until the microphone stops. If it fails, the text of all audio so far is shown before the error."""
     from bestow_edge.cli.show.captions import Captions, Status, level_db
 
+    source = f"{microphone.device} at {microphone.device_rate_hz} Hz"
+    say(f"listening to {source}, {', '.join(map(str, prompts))}; Ctrl-C ends")
     started_s, rate_hz = time.monotonic(), session.sample_rate_hz
     num_samples, detected = 0, DetectedLanguage(session, as_json=as_json)
     with Captions(prompts, as_json=as_json) as captions:

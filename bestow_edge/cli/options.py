@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 K_HELP = "wait-k: blocks of L steps before the first token"
 L_HELP = "Encoder steps (80 ms) in a block"
 THRESHOLD_HELP = "align-att: steps (80 ms) between the attention's peak and the newest step"
+DELAY_HELP = "every-step: steps (80 ms) from the end of a word to its text, one of those of the training"
+BLANK_HELP = "every-step: added to the log-probability of BLANK; below 0 text comes sooner"
 LOOKAHEAD_HELP = "Future steps (80 ms) that the encoder sees"
 
 Lang = Annotated[
@@ -55,6 +57,10 @@ K = Annotated[int | None, typer.Option("--k", min=1, metavar="N", help=f"{K_HELP
 L = Annotated[int | None, typer.Option("--l", min=1, metavar="N", help=f"{L_HELP}; default: the bundle's.")]
 Threshold = Annotated[
     int | None, typer.Option("--threshold", min=0, metavar="N", help=f"{THRESHOLD_HELP}; default: the bundle's.")
+]
+Delay = Annotated[int | None, typer.Option("--delay", min=0, metavar="N", help=f"{DELAY_HELP}; default: the bundle's.")]
+BlankBias = Annotated[
+    float | None, typer.Option("--blank-bias", metavar="X", help=f"{BLANK_HELP}; default: the bundle's.")
 ]
 Lookahead = Annotated[
     int | None, typer.Option("--lookahead", min=0, metavar="N", help=f"{LOOKAHEAD_HELP}; default: the bundle's.")

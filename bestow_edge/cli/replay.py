@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 SAME = "same text as recorded"
 DIFFERENT = 1  # exit code
+Delay = Annotated[
+    int | None, typer.Option("--delay", min=0, metavar="N", help=f"{options.DELAY_HELP}; default: as recorded.")
+]
+BlankBias = Annotated[
+    float | None, typer.Option("--blank-bias", metavar="X", help=f"{options.BLANK_HELP}; default: as recorded.")
+]
 
 
 def replay(
@@ -45,6 +51,8 @@ def replay(
         int | None,
         typer.Option("--threshold", min=0, metavar="N", help=f"{options.THRESHOLD_HELP}; default: as recorded."),
     ] = None,
+    delay: Delay = None,
+    blank_bias: BlankBias = None,
     lookahead: Annotated[
         int | None,
         typer.Option("--lookahead", min=0, metavar="N", help=f"{options.LOOKAHEAD_HELP}; default: as recorded."),
@@ -71,7 +79,8 @@ def replay(
 
     trace = read_trace(file)
     model = load(bundle or recorded_bundle(trace.header.bundle_sha256), device=device, threads=threads)
-    policies = _policies(trace, model, policy, given_fields(k=k, l=l, threshold=threshold))
+    given = given_fields(k=k, l=l, threshold=threshold, delay=delay, blank_bias=blank_bias)
+    policies = _policies(trace, model, policy, given)
     events = runtime.replay(trace, model, policies=policies, lookahead=lookahead, any_bundle=any_bundle)
     header = _replayed(trace, policies, lookahead)
     changed = header != trace.header or not trace.same_bundle(model)
@@ -84,7 +93,7 @@ def replay(
         raise typer.Exit(DIFFERENT)
 
 
-def _policies(trace: Trace, model: Model, name: PolicyName | None, given: Mapping[str, int]) -> list[Policy]:
+def _policies(trace: Trace, model: Model, name: PolicyName | None, given: Mapping[str, float]) -> list[Policy]:
     """Return the policy of each prompt.
 
     Fields without a policy change the texts, not the questions beside them that are answered at the end.

@@ -95,6 +95,8 @@ def run(
     k: options.K = None,
     l: options.L = None,  # noqa: E741 - the paper's letter
     threshold: options.Threshold = None,
+    delay: options.Delay = None,
+    blank_bias: options.BlankBias = None,
     lookahead: options.Lookahead = None,
     latency: options.Latency = None,
     hotwords: options.Hotwords = None,
@@ -127,8 +129,8 @@ def run(
     """
     words = options.chosen_hotwords(hotwords, hotword_weight)
     request = Request(
-        lang=lang, ask=tuple(ask or ()), stream=stream, policy=policy, k=k, l=l, threshold=threshold,
-        lookahead=lookahead, latency=latency, beam_size=beam, hotwords=words,
+        lang=lang, ask=tuple(ask or ()), stream=stream, policy=policy, k=k, l=l, threshold=threshold, delay=delay,
+        blank_bias=blank_bias, lookahead=lookahead, latency=latency, beam_size=beam, hotwords=words,
     )  # fmt: skip
     inputs = find_inputs(files)
     if trace is not None and not (stream and len(inputs) == 1):

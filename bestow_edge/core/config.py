@@ -18,7 +18,8 @@ from bestow_edge.core.networks import check_network
 from bestow_edge.core.ranges import check_ranges
 
 MOST = 1_000_000  # steps of a policy: 22 hours
-PolicyName = Literal["wait-k", "offline", "align-att", "local-agreement"]
+MOST_BIAS = 100.0  # of a token, nats
+PolicyName = Literal["wait-k", "offline", "align-att", "local-agreement", "every-step"]
 """Names of the read/write policies in files and on the command line."""
 
 
@@ -177,6 +178,17 @@ class ConnectorConfig(ABC):
 
         return {name: kind.config for name, kind in CONNECTORS.items()}
 
+    def for_llm(self, llm: Mapping[str, Any]) -> ConnectorConfig:  # noqa: ARG002 - for kinds that depend on it
+        """Return the config that suits an LLM."""
+        return self
+
+    def check_policy(self, policy: PolicyConfig) -> None:  # noqa: B027 - for kinds that are trained for one policy
+        """Check that the default policy is one that it was trained for.
+
+        Raises:
+            ConfigError: if it is not.
+        """
+
     def check_llm(self, llm: Mapping[str, Any]) -> None:  # noqa: B027 - for kinds that name tokens or layers of it
         """Check that the tokens, layers and heads that it names are the LLM's.
 
@@ -228,7 +240,11 @@ class PolicyConfig:
     least_share: float = 0.0
     """Align-att: least share of the attention on the visible steps."""
     l: int = 4  # noqa: E741 - the paper's letter
-    """Pre-decision ratio: encoder steps read per written token, or before a token is tried again."""
+    """Pre-decision ratio: encoder steps read per written token, or before a token is tried again, or in a turn."""
+    delay: int = 4
+    """Every-step: encoder steps from the end of a word to its text, one of those of the connector."""
+    blank_bias: float = 0.0
+    """Every-step: added to the log-probability of BLANK, nats."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -236,6 +252,7 @@ class PolicyConfig:
             got = f"k={self.k}, l={self.l}, threshold={self.threshold}"
             raise ConfigError(f"policy: k and l must be at least 1 and threshold at least 0, got {got}")
         check_ranges("policy", self, k=(1, MOST), l=(1, MOST), threshold=(0, MOST), pool=(1, MOST), least_share=(0, 1))
+        check_ranges("policy", self, delay=(0, MOST), blank_bias=(-MOST_BIAS, MOST_BIAS))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -308,6 +325,7 @@ class ModelConfig:
         check_network(self.llm, "llm")
         self.encoder.check_features(self.features)
         self.connector.check_llm(self.llm)
+        self.connector.check_policy(self.policy)
 
     @property
     def step_s(self) -> float:

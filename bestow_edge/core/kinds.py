@@ -12,7 +12,7 @@ from importlib import import_module
 from types import ModuleType
 
 from bestow_edge.core.config import ConnectorConfig, EncoderConfig, ModelConfig
-from bestow_edge.core.policy import Policy
+from bestow_edge.core.policy import EveryStep, Policy
 from bestow_edge.core.tensors import GraphSpec, TensorSpec
 
 
@@ -40,6 +40,19 @@ class ConnectorKind:
     """Whether it can be run under a policy."""
     aligned: bool = True
     """Whether attention shows where in the speech each token of an answer is spoken."""
+    continuous: bool = False
+    """Whether the LLM hears speech in turns and decides after each one what it writes, under policy `EveryStep` and no
+    other. A stream is then one segment of any length."""
+    condition: Callable[[ModelConfig, Policy], tuple[int, ...]] = lambda _config, _policy: ()
+    """Tokens behind a prompt that tell the LLM the policy."""
+
+    def can_follow(self, policy: Policy) -> bool:
+        """Return whether a session may run it under a policy."""
+        return (
+            isinstance(policy, EveryStep)
+            if self.continuous
+            else (not isinstance(policy, EveryStep) and self.follows(policy))
+        )
 
 
 def module_of(package: str, kind: str) -> ModuleType:

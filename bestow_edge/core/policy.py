@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the command line reads policies and needs no numpy for that
     import numpy.typing as npt
 
 ALL_STEPS = 2**31 - 1  # "as many as there will ever be": larger than any stream, fits the graphs' int64 and int32
+MOST_BIAS = 100.0  # of a token, nats
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class View:
     drafts: tuple[tuple[int, ...], ...]
     """Whole answers the model would have given with the speech visible at the last reads, the newest last; at most
     `num_drafts`."""
+    written: int = 0
+    """Tokens written with as much speech visible."""
 
 
 class Policy:
@@ -60,6 +63,11 @@ class Policy:
     def num_drafts(self) -> int:
         """Drafts that `accepts` wants to see; each costs a decoding to its end."""
         return 0
+
+    @property
+    def end_bias(self) -> float:
+        """Added to the log-probability of the end tokens before the end of the audio, nats."""
+        return 0.0
 
     def steps_needed(self, index: int) -> int:  # noqa: ARG002 - for those that override it
         """Return the encoder steps that must be heard before answer token `index` (from 0) is tried."""
@@ -196,11 +204,51 @@ class LocalAgreement(Policy):
         return len(heads) == self.n and len(heads[0]) == view.index + 1 and len(set(heads)) == 1
 
 
+@dataclass(frozen=True, slots=True)
+class EveryStep(Policy):
+    """Ask the model after every turn of `l` encoder steps; it writes tokens until BLANK, its end token.
+
+    For connectors whose LLM was trained to decide itself when it writes. Source: Seide et al. 2024 (Speech ReaLLM).
+    """
+
+    l: int = 4  # noqa: E741 - the paper's letter
+    """Encoder steps in a turn, as in training."""
+    delay: int = 4
+    """Steps from the end of a word to its text, one of those that the model was trained with; the model is given it."""
+    blank_bias: float = 0.0
+    """Added to the log-probability of BLANK, nats: above 0 text comes later, below 0 sooner."""
+    most_tokens: int = 8
+    """Most tokens of a turn; the rest of the text waits for the next one."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _check_numbers(self)
+        if self.l < 1 or self.delay < 0 or self.most_tokens < 1:
+            raise ConfigError(f"every-step: need l and most_tokens of at least 1 and delay of at least 0, got {self}")
+        if not abs(self.blank_bias) <= MOST_BIAS:
+            raise ConfigError(f"every-step: blank_bias is {self.blank_bias}; expected {-MOST_BIAS:g} to {MOST_BIAS:g}")
+
+    @property
+    def read_steps(self) -> int:
+        """One turn."""
+        return self.l
+
+    @property
+    def end_bias(self) -> float:
+        """`blank_bias`."""
+        return self.blank_bias
+
+    def accepts(self, view: View) -> bool:
+        """Accept as many tokens as a turn may have."""
+        return view.written < self.most_tokens
+
+
 POLICIES: dict[str, type[Policy]] = {
     "wait-k": WaitK,
     "offline": Offline,
     "align-att": AlignAtt,
     "local-agreement": LocalAgreement,
+    "every-step": EveryStep,
 }
 """Names of the policies in files and on the command line; all are dataclasses."""
 
@@ -208,7 +256,7 @@ POLICIES: dict[str, type[Policy]] = {
 def _check_numbers(policy: Any) -> None:  # Any: a dataclass of whole numbers and shares
     for item in fields(policy):
         value = getattr(policy, item.name)
-        kinds = (int, float) if item.name == "least_share" else (int,)
+        kinds = (int, float) if item.name in {"least_share", "blank_bias"} else (int,)
         if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) <= ALL_STEPS:
             expected = "a number" if len(kinds) > 1 else "a whole number"
             raise ConfigError(f"policy {type(policy).__name__}: {item.name} is {value!r:.60}; expected {expected}")

@@ -14,7 +14,7 @@ from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.delay import Choice, parse_latency, solve
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.hotwords import Hotword
-from bestow_edge.core.policy import POLICIES, AlignAtt, Offline, Policy, check_policy
+from bestow_edge.core.policy import POLICIES, AlignAtt, EveryStep, Offline, Policy, check_policy
 from bestow_edge.core.prompts import AUTO, AboutSpeech, Question, check_answers, check_trained, parse_asked
 
 DEFAULT_PAIR, DEFAULT_SPOKEN = "en-de", "en"  # of models that can, as the demo
@@ -38,6 +38,10 @@ class Request:
     """Encoder steps in a block."""
     threshold: int | None = None
     """align-att: encoder steps between the attention's peak and the newest step."""
+    delay: int | None = None
+    """every-step: encoder steps from the end of a word to its text."""
+    blank_bias: float | None = None
+    """every-step: added to the log-probability of BLANK, nats."""
     lookahead: int | None = None
     """Right context of the encoder, steps."""
     latency: str | None = None
@@ -77,9 +81,9 @@ class Request:
         return parse_asked(self.lang or (_default_spoken if self.ask else default_pair)(config), self.ask)
 
     @property
-    def fields(self) -> dict[str, int]:
+    def fields(self) -> dict[str, float]:
         """Fields of the policy that were given."""
-        return given_fields(k=self.k, l=self.l, threshold=self.threshold)
+        return given_fields(k=self.k, l=self.l, threshold=self.threshold, delay=self.delay, blank_bias=self.blank_bias)
 
     @property
     def given(self) -> list[str]:
@@ -98,15 +102,17 @@ class Request:
     def prompts(self, config: ModelConfig) -> tuple[tuple[AboutSpeech, Policy], ...]:
         """Return the prompts of a session with their policies.
 
-        Questions are answered when everything has been heard, unless the policy of a stream was given.
+        Questions are answered when everything has been heard, unless the policy of a stream was given. A model that
+        cannot wait for the end writes as in a stream.
         """
-        policy: Policy = Offline()
+        at_the_end = offline_policy(config)
+        policy = at_the_end
         if self.stream:
             choice = self.choose(config)
             name = self.policy if choice is None else "wait-k"
             fields = self.fields if choice is None else {"k": choice.k, "l": choice.l}
             policy = change_policy(default_policy(name, config.policy), fields)
-        for_questions = policy if self.given else Offline()
+        for_questions = policy if self.given else at_the_end
         asked = self.asked(config)
         return tuple((what, for_questions if isinstance(what, Question) else policy) for what in asked)
 
@@ -139,7 +145,7 @@ def _default_spoken(config: ModelConfig) -> str:
     return DEFAULT_SPOKEN if DEFAULT_SPOKEN in config.questions or not config.questions else config.questions[0]
 
 
-def given_fields(**values: int | None) -> dict[str, int]:
+def given_fields(**values: float | None) -> dict[str, float]:
     """Return the fields of a policy that were given."""
     return {name: value for name, value in values.items() if value is not None}
 
@@ -152,6 +158,11 @@ def default_policy(name: str | None, default: PolicyConfig) -> Policy:
     return policy
 
 
+def offline_policy(config: ModelConfig) -> Policy:
+    """Return `Offline`, or the model's own policy if its connector cannot wait for the end of the audio."""
+    return default_policy(None, config.policy) if CONNECTORS[config.connector.kind].continuous else Offline()
+
+
 def describe_policy(default: PolicyConfig) -> str:
     """Return the policy of a session that names none, in words for people: `wait-k, k 6, l 4`."""
     policy: Any = default_policy(None, default)  # a dataclass, as all POLICIES are
@@ -159,7 +170,7 @@ def describe_policy(default: PolicyConfig) -> str:
     return ", ".join([default.name, *(f"{name} {getattr(policy, name)}" for name in fields)])
 
 
-def change_policy(policy: Policy, fields: Mapping[str, int]) -> Policy:
+def change_policy(policy: Policy, fields: Mapping[str, float]) -> Policy:
     """Return one of `POLICIES` with other fields.
 
     Raises:
@@ -174,7 +185,7 @@ def change_policy(policy: Policy, fields: Mapping[str, int]) -> Policy:
     return changed
 
 
-def check_fields(name: str, fields: Mapping[str, int]) -> None:
+def check_fields(name: str, fields: Mapping[str, float]) -> None:
     """Refuse fields that a policy does not have.
 
     Raises:
@@ -215,12 +226,14 @@ def check_follows(policy: Policy, config: ModelConfig) -> None:
         ConfigError: names the policies that it can follow, or what no session can do, see `check_policy`.
     """
     check_policy(policy)
+    if isinstance(policy, EveryStep):
+        config.connector.check_policy(PolicyConfig(name="every-step", l=policy.l, delay=policy.delay))
     layers = getattr(config.connector, "num_layers", 1)
     if isinstance(policy, AlignAtt) and not -layers <= policy.layer < layers:
         raise ConfigError(f"policy align-att: layer {policy.layer}; expected {-layers} to {layers - 1}")
     kind = CONNECTORS[config.connector.kind]
-    if not kind.follows(policy):
-        known = ", ".join(name for name in POLICIES if kind.follows(default_policy(name, config.policy)))
+    if not kind.can_follow(policy):
+        known = ", ".join(name for name in POLICIES if kind.can_follow(default_policy(name, config.policy)))
         name = next((name for name, one in POLICIES.items() if type(policy) is one), type(policy).__name__)
         raise ConfigError(
             f"policy {name}: a model with connector {config.connector.kind} cannot follow it; use {known}"

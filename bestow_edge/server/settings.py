@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -79,6 +80,16 @@ def _number(name: str, value: object) -> int:
     return value
 
 
+def _real(name: str, value: object) -> float:
+    try:
+        found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ConfigError(f"{name}: {value!r}, expected a number")
+    return found
+
+
 def _rate(name: str, value: object) -> int:
     if (rate_hz := _number(name, value)) not in RATES_HZ:
         raise ConfigError(f"{name}: {rate_hz}, expected {RATES_HZ.start} to {RATES_HZ[-1]} Hz")
@@ -107,6 +118,8 @@ PARSERS: dict[str, Callable[[str, object], object]] = {
     "k": _number,
     "l": _number,
     "threshold": _number,
+    "delay": _number,
+    "blank_bias": _real,
     "lookahead": _number,
     "latency": _text,
     "rate": _rate,

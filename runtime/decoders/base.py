@@ -101,8 +101,11 @@ class Decoder(Protocol):
     def hear(self, speech: SpeechSteps) -> None:
         """Take in more speech. It follows the steps heard, or begins at an earlier step and overwrites later ones."""
 
+    def end(self) -> None:
+        """Learn that no more speech follows, for kinds whose text depends on it; a second call does nothing."""
+
     def supposing(self, speech: Sequence[SpeechSteps]) -> AbstractContextManager[None]:
-        """Hear speech for the time of a `with` block, and forget it at the end of the block."""
+        """Hear speech, the last of the stream, for the time of a `with` block, and forget it at its end."""
 
     def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
         """Predict the next token of each row from that many visible steps, without committing it."""

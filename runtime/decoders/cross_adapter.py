@@ -75,6 +75,9 @@ class AdapterDecoder:
         """See `Decoder`."""
         self.memory.write(speech)
 
+    def end(self) -> None:
+        """Nothing to do: what is visible does not depend on the end."""
+
     @contextmanager
     def supposing(self, speech: Sequence[SpeechSteps]) -> Iterator[None]:
         """See `Decoder`."""

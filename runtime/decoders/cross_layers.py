@@ -61,6 +61,9 @@ class CrossLayersDecoder:
         """Replace the encoding: the new one is of all the segment so far."""
         self._speech, self._stale = speech, True
 
+    def end(self) -> None:
+        """Nothing to do: what is visible does not depend on the end."""
+
     @contextmanager
     def supposing(self, speech: Sequence[SpeechSteps]) -> Iterator[None]:
         """See `Decoder`."""

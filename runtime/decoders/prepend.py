@@ -87,6 +87,9 @@ class PrependDecoder:
         self._speech, self._heard = [*before, new], speech.end
         self._forget(first)
 
+    def end(self) -> None:
+        """Nothing to do: what is visible does not depend on the end."""
+
     @contextmanager
     def supposing(self, speech: Sequence[SpeechSteps]) -> Iterator[None]:
         """See `Decoder`."""

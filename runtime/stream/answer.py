@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from statistics import median
 
+from bestow_edge.core.kinds import ConnectorKind
 from bestow_edge.core.policy import Offline, Policy, View, wanted_steps
-from bestow_edge.core.prompts import AboutSpeech
+from bestow_edge.core.prompts import AboutSpeech, Question
 from bestow_edge.runtime.decoders.base import Attempt
 
 SPARE_TOKENS = 8  # an answer with more than a token for each encoder step and these is a loop
 LOOP_TOKENS = 16  # so many tokens that repeat about the same place in the speech are a loop
+MOST_WORDS = 8192  # of an answer that are kept: more than a segment of any other kind has
+MOST_AT_END = 256  # tokens that a continuous answer may have behind the end of the audio
 UNPLACED_COPIES = 4  # of a text whose place in the speech is not known: people say a sentence twice
 
 
@@ -47,10 +50,16 @@ class Answer:
     """Limit on the tokens of the answer."""
     aligned: bool = True
     """Whether attention shows where its words are spoken."""
+    continuous: bool = False
+    """Whether it has no other end than that of the audio."""
     question: bool = False
     """Whether it answers a question: its words attend anywhere in the speech, in any number and order."""
     words: list[Word] = field(default_factory=list)
-    """Tokens of the answer so far."""
+    """Tokens of the answer so far; of a very long one the newest."""
+    forgotten: int = 0
+    """Tokens before them."""
+    written: int = 0
+    """Tokens written with as much speech visible as the last one."""
     at_least: int = 0
     """Steps that the last pause or refusal waits for."""
     refusals: int = 0
@@ -74,18 +83,29 @@ class Answer:
         return tuple(word.token_id for word in self.words)
 
     @property
+    def count(self) -> int:
+        """Tokens written."""
+        return self.forgotten + len(self.words)
+
+    @property
     def held(self) -> bool:
         """Whether it answers a question at the end of the audio."""
         return self.question and isinstance(self.policy, Offline)
 
     def most(self, visible: int) -> int:
         """Return the limit on the tokens of the answer to that many steps."""
-        return self.most_tokens if self.question else min(visible + SPARE_TOKENS, self.most_tokens)
+        return self.most_tokens if self.question or self.continuous else min(visible + SPARE_TOKENS, self.most_tokens)
+
+    def room(self, visible: int) -> int:
+        """Return how many more tokens may follow if that is all the speech."""
+        left = self.most(visible) - self.count
+        return min(left, MOST_AT_END) if self.continuous else left
 
     def wants(self, available: int, *, ended: bool) -> int | None:
         """Return the visible steps of the next attempt, None if it has to wait."""
-        wanted = wanted_steps(self.policy, len(self.words), self.at_least)
-        too_long = len(self.words) >= self.most(available)
+        wanted = wanted_steps(self.policy, self.count, self.at_least)
+        at_once = self.written if self.continuous and self.silent_since == available else 0
+        too_long = self.count >= self.most(available) or at_once >= MOST_AT_END
         if self.done or not available or too_long or (wanted > available and not ended):
             return None
         return min(wanted, available)
@@ -93,13 +113,14 @@ class Answer:
     def accepts(self, attempt: Attempt) -> bool:
         """Return whether the policy accepts the token of an attempt."""
         view = View(
-            index=len(self.words),
+            index=self.count,
             token_id=attempt.token_id,
             log_prob=attempt.log_prob,
             visible_steps=attempt.visible_steps,
             refusals=self.refusals,
             attention=lambda layer: attempt.alignment[layer, :-1],
             drafts=self.drafts,
+            written=self.written if self.silent_since == attempt.visible_steps else 0,
         )
         return self.policy.accepts(view)
 
@@ -119,6 +140,10 @@ class Answer:
         first, end = attempt.span()
         word = Word(attempt.token_id, attempt.log_prob, first, end, visible)
         self.words.append(word)
+        if len(self.words) > MOST_WORDS:
+            self.forgotten += len(self.words) - MOST_WORDS // 2
+            del self.words[: -MOST_WORDS // 2]
+        self.written = self.written + 1 if visible == self.silent_since else 1
         self.at_least = self.silent_since = self.silent_until = visible
         self.refusals = 0
         return word
@@ -144,3 +169,14 @@ class Answer:
     def wait(self, visible: int) -> None:
         """Wait for more speech."""
         self.at_least = visible + max(1, self.policy.read_steps)
+
+
+def open_answer(prompt: Prompt, most_tokens: int, kind: ConnectorKind) -> Answer:
+    """Return an answer to a prompt without tokens; `most_tokens` is their limit."""
+    return Answer(
+        prompt.policy,
+        most_tokens,
+        aligned=kind.aligned,
+        continuous=kind.continuous,
+        question=isinstance(prompt.asked, Question),
+    )

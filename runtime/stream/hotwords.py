@@ -145,6 +145,10 @@ class HotwordDecoder:
         """See `Decoder`."""
         self._decoder.hear(speech)
 
+    def end(self) -> None:
+        """See `Decoder`."""
+        self._decoder.end()
+
     def supposing(self, speech: Sequence[SpeechSteps]) -> AbstractContextManager[None]:
         """See `Decoder`."""
         return self._decoder.supposing(speech)

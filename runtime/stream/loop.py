@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
+from bestow_edge.core.policy import Policy
 from bestow_edge.runtime.decoders.base import Attempt, Decoder
 from bestow_edge.runtime.stream.answer import Answer
 from bestow_edge.runtime.stream.events import Verdict
@@ -44,11 +46,24 @@ def decide(
     return "write"
 
 
+def chosen(attempt: Attempt, policy: Policy, end_ids: Collection[int], *, last: bool) -> Attempt:
+    """Return an attempt with the token that its policy prefers, see `Policy.end_bias`."""
+    if last or not policy.end_bias:
+        return attempt
+    log_probs = attempt.log_probs
+    biased = log_probs.copy()
+    biased[list(end_ids)] += policy.end_bias
+    token_id = int(biased.argmax())
+    return replace(attempt, token_id=token_id, log_prob=float(log_probs[token_id]))
+
+
 def decode(decoder: Decoder, answer: Answer, end_ids: Collection[int]) -> Iterator[Attempt]:
     """Write the answer to the whole speech in row 0, and yield every attempt at a token."""
     while (visible := answer.wants(decoder.heard, ended=True)) is not None:
         (attempt,) = decoder.attempt([visible])
-        if decide(answer, attempt, last=visible == decoder.heard, end_ids=end_ids) == "write":
+        last = visible == decoder.heard
+        attempt = chosen(attempt, answer.policy, end_ids, last=last)
+        if decide(answer, attempt, last=last, end_ids=end_ids) == "write":
             decoder.commit(0, attempt.token_id)
             answer.write(attempt)
         yield attempt

@@ -9,8 +9,10 @@ from typing import cast
 from tokenizers import Tokenizer
 
 from bestow_edge.core.config import ModelConfig, SegmentConfig
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.errors import ConfigError
-from bestow_edge.core.policy import Policy
+from bestow_edge.core.policy import ALL_STEPS, Policy
+from bestow_edge.core.specs.interleave import interleave
 from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.runtime.decoders.base import Attempt
 from bestow_edge.runtime.encoders.base import sizes_for
@@ -59,6 +61,9 @@ def limits(
     Raises:
         ConfigError: if a limit is too small, or the prompt and its context leave no room for an answer.
     """
+    if CONNECTORS[config.connector.kind].continuous:
+        _check_window(config, prompt_tokens)
+        return Limits(pause_steps=0, most_steps=ALL_STEPS, most_tokens=ALL_STEPS)
     for name, seconds, least_s in (
         ("pause_s", segments.pause_s, SHORTEST_PAUSE_S),
         ("max_s", segments.max_s, SHORTEST_SEGMENT_S),
@@ -81,6 +86,18 @@ def limits(
         most_steps=most_steps,
         most_tokens=min(segments.max_tokens or room, room),
     )
+
+
+def _check_window(config: ModelConfig, prompt_tokens: int) -> None:
+    """Refuse a prompt that leaves less than half of the part of the window that stays when it is full.
+
+    Raises:
+        ConfigError: names both.
+    """
+    window = interleave(config).window
+    if prompt_tokens >= (most := window // 4):
+        got = f"a prompt of {prompt_tokens} tokens"
+        raise ConfigError(f"{got}; expected fewer than {most}, a quarter of the window of {window} positions")
 
 
 def whole_words(attempts: Sequence[Attempt], visible: int, tokenizer: Tokenizer) -> list[Attempt]:

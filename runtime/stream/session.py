@@ -21,14 +21,14 @@ from bestow_edge.core.hotwords import Hotword
 from bestow_edge.core.prompts import Question
 from bestow_edge.runtime.audio.samples import check_block
 from bestow_edge.runtime.decoders.base import Attempt
-from bestow_edge.runtime.stream.answer import Answer, Prompt
+from bestow_edge.runtime.stream.answer import Prompt, open_answer
 from bestow_edge.runtime.stream.answers import Answers
 from bestow_edge.runtime.stream.beam import beam_search
 from bestow_edge.runtime.stream.events import Decision, Event, Verdict
 from bestow_edge.runtime.stream.hotwords import HotwordTrie, with_hotwords
 from bestow_edge.runtime.stream.language import SpokenLanguage
 from bestow_edge.runtime.stream.listener import LEAST_S, Listener
-from bestow_edge.runtime.stream.loop import decide
+from bestow_edge.runtime.stream.loop import chosen, decide
 from bestow_edge.runtime.stream.segments import LOUDER, limits, only_word, quietest, whole_words
 from bestow_edge.runtime.stream.text import Detokenizer
 from bestow_edge.runtime.stream.writer import Writer
@@ -132,6 +132,7 @@ class Session:
                 answers = self._answers
                 while self._listener.has_chunk:
                     self._hear()
+                self._decoder.end()
                 events += list(self._search() if self.beam_size > 1 else self._write())
                 if answers is self._answers and self._answers.ended_early(self._decoder.heard):
                     self._answered = True
@@ -184,10 +185,7 @@ class Session:
         self._contexts = contexts
         self._prompt_tokens = self._begins()
         self._decoder = self._prefer(self.model.open_decoder(self._graphs, self._prompt_tokens))
-        answers = [
-            Answer(prompt.policy, self._limits.most_tokens, self._kind.aligned, isinstance(prompt.asked, Question))
-            for prompt in self.prompts
-        ]
+        answers = [open_answer(prompt, self._limits.most_tokens, self._kind) for prompt in self.prompts]
         for answer in answers:
             answer.done = answer.question and self._answered
         self._answers = Answers(answers, self._limits, first=not self.segment)
@@ -195,8 +193,8 @@ class Session:
 
     def _begins(self) -> list[tuple[int, ...]]:
         """Return the tokens that the segment begins with for each prompt."""
-        ids = self._spoken.prompt_ids()
-        return [self.model.join(one, before) for one, before in zip(ids, self._contexts, strict=True)]
+        begins = zip(self._spoken.prompt_ids(), self._contexts, self.prompts, strict=True)
+        return [self.model.join(ids, before) + self.model.condition(prompt.policy) for ids, before, prompt in begins]
 
     def _hear(self) -> None:
         """Hear the next chunk."""
@@ -257,8 +255,9 @@ class Session:
     def _decide(self, row: int, attempt: Attempt, *, doubted: bool) -> Iterator[Event]:
         last = self._listener.ended and attempt.visible_steps == self._decoder.heard
         end_ids = self.model.manifest.end_ids
-        early = self._spoken.waits(attempt)
-        verdict = decide(self._answers.all[row], attempt, last=last, end_ids=end_ids, doubted=doubted, early=early)
+        early, answer = self._spoken.waits(attempt), self._answers.all[row]
+        attempt = chosen(attempt, answer.policy, end_ids, last=last)
+        verdict = decide(answer, attempt, last=last, end_ids=end_ids, doubted=doubted, early=early)
         if verdict == "write":
             self._decoder.commit(row, attempt.token_id)
             yield from self._record(row, attempt)
@@ -281,7 +280,7 @@ class Session:
         self._report("write", row, attempt)
         answer = self._answers.all[row]
         word = answer.write(attempt)
-        if answer.loops():
+        if answer.loops() and (self._listener.ended or not self._kind.continuous):
             answer.done = True
         for event in self._writer.add(row, word):
             answer.has_text = answer.has_text or bool(event.text)
@@ -304,12 +303,12 @@ class Session:
     def _rehearse(self, row: int, visible: int) -> Generator[Attempt]:
         """Yield the next tokens of an answer if that is all the speech; the answer does not change."""
         rows = [visible] * self._decoder.rows
-        answer = self._answers.all[row]
-        most = answer.most(visible) - len(answer.words)
+        answer, end_ids = self._answers.all[row], self.model.manifest.end_ids
         with self._decoder.rehearsal():
-            for _ in range(most):
+            for _ in range(answer.room(visible)):
                 attempt = self._decoder.attempt(rows)[row]
-                if attempt.token_id in self.model.manifest.end_ids:
+                attempt = chosen(attempt, answer.policy, end_ids, last=visible == self._decoder.heard)
+                if attempt.token_id in end_ids:
                     return
                 self._decoder.commit(row, attempt.token_id)
                 yield attempt

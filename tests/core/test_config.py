@@ -182,8 +182,8 @@ def test_a_cache_aware_encoder_has_none_of_them(model_config: Callable[..., Mode
         ("connector", {"kind": None}, r"config\.connector: kind is missing, expected one of cross_adapter"),
         (
             "connector",
-            {"kind": "interleave"},
-            r"config\.connector\.kind: expected one of cross_adapter, cross_layers, prepend, got str 'interleave'",
+            {"kind": "append"},
+            r"config\.connector\.kind: expected one of cross_adapter, cross_layers, interleave, prepend, got str 'app",
         ),
         ("connector", {"window": 4}, r"config\.connector: unknown window; known are kind, num_layers, width"),
         ("connector", {"widht": 3}, r"config\.connector: unknown widht; known are kind, num_layers, width"),

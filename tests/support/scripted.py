@@ -74,6 +74,10 @@ class DecoderAround:
         """See `Decoder`."""
         self.decoder.hear(speech)
 
+    def end(self) -> None:
+        """See `Decoder`."""
+        self.decoder.end()
+
     def supposing(self, speech: Sequence[SpeechSteps]) -> AbstractContextManager[None]:
         """See `Decoder`."""
         return self.decoder.supposing(speech)
@@ -159,6 +163,9 @@ class BurstDecoder:
     def hear(self, speech: SpeechSteps) -> None:
         """Note which steps are loud."""
         self.loud[speech.start :] = [bool(key) for key in speech.tensors[KEYS][0, 0, 0, :, 0]]
+
+    def end(self) -> None:
+        """Nothing to do: only steps count."""
 
     @contextmanager
     def supposing(self, speech: Sequence[SpeechSteps]) -> Iterator[None]:

@@ -13,10 +13,13 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.policy import Offline, Policy, WaitK
 from bestow_edge.core.prompts import Pair, Question
+from bestow_edge.core.specs.interleave import delay_token, interleave
 from bestow_edge.training.data.tokens import prompt_ids
-from bestow_edge.training.data.visibility import heard_steps, make_schedule
+from bestow_edge.training.data.turns import due_steps, make_turns
+from bestow_edge.training.data.visibility import Ints, heard_steps, make_schedule
 from bestow_edge.training.recipe.stages import StageRecipe
 
 FRAMES_PER_S = 100  # mel frames
@@ -37,7 +40,7 @@ class Example:
     mel: npt.NDArray[np.float32]
     """(frames, mel_bins)"""
     token_ids: npt.NDArray[np.int64]
-    """(tokens,) prompt and answer"""
+    """(tokens,) prompt and answer, and the places of speech where it stands in the sequence"""
     visible: npt.NDArray[np.int64]
     """(tokens,) speech steps each position sees"""
     targets: npt.NDArray[np.int64]
@@ -124,6 +127,30 @@ class ExampleMaker:
             words = [word for word in words or () if word[2] <= prefix_s - CUT_S]
             transcript = [label for labels, _, _ in words for label in labels]
         heard = heard_steps(heard_s, self.config.step_s, source_steps)
+        layout = self._turns if CONNECTORS[self.config.connector.kind].continuous else self._masked
+        token_ids, visible, targets, written = layout(prompt, answer, spans_s, heard, source_steps, rng)
+        unknown = np.full(source_steps, IGNORED, dtype=np.int64)
+        return Example(
+            mel=mel,
+            token_ids=token_ids,
+            visible=visible,
+            targets=targets,
+            transcript_ids=np.array(transcript, dtype=np.int64),
+            step_labels=unknown if words is None else self._step_labels(words, source_steps),
+            step_counts=unknown if words is None else self._step_counts(words, source_steps),
+            word_steps=written,
+        )
+
+    def _masked(
+        self,
+        prompt: Sequence[int],
+        answer: Sequence[int],
+        spans_s: npt.NDArray[np.float64],
+        heard: Ints,
+        source_steps: int,
+        rng: np.random.Generator,
+    ) -> tuple[Ints, Ints, Ints, Ints]:
+        """Return token ids, visible steps, targets and word steps of prompt and answer under a policy that is drawn."""
         schedule = make_schedule(
             self._policy(rng),
             prompt_tokens=len(prompt),
@@ -138,17 +165,29 @@ class ExampleMaker:
         written[len(prompt) - 1 :] = NULL_FRAME
         written[len(prompt) - 1 : targets.size - 1] = self._word_steps(spans_s, source_steps)
         written[len(prompt) - 1 :][schedule.paused] = NULL_FRAME
-        unknown = np.full(source_steps, IGNORED, dtype=np.int64)
-        return Example(
-            mel=mel,
-            token_ids=np.array([*prompt, *answer], dtype=np.int64),
-            visible=schedule.visible,
-            targets=targets,
-            transcript_ids=np.array(transcript, dtype=np.int64),
-            step_labels=unknown if words is None else self._step_labels(words, source_steps),
-            step_counts=unknown if words is None else self._step_counts(words, source_steps),
-            word_steps=written,
+        return np.array([*prompt, *answer], dtype=np.int64), schedule.visible, targets, written
+
+    def _turns(
+        self,
+        prompt: Sequence[int],
+        answer: Sequence[int],
+        spans_s: npt.NDArray[np.float64],  # noqa: ARG002 - there is no attention to teach
+        heard: Ints,
+        source_steps: int,
+        rng: np.random.Generator,
+    ) -> tuple[Ints, Ints, Ints, Ints]:
+        """Return the same of speech and text in turns, for a delay that is drawn."""
+        delay = int(rng.choice(interleave(self.config).delays))
+        turns = make_turns(
+            [*prompt, delay_token(self.config, delay)],
+            answer,
+            due_steps(heard, delay, source_steps),
+            turn_steps=self.config.policy.l,
+            source_steps=source_steps,
+            end_id=self.end_id,
+            ignored=IGNORED,
         )
+        return turns.token_ids, turns.visible, turns.targets, np.full((turns.targets.size, 2), IGNORED, dtype=np.int64)
 
     def build_text(self, prompt: Sequence[int], answer: Sequence[int]) -> Example:
         """Build an example without speech. Its positions see the null frame only; a prompt has one token or more."""

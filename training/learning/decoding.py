@@ -1,4 +1,4 @@
-"""Greedy decoding under wait-k with the PyTorch model, several utterances at once, and the WER and BLEU of the texts.
+"""Greedy decoding with the PyTorch model, several utterances at once, and the WER and BLEU of the texts.
 
 `bestow_edge.runtime.stream.loop` decides on each token, as in a session of one segment. There are no caches: the few
 texts of an evaluation do without.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bestow_edge.core.policy import WaitK
+from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.policy import EveryStep, Policy
+from bestow_edge.core.specs.interleave import SPEECH, delay_token
 from bestow_edge.runtime.decoders.base import Attempt
 from bestow_edge.runtime.stream.answer import Answer
 from bestow_edge.runtime.stream.loop import decide
@@ -38,7 +41,7 @@ class Utterance:
 
 
 def utterances_of(batch: Batch) -> list[Utterance]:
-    """Take a batch apart: the first answered position is the last of the prompt."""
+    """Take a batch apart: the first answered position is the last of the prompt, or speech begins behind its delay."""
     found = []
     for row in range(batch["mel"].shape[0]):
         answered = (batch["targets"][row] != IGNORED).nonzero().flatten().tolist()
@@ -46,7 +49,11 @@ def utterances_of(batch: Batch) -> list[Utterance]:
             tokens = batch["token_ids"][row].tolist()
             first, last = answered[0], answered[-1]
             mel = batch["mel"][row, : int(batch["frame_lens"][row])]
-            found.append(Utterance(mel, tuple(tokens[: first + 1]), tuple(tokens[first + 1 : last + 1])))
+            prompt, text = tokens[: first + 1], tokens[first + 1 : last + 1]
+            if SPEECH in prompt:
+                prompt, end_id = prompt[: prompt.index(SPEECH) - 1], int(batch["targets"][row, last])
+                text = [token for token in text if token not in {SPEECH, end_id}]
+            found.append(Utterance(mel, tuple(prompt), tuple(text)))
     return found
 
 
@@ -54,7 +61,7 @@ def utterances_of(batch: Batch) -> list[Utterance]:
 def write_down(
     objective: Objective,
     utterances: Sequence[Utterance],
-    policy: WaitK,
+    policy: Policy,
     *,
     lookahead: int,
     end_id: int,
@@ -70,27 +77,49 @@ def write_down(
     mels = torch.nn.utils.rnn.pad_sequence([item.mel.to(device) for item in utterances], batch_first=True)
     lens = torch.tensor([item.mel.shape[0] for item in utterances], device=device)
     speech = objective.encode(mels, lens, lookahead)
-    answers = [Answer(policy, MOST_TOKENS) for _ in utterances]
-    heard = speech.lens.tolist()
+    continuous = isinstance(policy, EveryStep)
+    answers = [Answer(policy, MOST_TOKENS, continuous=continuous) for _ in utterances]
+    line_up = partial(_in_turns, policy=policy, config=objective.model.config, end_id=end_id) if continuous else _masked
+    heard = (speech.lens + continuous).tolist()  # with the mark of the end
     while True:
         wanted = [answer.wants(steps, ended=True) for answer, steps in zip(answers, heard, strict=True)]
         if not any_process(any(visible is not None for visible in wanted)):
             return [list(answer.token_ids) for answer in answers]
-        sequences = [[*item.prompt, *answer.token_ids] for item, answer in zip(utterances, answers, strict=True)]
-        ids, visible_steps = (torch.zeros(len(answers), max(map(len, sequences)), dtype=torch.int64) for _ in range(2))
-        for row, (answer, sequence) in enumerate(zip(answers, sequences, strict=True)):
-            ids[row, : len(sequence)] = torch.tensor(sequence)
-            first, last = len(utterances[row].prompt) - 1, len(sequence) - 1  # the prompt before sees no speech
-            visible_steps[row, first:last] = torch.tensor([word.visible_steps for word in answer.words])
-            visible_steps[row, last] = wanted[row] or 0
+        rows = zip(utterances, answers, wanted, heard, strict=True)
+        sequences = [line_up(item, answer, visible or 0, steps) for item, answer, visible, steps in rows]
+        ids, visible_steps = (torch.nn.utils.rnn.pad_sequence(part, True) for part in zip(*sequences, strict=True))
         logits = objective.logits(ids.to(device), speech, visible_steps.to(device))
-        last_tokens = torch.tensor([len(sequence) - 1 for sequence in sequences], device=device)
+        last_tokens = torch.tensor([len(row) - 1 for row, _ in sequences], device=device)
         best = logits[torch.arange(len(answers), device=device), last_tokens].argmax(-1).tolist()
         for answer, token_id, visible, steps in zip(answers, best, wanted, heard, strict=True):
             if visible is not None:
                 attempt = Attempt(token_id, 0.0, visible, _unknown)
                 if decide(answer, attempt, last=visible == steps, end_ids=(end_id,)) == "write":
                     answer.write(attempt)
+
+
+def _masked(item: Utterance, answer: Answer, visible: int, _heard: int) -> tuple[Tensor, Tensor]:
+    """Return token ids and visible steps, (tokens,) each, of a text whose last token sees some steps."""
+    ids = torch.tensor([*item.prompt, *answer.token_ids])
+    before = [0] * (len(item.prompt) - 1)  # the prompt before its last token sees no speech
+    return ids, torch.tensor([*before, *(word.visible_steps for word in answer.words), visible])
+
+
+def _in_turns(
+    item: Utterance, answer: Answer, visible: int, heard: int, *, policy: EveryStep, config: ModelConfig, end_id: int
+) -> tuple[Tensor, Tensor]:
+    """Return the same of speech and text in turns; the mark of the end is the last of the steps `heard`."""
+    ids, seen = [*item.prompt, delay_token(config, policy.delay)], 0
+    steps = [0] * len(ids)
+    for word in [*answer.words, None]:
+        end = visible if word is None else word.visible_steps
+        ids += [SPEECH if step < heard else end_id for step in range(seen + 1, end + 1)]
+        steps += range(seen + 1, end + 1)
+        seen = max(seen, end)
+        if word is not None:
+            ids.append(word.token_id)
+            steps.append(seen)
+    return torch.tensor(ids), torch.tensor(steps)
 
 
 def _unknown() -> npt.NDArray[np.float32]:

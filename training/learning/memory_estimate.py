@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.training.data.examples import FRAMES_PER_S
 from bestow_edge.training.learning.objective import PARTS, Objective
@@ -119,6 +120,8 @@ def typical_shapes(config: ModelConfig, stage: StageRecipe) -> Shapes:
     rows = max(1, int(stage.batch_s / seconds))
     frames, labels = int(seconds * FRAMES_PER_S), int(seconds * TYPICAL_TOKENS[1])
     tokens, steps = TYPICAL_TOKENS[0] + labels, config.encoder.num_steps(frames)
+    if CONNECTORS[config.connector.kind].continuous:
+        tokens += steps
     whole = torch.int64
     return {
         "mel": ((rows, frames, config.features.num_mel_bins), torch.float32),

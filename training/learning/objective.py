@@ -21,9 +21,12 @@ PARTS = ("token_loss", "ctc_loss", "alignment_loss", "count_loss", "attention_lo
 """The sums of a batch, in the order of `count_items` and of the objective's `sums`. `right` is not a loss."""
 
 
-def count_items(batch: dict[str, Tensor]) -> Tensor:
-    """Return (parts,) float32, the number of items of each of `PARTS` in a batch."""
-    answered = (batch["targets"] != IGNORED).sum()
+def count_items(batch: dict[str, Tensor], weights: Tensor | None = None) -> Tensor:
+    """Return (parts,) float32, the number of items of each of `PARTS` in a batch.
+
+    `weights` are those of `Objective.target_weights`; None = 1 each.
+    """
+    answered = (batch["targets"] != IGNORED).sum() if weights is None else weights.sum()
     labels = batch["step_labels"]
     counts = (
         answered,
@@ -81,6 +84,16 @@ class Objective(nn.Module):
         if self.stage is None:
             raise RuntimeError("prepare the objective for a stage first")
         return self.stage
+
+    def target_weights(self, targets: Tensor) -> Tensor | None:
+        """Return the weight of each target in the loss of the answer, of the shape of `targets`; None = 1 each."""
+        weight = self.prepared.blank_weight
+        if weight == 1:
+            return None
+        end = self.model.config.llm["eos_token_id"]
+        ends = torch.tensor(end if isinstance(end, list | tuple) else [end], device=targets.device)
+        weights = torch.where(torch.isin(targets, ends), weight, 1.0)
+        return weights.masked_fill(targets == IGNORED, 0.0)
 
     @property
     def loss_weights(self) -> tuple[float, ...]:
@@ -172,16 +185,19 @@ class Objective(nn.Module):
         return answer, [attended, read, right]
 
     def _token_sums(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the summed cross-entropy of the answer's next tokens, and the number of right ones."""
+        """Return the summed cross-entropy of the answer's next tokens, and the number of right ones, both weighted."""
+        weights = self.target_weights(targets)
         loss = F.cross_entropy(
             logits.float().flatten(0, 1),
             targets.flatten(),
             ignore_index=IGNORED,
             label_smoothing=self.label_smoothing,
-            reduction="sum",
+            reduction="sum" if weights is None else "none",
         )
-        right = (logits.argmax(-1) == targets) & (targets != IGNORED)
-        return loss, right.sum().float()
+        right = ((logits.argmax(-1) == targets) & (targets != IGNORED)).float()
+        if weights is None:
+            return loss, right.sum()
+        return (loss * weights.flatten()).sum(), (right * weights).sum()
 
     def _alignment(self, log_probs: Tensor, step_labels: Tensor) -> Tensor:
         """Return the cross-entropy along the path of CTC's trellis that word times define."""

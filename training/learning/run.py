@@ -14,6 +14,7 @@ from transformers import AutoConfig, set_seed
 
 from bestow_edge.core.checkpoint import TOKENIZER_FILE, load_config
 from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.files import write_atomically
 from bestow_edge.core.specs.chunked import ChunkedConfig
@@ -70,6 +71,7 @@ class Run:
             names = {"bos_token_id": BEGIN, "eos_token_id": END, "pad_token_id": PAD}
             ids: dict[str, Any] = {name: tokenizer.token_to_id(token) for name, token in names.items()}  # Any: or None
             config = fresh_config(model, tokenizer.get_vocab_size(), ids)
+        check_turns(recipe, config)
         questions = {*config.questions, *self.corpora.questions()}
         self.config = replace(config, questions=tuple(sorted(questions)))
         self.tokenizer = self.labels = tokenizer
@@ -196,6 +198,25 @@ def fresh_config(model: ModelRecipe, vocab_size: int, special_ids: dict[str, int
     network = model.encoder.settled_network(model.features)
     llm = {**model.llm, "vocab_size": vocab_size, **special_ids}
     return model_config(model, network=_complete(network, "encoder"), llm=_complete(llm, "llm"), chat=CHAT)
+
+
+def check_turns(recipe: Recipe, config: ModelConfig) -> None:
+    """Check that stages and sources suit a connector whose LLM hears speech in turns and decides when it writes.
+
+    Raises:
+        ConfigError: if a stage sets masks or attention, or a source of speech has no word times.
+    """
+    if not CONNECTORS[config.connector.kind].continuous:
+        return
+    name = f"connector {config.connector.kind}"
+    for stage in recipe.stages:
+        if unused := [field for field in ("streaming", "pauses", "attention_weight") if getattr(stage, field)]:
+            raise ConfigError(f"stage {stage.name}: {name} has no use for {', '.join(unused)}; remove what it lacks")
+        for source in recipe.data.sources if stage.objective == "bestow" else ():
+            used = not stage.sources or source.name in stage.sources
+            if used and not source.texts and source.join is None and source.word_times == "none":
+                problem = f"{name} learns from word times when to write"
+                raise ConfigError(f"source {source.name}: {problem}; set word_times: manifest, estimated or aligned")
 
 
 def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> int:

@@ -114,7 +114,8 @@ class StageTrainer(Trainer):
         self._end_step()
         batches = [next(epoch_iterator) for _ in range(num_batches)]
         stopped = torch.tensor([float(self.stop.signum != 0)])
-        counts = torch.cat([torch.stack([count_items(batch) for batch in batches]).sum(0), stopped.to(device)])
+        items = [count_items(batch, self.objective.target_weights(batch["targets"])) for batch in batches]
+        counts = torch.cat([torch.stack(items).sum(0), stopped.to(device)])
         if self.processes > 1:
             torch.distributed.all_reduce(counts)
         self.stopping = self.processes > 1 and bool(counts[-1])

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.files import write_atomically
-from bestow_edge.core.policy import WaitK
+from bestow_edge.core.policy import Policy, WaitK
+from bestow_edge.core.request import default_policy
 from bestow_edge.training.data.batches import Batch
 from bestow_edge.training.data.tokens import prompt_ids
 from bestow_edge.training.learning.decoding import Utterance, scores, utterances_of, write_down
@@ -47,7 +49,7 @@ class Evaluation:
         total = torch.zeros(2, len(PARTS), device=trainer.args.device)
         for batch, share in self._batches:
             on_device = {name: tensor.to(trainer.args.device) for name, tensor in batch.items()}
-            counts = count_items(on_device)
+            counts = count_items(on_device, trainer.objective.target_weights(on_device["targets"]))
             with torch.no_grad():
                 sums = trainer.objective(**on_device, items=counts)["sums"]
             total += share * torch.stack([sums, counts])
@@ -83,7 +85,7 @@ class Evaluation:
         answers = write_down(
             trainer.objective,
             mine,
-            WaitK(recipe.k or config.policy.k, config.policy.l),
+            self._policy(),
             lookahead=config.encoder.default_right_context if recipe.lookahead is None else recipe.lookahead,
             end_id=self._run.end_id,
             device=trainer.args.device,
@@ -98,6 +100,13 @@ class Evaluation:
             self._write_samples(trainer.state.global_step, texts)
         transcripts = {pair: pair.split("-")[0] == pair.split("-")[1] for pair in config.pairs}
         return {f"eval_{name}": value for name, value in scores(texts, transcripts).items()}
+
+    def _policy(self) -> Policy:
+        """Return wait-k, or the model's own policy if its connector decides itself when it writes."""
+        config = self._run.config
+        if CONNECTORS[config.connector.kind].continuous:
+            return default_policy(None, config.policy)
+        return WaitK(self._run.recipe.hypotheses.k or config.policy.k, config.policy.l)
 
     def _texts(self, item: Utterance, answer: list[int]) -> tuple[str, str, str]:
         decode = self._run.tokenizer.decode

@@ -103,6 +103,9 @@ class StageRecipe:
     """Weight of the cross-entropy of each encoder step with the label of its word; needs word times."""
     count_weight: float = 0.0
     """Weight of the cross-entropy of each encoder step with the number of words until then; needs word times."""
+    blank_weight: float = 1.0
+    """Weight of the end token in the loss of the answer: of pauses and, for connector `interleave`, of BLANK, which is
+    the target of most turns. Below 1 the model learns sooner to write."""
     attention_weight: float = 0.0
     """Weight of the loss on each answer token's cross-attention to its own word; needs word times."""
     reading_weight: float = 0.0
@@ -136,6 +139,7 @@ class StageRecipe:
         check_ranges(where, self, steps=(1, MOST_STEPS), batch_s=(0, 1e6), learning_rate=(0, 1e3), warmup_steps=most)
         check_ranges(where, self, batches_per_step=most, weight_decay=(0, 1e3), max_grad_norm=(0, 1e9), average=most)
         check_ranges(where, self, streaming=(0, 1), pauses=(0, 1), prefixes=(0, 1))
+        check_ranges(where, self, blank_weight=(0, 1e3))
         self._check_objective()
         self._check_parts()
 

@@ -94,12 +94,14 @@ def _first_batch(run: Run, batch: dict[str, Any]) -> dict[str, Any]:  # Any: ten
     answered = (batch["targets"][0] != IGNORED).nonzero().flatten().tolist()
     tokens = batch["token_ids"][0].tolist()
     first, last = (answered[0], answered[-1]) if answered else (len(tokens) - 1, len(tokens) - 1)
+    parts = tokens[: first + 1], tokens[first + 1 : last + 1]
+    prompt, text = ([token for token in part if token >= 0] for part in parts)  # without places of speech
     shapes = {name: [list(tensor.shape), str(tensor.dtype).removeprefix("torch.")] for name, tensor in batch.items()}
     decode = run.tokenizer.decode
     return {
         "tensors": shapes,
-        "prompt": decode(tokens[: first + 1], skip_special_tokens=False),
-        "answer": decode(tokens[first + 1 : last + 1], skip_special_tokens=False).strip(),
+        "prompt": decode(prompt, skip_special_tokens=False),
+        "answer": decode(text, skip_special_tokens=False).strip(),
     }
 
 

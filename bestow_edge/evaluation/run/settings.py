@@ -10,7 +10,7 @@ from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import POLICIES, Policy
 from bestow_edge.core.request import change_policy, check_follows, default_policy
 
-VARIED = {"wait-k": "k", "align-att": "threshold"}
+VARIED = {"wait-k": "k", "align-att": "threshold", "every-step": "blank_bias"}
 """The parameter of each policy that trades latency for quality. Other policies do not have one."""
 
 
@@ -20,7 +20,7 @@ class Setting:
 
     policy: str
     """Name in `POLICIES`."""
-    fields: Mapping[str, int]
+    fields: Mapping[str, float]
     """Its parameters."""
     lookahead: int
     """Right context of the encoder, steps of 80 ms."""
@@ -34,7 +34,8 @@ class Setting:
     @property
     def curve(self) -> str:
         """Name of its curve."""
-        return f"{self.policy}, look-ahead {self.lookahead}"
+        delay = f", delay {self.fields['delay']}" if "delay" in self.fields else ""
+        return f"{self.policy}{delay}, look-ahead {self.lookahead}"
 
     @property
     def point(self) -> str:
@@ -59,7 +60,7 @@ def all_settings(
     config: ModelConfig,
     policies: Sequence[str],
     *,
-    varied: Mapping[str, Sequence[int]],
+    varied: Mapping[str, Sequence[float]],
     l: int | None = None,  # noqa: E741 - the paper's letter
     lookaheads: Sequence[int] = (),
 ) -> list[Setting]:
@@ -68,7 +69,8 @@ def all_settings(
     Args:
         config: the model.
         policies: names in `POLICIES`.
-        varied: values of `k` and `threshold`; missing or empty = the default of the model or the policy.
+        varied: values of `k`, `threshold`, `delay` and `blank_bias`; missing or empty = the default of the model or
+            the policy.
         l: steps read at once, None = the model's.
         lookaheads: right contexts, empty = the model's.
 
@@ -78,7 +80,7 @@ def all_settings(
     """
     if unknown := [name for name in policies if name not in POLICIES]:
         raise ConfigError(f"policy {unknown[0]!r}: expected one of {', '.join(POLICIES)}")
-    used = {VARIED.get(name) for name in policies}
+    used = {VARIED.get(name) for name in policies} | ({"delay"} if "every-step" in policies else set())
     if idle := [field for field, values in varied.items() if values and field not in used]:
         raise ConfigError(f"{idle[0]} belongs to another policy than {', '.join(policies)}")
     contexts = config.encoder.right_contexts
@@ -96,10 +98,14 @@ def all_settings(
     return found
 
 
-def _fields(name: str, varied: Mapping[str, Sequence[int]], default: PolicyConfig) -> list[dict[str, int]]:
+def _fields(name: str, varied: Mapping[str, Sequence[float]], default: PolicyConfig) -> list[dict[str, float]]:
     """Return the parameters of each setting of a policy."""
     if name == "offline":
         return [{}]
-    values = {"k": [default.k], "threshold": [default.threshold]} | {key: list(v) for key, v in varied.items() if v}
+    own = {field: [getattr(default, field)] for field in ("k", "threshold", "delay", "blank_bias")}
+    values = own | {key: list(v) for key, v in varied.items() if v}
     field = VARIED.get(name)
+    if name == "every-step":
+        biases = values["blank_bias"]
+        return [{"delay": delay, "blank_bias": bias, "l": default.l} for delay in values["delay"] for bias in biases]
     return [{field: value, "l": default.l} for value in values[field]] if field else [{"l": default.l}]

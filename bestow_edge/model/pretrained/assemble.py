@@ -110,10 +110,11 @@ def init_checkpoint(
     encoder = _read_encoder(encoder_path, every_name=every_name)
     progress(f"LLM: reading {llm_path}")
     llm = read_llm(llm_path, every_name=every_name)
+    fields = plain_config(llm.module.config)
     config = ModelConfig(
         encoder=encoder.config.for_policy(request.policy.l),
-        connector=request.connector or decoder_config(encoder_path),
-        llm=plain_config(llm.module.config),
+        connector=decoder_config(encoder_path) if request.connector is None else request.connector.for_llm(fields),
+        llm=fields,
         features=encoder.features,
         policy=request.policy,
         chat=replace(llm.chat, instruction=request.instruction),
