@@ -15,7 +15,7 @@ from bestow_edge.cli.main import app
 from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, WaitK
 
 soundfile = pytest.importorskip("soundfile")
-TEXT_FIELDS = ("event", "lang", "text", "start_s", "end_s", "heard_s", "log_prob", "segment")
+TEXT_FIELDS = ("event", "lang", "text", "start_s", "end_s", "heard_s", "log_prob", "segment", "prompt")
 
 
 def whole(model_dir: Path, waveform: np.ndarray, **policy: Any) -> str:
