@@ -32,7 +32,7 @@ async def play(waveform: npt.NDArray[np.float32], rate_hz: int, live: be.LiveSes
 
 async def caption(live: be.LiveSession) -> None:
     """Print what the session writes until its last event."""
-    while event := await asyncio.to_thread(next, live, None):
+    async for event in live:
         print(event.text, end="", flush=True)
 
 

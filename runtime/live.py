@@ -13,9 +13,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ import numpy.typing as npt
 from bestow_edge.core.errors import AudioError, BacklogError, ConfigError, SessionError
 from bestow_edge.runtime.audio.samples import check_block
 from bestow_edge.runtime.stream.events import Event
+
+if TYPE_CHECKING:
+    import asyncio
 
 WAIT_S = 0.5  # Windows lets Ctrl-C through between waits only, so no wait is longer
 
@@ -50,12 +54,12 @@ class AudioSession(Protocol):
 
 
 class LiveSession:
-    """Runs a session on a thread of its own. Feed it from any thread, iterate over its events in any other.
+    """Runs a session on a thread of its own. Feed it from any thread, read its events in any other or in asyncio.
 
         with be.LiveSession(model.session(source="en")) as live:
             live.feed(block)  # returns at once
             live.finish()
-            for event in live: print(event.text, end="")
+            for event in live: print(event.text, end="")  # in a coroutine: async for
 
     The text is the one that the session writes for the same blocks. Leaving the `with` block closes it, see `close`.
     One that nobody refers to any more is closed too, and so are all that are left when the program ends.
@@ -125,7 +129,25 @@ class LiveSession:
         Raises:
             BaseException: if the thread has failed: its exception, after the events before it.
         """
-        return self._work.next_event()
+        event = self._work.next_event()
+        if event is None:
+            raise StopIteration
+        return event
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Return itself: a second loop continues where the first one stopped."""
+        return self
+
+    async def __anext__(self) -> Event:
+        """Return the next event as `__next__` does, without a thread that waits; a cancelled wait takes no event.
+
+        Raises:
+            BaseException: if the thread has failed: its exception, after the events before it.
+        """
+        event = await self._work.next_event_async()
+        if event is None:
+            raise StopAsyncIteration
+        return event
 
     def close(self) -> None:
         """Wait for the block that is being processed, end the thread, close the session; a second call does nothing.
@@ -154,6 +176,7 @@ class _Work:
         self._blocks: deque[npt.NDArray[np.float32] | None] = deque()  # None: end of audio; the first is in process
         self._waiting_samples = 0
         self._events: deque[Event] = deque()
+        self._waiters: set[asyncio.Future[None]] = set()  # of coroutines that wait for an event
         self._finished = self._closed = self._stopped = False  # set by `finish`, by `close`, by the thread at its end
         self._failure: tuple[BaseException, TracebackType | None] | None = None
         self._raised = False  # whether the caller got the failure
@@ -185,15 +208,27 @@ class _Work:
             self._blocks.append(None)
             self._changed.notify_all()
 
-    def next_event(self) -> Event:
-        """See `LiveSession.__next__`."""
+    def next_event(self) -> Event | None:
+        """Wait for the next event; None after the last one."""
         with self._changed:
-            self._wait(lambda: bool(self._events) or self._stopped)
-            if self._events:
-                self._changed.notify_all()
-                return self._events.popleft()
-            self._raise_failure()
-        raise StopIteration
+            self._wait(lambda: self._readable)
+            return self._take_event()
+
+    async def next_event_async(self) -> Event | None:
+        """Wait for the next event in an event loop; None after the last one."""
+        from asyncio import get_running_loop  # costs 50 ms at the start of programs without asyncio
+
+        while True:
+            with self._changed:
+                if self._readable:
+                    return self._take_event()
+                waiter: asyncio.Future[None] = get_running_loop().create_future()
+                self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                with self._changed:
+                    self._waiters.discard(waiter)
 
     def stop(self) -> None:
         """Let the thread end behind the block that it processes."""
@@ -228,7 +263,7 @@ class _Work:
         finally:
             with self._changed:
                 self._stopped = True
-                self._changed.notify_all()
+                self._tell_readers()
 
     def _next_blocks(self) -> Iterator[npt.NDArray[np.float32] | None]:
         """Yield each block, and None at the end; a block counts as waiting until the next one is requested."""
@@ -254,7 +289,21 @@ class _Work:
             with self._changed:
                 self._changed.wait_for(lambda: not self._unread or self._closed)
                 self._events.append(event)
-                self._changed.notify_all()
+                self._tell_readers()
+
+    def _tell_readers(self) -> None:
+        """Wake the threads and the coroutines that wait for an event."""
+        self._changed.notify_all()
+        for waiter in self._waiters:
+            with suppress(RuntimeError):  # its event loop was closed
+                waiter.get_loop().call_soon_threadsafe(_wake, waiter)
+
+    def _take_event(self) -> Event | None:
+        if self._events:
+            self._changed.notify_all()
+            return self._events.popleft()
+        self._raise_failure()
+        return None
 
     def _wait(self, ready: Callable[[], bool], timeout_s: float = math.inf) -> bool:
         """Release the lock until a condition holds or the time is over; return whether it holds."""
@@ -265,6 +314,11 @@ class _Work:
                 return False
             self._changed.wait(min(left_s, WAIT_S))
         return True
+
+    @property
+    def _readable(self) -> bool:
+        """Whether a reader need not wait."""
+        return bool(self._events) or self._stopped
 
     @property
     def _unread(self) -> bool:
@@ -297,6 +351,11 @@ class _Work:
 
     def _seconds(self, num_samples: int) -> float:
         return num_samples / self._session.sample_rate_hz
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 _alive: weakref.WeakSet[_Work] = weakref.WeakSet()

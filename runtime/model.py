@@ -51,6 +51,7 @@ from bestow_edge.runtime.stream.text import encode, load_tokenizer, question_ids
 
 logger = logging.getLogger(__name__)
 
+SMALL_BYTES = 64_000_000  # of a bundle; the demo has 21 MB, and two threads cost 1.6 times the processor time of one
 CORES_FOR_AHEAD = 4  # with two, encoder and LLM take the cores from each other
 
 
@@ -322,7 +323,8 @@ def load(
             "demo", which ship with the package; None loads the first of these.
         device: "cpu", "cuda:0" with the extra `gpu`, or "tensorrt:0" with the extra `tensorrt` too: missing engines
             are built in the background while CUDA or the CPU serves.
-        threads: threads within one operator, 0 = one for each core.
+        threads: threads within one operator; 0 = one for each core, or a single one for a bundle below
+            `SMALL_BYTES`, whose operators are too short to be shared.
         ahead: encode the next chunk on another thread while text is written, if its audio is there, as in a file or
             after a delay; None does so on four cores or more. Texts are the same.
 
@@ -341,7 +343,12 @@ def load(
     memory.save()
     if ahead is None:
         ahead = (os.cpu_count() or 1) >= CORES_FOR_AHEAD
-    return Model(directory, manifest, device=device, threads=threads, ahead=ahead)
+    return Model(directory, manifest, device=device, threads=threads or default_threads(manifest), ahead=ahead)
+
+
+def default_threads(manifest: BundleManifest) -> int:
+    """Return the threads of an operator for a bundle: 1 if it is small, else 0 for one for each core."""
+    return int(sum(file.size for file in manifest.files) < SMALL_BYTES)
 
 
 def stream(session: Session, blocks: Iterable[npt.NDArray[np.float32]]) -> Iterator[Event]:

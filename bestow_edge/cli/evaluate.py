@@ -54,7 +54,7 @@ Lang = Annotated[
         "--lang",
         metavar="SOURCE-TARGET",
         help="Language pair; en-en transcribes. With --questions the language of the speech, such as en. "
-        "Default: en-de, or the bundle's first pair.",
+        "Default: a transcript, of English if the bundle can.",
     ),
 ]
 Questions = Annotated[

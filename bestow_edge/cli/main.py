@@ -44,7 +44,6 @@ UsageError = cast(
 
 app = typer.Typer(
     name="bestow-edge",
-    add_completion=False,
     rich_markup_mode="rich",  # keeps the lines of docstrings
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

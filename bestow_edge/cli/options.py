@@ -31,7 +31,7 @@ Lang = Annotated[
         metavar="SOURCE-TARGET,...",
         help="Language pairs: en-en transcribes, en-de translates, en-en,en-de does both. auto and auto-en detect the "
         "language of the speech, if the model can. With --ask, one language such as en gives only answers. "
-        "Default: en-de, or what the bundle can do; with --ask: en.",
+        "Default: a transcript, by auto or of English if the bundle can; with --ask: en.",
     ),
 ]
 Ask = Annotated[
@@ -51,7 +51,12 @@ Device = Annotated[
     str,
     typer.Option("--device", metavar="DEVICE", help="cpu, a GPU such as cuda:0, or tensorrt:0 for TensorRT engines."),
 ]
-Threads = Annotated[int, typer.Option("--threads", min=0, metavar="N", help="CPU threads; 0: one for each core.")]
+Threads = Annotated[
+    int,
+    typer.Option(
+        "--threads", min=0, metavar="N", help="CPU threads; 0: 1 for a bundle below 64 MB, else one for each core."
+    ),
+]
 Policy = Annotated[PolicyName | None, typer.Option("--policy", help="When to write text; default: the bundle's.")]
 K = Annotated[int | None, typer.Option("--k", min=1, metavar="N", help=f"{K_HELP}; default: the bundle's.")]
 L = Annotated[int | None, typer.Option("--l", min=1, metavar="N", help=f"{L_HELP}; default: the bundle's.")]

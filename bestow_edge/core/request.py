@@ -17,7 +17,7 @@ from bestow_edge.core.hotwords import Hotword
 from bestow_edge.core.policy import POLICIES, AlignAtt, EveryStep, Offline, Policy, check_policy
 from bestow_edge.core.prompts import AUTO, AboutSpeech, Question, check_answers, check_trained, parse_asked
 
-DEFAULT_PAIR, DEFAULT_SPOKEN = "en-de", "en"  # of models that can, as the demo
+DEFAULT_SPOKEN = "en"  # of models that know it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +75,9 @@ class Request:
     def asked(self, config: ModelConfig) -> tuple[AboutSpeech, ...]:
         """Return language pairs, and the questions behind them.
 
-        Without `lang` it is `en-de` if the model was trained for it, else `auto` if it detects languages, else its
-        first pair; of questions alone English or else its first language.
+        Without `lang` it is a transcription: `auto` if the model detects languages, else English or else its first
+        language; the first pair of a model that only translates. Of questions alone it is English or else its first
+        language.
         """
         return parse_asked(self.lang or (_default_spoken if self.ask else default_pair)(config), self.ask)
 
@@ -136,9 +137,13 @@ class Request:
 
 def default_pair(config: ModelConfig, *, auto: bool = True) -> str:
     """Return the pair of a request that names none, see `Request.asked`; without `auto` it names the language."""
-    if DEFAULT_PAIR in config.pairs or not config.pairs:
-        return DEFAULT_PAIR
-    return AUTO if auto and config.connector.detects else config.pairs[0]
+    if auto and config.connector.detects:
+        return AUTO
+    transcripts = [pair for pair in config.pairs if pair.partition("-")[0] == pair.partition("-")[2]]
+    english = f"{DEFAULT_SPOKEN}-{DEFAULT_SPOKEN}"
+    if english in transcripts or not config.pairs:
+        return english
+    return (transcripts or config.pairs)[0]
 
 
 def _default_spoken(config: ModelConfig) -> str:

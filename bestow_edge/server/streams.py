@@ -7,7 +7,7 @@ from starlette.websockets import WebSocket
 from bestow_edge.core.errors import RefusedError
 from bestow_edge.core.prompts import AUTO
 from bestow_edge.core.request import describe_policy
-from bestow_edge.runtime.stream.events import Event, event_record
+from bestow_edge.runtime.stream.events import Event
 from bestow_edge.runtime.stream.session import Session
 from bestow_edge.server.hub import Hub, PooledSession
 from bestow_edge.server.inbox import Inbox
@@ -112,7 +112,7 @@ class _Writer:
             self._detecting = False
             await self._peer.send({"event": "language", "language": self._opened.language})
         for event in events:
-            record = event_record(event)
+            record = event.to_dict()
             if event.text:
                 record |= {"lang": self._names[getattr(event, "prompt", 0)], "lag_s": round(lag_s, 3)}
             await self._peer.send(record)

@@ -32,6 +32,19 @@ class TextEvent:
         """Log-probability of all its tokens."""
         return sum(self.log_probs)
 
+    def to_dict(self) -> dict[str, object]:
+        """Return the event for JSON, without its tokens; the field `event` is `text`."""
+        return {
+            "event": "text",
+            "text": self.text,
+            "start_s": round(self.start_s, 3),
+            "end_s": round(self.end_s, 3),
+            "heard_s": round(self.heard_s, 3),
+            "log_prob": round(self.log_prob, 4),
+            "segment": self.segment,
+            "prompt": self.prompt,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentEvent:
@@ -45,6 +58,10 @@ class SegmentEvent:
     """Begin of its first word or end of its last word in the stream, seconds."""
     text: Literal[""] = ""
     """Empty, so that a caller may print the text of every event."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the event for JSON; the field `event` is `segment-start` or `segment-end`."""
+        return {"event": f"segment-{self.kind}", "segment": self.segment, "time_s": round(self.time_s, 3)}
 
 
 Verdict = Literal["write", "pause", "doubt", "refuse"]
@@ -72,18 +89,3 @@ class Decision:
 
 
 Event = TextEvent | SegmentEvent
-
-
-def event_record(event: Event) -> dict[str, object]:
-    """Return the JSON of an event; its field `event` is text, segment-start or segment-end."""
-    if isinstance(event, SegmentEvent):
-        return {"event": f"segment-{event.kind}", "segment": event.segment, "time_s": round(event.time_s, 3)}
-    return {
-        "event": "text",
-        "text": event.text,
-        "start_s": round(event.start_s, 3),
-        "end_s": round(event.end_s, 3),
-        "heard_s": round(event.heard_s, 3),
-        "log_prob": round(event.log_prob, 4),
-        "segment": event.segment,
-    }

@@ -38,7 +38,7 @@ def start(microphone: VirtualMicrophone, *arguments: object) -> subprocess.Popen
 def expected(bundle: Path, waveform: npt.NDArray[np.float32]) -> str:
     from bestow_edge.runtime import load
 
-    with load(bundle).session(source="en", target="de") as session:
+    with load(bundle).session(source="en") as session:
         return "".join(event.text for event in [*session.feed(waveform), *session.finish()])
 
 

@@ -41,7 +41,7 @@ def test_the_recorded_text_comes_again(capsys: pytest.CaptureFixture[str], trace
     (both,) = record["texts"]
     assert both["recorded"] == both["replayed"]
     assert both["recorded"]["policy"] == {"name": "wait-k", "k": 4, "l": 4, "lookahead": 13}
-    assert (both["lang"], both["recorded"]["text"] + "\n") == ("en-de", text)
+    assert (both["lang"], both["recorded"]["text"] + "\n") == ("en-en", text)
 
 
 def test_other_settings_show_both_texts(capsys: pytest.CaptureFixture[str], trace: Path) -> None:
@@ -50,8 +50,8 @@ def test_other_settings_show_both_texts(capsys: pytest.CaptureFixture[str], trac
     assert (code, err.count("\n")) == (0, 0)
     assert err.startswith("warning: K=4, L=3: models are trained with L=4")
     _, text, _ = run_demo(capsys, "run", EXAMPLE, "--stream", "--k", 4, "--l", 3, "--lookahead", 1)
-    assert recorded.startswith("recorded, en-de wait-k k=4 l=4 look-ahead 13: ")
-    assert replayed + "\n" == f"replayed, en-de wait-k k=4 l=3 look-ahead 1: {text}"
+    assert recorded.startswith("recorded, en-en wait-k k=4 l=4 look-ahead 13: ")
+    assert replayed + "\n" == f"replayed, en-en wait-k k=4 l=3 look-ahead 1: {text}"
     assert difference.startswith("first difference: event ")
     for policy, shown in [
         (["offline"], {"name": "offline"}),
@@ -79,7 +79,7 @@ def test_a_difference_is_shown_and_fails(
     code, out, err = run_demo(capsys, "replay", other)
     assert (code, err) == (1, "")
     assert "\nfirst difference: event " in out
-    assert out.startswith("recorded, en-de wait-k k=4 l=4 look-ahead 13: ")
+    assert out.startswith("recorded, en-en wait-k k=4 l=4 look-ahead 13: ")
     code, out, _ = run_demo(capsys, "replay", other, "--json")
     assert (code, json.loads(out)["changed"]) == (1, False)
 

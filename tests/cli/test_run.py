@@ -17,14 +17,14 @@ from bestow_edge.core.embedded import embedded_bundle, find_bundle
 from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, WaitK
 
 soundfile = pytest.importorskip("soundfile")
-TEXT_FIELDS = ("event", "lang", "text", "start_s", "end_s", "heard_s", "log_prob", "segment")
+TEXT_FIELDS = ("event", "lang", "text", "start_s", "end_s", "heard_s", "log_prob", "segment", "prompt")
 
 
 def whole(model_dir: Path, waveform: np.ndarray, **policy: Any) -> str:
     """Return what the Python API writes for a waveform."""
     from bestow_edge.runtime import load
 
-    with load(model_dir).session(source="en", target="de", **policy) as session:
+    with load(model_dir).session(source="en", **policy) as session:
         return "".join(event.text for event in [*session.feed(waveform), *session.finish()])
 
 
@@ -45,17 +45,17 @@ def test_json(capsys: pytest.CaptureFixture[str], tiny_bundle: Path, wav: Path) 
     assert (code, err) == (0, "")
     assert set(record) == {"file", "lang", "text", "cues", "duration_s", "wall_s", "rtf", "policy", "events"}
     assert " ".join(cue["text"] for cue in record["cues"]).split() == record["text"].split()
-    assert (record["file"], record["lang"], record["duration_s"]) == (str(wav), "en-de", 3.0)
+    assert (record["file"], record["lang"], record["duration_s"]) == (str(wav), "en-en", 3.0)
     assert record["policy"] == {"name": "wait-k", "k": 3, "l": 4, "lookahead": 1}
     assert "".join(event.get("text", "") for event in record["events"]) == record["text"] != ""
     kinds = [event["event"] for event in record["events"]]
     assert (kinds[0], set(kinds[1:-1]), kinds[-1]) == ("segment-start", {"text"}, "segment-end")
     assert set(record["events"][0]) == {"event", "segment", "time_s"}
     assert set(record["events"][1]) == set(TEXT_FIELDS)
-    assert record["events"][1]["lang"] == "en-de"
-    code, out, _ = run_here(capsys, "run", wav, "--bundle", tiny_bundle, "--json", "--lang", "en")
+    assert record["events"][1]["lang"] == "en-en"
+    code, out, _ = run_here(capsys, "run", wav, "--bundle", tiny_bundle, "--json", "--lang", "en-de")
     record = json.loads(out)
-    assert (record["lang"], record["policy"]) == ("en-en", {"name": "offline", "lookahead": 13})
+    assert (record["lang"], record["policy"]) == ("en-de", {"name": "offline", "lookahead": 13})
     assert "events" not in record
 
 

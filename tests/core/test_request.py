@@ -23,8 +23,11 @@ def config(languages: dict[str, int] | None = None, **fields: Any) -> ModelConfi
 @pytest.mark.parametrize(
     ("model", "pair"),
     [
-        (config(pairs=("en-en", "en-de")), "en-de"),
-        (config({"en": 1}, pairs=("en-en", "en-de")), "en-de"),
+        (config(pairs=("en-de", "de-de", "en-en")), "en-en"),
+        (config(pairs=("de-en", "de-de", "fr-fr")), "de-de"),
+        (config(pairs=("de-en", "en-de")), "de-en"),
+        (config(), "en-en"),
+        (config({"en": 1}, pairs=("en-de", "en-en")), "auto"),
         (config({"en": 1, "de": 2}, pairs=("en-en", "de-de", "de-en")), "auto"),
         (config(pairs=("fr-fr", "fr-en")), "fr-fr"),
     ],

@@ -6,13 +6,16 @@ import re
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+import typer
 
 from bestow_edge.core.embedded import EMBEDDED
 
@@ -23,6 +26,7 @@ TOP_LEVEL = {
     "bestow_edge", "docs", "examples", "export", "pyproject.toml", "runtime", "tests", "training",
 }  # fmt: skip
 HEAVY = {"accelerate", "onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "transformers"}
+SITE = "import sysconfig; print(sysconfig.get_path('purelib'))"
 MAX_WHEEL_BYTES = 100_000_000  # PyPI takes no larger file
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -53,6 +57,20 @@ def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def installed_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel in a virtual environment; the packages it needs come from that of the tests."""
+    folder = tmp_path_factory.mktemp("installed") / "venv"
+    venv.create(folder, symlinks=os.name != "nt")
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run(pip, check=True, capture_output=True)
+    site = subprocess.run([python, "-c", SITE], check=True, capture_output=True, text=True).stdout.strip()
+    others = dict.fromkeys(str(Path(module.__file__ or "").parents[1]) for module in (numpy, typer))
+    (Path(site) / "needed.pth").write_text("\n".join(others))  # Python reads no .pth file of folders named in one
+    return python
 
 
 def files() -> list[str]:
@@ -121,6 +139,27 @@ def test_the_command_line_of_the_wheel_starts_elsewhere(unpacked: Path, tmp_path
     done = run_in(unpacked, code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "export" in done.stdout
+
+
+@pytest.mark.parametrize("place", ["clone", "elsewhere"])
+def test_an_installed_wheel_works_in_the_root_of_a_clone_and_elsewhere(
+    installed_python: Path, tmp_path: Path, place: str
+) -> None:
+    """In the root, Python takes the folder bestow_edge/ for the package: its parts are beside it, not in it."""
+    folder = ROOT if place == "clone" else tmp_path
+    env = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONSAFEPATH"}}
+    code = "import bestow_edge.runtime, bestow_edge.export, bestow_edge.training; print(bestow_edge.__file__)"
+    for arguments in (["-c", code], ["-m", "bestow_edge", "--version"]):
+        done = subprocess.run(
+            [installed_python, *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        if arguments[0] == "-c":
+            origin = Path(done.stdout.strip()).parent
+            assert (origin == ROOT / "bestow_edge") == (place == "clone")
+            assert origin.is_relative_to(ROOT if place == "clone" else installed_python.parents[1])
+        else:
+            assert done.stdout.startswith("bestow-edge ")
 
 
 @pytest.mark.parametrize("extra", ["", "cpu", "mic", "server"])

@@ -21,6 +21,7 @@ from bestow_edge.core.specs.chunked import GRAPH as ENCODER
 from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
 from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.runtime import embedded_bundle, load
+from bestow_edge.runtime import model as model_module
 from bestow_edge.runtime.records.golden import verify
 
 
@@ -54,6 +55,29 @@ def test_no_bundle_means_the_embedded_one(caplog: pytest.LogCaptureFixture) -> N
     assert load("demo").directory == embedded_bundle("demo")
     with pytest.raises(ConfigError, match=r"embedded bundle 'other': expected one of people, demo"):
         embedded_bundle("other")
+
+
+@pytest.mark.parametrize(
+    ("given", "small_bytes", "used"), [(0, 10**12, 1), (0, 1, 0), (2, 10**12, 2), (1, 1, 1)], ids=str
+)
+def test_a_small_bundle_has_one_thread_by_default(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, given: int, small_bytes: int, used: int
+) -> None:
+    monkeypatch.setattr(model_module, "SMALL_BYTES", small_bytes)
+    seen = []
+    opened = model_module.open_graphs
+
+    def open_graphs(*arguments: Any, threads: int, **more: Any) -> Any:
+        seen.append(threads)
+        return opened(*arguments, threads=1, **more)
+
+    monkeypatch.setattr(model_module, "open_graphs", open_graphs)
+    load(tiny_bundle, threads=given)
+    assert seen == [used]
+
+
+def test_the_demo_is_a_small_bundle() -> None:
+    assert model_module.default_threads(read_manifest(embedded_bundle())) == 1
 
 
 def test_missing_and_truncated_files(bundle: Path) -> None:

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from bestow_edge.cli.show.console import err, plain, write, write_json
 from bestow_edge.cli.show.prompts import labels
-from bestow_edge.cli.show.texts import StreamedTexts, event_record, texts
+from bestow_edge.cli.show.texts import StreamedTexts, event_record
 from bestow_edge.core.prompts import AboutSpeech
 
 if TYPE_CHECKING:
@@ -73,15 +73,22 @@ class GrowingLine:
         return self._label + self._text
 
     def add(self, text: str, width: int) -> list[str]:
-        """Append text and return the lines that are full. The unfinished line stays narrower than `width` cells."""
-        self._text += text
+        """Append text and return the lines that are full or that a newline ends.
+
+        The unfinished line stays narrower than `width` cells.
+        """
         room = max(1, width - len(self._label))
-        full = []
-        while len(self._text) >= room:
-            cut = self._text.rfind(" ", 1, room) + 1 or room
-            full.append(self._label + self._text[:cut].rstrip())
-            self._text = self._text[cut:]
-        return full
+        ended = []
+        for number, part in enumerate(text.split("\n")):
+            if number:
+                ended += [str(self).rstrip()] if self._text else []
+                self._text = ""
+            self._text += part
+            while len(self._text) >= room:
+                cut = self._text.rfind(" ", 1, room) + 1 or room
+                ended.append(self._label + self._text[:cut].rstrip())
+                self._text = self._text[cut:]
+        return ended
 
 
 class Captions:
@@ -89,6 +96,8 @@ class Captions:
 
     def __init__(self, prompts: Sequence[AboutSpeech], *, as_json: bool) -> None:
         """Take the pair or question of each text."""
+        from bestow_edge.runtime.records.subtitles import Lines
+
         self._prompts, self._as_json = prompts, as_json
         self._status = ""
         self._live = _new_live()
@@ -96,6 +105,7 @@ class Captions:
         self._shared = self._drawn and sys.stdout.isatty()  # on the terminal that is also stdout
         drawn_labels = labels(prompts, LABEL_CELLS) if self._shared and not as_json else []
         self._growing = [GrowingLine(label) for label in drawn_labels]
+        self._lines = [Lines(prompt) for prompt in range(len(drawn_labels))]
         self._streamed = StreamedTexts(prompts)  # for texts that are neither drawn nor JSON
 
     def __enter__(self) -> Captions:
@@ -140,11 +150,11 @@ class Captions:
             self._draw()
 
     def _grow(self, events: Sequence[Event]) -> None:
-        """Add to the drawn lines, and write full lines to stdout."""
-        for line, text in zip(self._growing, texts(events, len(self._growing)), strict=True):
-            for full in line.add(text, err.width):
+        """Add to the drawn lines, and write those to stdout that are full or that a sentence or a pause ends."""
+        for line, lines in zip(self._growing, self._lines, strict=True):
+            for ended in line.add(lines.add(events), err.width):
                 with self._above():
-                    write(full)
+                    write(ended)
         self._draw()
 
     @contextmanager

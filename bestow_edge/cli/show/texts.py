@@ -104,8 +104,7 @@ def cue_records(events: Sequence[Event], prompt: int) -> list[dict[str, object]]
 def event_record(event: Event, prompts: Sequence[AboutSpeech]) -> dict[str, object]:
     """Return the JSON of an event, with its pair or question."""
     from bestow_edge.runtime import SegmentEvent
-    from bestow_edge.runtime.stream import events
 
     if isinstance(event, SegmentEvent):
-        return events.event_record(event)
-    return {"event": "text", **prompt_record(prompts[event.prompt]), **events.event_record(event)}
+        return event.to_dict()
+    return {"event": "text", **prompt_record(prompts[event.prompt]), **event.to_dict()}

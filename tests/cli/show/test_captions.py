@@ -67,6 +67,16 @@ def test_one_pair_grows_on_one_line(terminal: Terminal) -> None:
     assert terminal.screen() == ["one two three four five six", "seven eight nine"]
 
 
+def test_a_pause_and_a_sentence_begin_a_line(terminal: Terminal) -> None:
+    with redirect_stdout(terminal), Captions(parse_pairs("en-en,en-de"), as_json=False) as shown:
+        shown.add([say("one two."), say("eins", 1), say(" three")], 1.0, 1.0)
+        shown.add([TextEvent(" four", (1,), (-0.5,), 9.0, 9.4, 9.8, 1, 0)], 9.8, 9.8)
+        shown.show(STATUS)
+        above = ["en-en: one two.", "en-en: three"]
+        assert terminal.screen() == [*above, "en-en: four", "en-de: eins", CUT]
+    assert terminal.screen() == [*above, "en-en: four", "en-de: eins"]
+
+
 def test_each_pair_has_a_line_of_its_own(terminal: Terminal) -> None:
     with redirect_stdout(terminal), Captions(parse_pairs("en-en,en-de"), as_json=False) as shown:
         shown.show(STATUS)
