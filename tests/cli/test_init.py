@@ -196,3 +196,21 @@ def test_a_context_too_short_for_the_prompt(capsys: pytest.CaptureFixture[str], 
     code, _, err = made(capsys, tmp_path)
     assert code == 2
     assert "tokens, the model's context 10; choose an LLM with a longer one" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--delays", "2"], "--delays: only --connector interleave has delays; give both"),
+        (["--connector", "interleave", "--delays", "4,x"], "--delays 4,x: expected numbers of steps such as 2,4,8"),
+        (["--connector", "interleave", "--delays", "4,2"], "delays [4, 2]; expected steps from 0, ascending"),
+        (["--connector", "interleave", "--adapter", "decoder"], "interleave begins with fresh weights; leave out"),
+    ],
+)
+def test_turns_that_cannot_be(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str], message: str
+) -> None:
+    code, _, err = run_here(capsys, "init", "--encoder", "e", "--llm", "l", *options, "--out", tmp_path / "start")
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "start").exists()

@@ -59,6 +59,8 @@ def test_limits_are_positive(value: float) -> None:
 def test_settings_from_a_query_and_from_json_are_the_same() -> None:
     query = StreamSettings.parse({"lang": "en-de", "k": "3", "rate": "48000", "drafts": "1"}, 4)
     assert query == StreamSettings.parse({"lang": "en-de", "k": 3, "rate": 48000, "drafts": True}, 4)
+    turns = StreamSettings.parse({"policy": "every-step", "delay": "4", "blank_bias": "-1.5"}, 4).request
+    assert turns.fields == {"delay": 4, "blank_bias": -1.5}
     assert (query.request.k, query.rate_hz, query.sample_format, query.drafts) == (3, 48000, "pcm16", True)
 
 

@@ -40,6 +40,10 @@ class Utterance:
     """Tokens of the right answer, without the end."""
 
 
+LineUp = Callable[[Utterance, Answer, int, int], tuple[Tensor, Tensor]]
+"""Token ids and visible steps of a text, given the steps that its last token sees and those of the utterance."""
+
+
 def utterances_of(batch: Batch) -> list[Utterance]:
     """Take a batch apart: the first answered position is the last of the prompt, or speech begins behind its delay."""
     found = []
@@ -79,7 +83,9 @@ def write_down(
     speech = objective.encode(mels, lens, lookahead)
     continuous = isinstance(policy, EveryStep)
     answers = [Answer(policy, MOST_TOKENS, continuous=continuous) for _ in utterances]
-    line_up = partial(_in_turns, policy=policy, config=objective.model.config, end_id=end_id) if continuous else _masked
+    line_up: LineUp = _masked
+    if isinstance(policy, EveryStep):
+        line_up = partial(_in_turns, policy=policy, config=objective.model.config, end_id=end_id)
     heard = (speech.lens + continuous).tolist()  # with the mark of the end
     while True:
         wanted = [answer.wants(steps, ended=True) for answer, steps in zip(answers, heard, strict=True)]
@@ -87,7 +93,9 @@ def write_down(
             return [list(answer.token_ids) for answer in answers]
         rows = zip(utterances, answers, wanted, heard, strict=True)
         sequences = [line_up(item, answer, visible or 0, steps) for item, answer, visible, steps in rows]
-        ids, visible_steps = (torch.nn.utils.rnn.pad_sequence(part, True) for part in zip(*sequences, strict=True))
+        ids, visible_steps = (
+            torch.nn.utils.rnn.pad_sequence([row[part] for row in sequences], batch_first=True) for part in range(2)
+        )
         logits = objective.logits(ids.to(device), speech, visible_steps.to(device))
         last_tokens = torch.tensor([len(row) - 1 for row, _ in sequences], device=device)
         best = logits[torch.arange(len(answers), device=device), last_tokens].argmax(-1).tolist()

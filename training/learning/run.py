@@ -209,14 +209,17 @@ def check_turns(recipe: Recipe, config: ModelConfig) -> None:
     if not CONNECTORS[config.connector.kind].continuous:
         return
     name = f"connector {config.connector.kind}"
-    for stage in recipe.stages:
+    for number, stage in enumerate(recipe.stages):
+        aligned = any(teaches_labels(earlier) for earlier in recipe.stages[:number])
         if unused := [field for field in ("streaming", "pauses", "attention_weight") if getattr(stage, field)]:
-            raise ConfigError(f"stage {stage.name}: {name} has no use for {', '.join(unused)}; remove what it lacks")
+            raise ConfigError(f"stage {stage.name}: {name} has no use for {', '.join(unused)}; remove them")
         for source in recipe.data.sources if stage.objective == "bestow" else ():
             used = not stage.sources or source.name in stage.sources
-            if used and not source.texts and source.join is None and source.word_times == "none":
-                problem = f"{name} learns from word times when to write"
-                raise ConfigError(f"source {source.name}: {problem}; set word_times: manifest, estimated or aligned")
+            if used and not source.texts and not source.timed(aligned=aligned):
+                problem = f"{name} learns from word times when to write; set word_times"
+                raise ConfigError(
+                    f"source {source.name}: {problem}: manifest, estimated, or aligned behind a CTC stage"
+                )
 
 
 def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> int:

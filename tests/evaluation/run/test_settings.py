@@ -1,10 +1,13 @@
 """Settings of an evaluation: every combination once, and nothing the model cannot do."""
 
+from dataclasses import replace
+
 import pytest
 
-from bestow_edge.core.config import ModelConfig
+from bestow_edge.core.config import ModelConfig, PolicyConfig
 from bestow_edge.core.errors import ConfigError
-from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, WaitK
+from bestow_edge.core.policy import AlignAtt, EveryStep, LocalAgreement, Offline, WaitK
+from bestow_edge.core.specs.interleave import InterleaveConfig
 from bestow_edge.evaluation.run.settings import Setting, all_settings
 from bestow_edge.runtime import Model
 
@@ -34,6 +37,22 @@ def test_defaults_are_the_models(config: ModelConfig) -> None:
     (setting,) = all_settings(config, ["align-att"], varied={"threshold": [8]}, l=2)
     assert setting.make_policy(config.policy) == AlignAtt(threshold=8, l=2)
     assert (setting.point, setting.lookahead) == ("threshold=8", config.encoder.default_right_context)
+
+
+def test_a_curve_over_the_bias_for_each_delay(config: ModelConfig) -> None:
+    policy = PolicyConfig(name="every-step", l=2, delay=4)
+    turns = replace(config, connector=InterleaveConfig(window=64, delays=(4, 8)), policy=policy)
+    varied = {"delay": [4, 8], "blank_bias": [-2.0, 0.5]}
+    found = all_settings(turns, ["every-step"], varied=varied, lookaheads=[1])
+    assert [(setting.curve, setting.point) for setting in found] == [
+        ("every-step, delay 4, look-ahead 1", "blank_bias=-2.0"),
+        ("every-step, delay 4, look-ahead 1", "blank_bias=0.5"),
+        ("every-step, delay 8, look-ahead 1", "blank_bias=-2.0"),
+        ("every-step, delay 8, look-ahead 1", "blank_bias=0.5"),
+    ]
+    assert found[0].make_policy(turns.policy) == EveryStep(l=2, delay=4, blank_bias=-2.0)
+    with pytest.raises(ConfigError, match="delay 5; this model was trained with 4, 8 steps"):
+        all_settings(turns, ["every-step"], varied={"delay": [5]})
 
 
 @pytest.mark.parametrize(

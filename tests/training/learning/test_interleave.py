@@ -94,10 +94,13 @@ def test_the_weight_of_blank(recipe: Recipe, corpus: Path, tmp_path: Path) -> No
 
 def test_recipes_that_do_not_fit(recipe_values: dict[str, Any], recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
     (stage,) = recipe.stages
-    with pytest.raises(ConfigError, match="stage offline: connector interleave has no use for streaming, pauses; remo"):
+    with pytest.raises(
+        ConfigError, match="stage offline: connector interleave has no use for streaming, pauses; remove"
+    ):
         Run(replace(recipe, stages=(replace(stage, streaming=0.5, pauses=0.1),)), corpus, tmp_path, weights=False)
     (source,) = recipe.data.sources
-    plain = replace(recipe, data=replace(recipe.data, sources=(replace(source, join=None),)))
+    data = replace(recipe.data, sources=(replace(source, join=None),))
+    plain = replace(recipe, data=data, stages=(replace(stage, alignment_weight=0.0),))
     with pytest.raises(
         ConfigError, match="source words: connector interleave learns from word times when to write; set"
     ):
