@@ -10,7 +10,7 @@ import typer
 
 from bestow_edge.cli import options
 from bestow_edge.cli.interrupts import stopped_by_ctrl_c
-from bestow_edge.cli.show.console import say, say_warning
+from bestow_edge.cli.show.console import libraries_silenced, say, say_warning
 from bestow_edge.cli.show.delay import announce
 from bestow_edge.cli.show.language import DetectedLanguage
 from bestow_edge.core.errors import AudioDeviceError
@@ -38,6 +38,9 @@ DeviceRate = Annotated[
     int | None,
     typer.Option("--device-rate", min=1, metavar="HZ", help="Sampling rate of the microphone; default: its own."),
 ]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait for a microphone that is not there yet, or that was unplugged.")
+]
 
 
 def mic(
@@ -54,6 +57,7 @@ def mic(
     hotwords: options.Hotwords = None,
     hotword_weight: options.HotwordWeight = None,
     seconds: Seconds = None,
+    wait: Wait = False,
     trace: options.Trace = None,
     as_json: options.Json = False,
     device_rate: DeviceRate = None,
@@ -90,15 +94,13 @@ def mic(
     from bestow_edge.runtime.records.trace import Tracer
 
     model = load(bundle, device=device, threads=threads)
-    rate_hz = model.sample_rate_hz
-    microphone = Microphone(mic_device, sample_rate_hz=rate_hz, device_rate_hz=device_rate, seconds=seconds)
+    microphone = Microphone(
+        mic_device, sample_rate_hz=model.sample_rate_hz, device_rate_hz=device_rate, seconds=seconds, wait=wait
+    )
     announce(request, model, calibrate)
     session = model.open(request) if trace is None else Tracer(model.open(request), trace)
-    with session, microphone, stopped_by_ctrl_c(microphone):
-        prompts = request.asked(model.config)
-        source = f"{microphone.device} at {microphone.device_rate_hz} Hz"
-        say(f"listening to {source}, {', '.join(map(str, prompts))}; Ctrl-C ends")
-        _listen(microphone, session, prompts, as_json=as_json)
+    with libraries_silenced(), session, microphone, stopped_by_ctrl_c(microphone):
+        _listen(microphone, session, request.asked(model.config), as_json=as_json)
     _warn_of_lost_audio(microphone)
 
 
@@ -108,6 +110,8 @@ def _listen(
     """Show text until the microphone stops. If it fails, the text of all audio so far is shown before the error."""
     from bestow_edge.cli.show.captions import Captions, Status, level_db
 
+    source = f"{microphone.device} at {microphone.device_rate_hz} Hz"
+    say(f"listening to {source}, {', '.join(map(str, prompts))}; Ctrl-C ends")
     started_s, rate_hz = time.monotonic(), session.sample_rate_hz
     num_samples, detected = 0, DetectedLanguage(session, as_json=as_json)
     with Captions(prompts, as_json=as_json) as captions:

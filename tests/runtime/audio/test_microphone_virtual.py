@@ -14,14 +14,15 @@ from microphones import PulseMicrophone, VirtualMicrophone
 from bestow_edge.runtime.audio.resampling import StreamResampler
 
 RECORD = """
-import json, os, signal, sys
+import json, logging, os, signal, sys
 import numpy as np
 from bestow_edge.core.errors import AudioDeviceError
 from bestow_edge.runtime.audio.microphone import Microphone, list_devices
 
+logging.basicConfig()
 name, rate_hz, seconds, interrupt_after = sys.argv[1], int(sys.argv[2]) or None, float(sys.argv[3]), int(sys.argv[4])
 blocks, error = [], None
-with Microphone(name, device_rate_hz=rate_hz, seconds=seconds, queue_blocks=16) as microphone:
+with Microphone(name, device_rate_hz=rate_hz, seconds=seconds, queue_blocks=16, wait=len(sys.argv) > 5) as microphone:
     signal.signal(signal.SIGINT, lambda *_: microphone.stop())
     print("recording", flush=True)
     try:
@@ -130,3 +131,18 @@ def test_pulse_server_killed_while_recording(pulse_microphone: PulseMicrophone) 
     timer.join()
     assert "stopped delivering (" in result["error"]
     assert len(result["samples"]) > 16_000
+
+
+@pytest.mark.mic
+@pytest.mark.slow
+def test_pulse_server_killed_and_started_again(pulse_microphone: PulseMicrophone) -> None:
+    """The recording goes on when the device is back."""
+    pulse_microphone.speak(SPOKEN, after_s=0)
+    timer = threading.Timer(3, pulse_microphone.restart)
+    timer.start()
+    result = pulse_microphone.record(RECORD, 16_000, 6, 0, "wait")
+    timer.join()
+    assert result["error"] is None
+    assert len(result["samples"]) == 96_000
+    assert "stopped delivering (" in result["stderr"]
+    assert "is back" in result["stderr"]
