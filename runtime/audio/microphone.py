@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.core.errors import AudioDeviceError, MissingExtraError, SessionError
+from bestow_edge.runtime.audio.pulse import chosen_source, monitors
 from bestow_edge.runtime.audio.resampling import StreamResampler
 from bestow_edge.runtime.audio.samples import Mixer
 
@@ -60,14 +61,16 @@ class Device:
     """Its default sampling rate."""
     is_default: bool
     """Whether it is the default input device."""
+    source: str = ""
+    """Source of PulseAudio or PipeWire that the device `index` opens; only of monitors, which have no number."""
 
     def __str__(self) -> str:
         """Return index, name and host API, as error messages list them."""
-        return f"{self.index}: {self.name} ({self.host_api})"
+        return f"{self.name} ({self.host_api})" if self.source else f"{self.index}: {self.name} ({self.host_api})"
 
 
 def list_devices() -> list[Device]:
-    """Return all input devices in PortAudio's order, an empty list if the machine has no input device.
+    """Return all input devices in PortAudio's order, then the monitors of Linux; an empty list if there are none.
 
     Raises:
         AudioDeviceError: if the PortAudio library is missing.
@@ -76,7 +79,7 @@ def list_devices() -> list[Device]:
     portaudio = _portaudio()
     host_apis = portaudio.query_hostapis()
     default = portaudio.default.device[0]
-    return [
+    devices = [
         Device(
             index=device["index"],
             name=device["name"],
@@ -88,6 +91,7 @@ def list_devices() -> list[Device]:
         for device in portaudio.query_devices()
         if device["max_input_channels"] > 0
     ]
+    return devices + monitors(devices)
 
 
 def find_device(device: str | int | None = None) -> Device:
@@ -272,14 +276,15 @@ class Microphone:
     def _open(self, channels: int) -> InputStream:
         portaudio = _portaudio()
         try:
-            stream = portaudio.RawInputStream(
-                device=self.device.index,
-                samplerate=self.device_rate_hz,
-                channels=channels,
-                dtype="int16",
-                latency=BUFFER_S,
-            )
-            stream.start()
+            with chosen_source(self.device.source):
+                stream = portaudio.RawInputStream(
+                    device=self.device.index,
+                    samplerate=self.device_rate_hz,
+                    channels=channels,
+                    dtype="int16",
+                    latency=BUFFER_S,
+                )
+                stream.start()
         except portaudio.PortAudioError as error:
             raise self._cannot_open(f"at {self.device_rate_hz} Hz", error) from error
         return stream
@@ -372,7 +377,7 @@ def _matches(devices: list[Device], wanted: str | int | None) -> list[Device]:
     if wanted is None:
         return [device for device in devices if device.is_default]
     if isinstance(wanted, int) or wanted.isdecimal():
-        return [device for device in devices if device.index == int(wanted)]
+        return [device for device in devices if device.index == int(wanted) and not device.source]
     exact = [device for device in devices if device.name == wanted]
     return exact or [device for device in devices if wanted.casefold() in device.name.casefold()]
 

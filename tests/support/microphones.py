@@ -159,12 +159,14 @@ def _skip_without_portaudio() -> None:
 
 def _start_pulse(folder: Path, rate_hz: int) -> PulseMicrophone:
     config, fifo, socket, log = (folder / name for name in ("asound.conf", "mic.fifo", "native", "log"))
-    config.write_text(f'{ALSA_DEFAULTS}pcm.pulsemic {{ type pulse device "vmic" }}\n')
+    config.write_text(f'{ALSA_DEFAULTS}pcm.pulsemic {{ type pulse device "vmic" }}\npcm.pulse {{ type pulse }}\n')
     own = {f"PULSE_{kind}_PATH": str(folder) for kind in ("RUNTIME", "STATE")}
     env = dict(os.environ, **own, XDG_RUNTIME_DIR=str(folder), PULSE_COOKIE=str(folder / "cookie"))
     source = f"module-pipe-source source_name=vmic file={fifo} format=s16le rate={rate_hz} channels=1"
     options = ["-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "--log-target=stderr"]
-    modules = ["-L", f"module-native-protocol-unix auth-anonymous=1 socket={socket}", "-L", source]
+    sinks = [f"module-null-sink sink_name={name}" for name in ("headset", "speakers")]
+    protocol = f"module-native-protocol-unix auth-anonymous=1 socket={socket}"
+    modules = [option for module in (protocol, source, *sinks) for option in ("-L", module)]
     with log.open("wb") as errors:
         server = subprocess.Popen(["pulseaudio", *options, *modules], env=env, stdout=errors, stderr=errors)  # noqa: S607
     deadline_s = time.monotonic() + 10
