@@ -73,11 +73,12 @@ class Report:
 
 
 def devices(as_json: options.Json = False) -> None:
-    """List the microphones.
+    """List the microphones, and on Linux the monitors, which hear what this computer plays.
 
     Examples:
       bestow-edge devices
       bestow-edge mic --mic-device 2
+      bestow-edge mic --mic-device monitor
     """
     from bestow_edge.runtime.audio.microphone import list_devices
 
@@ -89,7 +90,13 @@ def devices(as_json: options.Json = False) -> None:
         raise AudioDeviceError("no microphone: PortAudio lists no input device; connect one and check permissions")
     table = new_table("Input devices", "index", "name", "host API", "channels", "rate (Hz)", "default")
     for device in found:
-        row = (device.index, device.name, device.host_api, device.channels, device.default_rate_hz)
+        row = (
+            "" if device.source else device.index,
+            device.name,
+            device.host_api,
+            device.channels,
+            device.default_rate_hz,
+        )
         table.add_row(*map(str, row), "yes" if device.is_default else "")
     write_tables(table)
 

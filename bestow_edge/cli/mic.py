@@ -10,7 +10,7 @@ import typer
 
 from bestow_edge.cli import options
 from bestow_edge.cli.interrupts import stopped_by_signals
-from bestow_edge.cli.show.console import say, say_warning
+from bestow_edge.cli.show.console import libraries_silenced, say, say_warning
 from bestow_edge.cli.show.delay import announce
 from bestow_edge.cli.show.language import DetectedLanguage
 from bestow_edge.core.errors import AudioDeviceError
@@ -38,6 +38,9 @@ DeviceRate = Annotated[
     int | None,
     typer.Option("--device-rate", min=1, metavar="HZ", help="Sampling rate of the microphone; default: its own."),
 ]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait for a microphone that is not there yet, or that was unplugged.")
+]
 
 
 def mic(
@@ -56,6 +59,7 @@ def mic(
     hotwords: options.Hotwords = None,
     hotword_weight: options.HotwordWeight = None,
     seconds: Seconds = None,
+    wait: Wait = False,
     trace: options.Trace = None,
     as_json: options.Json = False,
     device_rate: DeviceRate = None,
@@ -92,13 +96,14 @@ def mic(
     from bestow_edge.runtime.records.trace import Tracer
 
     model = load(options.chosen_bundle(bundle, request), device=device, threads=threads)
-    rate_hz = model.sample_rate_hz
-    microphone = Microphone(mic_device, sample_rate_hz=rate_hz, device_rate_hz=device_rate, seconds=seconds)
+    microphone = Microphone(
+        mic_device, sample_rate_hz=model.sample_rate_hz, device_rate_hz=device_rate, seconds=seconds, wait=wait
+    )
     announce(request, model, calibrate)
     opened = model.open(request)
-    with opened if trace is None else Tracer(opened, trace) as session, microphone, stopped_by_signals(microphone):
-        prompts = request.asked(model.config)
-        _listen(microphone, session, prompts, as_json=as_json)
+    tracer = opened if trace is None else Tracer(opened, trace)
+    with libraries_silenced(), tracer as session, microphone, stopped_by_signals(microphone):
+        _listen(microphone, session, request.asked(model.config), as_json=as_json)
     _warn_of_lost_audio(microphone)
 
 

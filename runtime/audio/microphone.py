@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.core.errors import AudioDeviceError, MissingExtraError, SessionError
+from bestow_edge.runtime.audio.pulse import chosen_source, monitors
 from bestow_edge.runtime.audio.resampling import StreamResampler
 from bestow_edge.runtime.audio.samples import Mixer
 
@@ -33,12 +34,15 @@ BUFFER_S = 0.2  # PortAudio's own "high" latency of 35 ms overflows whenever Pyt
 FALLBACK_RATES_HZ = (48_000, 44_100, 32_000, 16_000)
 POLL_S = 0.1  # interval at which a waiting thread checks for its end
 STALL_S = 5.0  # a device without samples for so long has failed
+WAIT_S = 0.5  # interval at which a device that is not there is looked for
 STOP_S = 1.0  # longest wait for a read to end
 
 logger = logging.getLogger(__name__)
 
 
 InputStream = Any  # `sounddevice.RawInputStream`, which has no types
+Opened = tuple[InputStream, int, StreamResampler]
+"""A stream of a device, its channels, and what brings its samples to the model's rate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,14 +61,16 @@ class Device:
     """Its default sampling rate."""
     is_default: bool
     """Whether it is the default input device."""
+    source: str = ""
+    """Source of PulseAudio or PipeWire that the device `index` opens; only of monitors, which have no number."""
 
     def __str__(self) -> str:
         """Return index, name and host API, as error messages list them."""
-        return f"{self.index}: {self.name} ({self.host_api})"
+        return f"{self.name} ({self.host_api})" if self.source else f"{self.index}: {self.name} ({self.host_api})"
 
 
 def list_devices() -> list[Device]:
-    """Return all input devices in PortAudio's order, an empty list if the machine has no input device.
+    """Return all input devices in PortAudio's order, then the monitors of Linux; an empty list if there are none.
 
     Raises:
         AudioDeviceError: if the PortAudio library is missing.
@@ -73,7 +79,7 @@ def list_devices() -> list[Device]:
     portaudio = _portaudio()
     host_apis = portaudio.query_hostapis()
     default = portaudio.default.device[0]
-    return [
+    devices = [
         Device(
             index=device["index"],
             name=device["name"],
@@ -85,6 +91,7 @@ def list_devices() -> list[Device]:
         for device in portaudio.query_devices()
         if device["max_input_channels"] > 0
     ]
+    return devices + monitors(devices)
 
 
 def find_device(device: str | int | None = None) -> Device:
@@ -123,6 +130,7 @@ class Microphone:
         device_rate_hz: int | None = None,
         seconds: float | None = None,
         queue_blocks: int = 64,
+        wait: bool = False,
     ) -> None:
         """Choose a device; the `with` block opens it.
 
@@ -133,6 +141,8 @@ class Microphone:
                 first rate of `FALLBACK_RATES_HZ` that it accepts.
             seconds: length of the audio after which the iteration ends; None sets no limit.
             queue_blocks: blocks of 80 ms that wait for a slow consumer.
+            wait: wait for a device that is not there yet or was unplugged, instead of raising an error; the blocks go
+                on without the time between. Other streams of PortAudio in the program end when it looks for devices.
         """
         self.num_overflows = 0
         """Reads before which PortAudio had lost samples, because its buffer was full."""
@@ -148,26 +158,37 @@ class Microphone:
         self._stopping = False
         self._closed = False
         self._ended = False
+        self._waits, self._absent = wait, False
 
     def __enter__(self) -> Microphone:
         """Open the device and start recording.
 
         Raises:
-            AudioDeviceError: if there is no such device, or it cannot be opened.
+            AudioDeviceError: if there is no such device, or it cannot be opened; not with `wait`.
             MissingExtraError: if sounddevice is not installed, or soxr is not and the device has another rate.
             SessionError: if the microphone was opened before.
         """
         if self._thread is not None:
             raise SessionError("microphone: was opened before; make a new Microphone for each recording")
+        try:
+            opened: Opened | None = self._open_device()
+        except AudioDeviceError as error:
+            if not self._waits:
+                raise
+            logger.warning("%s; waiting for it", error)
+            opened = self._open_when_there()
+        if opened is None:
+            raise SessionError("microphone: was stopped while it waited for a device")
+        self._thread = threading.Thread(target=self._record, args=(opened,), name="microphone", daemon=True)
+        self._thread.start()
+        return self
+
+    def _open_device(self) -> Opened:
+        """Find the device and begin to record."""
         self.device = find_device(self._wanted)
         self.device_rate_hz, channels = self._supported_settings()
         resampler = StreamResampler(self.device_rate_hz, self._sample_rate_hz)
-        stream = self._open(channels)
-        self._thread = threading.Thread(
-            target=self._record, args=(stream, channels, resampler), name="microphone", daemon=True
-        )
-        self._thread.start()
-        return self
+        return self._open(channels), channels, resampler
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -225,7 +246,9 @@ class Microphone:
             if self._stopping and waited_s > STOP_S:
                 logger.warning("microphone %s: did not answer when it was stopped", self.device)
                 return None
-            if waited_s > STALL_S:
+            if self._absent:
+                start_s = time.monotonic()
+            elif waited_s > STALL_S:
                 return AudioDeviceError(
                     f"microphone {self.device}: delivered no samples for {STALL_S:.0f} s; check that it is connected, "
                     "not suspended and not in use by another program"
@@ -253,14 +276,15 @@ class Microphone:
     def _open(self, channels: int) -> InputStream:
         portaudio = _portaudio()
         try:
-            stream = portaudio.RawInputStream(
-                device=self.device.index,
-                samplerate=self.device_rate_hz,
-                channels=channels,
-                dtype="int16",
-                latency=BUFFER_S,
-            )
-            stream.start()
+            with chosen_source(self.device.source):
+                stream = portaudio.RawInputStream(
+                    device=self.device.index,
+                    samplerate=self.device_rate_hz,
+                    channels=channels,
+                    dtype="int16",
+                    latency=BUFFER_S,
+                )
+                stream.start()
         except portaudio.PortAudioError as error:
             raise self._cannot_open(f"at {self.device_rate_hz} Hz", error) from error
         return stream
@@ -271,10 +295,27 @@ class Microphone:
             "check the permissions, or choose another device"
         )
 
-    def _record(self, stream: InputStream, channels: int, resampler: StreamResampler) -> None:
+    def _record(self, opened: Opened) -> None:
         """Run in the reading thread: put blocks until the end, then the error that ended it, None without an error."""
         outcome: AudioDeviceError | None
         outcome = AudioDeviceError(f"microphone {self.device}: the reading thread failed; its error is on stderr")
+        try:
+            while True:
+                outcome = self._record_from(*opened)
+                if outcome is None or not self._waits:
+                    return
+                logger.warning("%s; waiting for it", outcome)
+                again = self._open_when_there()
+                if again is None:
+                    outcome = None
+                    return
+                opened = again
+                logger.warning("microphone %s: is back", self.device)
+        finally:
+            self._put(outcome)
+
+    def _record_from(self, stream: InputStream, channels: int, resampler: StreamResampler) -> AudioDeviceError | None:
+        """Put blocks of a device until the end, or until it fails: return the error."""
         block_frames = self.device_rate_hz * BLOCK_MS // 1000
         portaudio_error: type[Exception] = _portaudio().PortAudioError
         mixer = Mixer(f"microphone {self.device}", self.device_rate_hz)
@@ -284,15 +325,29 @@ class Microphone:
             held_frames = stream.read_available  # recorded before `stop`, not read yet
             if held_frames > 0 and self._samples_left != 0:
                 self._deliver(resampler.feed(self._read(stream, held_frames, channels, mixer)))
-            outcome = None
         except portaudio_error as error:
-            outcome = AudioDeviceError(
+            return AudioDeviceError(
                 f"microphone {self.device}: stopped delivering ({error}); check that it is still connected"
             )
         finally:
             stream.close()
             self._deliver(resampler.finish())
-            self._put(outcome)
+        return None
+
+    def _open_when_there(self) -> Opened | None:
+        """Try to open the device until it is there; return None if `stop` came before."""
+        self._absent = True
+        try:
+            while not self._stopping:
+                time.sleep(WAIT_S)
+                portaudio = _portaudio()
+                portaudio._terminate()  # PortAudio lists the devices when it starts
+                portaudio._initialize()
+                with contextlib.suppress(AudioDeviceError, portaudio.PortAudioError):
+                    return self._open_device()
+        finally:
+            self._absent = False
+        return None
 
     def _read(self, stream: InputStream, frames: int, channels: int, mixer: Mixer) -> npt.NDArray[np.float32]:
         """Return the next frames of the device as mono, shape (frames,)."""
@@ -322,7 +377,7 @@ def _matches(devices: list[Device], wanted: str | int | None) -> list[Device]:
     if wanted is None:
         return [device for device in devices if device.is_default]
     if isinstance(wanted, int) or wanted.isdecimal():
-        return [device for device in devices if device.index == int(wanted)]
+        return [device for device in devices if device.index == int(wanted) and not device.source]
     exact = [device for device in devices if device.name == wanted]
     return exact or [device for device in devices if wanted.casefold() in device.name.casefold()]
 

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,6 +132,24 @@ def test_a_signal_flushes_and_ends_well(
     heard = [event["heard_s"] for event in events if event["event"] == "text"]
     assert heard[-1] > heard[0]
     assert events[-1]["wall_s"] < 30
+
+
+@pytest.mark.mic
+@pytest.mark.slow
+def test_an_unplugged_microphone_is_waited_for_without_noise(
+    pulse_microphone: PulseMicrophone, tiny_bundle: Path
+) -> None:
+    pulse_microphone.speak(np.zeros(0, np.int16), after_s=0)
+    options = ["--bundle", tiny_bundle, "--device-rate", RATE_HZ, "--seconds", 4, "--wait", "--json"]
+    process = start(pulse_microphone, *options)
+    time.sleep(2)
+    pulse_microphone.restart()
+    _, err = rest_of(process)
+    assert process.returncode == 0
+    lost, back = err.splitlines()  # PortAudio printed `Expression ... failed in ...`
+    assert "stopped delivering (" in lost
+    assert lost.endswith("; waiting for it")
+    assert back.endswith("is back")
 
 
 @pytest.mark.mic

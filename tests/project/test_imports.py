@@ -38,6 +38,7 @@ LIBRARIES = {  # of a light layer, all that it may import besides Python's own
         "sounddevice",
         "cuda",
         "tensorrt",
+        "PyInstaller",  # which runs the hooks
     },
     "server": {"numpy", "starlette", "uvicorn", "python_multipart", "prometheus_client"},
 }

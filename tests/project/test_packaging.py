@@ -28,6 +28,7 @@ TOP_LEVEL = {
 HEAVY = {"accelerate", "onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "transformers"}
 SITE = "import sysconfig; print(sysconfig.get_path('purelib'))"
 MAX_WHEEL_BYTES = 100_000_000  # PyPI takes no larger file
+MAX_FROZEN_BYTES = 350_000_000
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_README_LINES = 160
@@ -160,6 +161,30 @@ def test_an_installed_wheel_works_in_the_root_of_a_clone_and_elsewhere(
             assert origin.is_relative_to(ROOT if place == "clone" else installed_python.parents[1])
         else:
             assert done.stdout.startswith("bestow-edge ")
+
+
+@pytest.mark.slow
+def test_a_frozen_program_runs_without_python_and_holds_no_torch(unpacked: Path, tmp_path: Path) -> None:
+    example, audio = (ROOT / "examples" / name for name in ("transcribe_file.py", "audio/digits_en.wav"))
+    env = dict(os.environ, PYTHONPATH=str(unpacked), PYINSTALLER_CONFIG_DIR=str(tmp_path / "cache"))
+    command = [sys.executable, "-m", "PyInstaller", "--log-level", "WARN", "--name", "captions", example]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    program = tmp_path / "dist" / "captions" / ("captions.exe" if os.name == "nt" else "captions")
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    env = {name: value for name, value in os.environ.items() if name in {"SYSTEMROOT", "HOME", "LANG"}}
+    ran = subprocess.run([program, audio], cwd=elsewhere, env=env, capture_output=True, encoding="utf-8", check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert [line.split()[-1] for line in ran.stdout.splitlines()] == ["neun", "eins", "fünf", "sieben", "null"]
+    frozen = modules_of(tmp_path / "build" / "captions" / "PYZ-00.toc")
+    assert "bestow_edge" in frozen
+    assert not frozen & {*HEAVY, "huggingface_hub", "av", "matplotlib", "scipy"}
+    assert sum(path.stat().st_size for path in program.parent.rglob("*") if path.is_file()) < MAX_FROZEN_BYTES
+
+
+def modules_of(table: Path) -> set[str]:
+    """Return the top-level names in a table of contents that PyInstaller writes."""
+    return {entry[0].split(".")[0] for entry in ast.literal_eval(table.read_text(encoding="utf-8"))[1]}
 
 
 @pytest.mark.parametrize("extra", ["", "cpu", "mic", "server"])

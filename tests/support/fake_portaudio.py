@@ -31,6 +31,7 @@ class FakeStream:
         turn = self.fake.num_reads
         self.fake.num_reads += 1
         if turn == self.fake.lost_at:
+            self.fake.plugged_in_at = self.fake.lost_for
             raise PortAudioError("device lost")
         if turn == self.fake.crash_at:
             raise MemoryError
@@ -58,13 +59,23 @@ class FakePortAudio(ModuleType):
         self.lost_at = self.crash_at = self.hang_at = -1
         self.overflows_at: set[int] = set()
         self.held_frames = self.num_reads = self.num_closed = 0
+        self.num_starts, self.plugged_in_at, self.lost_for = 1, 0, 0  # in starts of PortAudio
         self.released = threading.Event()
         self.opened: dict[str, object] = {}
 
     def entry(self, name: str, channels: int, rate_hz: float = 16_000) -> dict[str, object]:
         return {"name": name, "hostapi": 0, "max_input_channels": channels, "default_samplerate": float(rate_hz)}
 
+    def _terminate(self) -> None:
+        self.num_starts -= 1
+
+    def _initialize(self) -> None:
+        self.num_starts += 1
+        self.plugged_in_at -= 1
+
     def query_devices(self) -> list[dict[str, object]]:
+        if self.plugged_in_at > 0:
+            return []
         return [{**device, "index": index} for index, device in enumerate(self.devices)]
 
     def query_hostapis(self) -> list[dict[str, str]]:

@@ -58,6 +58,7 @@ class VirtualMicrophone:
         samples = self.folder / "microphone_samples.npy"
         if samples.exists():
             result["samples"] = np.load(samples)
+        result["stderr"] = done.stderr
         return result
 
 
@@ -69,6 +70,7 @@ class PulseMicrophone(VirtualMicrophone):
     fifo: Path
     rate_hz: int
     ended: threading.Event = field(default_factory=threading.Event)
+    later: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     def speak(self, samples: npt.NDArray[np.int16], *, after_s: float) -> None:
         """Play silence, `samples` in real time, then silence until the test ends; from a thread, returns at once."""
@@ -86,6 +88,16 @@ class PulseMicrophone(VirtualMicrophone):
                     time.sleep(max(0.0, start_s + turn * 0.02 - time.monotonic()))
 
         threading.Thread(target=play, daemon=True).start()
+
+    def restart(self) -> None:
+        """Kill the server, as if the device was unplugged, and start another a second later; it hears silence."""
+        self.server.kill()
+        self.server.wait()
+        time.sleep(1)
+        for leftover in (self.fifo, self.folder / "native"):
+            leftover.unlink(missing_ok=True)
+        self.later.append(_start_pulse(self.folder, self.rate_hz).server)
+        self.speak(np.zeros(0, np.int16), after_s=0)
 
 
 def rest_of(process: subprocess.Popen[str], timeout_s: float = 60) -> tuple[str, str]:
@@ -131,8 +143,9 @@ def pulse_microphone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pulse
         yield microphone
     finally:
         microphone.ended.set()
-        microphone.server.terminate()
-        microphone.server.wait(5)
+        for server in (microphone.server, *microphone.later):
+            server.terminate()
+            server.wait(5)
 
 
 def _skip_without_portaudio() -> None:
@@ -146,12 +159,14 @@ def _skip_without_portaudio() -> None:
 
 def _start_pulse(folder: Path, rate_hz: int) -> PulseMicrophone:
     config, fifo, socket, log = (folder / name for name in ("asound.conf", "mic.fifo", "native", "log"))
-    config.write_text(f'{ALSA_DEFAULTS}pcm.pulsemic {{ type pulse device "vmic" }}\n')
+    config.write_text(f'{ALSA_DEFAULTS}pcm.pulsemic {{ type pulse device "vmic" }}\npcm.pulse {{ type pulse }}\n')
     own = {f"PULSE_{kind}_PATH": str(folder) for kind in ("RUNTIME", "STATE")}
     env = dict(os.environ, **own, XDG_RUNTIME_DIR=str(folder), PULSE_COOKIE=str(folder / "cookie"))
     source = f"module-pipe-source source_name=vmic file={fifo} format=s16le rate={rate_hz} channels=1"
     options = ["-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "--log-target=stderr"]
-    modules = ["-L", f"module-native-protocol-unix auth-anonymous=1 socket={socket}", "-L", source]
+    sinks = [f"module-null-sink sink_name={name}" for name in ("headset", "speakers")]
+    protocol = f"module-native-protocol-unix auth-anonymous=1 socket={socket}"
+    modules = [option for module in (protocol, source, *sinks) for option in ("-L", module)]
     with log.open("wb") as errors:
         server = subprocess.Popen(["pulseaudio", *options, *modules], env=env, stdout=errors, stderr=errors)  # noqa: S607
     deadline_s = time.monotonic() + 10

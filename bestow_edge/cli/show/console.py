@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from rich.text import Text
 from bestow_edge.core.errors import MissingExtraError
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+STDERR = 2  # the file descriptor
 PIPE_COLUMNS = 200  # width of tables in a file or a pipe, wide enough for unwrapped rows
 
 err = Console(stderr=True, highlight=False, markup=False)
@@ -120,6 +122,28 @@ def logs_on_stderr() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def libraries_silenced() -> Iterator[None]:
+    """Drop what C libraries such as PortAudio and ALSA print on stderr; Python's messages still go there."""
+    try:
+        shown = sys.stderr.fileno() == STDERR
+    except (OSError, ValueError):  # replaced by an object without a file
+        shown = False
+    if not shown:
+        yield
+        return
+    before, kept = sys.stderr, os.dup(STDERR)
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123 - no path
+        os.dup2(nothing.fileno(), STDERR)
+    sys.stderr = open(kept, "w", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: PTH123, SIM115 - ditto
+    try:
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        sys.stderr.close()
+        sys.stderr = before
 
 
 @contextmanager

@@ -178,3 +178,49 @@ def test_error_in_the_loop_closes_the_device(fake: FakePortAudio) -> None:
     with pytest.raises(ZeroDivisionError), Microphone() as microphone:
         _ = 1 / len(next(microphone)[:0])
     assert fake.num_closed == 1
+
+
+# --- waiting ---
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAIT_S", 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_device_that_is_not_there_yet_is_waited_for(fake: FakePortAudio, caplog: pytest.LogCaptureFixture) -> None:
+    fake.plugged_in_at = 3
+    with Microphone(seconds=0.5, wait=True) as microphone:
+        np.testing.assert_array_equal(np.concatenate(list(microphone)), heard(8_000))
+    assert (fake.num_starts, fake.plugged_in_at) == (1, 0)
+    (message,) = caplog.messages
+    assert message.startswith("no microphone: ")
+    assert message.endswith("; waiting for it")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_device_that_was_unplugged_comes_back(
+    fake: FakePortAudio, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STALL_S", 0.05)
+    fake.lost_at, fake.lost_for = 3, 20  # no samples for longer than a device may be silent
+    with Microphone(seconds=0.5, wait=True) as microphone:
+        blocks = list(microphone)
+    before = heard(3 * BLOCK)
+    np.testing.assert_array_equal(np.concatenate(blocks), np.concatenate([before, heard(8_000 - 3 * BLOCK)]))
+    assert (fake.num_starts, fake.num_closed, fake.plugged_in_at) == (1, 2, 0)
+    assert [message.split("): ")[-1] for message in caplog.messages] == [
+        "stopped delivering (device lost); check that it is still connected; waiting for it",
+        "is back",
+    ]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_stop_ends_a_wait(fake: FakePortAudio) -> None:
+    fake.lost_at, fake.lost_for = 1, 10**9
+    with Microphone(wait=True) as microphone:
+        next(microphone)
+        microphone.stop()
+        assert list(microphone) == []
+    assert fake.num_closed == 1

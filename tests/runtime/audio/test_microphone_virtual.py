@@ -1,8 +1,11 @@
 """Recording from virtual microphones, in subprocesses."""
 
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +17,15 @@ from microphones import PulseMicrophone, VirtualMicrophone
 from bestow_edge.runtime.audio.resampling import StreamResampler
 
 RECORD = """
-import json, os, signal, sys
+import json, logging, os, signal, sys
 import numpy as np
 from bestow_edge.core.errors import AudioDeviceError
 from bestow_edge.runtime.audio.microphone import Microphone, list_devices
 
+logging.basicConfig()
 name, rate_hz, seconds, interrupt_after = sys.argv[1], int(sys.argv[2]) or None, float(sys.argv[3]), int(sys.argv[4])
 blocks, error = [], None
-with Microphone(name, device_rate_hz=rate_hz, seconds=seconds, queue_blocks=16) as microphone:
+with Microphone(name, device_rate_hz=rate_hz, seconds=seconds, queue_blocks=16, wait=len(sys.argv) > 5) as microphone:
     signal.signal(signal.SIGINT, lambda *_: microphone.stop())
     print("recording", flush=True)
     try:
@@ -130,3 +134,39 @@ def test_pulse_server_killed_while_recording(pulse_microphone: PulseMicrophone) 
     timer.join()
     assert "stopped delivering (" in result["error"]
     assert len(result["samples"]) > 16_000
+
+
+@pytest.mark.mic
+@pytest.mark.slow
+def test_pulse_server_killed_and_started_again(pulse_microphone: PulseMicrophone) -> None:
+    """The recording goes on when the device is back."""
+    pulse_microphone.speak(SPOKEN, after_s=0)
+    timer = threading.Timer(3, pulse_microphone.restart)
+    timer.start()
+    result = pulse_microphone.record(RECORD, 16_000, 6, 0, "wait")
+    timer.join()
+    assert result["error"] is None
+    assert len(result["samples"]) == 96_000
+    assert "stopped delivering (" in result["stderr"]
+    assert "is back" in result["stderr"]
+
+
+@pytest.mark.mic
+@pytest.mark.slow
+def test_a_monitor_hears_what_a_program_plays(pulse_microphone: PulseMicrophone) -> None:
+    if shutil.which("pactl") is None or shutil.which("pacat") is None:
+        pytest.skip("no pactl: apt install pulseaudio-utils")
+    pulse_microphone.speak(np.zeros(0, np.int16), after_s=0)
+    tone = (8_000 * np.sin(2 * np.pi * 440 * np.arange(160_000) / 16_000)).astype(np.int16)
+    command = ["pacat", "--device=speakers", "--rate=16000", "--format=s16le", "--channels=1"]
+    levels = {}
+    with subprocess.Popen(command, env=pulse_microphone.env, stdin=subprocess.PIPE) as player:
+        assert player.stdin is not None
+        threading.Thread(target=player.communicate, args=[tone.tobytes()], daemon=True).start()
+        for name in ("speakers", "headset.monitor"):
+            result = replace(pulse_microphone, name=name).record(RECORD, 16_000, 2, 0)
+            levels[name] = float(np.sqrt(np.mean(result["samples"][8_000:] ** 2)))
+        player.terminate()
+    assert {"speakers.monitor (PulseAudio)", "headset.monitor (PulseAudio)"} < set(result["devices"])
+    assert levels["speakers"] > 0.1
+    assert levels["headset.monitor"] == 0
