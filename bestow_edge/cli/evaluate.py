@@ -20,6 +20,7 @@ from bestow_edge.cli.show.console import (
     write_tables,
 )
 from bestow_edge.core.bundle import read_manifest
+from bestow_edge.core.files import only_writer
 from bestow_edge.core.prompts import parse_pair
 from bestow_edge.core.request import Request, default_pair
 from bestow_edge.evaluation.scores.score import METRICS
@@ -160,7 +161,8 @@ def evaluate(
     _report_samples(samples, manifest, runner, metric)
     description = summary.describe(manifest, samples, runner)
     store = Store(out, description)
-    outputs = _run(runner, samples, settings, store)
+    with only_writer(out):
+        outputs = _run(runner, samples, settings, store)
     say("computing scores and intervals")
     results = [score_setting(setting, instances, pair) for setting, instances in zip(settings, outputs, strict=True)]
     record = summary.write(store, description, results, metric)

@@ -11,6 +11,7 @@ import platform
 import re
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from bestow_edge.core.errors import ConfigError
 logger = logging.getLogger(__name__)
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.edge-(?P<kind>new|old)\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}")
+WRITER = ".writer"
+"""File of a directory that a command locks while it writes there."""
 _OLD_S = 7 * 24 * 3600  # what another machine left is removed after a week: whether its process lives is not known
 
 
@@ -33,7 +36,7 @@ def atomic_directory(target: Path, *, replace: bool) -> Iterator[Path]:
         replace: whether an existing directory may be replaced.
 
     Raises:
-        ConfigError: if `target` is not a directory, or exists and may not be replaced.
+        ConfigError: if `target` is not a directory, or exists and may not be replaced, or another process makes it.
         OSError: if it cannot take its place; the old directory is back then, or the message says where it is.
     """
     target = target.resolve()
@@ -42,19 +45,50 @@ def atomic_directory(target: Path, *, replace: bool) -> Iterator[Path]:
     partial = temporary_path(target)
     partial.mkdir()
     try:
+        _check_alone(target)  # now that others see this one
         yield partial
         _take_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def only_writer(directory: Path) -> Iterator[None]:
+    """Refuse to write into a directory in which another process writes. The directory is made if it is missing.
+
+    Raises:
+        ConfigError: if another process writes there.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / WRITER).open("ab") as file:
+        try:
+            _lock(file.fileno())
+        except OSError as error:
+            hint = "wait for its end or choose another directory"
+            raise ConfigError(f"{directory}: another command writes into it; {hint}") from error
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file until it is closed or this process ends, however it ends; processes that it forks don't hold it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def check_free(target: Path, *, replace: bool) -> None:
     """Check that a directory can be made at a path, and tidy up after commands that were killed. Call it early too.
 
     Raises:
-        ConfigError: if `target` is not a directory, or exists and may not be replaced.
+        ConfigError: if `target` is not a directory, or exists and may not be replaced, or another process makes it.
     """
     tidy(target)
+    _check_alone(target.resolve())
     if target.exists() and (not replace or not target.is_dir()):
         raise ConfigError(f"{target.resolve()} exists; choose another path or allow it to be replaced (--force)")
 
@@ -68,6 +102,14 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def share(path: Path) -> None:
+    """Give a file that a library made private the rights of other new files, which the umask decides."""
+    fresh = temporary_path(path)
+    fresh.touch()
+    path.chmod(fresh.stat().st_mode & 0o777)
+    fresh.unlink()
 
 
 def temporary_path(target: Path) -> Path:
@@ -110,6 +152,17 @@ def settle(leftover: Path) -> str:
         leftover.unlink(missing_ok=True)
     logger.info("%s: removed, a killed command left it", leftover)
     return "removed"
+
+
+def _check_alone(target: Path) -> None:
+    """Refuse a target that another running command of this machine makes."""
+    for path in target.parent.iterdir() if target.parent.is_dir() else ():
+        match = _LEFTOVER.fullmatch(path.name)
+        if match is None or match["kind"] != "new" or match["host"] != _HOST or _target(path) != target:
+            continue
+        if (pid := int(match["pid"])) != os.getpid() and _runs(pid):
+            hint = f"wait for its end, or remove {path.name} there if it is another program"
+            raise ConfigError(f"{target}: process {pid} makes it; {hint}")
 
 
 def _take_place(partial: Path, target: Path) -> None:

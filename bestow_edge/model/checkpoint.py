@@ -28,7 +28,7 @@ from bestow_edge.core.checkpoint import (
     weight_shapes,
 )
 from bestow_edge.core.errors import CheckpointError
-from bestow_edge.core.files import atomic_directory
+from bestow_edge.core.files import atomic_directory, share
 from bestow_edge.model.base import SpeechModel
 
 MAPPED_WEIGHTS = 250_000_000  # 1 GB in float32
@@ -56,7 +56,7 @@ def save_checkpoint(
         (partial / CONFIG_FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
         (partial / TOKENIZER_FILE).write_text(tokenizer_json, encoding="utf-8")
         save_model(model, str(partial / WEIGHTS_FILE))
-        (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private
+        share(partial / WEIGHTS_FILE)
 
 
 def load_checkpoint(directory: Path) -> SpeechModel:

@@ -1,20 +1,33 @@
 """Directories and files that appear complete or not at all."""
 
 import hashlib
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from bestow_edge.core.bundle import read_manifest
 from bestow_edge.core.errors import BundleMissingError, ConfigError
-from bestow_edge.core.files import atomic_directory, leftovers, sha256, tidy, write_atomically
+from bestow_edge.core.files import (
+    atomic_directory,
+    check_free,
+    leftovers,
+    only_writer,
+    sha256,
+    share,
+    tidy,
+    write_atomically,
+)
 
 
 def write_part(target: Path, *, replace: bool, fail: bool = False) -> None:
-    with atomic_directory(target, replace=replace) as partial:
-        (partial / "new.txt").write_text("new")
+    with atomic_directory(target, replace=replace) as made:
+        (made / "new.txt").write_text("new")
         if fail:
             raise RuntimeError("disk on fire")
 
@@ -134,6 +147,60 @@ def test_what_a_killed_command_left_is_removed_by_the_next_one(tmp_path: Path) -
     assert len(leftovers(tmp_path)) == 2
     write_part(tmp_path / "b", replace=False)
     assert names(tmp_path) == [".b.mine", "b", "b/new.txt"]
+
+
+WAITS = """
+import sys
+from pathlib import Path
+from bestow_edge.core import files
+with files.{name}(Path(sys.argv[1]){options}):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def writing(name: str, target: Path) -> Iterator[None]:
+    """Write into a directory in another process, which is killed at the end."""
+    code = WAITS.format(name=name, options=", replace=True" if name == "atomic_directory" else "")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, str(target)], **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout.read(2) == b"in"
+        yield
+        process.kill()
+
+
+def test_of_two_writers_of_a_directory_one_is_refused(tmp_path: Path) -> None:
+    target = tmp_path / "b"
+    with writing("atomic_directory", target):
+        for call in (partial(write_part, target, replace=True), partial(check_free, target, replace=True)):
+            with pytest.raises(ConfigError, match=r"b: process \d+ makes it; wait for its end"):
+                call()
+        write_part(tmp_path / "other", replace=False)
+    write_part(target, replace=False)  # the other one was killed
+    assert names(tmp_path) == ["b", "b/new.txt", "other", "other/new.txt"]
+
+
+def test_of_two_writers_into_a_directory_one_is_refused(tmp_path: Path) -> None:
+    with writing("only_writer", tmp_path / "run"):
+        refused = pytest.raises(ConfigError, match="run: another command writes into it; wait for its end")
+        with refused, only_writer(tmp_path / "run"):
+            pass
+    with only_writer(tmp_path / "run"):  # the other one was killed
+        pass
+
+
+def test_the_umask_decides_who_may_read(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "file", "x")
+        write_part(tmp_path / "b", replace=False)
+        (tmp_path / "private").touch(0o600)
+        share(tmp_path / "private")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"file": 0o640, "b": 0o750, "new.txt": 0o640, "private": 0o640}
 
 
 def test_what_a_running_command_writes_is_no_leftover(tmp_path: Path) -> None:

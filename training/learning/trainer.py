@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments, se
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from bestow_edge.core.errors import ConfigError, TrainingStoppedError
-from bestow_edge.core.files import write_atomically
+from bestow_edge.core.files import only_writer, write_atomically
 from bestow_edge.training.learning.interruptions import StopSignal, no_orphans, typed_failures
 from bestow_edge.training.learning.log import JsonLog
 from bestow_edge.training.learning.run import Run, batches_per_step
@@ -49,7 +50,7 @@ def train(recipe: Recipe, data_dir: Path, out: Path, callbacks: Sequence[Trainer
         The checkpoint's directory.
 
     Raises:
-        ConfigError: if recipe, model and number of processes do not fit each other.
+        ConfigError: if recipe, model and number of processes do not fit each other, or another run writes into `out`.
         ManifestError: if data are missing or wrong.
         TrainingStoppedError: if SIGINT or SIGTERM came. The state is saved.
         TrainingError: if memory or disk are full or a process died. The last save is complete.
@@ -58,19 +59,20 @@ def train(recipe: Recipe, data_dir: Path, out: Path, callbacks: Sequence[Trainer
     with typed_failures("preparing the run"):
         run = Run(recipe, data_dir, out)
         out.mkdir(parents=True, exist_ok=True)
-    with StopSignal() as stop:
-        for stage in recipe.stages:
-            if (out / stage.name / "model").is_dir():
-                logger.info("stage %s is complete, its weights are loaded", stage.name)
-            else:
-                with typed_failures(f"stage {stage.name}"), no_orphans():
-                    _train_stage(run, stage, stop, callbacks)
-            run.load_stage(stage)
     final = out / "checkpoint"
-    if _is_first():
-        with typed_failures("writing the checkpoint"):
-            run.save(run.objective.state_dict(), final)
-    _wait()
+    with only_writer(out) if _is_first() else nullcontext():
+        with StopSignal() as stop:
+            for stage in recipe.stages:
+                if (out / stage.name / "model").is_dir():
+                    logger.info("stage %s is complete, its weights are loaded", stage.name)
+                else:
+                    with typed_failures(f"stage {stage.name}"), no_orphans():
+                        _train_stage(run, stage, stop, callbacks)
+                run.load_stage(stage)
+        if _is_first():
+            with typed_failures("writing the checkpoint"):
+                run.save(run.objective.state_dict(), final)
+        _wait()
     return final
 
 

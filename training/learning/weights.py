@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bestow_edge.core.errors import CheckpointError, ConfigError
+from bestow_edge.core.files import share
 from bestow_edge.training.recipe.stages import LoraRecipe
 
 MODEL, HEADS = "model.", ("ctc_head.", "count_head.")
@@ -77,6 +78,7 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         save_file(unshared(state), str(partial), metadata={"format": "pt"})
+        share(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

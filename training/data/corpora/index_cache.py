@@ -6,7 +6,9 @@ processes need a missing index, one makes it and the others wait.
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -17,9 +19,15 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
+from bestow_edge.core.archives import read_arrays
+from bestow_edge.core.decoding import decode
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.files import write_atomically
+from bestow_edge.core.json_text import parse_object
 from bestow_edge.training.data.corpora.filters import Report
 
 FORMAT = "2"  # to be changed with the content of indexes
+logger = logging.getLogger(__name__)
 Index = npt.NDArray[Any]  # Any: rows with fields, or a mask
 
 
@@ -46,9 +54,18 @@ def cached(
     path = directory / f"{name}.npz"
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if not path.is_file():
-            partial = path.with_suffix(".partial.npz")
-            np.savez(partial, index=build(report), report=np.array(json.dumps(asdict(report))))
-            partial.replace(path)
-        with np.load(path) as stored:
-            return stored["index"], Report(**json.loads(str(stored["report"])))
+        if path.is_file():
+            try:
+                return _read(path)
+            except (ConfigError, KeyError) as error:
+                logger.warning("%s: a damaged index (%s); it is made again", path, error)
+        index = build(report)
+        buffer = io.BytesIO()
+        np.savez(buffer, index=index, report=np.array(json.dumps(asdict(report))))
+        write_atomically(path, buffer.getvalue())
+        return index, report
+
+
+def _read(path: Path) -> tuple[Index, Report]:
+    stored = read_arrays(path)
+    return stored["index"], decode(Report, parse_object(str(stored["report"]), str(path)), "report")
