@@ -288,8 +288,8 @@ class Model:
         """Log a warning about a wait-k or turns that were not trained, once for each."""
         if isinstance(policy, EveryStep) and policy not in self._warned and policy.l != self.config.policy.l:
             self._warned.add(policy)
-            trained = self.config.policy.l
-            logger.warning("L=%d: this model was trained with turns of %d; expect more mistakes", policy.l, trained)
+            turns = self.config.policy.l
+            logger.warning("L=%d: this model was trained with turns of %d; expect more mistakes", policy.l, turns)
         if not isinstance(policy, WaitK) or policy in self._warned or is_trained(policy.k, policy.l, self.config):
             return
         self._warned.add(policy)

@@ -144,13 +144,13 @@ def test_pyproject_lists_every_package() -> None:
 
 def test_public_names_are_pinned() -> None:
     assert bestow_edge.__all__ == [
-        "AlignAtt", "BestowEdgeError", "Event", "Hotword", "LiveSession", "LocalAgreement", "Model", "Offline",
-        "Policy", "Question", "SegmentConfig", "SegmentEvent", "Session", "TextEvent", "View", "WaitK", "load",
-        "open_audio", "read_audio", "stream",
+        "AlignAtt", "BestowEdgeError", "Event", "EveryStep", "Hotword", "LiveSession", "LocalAgreement", "Model",
+        "Offline", "Policy", "Question", "SegmentConfig", "SegmentEvent", "Session", "TextEvent", "View", "WaitK",
+        "load", "open_audio", "read_audio", "stream",
     ]  # fmt: skip
     assert bestow_edge.runtime.__all__ == [
-        "AlignAtt", "Event", "Hotword", "LiveSession", "LocalAgreement", "Model", "Offline", "Policy", "Question",
-        "SegmentConfig", "SegmentEvent", "Session", "TextEvent", "View", "WaitK", "embedded_bundle", "load",
+        "AlignAtt", "Event", "EveryStep", "Hotword", "LiveSession", "LocalAgreement", "Model", "Offline", "Policy",
+        "Question", "SegmentConfig", "SegmentEvent", "Session", "TextEvent", "View", "WaitK", "embedded_bundle", "load",
         "open_audio", "read_audio", "stream"
     ]  # fmt: skip
     for name in bestow_edge.__all__:
