@@ -23,6 +23,8 @@ CLASSES = {
     "ChunkedConfig": "`model.encoder` of kind `chunked`: cache-aware; `network` is its transformers config",
     "WindowedConfig": "`model.encoder` of kind `windowed`: bidirectional; `network` is its transformers config",
     "CrossAdapterConfig": "`model.connector` of kind `cross_adapter`: BESTOW's adapter",
+    "PrependConfig": "`model.connector` of kind `prepend`: speech in the LLM's sequence",
+    "QformerConfig": "`qformer` of `prepend`",
     "DataRecipe": "`data`",
     "SourceRecipe": "Each of `data.sources` and `data.dev_sources`",
     "FilterRecipe": "`data.filter`",

@@ -10,15 +10,17 @@ import typer
 
 from bestow_edge.cli import options
 from bestow_edge.cli.show.console import needs_extra, new_table, say, shown_steps, write_json, write_tables
-from bestow_edge.core.config import PolicyConfig
+from bestow_edge.core.config import ConnectorConfig, PolicyConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
+from bestow_edge.core.specs.prepend import PrependConfig
 
 if TYPE_CHECKING:
     from bestow_edge.model.pretrained.assemble import InitResult
 
 ADAPTER = CrossAdapterConfig(num_layers=2)
 POLICY = PolicyConfig()
+PREPEND_L = 12  # steps (0.96 s) between two drafts: each runs all the text again
 
 Whole = Annotated[
     str | None,
@@ -66,6 +68,12 @@ Pairs = Annotated[
         "--pairs", metavar="PAIR,...", help="Language pairs of the training; en-en if not given. Whole SALM: its pairs."
     ),
 ]
+Connector = Annotated[
+    Literal["cross_adapter", "prepend"],
+    typer.Option(
+        "--connector", help="Speech enters by an adapter with cross-attention, or stands in the LLM's own sequence."
+    ),
+]
 Adapter = Annotated[
     Literal["fresh", "decoder"],
     typer.Option("--adapter", help="Begin with fresh weights, or as the decoder of the Whisper that --encoder names."),
@@ -85,7 +93,9 @@ PromptMode = Annotated[
     typer.Option("--prompt-mode", help="Prompt tokens see a null frame in place of speech, or bypass the adapter."),
 ]
 K = Annotated[int, typer.Option("--k", min=1, metavar="N", help=f"{options.K_HELP}.")]
-L = Annotated[int, typer.Option("--l", min=1, metavar="N", help=f"{options.L_HELP}.")]
+L = Annotated[
+    int | None, typer.Option("--l", min=1, metavar="N", help=f"{options.L_HELP}; {POLICY.l} if not given, prepend 12.")
+]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     typer.Option("--dtype", help="Dtype of the stored weights; auto keeps that of each part."),
@@ -104,6 +114,7 @@ def init(
     padding: Padding = None,
     instruction: Instruction = None,
     pairs: Pairs = None,
+    connector: Connector = "cross_adapter",
     adapter: Adapter = "fresh",
     adapter_layers: Layers = ADAPTER.num_layers,
     adapter_width: Width = ADAPTER.width,
@@ -112,7 +123,7 @@ def init(
     text_mixer: Mixer = ADAPTER.text_mixer,
     prompt_mode: PromptMode = ADAPTER.prompt_mode,
     k: K = POLICY.k,
-    l: L = POLICY.l,  # noqa: E741 - the paper's letter
+    l: L = None,  # noqa: E741 - the paper's letter
     dtype: Dtype = "auto",
     seed: Seed = 0,
     offline: Offline = False,
@@ -132,6 +143,14 @@ def init(
       bestow-edge init --encoder model.nemo --llm models/SmolLM2-135M-Instruct --pairs en-en,en-de --out start --offline
     """
     _check_sources(whole, encoder, llm)
+    names = tuple(pairs.split(",")) if pairs is not None else None
+    fresh: ConnectorConfig = CrossAdapterConfig(
+        num_layers=adapter_layers, width=adapter_width, num_heads=adapter_heads, ffn_factor=adapter_ffn,
+        text_mixer=text_mixer, prompt_mode=prompt_mode,
+    )  # fmt: skip
+    policy = PolicyConfig(k=k, l=l or POLICY.l)
+    if connector == "prepend":
+        fresh, policy = PrependConfig(), PolicyConfig(name="local-agreement", l=l or PREPEND_L)
     with shown_steps() as step:
         step("loading torch")
         with needs_extra("train"):
@@ -139,19 +158,14 @@ def init(
             from bestow_edge.model.pretrained.components import WholeRequest
             from bestow_edge.model.pretrained.whole import init_whole
 
-            names = tuple(pairs.split(",")) if pairs is not None else None
             if whole is not None:
                 wanted = WholeRequest(source=whole, llm=llm, pairs=names, instruction=instruction, padding_s=padding,
                                       offline=offline, every_name=all_names)  # fmt: skip
                 result = init_whole(wanted, out, force=force, progress=step)
             else:
-                fresh = CrossAdapterConfig(
-                    num_layers=adapter_layers, width=adapter_width, num_heads=adapter_heads, ffn_factor=adapter_ffn,
-                    text_mixer=text_mixer, prompt_mode=prompt_mode,
-                )  # fmt: skip
                 request = InitRequest(
                     encoder=encoder or "", llm=llm or "", connector=fresh if adapter == "fresh" else None,
-                    pairs=names or ("en-en",), instruction=instruction, policy=PolicyConfig(k=k, l=l), dtype=dtype,
+                    pairs=names or ("en-en",), instruction=instruction, policy=policy, dtype=dtype,
                     seed=seed, offline=offline,
                 )  # fmt: skip
                 result = init_checkpoint(request, out, force=force, every_name=all_names, progress=step)

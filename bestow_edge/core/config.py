@@ -18,6 +18,7 @@ from bestow_edge.core.networks import check_network
 from bestow_edge.core.ranges import check_ranges
 
 MOST = 1_000_000  # steps of a policy: 22 hours
+OVERSHOOT_STEPS = 64  # a segment ends with the chunk that reaches its limit
 PolicyName = Literal["wait-k", "offline", "align-att", "local-agreement"]
 """Names of the read/write policies in files and on the command line."""
 
@@ -136,6 +137,11 @@ class EncoderConfig(ABC):
         """Return the steps of an utterance of some mel frames."""
 
     @property
+    def whole_steps(self) -> int:
+        """Most steps of a segment of which one encoding gives all; encoders that encode a step once have no limit."""
+        return MOST
+
+    @property
     def positions_per_step(self) -> int:
         """Positions of the network that are stacked to one step."""
         return 1
@@ -183,6 +189,20 @@ class ConnectorConfig(ABC):
         Raises:
             ConfigError: if one is not.
         """
+
+    @property
+    def mark(self) -> str:
+        """Text of the prompt's token in whose place speech stands; empty for kinds without such a token."""
+        return ""
+
+    @property
+    def mark_id(self) -> int | None:
+        """Id of that token; None without one, or if it is not yet known."""
+        return None
+
+    def with_mark(self, token_id: int) -> ConnectorConfig:  # noqa: ARG002 - for kinds that have a mark
+        """Return the config with the id of that token."""
+        return self
 
     @property
     def max_text_tokens(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Greedy decoding under wait-k with the PyTorch model, several utterances at once, and the WER and BLEU of the texts.
+"""Greedy decoding with the PyTorch model, several utterances at once, and the WER and BLEU of the texts.
 
 `bestow_edge.runtime.stream.loop` decides on each token, as in a session of one segment. There are no caches: the few
 texts of an evaluation do without.
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bestow_edge.core.policy import WaitK
+from bestow_edge.core.policy import Policy
 from bestow_edge.runtime.decoders.base import Attempt
 from bestow_edge.runtime.stream.answer import Answer
 from bestow_edge.runtime.stream.loop import decide
@@ -54,7 +54,7 @@ def utterances_of(batch: Batch) -> list[Utterance]:
 def write_down(
     objective: Objective,
     utterances: Sequence[Utterance],
-    policy: WaitK,
+    policy: Policy,
     *,
     lookahead: int,
     end_id: int,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.files import write_atomically
-from bestow_edge.core.policy import WaitK
+from bestow_edge.core.policy import Offline, WaitK
 from bestow_edge.training.data.batches import Batch
 from bestow_edge.training.data.tokens import prompt_ids
 from bestow_edge.training.learning.decoding import Utterance, scores, utterances_of, write_down
@@ -77,13 +78,14 @@ class Evaluation:
 
     def _hypotheses(self, trainer: StageTrainer) -> dict[str, float]:
         recipe, config = self._run.recipe.hypotheses, self._run.config
+        policy = WaitK(recipe.k or config.policy.k, config.policy.l)
         rank, processes = trainer.args.process_index, trainer.processes
         rows = -(-len(self._utterances) // processes)
         mine = [self._utterances[(rank * rows + row) % len(self._utterances)] for row in range(rows)]
         answers = write_down(
             trainer.objective,
             mine,
-            WaitK(recipe.k or config.policy.k, config.policy.l),
+            policy if CONNECTORS[config.connector.kind].follows(policy) else Offline(),
             lookahead=config.encoder.default_right_context if recipe.lookahead is None else recipe.lookahead,
             end_id=self._run.end_id,
             device=trainer.args.device,

@@ -8,7 +8,7 @@ speech before. Sources: SALM (Chen et al. 2023); NeMo's `QformerConnector`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from bestow_edge.core.config import ConnectorConfig, ModelConfig
@@ -23,6 +23,7 @@ from bestow_edge.core.tensors import BATCH, INPUTS_EMBEDS, STEPS, TOKEN_IDS, TOK
 
 GRAPH = "token_embedding"
 SPEECH_EMBEDS = "speech_embeds"  # what the encoder hands over
+UNKNOWN = -1  # token, until there is a tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +59,9 @@ class PrependConfig(ConnectorConfig):
 
     kind: Literal["prepend"] = "prepend"
     """Name of the kind; it must be given."""
-    speech_token: int
-    """Token of the prompt whose place speech takes; each prompt about speech has it once."""
+    speech_token: int = UNKNOWN
+    """Token of the prompt whose place speech takes; each prompt about speech has it once. A recipe with `model` leaves
+    it out: the tokenizer that is trained has one."""
     hidden: int = 0
     """Width of a hidden layer with GELU before the projection; 0 = none."""
     conformer: dict[str, Any] | None = None
@@ -68,20 +70,36 @@ class PrependConfig(ConnectorConfig):
     """A Q-Former before the projection, over the encoder's taps; None = an embedding for each step."""
 
     def __post_init__(self) -> None:
-        """Check the token."""
-        if self.speech_token < 0:
-            raise ConfigError(f"connector: speech_token must be at least 0, got {self.speech_token}")
+        """Check sizes."""
+        check_ranges("connector", self, speech_token=(UNKNOWN, 2**24), hidden=(0, 2**20))
         if self.conformer is not None and "hidden_size" not in self.conformer:
             raise ConfigError("connector: conformer has no hidden_size; give a transformers config of ParakeetEncoder")
         if self.conformer is not None:
             check_network({"model_type": "parakeet_encoder", **self.conformer}, "connector: conformer")
-        check_ranges("connector", self, hidden=(0, 2**20))
         if self.qformer is not None and (self.hidden or self.conformer is not None):
             raise ConfigError("connector: a qformer stands before the projection alone; leave out hidden and conformer")
 
     def check_llm(self, llm: Mapping[str, Any]) -> None:
-        """Check that the token is the LLM's."""
+        """Check that there is a token, and that it is the LLM's."""
+        if self.mark_id is None:
+            raise ConfigError(
+                "connector: speech_token is missing; name the token of the prompt whose place speech takes"
+            )
         check_tokens("connector: speech_token", [self.speech_token], llm)
+
+    @property
+    def mark(self) -> str:
+        """Text of the token in new models; those made elsewhere have their own."""
+        return "<|speech|>"
+
+    @property
+    def mark_id(self) -> int | None:
+        """Id of the token; None if it is not yet known."""
+        return None if self.speech_token == UNKNOWN else self.speech_token
+
+    def with_mark(self, token_id: int) -> PrependConfig:
+        """Return the config with the id of the token."""
+        return replace(self, speech_token=token_id)
 
     @property
     def sees_all(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.specs.prepend import PrependConfig, QformerConfig, prepend
 from bestow_edge.core.specs.windowed import windowed
 from bestow_edge.model.base import Outputs, Speech
+
+EMBEDDING_STD = 0.02  # of the token embeddings of most LLMs
 
 
 class Prepend(nn.Module):
@@ -47,51 +49,82 @@ class Prepend(nn.Module):
         *,
         with_llm: bool,
     ) -> Outputs:
-        """See `SpeechModel.forward`."""
-        words = embed(llm, token_ids)  # (batch, tokens, hidden)
-        embeds, mask, places = words, torch.ones_like(token_ids), None
-        if speech is not None:
-            embeds, mask, places = self._insert(words, token_ids, speech)
-        if not with_llm:
-            return Outputs(embeds[:, :0])
-        untyped: Any = llm  # Any: transformers' models have no types
-        logits = untyped(inputs_embeds=embeds, attention_mask=mask, use_cache=False).logits
-        if places is not None:
-            logits = logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1]))
-        return Outputs(logits)
+        """See `SpeechModel.forward`.
 
-    def _insert(self, words: Tensor, token_ids: Tensor, speech: Speech) -> tuple[Tensor, Tensor, Tensor]:
-        """Put speech in the place of its token.
-
-        Returns:
-            Embeddings (batch, positions, hidden), their mask (batch, positions) int64, and the position of each token,
-            (batch, tokens) int64; that of the speech token is the last step of the speech.
+        Raises:
+            ConfigError: without the LLM, in whose sequence the speech stands.
         """
-        batch, tokens, hidden = words.shape
-        steps, lens = speech.steps, speech.lens
+        if not with_llm:
+            raise ConfigError("connector prepend: speech stands in the LLM's sequence; leave out objective reading")
+        words = embed(llm, token_ids)  # (batch, tokens, hidden)
+        embeds, lens = self.embeddings(speech, words)
+        sequence = insert(words, token_ids == self.config.speech_token, embeds, lens)
+        untyped: Any = llm  # Any: transformers' models have no types
+        logits = untyped(
+            inputs_embeds=sequence.embeds, attention_mask=sequence.valid.long(), use_cache=False
+        ).logits  # (batch, positions, vocab)
+        return Outputs(logits.gather(1, sequence.places[..., None].expand(-1, -1, logits.shape[-1])))
+
+    def embeddings(self, speech: Speech | None, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embeddings of speech, (batch, positions, hidden), and how many of each row count, (batch,) int64.
+
+        Texts without speech have none. A batch of them runs one step of zeros, so that every weight takes part in it.
+        """
+        if speech is None:
+            return words[:, :0], words.new_zeros(words.shape[0], dtype=torch.int64)
+        steps, lens, real = speech.steps, speech.lens, speech.steps.shape[1]
+        if not real:
+            steps, lens = steps.new_zeros(*steps.shape[:1], 1, steps.shape[2]), torch.ones_like(lens)
         if self.conformer is not None:
             steps = self.conformer(steps, lens)
         if self.qformer is not None:
             steps, lens = self.qformer(steps, lens), torch.full_like(lens, self.qformer.num_queries)
-        embeds = self.projection(self.hidden(steps)).to(words.dtype)  # (batch, steps or queries, hidden)
-        is_speech = token_ids == self.config.speech_token
-        lens = lens * is_speech.any(-1)  # (batch,); a prompt without the token has no speech
-        added = (lens - 1)[:, None] * (is_speech.cumsum(-1) > 0)  # the token itself goes
-        places = torch.arange(tokens, device=words.device) + added  # (batch, tokens)
-        numbers = torch.arange(embeds.shape[1], device=words.device)
-        first = is_speech.int().argmax(-1)  # (batch,)
-        row = torch.arange(batch, device=words.device)[:, None]
-        whole = words.new_zeros(batch, tokens + embeds.shape[1], hidden)
-        whole = whole.index_put((row, places), words)
-        rows, steps = (numbers < lens[:, None]).nonzero(as_tuple=True)
-        whole = whole.index_put((rows, first[rows] + steps), embeds[rows, steps])
-        mask = torch.arange(whole.shape[1], device=words.device) <= places[:, -1:]
-        return whole, mask.long(), places
+        embeds = self.projection(self.hidden(steps)).to(words.dtype)
+        return (embeds, lens) if real else (embeds[:, :0], torch.zeros_like(lens))
 
     def start_silent(self) -> None:
-        """Let all speech begin as the zero embedding."""
-        nn.init.zeros_(self.projection.weight)
-        nn.init.zeros_(self.projection.bias)
+        """Let speech begin about as loud as the embeddings of words: far louder speech drowns them.
+
+        It stands in the LLM's sequence from the begin, so the LLM never writes as it did without.
+        """
+        with torch.no_grad():
+            weight = self.projection.weight
+            weight.mul_(EMBEDDING_STD / (weight.std() * weight.shape[1] ** 0.5))
+            self.projection.bias.zero_()
+
+
+class Sequence(NamedTuple):
+    """The LLM's sequences with speech among the tokens."""
+
+    embeds: Tensor
+    """(batch, positions, hidden) float."""
+    valid: Tensor
+    """(batch, positions) bool, positions that are not padding."""
+    places: Tensor
+    """(batch, tokens) int64, the position of each token; that of the speech token is the last one of the speech."""
+
+
+def insert(words: Tensor, marks: Tensor, embeds: Tensor, lens: Tensor) -> Sequence:
+    """Put speech in the place of its token. A row without the token gets no speech; without speech the token goes.
+
+    Args:
+        words: (batch, tokens, hidden) embeddings of tokens.
+        marks: (batch, tokens) bool, the token whose place speech takes, at most one in a row.
+        embeds: (batch, steps, hidden) embeddings of speech.
+        lens: (batch,) int64, how many of them count.
+    """
+    tokens = words.shape[1]
+    marked = marks.any(-1, keepdim=True)  # (batch, 1)
+    first = torch.where(marked, marks.int().argmax(-1, keepdim=True), tokens)
+    lens = lens[:, None] * marked
+    position = torch.arange(tokens + embeds.shape[1], device=words.device)  # (positions,)
+    behind = position - lens + marked.long()  # (batch, positions), the token there if it is behind the speech
+    source = torch.where(position < first + lens, tokens + position - first, behind)
+    source = torch.where(position < first, position, source).clamp(0, position.shape[0] - 1)
+    whole = torch.cat([words, embeds], dim=1).gather(1, source[..., None].expand(-1, -1, words.shape[-1]))
+    added = (lens - 1) * (marks.cumsum(-1) > 0)
+    places = (torch.arange(tokens, device=words.device) + added).clamp(min=0)  # (batch, tokens)
+    return Sequence(whole, position <= places[:, -1:], places)
 
 
 class Conformer(nn.Module):
