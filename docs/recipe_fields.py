@@ -25,6 +25,7 @@ CLASSES = {
     "CrossAdapterConfig": "`model.connector` of kind `cross_adapter`: BESTOW's adapter",
     "PrependConfig": "`model.connector` of kind `prepend`: speech in the LLM's sequence",
     "QformerConfig": "`qformer` of `prepend`",
+    "CompressorConfig": "`compressor` of `prepend`",
     "DataRecipe": "`data`",
     "SourceRecipe": "Each of `data.sources` and `data.dev_sources`",
     "FilterRecipe": "`data.filter`",

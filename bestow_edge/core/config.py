@@ -146,6 +146,14 @@ class EncoderConfig(ABC):
         """Positions of the network that are stacked to one step."""
         return 1
 
+    def chunk_steps(self, right_context: int) -> int:  # noqa: ARG002 - for kinds that encode chunks
+        """Return the steps that are encoded together and never again; 0 for all of the audio so far."""
+        return 0
+
+    def for_unit(self, unit: int) -> EncoderConfig:  # noqa: ARG002 - for kinds that encode chunks
+        """Return the config whose chunks have whole units of so many steps, as `ConnectorConfig.unit` wants it."""
+        return self
+
     def for_policy(self, l: int) -> EncoderConfig:  # noqa: ARG002, E741 - see `windowed`; the paper's letter
         """Return the config that suits a policy which reads `l` steps for a token."""
         return self
@@ -223,6 +231,11 @@ class ConnectorConfig(ABC):
     def sees_all(self) -> bool:
         """Whether every token sees all of the newest encoding, which replaces the one before."""
         return False
+
+    @property
+    def unit(self) -> int:
+        """Encoder steps that become positions of the LLM's sequence together; chunks and blocks hold whole units."""
+        return 1
 
     def llm_positions(self, steps: int) -> int:  # noqa: ARG002 - for kinds whose speech enters the LLM's sequence
         """Return the positions of the LLM's sequence that speech of some steps takes."""

@@ -63,7 +63,7 @@ def limits(
         if seconds and not seconds >= least_s:
             raise ConfigError(f"segments: {name} {seconds}, expected 0 or at least {least_s} s")
     longest = MOST_STEPS
-    if config.connector.sees_all:
+    if config.connector.sees_all or config.connector.unit > 1:  # a window that moves on would begin within a unit
         longest = min(longest, sizes_for(config, policies).whole_steps)
     most_steps = min(round(segments.max_s / config.step_s) or longest, longest)
     speech = config.connector.llm_positions(most_steps + OVERSHOOT_STEPS)

@@ -11,6 +11,7 @@ import numpy as np
 
 from bestow_edge.core.config import ModelConfig, PolicyConfig, SegmentConfig
 from bestow_edge.core.specs.prepend import PrependConfig
+from bestow_edge.core.specs.windowed import WindowedConfig
 
 PAIRS = ("en-en", "en-de")
 
@@ -19,8 +20,12 @@ def speech_config(base: ModelConfig, connector: PrependConfig) -> ModelConfig:
     """Return a model's config with this connector, a prompt with its mark and a context for 10 s of speech."""
     from bestow_edge.training.data.tokens import CHAT, SPECIAL_TOKENS
 
+    encoder = base.encoder.for_unit(connector.unit)
+    if isinstance(encoder, WindowedConfig) and connector.sees_all:
+        encoder = replace(encoder, right_context=0)
     return replace(
         base,
+        encoder=encoder,
         connector=connector.with_mark(len(SPECIAL_TOKENS)),
         chat=replace(CHAT, after=f"{connector.mark}{CHAT.after}"),
         llm=base.llm | {"max_position_embeddings": 400},
@@ -46,7 +51,7 @@ def save_speech_llm(
     model = make_model(speech_config(base(tokenizer.get_vocab_size()), connector))
     with torch.no_grad():
         for name, weight in model.llm.named_parameters():
-            weight.mul_(0.2 if "q_proj" in name else 1.0)
+            weight.mul_(0.05 if "q_proj" in name else 1.0)
     save_checkpoint(model, tokenizer.to_str(), directory)
     return directory
 

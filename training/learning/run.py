@@ -78,7 +78,8 @@ class Run:
             self.labels = self._kept_labels() or train_tokenizer(self.corpora.transcripts(), (), recipe.labels)
         self.end_id = check_vocabulary(config, tokenizer)
         prompts = [prompt_ids(tokenizer, pair, config.chat) for pair in config.pairs]
-        check_fit(recipe, self.config, max(map(len, prompts)))
+        labels = self.labels.get_vocab_size()
+        check_fit(recipe, self.config, prompt_tokens=max(map(len, prompts)), labels=labels)
         if not weights:
             return
         self.objective = self.new_objective()

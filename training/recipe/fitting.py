@@ -7,6 +7,7 @@ from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import WaitK
 from bestow_edge.core.request import check_follows, default_policy
+from bestow_edge.core.specs.prepend import PrependConfig
 from bestow_edge.runtime.stream.segments import limits
 from bestow_edge.training.recipe.recipe import Recipe
 
@@ -14,22 +15,28 @@ MASKED = ("streaming", "pauses")  # fields of a stage that need a wait-k mask ov
 OWN_LOSSES = ("attention_weight", "reading_weight")
 
 
-def check_fit(recipe: Recipe, config: ModelConfig, prompt_tokens: int) -> None:
+def check_fit(recipe: Recipe, config: ModelConfig, *, prompt_tokens: int, labels: int) -> None:
     """Check what the stages ask of the connector, and that sessions and utterances have room in the LLM's context.
 
     Args:
         recipe: the recipe.
         config: of its model.
         prompt_tokens: tokens of the longest prompt.
+        labels: size of the vocabulary of the losses on the encoder's output.
 
     Raises:
         ConfigError: names the first field that does not fit.
     """
+    CONNECTORS[config.connector.kind].speech(config)
     check_follows(policy := default_policy(None, config.policy), config)
     if not CONNECTORS[config.connector.kind].follows(WaitK(1, 1)):
         _check_no_mask(recipe, config)
     if not CONNECTORS[config.connector.kind].own_losses:
         _check_no_own_losses(recipe, config)
+    compressor = config.connector.compressor if isinstance(config.connector, PrependConfig) else None
+    if compressor is not None and compressor.labels < labels:
+        got = f"labels {compressor.labels}, but the vocabulary of labels has {labels}"
+        raise ConfigError(f"connector.compressor: {got}; make the head larger, or set `labels` of the recipe to less")
     if config.connector.llm_positions(1):
         most = config.max_text_tokens
         limits(config.segments, config, [policy], prompt_tokens=prompt_tokens, max_text_tokens=most)

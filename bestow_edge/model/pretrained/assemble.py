@@ -13,12 +13,14 @@ from typing import Literal
 import torch
 from torch import nn
 
-from bestow_edge.core.config import ConnectorConfig, ModelConfig, PolicyConfig
+from bestow_edge.core.config import ConnectorConfig, EncoderConfig, ModelConfig, PolicyConfig
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.files import check_free
 from bestow_edge.core.prompts import parse_pair, prompt_text
 from bestow_edge.core.request import check_follows, default_policy
 from bestow_edge.core.room import segments
+from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import save_checkpoint
 from bestow_edge.model.pretrained import whisper
@@ -117,7 +119,7 @@ def init_checkpoint(
         connector = connector.with_mark(add_mark(llm, connector.mark))
         chat = replace(chat, after=f"{connector.mark}{chat.after}")
     config = ModelConfig(
-        encoder=encoder.config.for_policy(request.policy.l),
+        encoder=_fitting_encoder(encoder.config.for_policy(request.policy.l), connector),
         connector=connector,
         llm=plain_config(llm.module.config),
         features=encoder.features,
@@ -126,6 +128,7 @@ def init_checkpoint(
         pairs=pairs,
     )
     check_follows(default_policy(None, request.policy), config)
+    CONNECTORS[connector.kind].speech(config)  # it refuses an encoder that does not fit
     config = replace(config, segments=segments(config, _longest_prompt(config, llm)))
     model = _put_together(config, encoder, llm, request, encoder_path)
     check_rebuilds(model)
@@ -144,6 +147,18 @@ def _read_encoder(path: Path, *, every_name: bool) -> EncoderPart:
         return nemo_encoder(path, every_name=every_name)
     read = whisper.whisper_encoder if whisper.matches(read_fields(path / "config.json")) else huggingface_encoder
     return read(path, every_name=every_name)
+
+
+def _fitting_encoder(encoder: EncoderConfig, connector: ConnectorConfig) -> EncoderConfig:
+    """Return the encoder's config as the connector needs it: chunks of whole units, no dropped steps.
+
+    Raises:
+        ConfigError: if no look-ahead of the encoder fits.
+    """
+    encoder = encoder.for_unit(connector.unit)
+    if isinstance(encoder, WindowedConfig) and connector.sees_all and connector.mark:
+        return replace(encoder, right_context=0)  # each encoding replaces all speech, so every step counts
+    return encoder
 
 
 def _longest_prompt(config: ModelConfig, llm: LlmPart) -> int:

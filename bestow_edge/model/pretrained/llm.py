@@ -70,14 +70,14 @@ def add_mark(part: LlmPart, mark: str) -> int:
     A vocabulary without room for it grows by a row, the mean of all rows: such a token is never the most probable one.
     """
     part.tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False)])
-    token_id: int = part.tokenizer.token_to_id(mark)
+    token_id: Untyped = part.tokenizer.token_to_id(mark)  # an int: it was added
     llm: Untyped = part.module
     if token_id >= llm.config.vocab_size:
         llm.resize_token_embeddings(token_id + 1, mean_resizing=False)
         with torch.no_grad():
             for table in {id(one): one for one in (llm.get_input_embeddings(), llm.get_output_embeddings())}.values():
                 table.weight[token_id] = table.weight[:token_id].float().mean(0)
-    return token_id
+    return int(token_id)
 
 
 def llm_config(folder: Path) -> Untyped:

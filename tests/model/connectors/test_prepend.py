@@ -42,9 +42,10 @@ def test_speech_takes_the_place_of_its_token(lens: int, want: str) -> None:
     words = torch.tensor([[letters[letter] for letter in "AB-CD"]])[..., None]
     speech = torch.tensor([[letters[letter] for letter in "xyz"]])[..., None]
     marks = words[..., 0] == letters["-"]
-    whole, valid, places = insert(words, marks, speech, torch.tensor([lens]))
+    whole, valid, places, heard = insert(words, marks, speech, torch.tensor([lens]))
     assert whole[0, : len(want), 0].tolist() == [letters[letter] for letter in want]
     assert valid[0].sum() == len(want)
+    assert heard[0].nonzero().flatten().tolist() == list(range(2, 2 + lens))
     assert places[0].tolist() == [0, 1, 1 + lens, 2 + lens, 3 + lens]
 
 
