@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.specs.prepend import prepend, specs
@@ -68,7 +69,7 @@ class SpeechSide(nn.Module):
         if self.compressor is not None:
             return embeds, ends
         if self.unit > 1:
-            embeds = torch.cat([embeds, embeds.new_zeros(embeds.shape[0], length, embeds.shape[2])], dim=1)[:, :length]
+            embeds = F.pad(embeds, (0, 0, 0, length))[:, :length]
         return (embeds,)
 
 

@@ -10,10 +10,30 @@ from typing import Any
 import numpy as np
 
 from bestow_edge.core.config import ModelConfig, PolicyConfig, SegmentConfig
-from bestow_edge.core.specs.prepend import PrependConfig
+from bestow_edge.core.specs.prepend import CompressorConfig, PrependConfig, QformerConfig
 from bestow_edge.core.specs.windowed import WindowedConfig
 
 PAIRS = ("en-en", "en-de")
+CONFORMER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_kernel_size": 5,
+}
+VARIANTS: dict[str, tuple[str, PrependConfig]] = {
+    "linear": ("chunked", PrependConfig()),
+    "mlp": ("chunked", PrependConfig(stack=2, hidden=32)),
+    "conformer": ("windowed", PrependConfig(stack=2, conformer=CONFORMER)),
+    "qformer": ("chunked", PrependConfig(qformer=QformerConfig(num_queries=1, num_layers=1, num_heads=2, window=2))),
+    "averages": ("chunked", PrependConfig(compressor=CompressorConfig(labels=3), hidden=32)),
+    "blanks": (
+        "windowed",
+        PrependConfig(compressor=CompressorConfig(strategy="blank_removal", labels=2), conformer=CONFORMER),
+    ),
+    "non-causal": ("chunked", PrependConfig(compressor=CompressorConfig(labels=3), mask="non_causal")),
+}
+"""Kind of encoder, and connector."""
 
 
 def speech_config(base: ModelConfig, connector: PrependConfig) -> ModelConfig:

@@ -41,6 +41,7 @@ def compress(
     number = (begins[:, None] & (place <= place[:, None])).float().sum(-1)  # (batch, steps): positions begun by then
     member = (number[:, None] == (place + 1).float()[:, None]) & counted[:, None]  # (batch, positions, steps)
     shares = member.float()
-    shares = shares / shares.sum(-1, keepdim=True).clamp(min=1.0)
+    size = shares.sum(-1, keepdim=True)  # (batch, positions, 1)
+    shares = shares / torch.maximum(size, torch.ones_like(size))  # not clamp: some TensorRT 10 have no Clip
     ends = (member.float() * (place + 1).float()).amax(-1).long()
     return shares.to(steps.dtype) @ steps, ends

@@ -123,7 +123,7 @@ class Qformer(nn.Module):
 
     def _attend(self, steps: Tensor, lens: Tensor) -> Tensor:
         taps = len(self.queries)
-        valid = torch.arange(steps.shape[1], device=steps.device) < lens.repeat(taps)[:, None]
+        valid = torch.arange(steps.shape[1], device=steps.device) < torch.cat([lens] * taps)[:, None]
         mask = torch.where(valid, 0.0, torch.finfo(steps.dtype).min).to(steps.dtype)[:, None, None]
         # Taps are stacked as rows of the batch, so that each weight is used once.
         queries = torch.cat([one.expand(steps.shape[0], -1, -1) for one in self.queries])

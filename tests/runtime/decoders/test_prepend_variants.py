@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from speech_llms import save_speech_llm, torch_answer
+from speech_llms import VARIANTS, save_speech_llm, torch_answer
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.policy import LocalAgreement, Offline
-from bestow_edge.core.specs.prepend import CompressorConfig, PrependConfig, QformerConfig
 from bestow_edge.core.tensors import INPUTS_EMBEDS
 from bestow_edge.export.pipeline import export_bundle
 from bestow_edge.model.checkpoint import load_checkpoint
@@ -22,25 +21,6 @@ from bestow_edge.runtime.stream.events import Decision
 from bestow_edge.runtime.stream.listener import Listener
 
 POLICY = LocalAgreement(2, 4)
-CONFORMER = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "conv_kernel_size": 5,
-}
-VARIANTS: dict[str, tuple[str, PrependConfig]] = {
-    "linear": ("chunked", PrependConfig()),
-    "mlp": ("chunked", PrependConfig(stack=2, hidden=32)),
-    "conformer": ("windowed", PrependConfig(stack=2, conformer=CONFORMER)),
-    "qformer": ("chunked", PrependConfig(qformer=QformerConfig(num_queries=1, num_layers=1, num_heads=2, window=2))),
-    "averages": ("chunked", PrependConfig(compressor=CompressorConfig(labels=3), hidden=32)),
-    "blanks": (
-        "windowed",
-        PrependConfig(compressor=CompressorConfig(strategy="blank_removal", labels=2), conformer=CONFORMER),
-    ),
-    "non-causal": ("chunked", PrependConfig(compressor=CompressorConfig(labels=3), mask="non_causal")),
-}
 SEES_ALL = ("conformer", "blanks", "non-causal")
 """Variants whose speech runs again when there is more: their encoder or their mask makes all of it depend on all."""
 
