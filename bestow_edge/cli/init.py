@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bestow_edge.cli import options
+from bestow_edge.cli import connectors, options
 from bestow_edge.cli.show.console import needs_extra, new_table, say, shown_steps, write_json, write_tables
-from bestow_edge.core.config import ConnectorConfig, PolicyConfig
+from bestow_edge.core.config import PolicyConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
-from bestow_edge.core.specs.interleave import InterleaveConfig
 
 if TYPE_CHECKING:
     from bestow_edge.model.pretrained.assemble import InitResult
 
 ADAPTER = CrossAdapterConfig(num_layers=2)
 POLICY = PolicyConfig()
+Fields = dict[str, Any]  # Any: fields of a request, whose class imports torch
 
 Whole = Annotated[
     str | None,
@@ -67,16 +67,6 @@ Pairs = Annotated[
         "--pairs", metavar="PAIR,...", help="Language pairs of the training; en-en if not given. Whole SALM: its pairs."
     ),
 ]
-Connector = Annotated[
-    Literal["cross_adapter", "interleave"],
-    typer.Option("--connector", help="The adapter of BESTOW, or speech and text in turns in the LLM's sequence."),
-]
-Delays = Annotated[
-    str | None,
-    typer.Option(
-        "--delays", metavar="N,...", help="interleave: steps (80 ms) from a word to its text; 2,4,8,16 if not given."
-    ),
-]
 Adapter = Annotated[
     Literal["fresh", "decoder"],
     typer.Option("--adapter", help="Begin with fresh weights, or as the decoder of the Whisper that --encoder names."),
@@ -96,7 +86,12 @@ PromptMode = Annotated[
     typer.Option("--prompt-mode", help="Prompt tokens see a null frame in place of speech, or bypass the adapter."),
 ]
 K = Annotated[int, typer.Option("--k", min=1, metavar="N", help=f"{options.K_HELP}.")]
-L = Annotated[int, typer.Option("--l", min=1, metavar="N", help=f"{options.L_HELP}.")]
+L = Annotated[
+    int | None,
+    typer.Option(
+        "--l", min=1, metavar="N", help=f"{options.L_HELP}; {POLICY.l} if not given, prepend {connectors.PREPEND_L}."
+    ),
+]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     typer.Option("--dtype", help="Dtype of the stored weights; auto keeps that of each part."),
@@ -115,8 +110,8 @@ def init(
     padding: Padding = None,
     instruction: Instruction = None,
     pairs: Pairs = None,
-    connector: Connector = "cross_adapter",
-    delays: Delays = None,
+    connector: connectors.Kind = "cross_adapter",
+    delays: connectors.Delays = None,
     adapter: Adapter = "fresh",
     adapter_layers: Layers = ADAPTER.num_layers,
     adapter_width: Width = ADAPTER.width,
@@ -124,8 +119,14 @@ def init(
     adapter_ffn: Ffn = ADAPTER.ffn_factor,
     text_mixer: Mixer = ADAPTER.text_mixer,
     prompt_mode: PromptMode = ADAPTER.prompt_mode,
+    speech_layers: connectors.SpeechLayers = "linear",
+    stack: connectors.Stack = 1,
+    queries: connectors.Queries = 1,
+    compressor: connectors.Compressor = "none",
+    labels: connectors.Labels = None,
+    mask: connectors.Mask = "causal",
     k: K = POLICY.k,
-    l: L = POLICY.l,  # noqa: E741 - the paper's letter
+    l: L = None,  # noqa: E741 - the paper's letter
     dtype: Dtype = "auto",
     seed: Seed = 0,
     offline: Offline = False,
@@ -133,7 +134,7 @@ def init(
     force: Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Make a checkpoint from a whole model, or from a pretrained encoder, a pretrained LLM and a new adapter.
+    """Make a checkpoint from a whole model, or from a pretrained encoder, a pretrained LLM and a new connector.
 
     A whole Whisper, SALM or Qwen3-ASR needs no training: export its checkpoint.
     Only encoder and front-end of ENCODER are used; LLM brings tokenizer and chat format. Needs the extra `train`.
@@ -145,57 +146,42 @@ def init(
       bestow-edge init --encoder model.nemo --llm models/SmolLM2-135M-Instruct --pairs en-en,en-de --out start --offline
     """
     _check_sources(whole, encoder, llm)
-    given = _turns(connector, delays, l, fresh=adapter == "fresh" and whole is None)
-    with shown_steps() as step, needs_extra("train"):
-        step("loading torch")
-        from bestow_edge.model.pretrained.assemble import InitRequest, init_checkpoint
-        from bestow_edge.model.pretrained.components import WholeRequest
-        from bestow_edge.model.pretrained.whole import init_whole
-
-        names = tuple(pairs.split(",")) if pairs is not None else None
-        if whole is not None:
-            wanted = WholeRequest(source=whole, llm=llm, pairs=names, instruction=instruction, padding_s=padding,
-                                  offline=offline, every_name=all_names)  # fmt: skip
-            result = init_whole(wanted, out, force=force, progress=step)
-        else:
-            sizes = CrossAdapterConfig(
-                num_layers=adapter_layers, width=adapter_width, num_heads=adapter_heads, ffn_factor=adapter_ffn,
-                text_mixer=text_mixer, prompt_mode=prompt_mode)  # fmt: skip
-            fresh, policy = given or (sizes if adapter == "fresh" else None, PolicyConfig(k=k, l=l))
-            request = InitRequest(
-                encoder=encoder or "", llm=llm or "", connector=fresh, policy=policy, pairs=names or ("en-en",),
-                instruction=instruction, dtype=dtype, seed=seed, offline=offline)  # fmt: skip
-            result = init_checkpoint(request, out, force=force, every_name=all_names, progress=step)
+    sizes = adapter_layers, adapter_width, adapter_heads, adapter_ffn
+    speech = connectors.SpeechOptions(speech_layers, stack, queries, compressor, labels, mask)
+    turns = connectors.turns(connector, delays, fresh=adapter == "fresh" and whole is None)
+    fresh = connectors.fresh(connector, adapter, sizes, (text_mixer, prompt_mode), speech) if turns is None else turns
+    policy = connectors.default_policy(connector, k, l, turns)
+    asked: Fields = {"llm": llm, "pairs": pairs.split(",") if pairs is not None else None, "instruction": instruction,
+                     "offline": offline}  # fmt: skip
+    if whole is not None:
+        result = _take_whole(asked | {"source": whole, "padding_s": padding, "every_name": all_names}, out, force=force)
+    else:
+        asked |= {"encoder": encoder, "connector": fresh, "policy": policy, "dtype": dtype, "seed": seed}
+        result = _combine(asked, out, force=force, every_name=all_names)
     _report(result, as_json=as_json)
 
 
-def _turns(
-    connector: str,
-    delays: str | None,
-    l: int,  # noqa: E741 - the paper's letter
-    *,
-    fresh: bool,
-) -> tuple[ConnectorConfig, PolicyConfig] | None:
-    """Return connector and default policy for turns of `l` steps, with the middle one of the delays; None for others.
+def _take_whole(asked: Fields, out: Path, *, force: bool) -> InitResult:
+    """Make a checkpoint of a whole model; `asked` are the fields of a `WholeRequest`."""
+    with shown_steps() as step:
+        step("loading torch")
+        with needs_extra("train"):
+            from bestow_edge.model.pretrained.components import WholeRequest
+            from bestow_edge.model.pretrained.whole import init_whole
 
-    Raises:
-        ConfigError: the options contradict each other.
-    """
-    if connector != "interleave":
-        if delays is not None:
-            raise ConfigError("--delays: only --connector interleave has delays; give both")
-        return None
-    if not fresh:
-        raise ConfigError("--connector interleave begins with fresh weights; leave out --from and --adapter")
-    config = InterleaveConfig() if delays is None else InterleaveConfig(delays=_steps(delays))
-    return config, PolicyConfig(name="every-step", l=l, delay=config.delays[(len(config.delays) - 1) // 2])
+            pairs = None if asked["pairs"] is None else tuple(asked["pairs"])
+            return init_whole(WholeRequest(**asked | {"pairs": pairs}), out, force=force, progress=step)
 
 
-def _steps(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise ConfigError(f"--delays {text}: expected numbers of steps such as 2,4,8")
-    return tuple(map(int, parts))
+def _combine(asked: Fields, out: Path, *, force: bool, every_name: bool) -> InitResult:
+    """Make a checkpoint of parts; `asked` are the fields of an `InitRequest`."""
+    with shown_steps() as step:
+        step("loading torch")
+        with needs_extra("train"):
+            from bestow_edge.model.pretrained.assemble import InitRequest, init_checkpoint
+
+            request = InitRequest(**asked | {"pairs": tuple(asked["pairs"] or ("en-en",))})
+            return init_checkpoint(request, out, force=force, every_name=every_name, progress=step)
 
 
 def _check_sources(whole: str | None, encoder: str | None, llm: str | None) -> None:

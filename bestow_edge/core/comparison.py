@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bestow_edge.core.tensors import LOGITS, TOKEN_ID
+from bestow_edge.core.tensors import LOGITS, POSITION_ENDS, SPEECH_EMBEDS, TOKEN_ID
 
 Array = npt.NDArray[Any]  # Any: floats and int64 tensors pass through here alike
 SUPPRESSED = -1e4  # float16's least number is -65504, float32's -3.4e38: a logit below is of a suppressed token
@@ -21,6 +21,9 @@ SUPPRESSED = -1e4  # float16's least number is -65504, float32's -3.4e38: a logi
 
 def relative_error(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
     """Return the largest difference over the largest value, the worst of all outputs.
+
+    Of a compressor, the error is the share of steps whose label begins or ends a position in one of both alone; its
+    embeddings are compared in the rows whose positions are the same.
 
     The difference of a token id is the distance of its expected logit from the best one. Logits of suppressed tokens
     are compared as such: their values, the least there are, would hide every other difference.
@@ -35,7 +38,27 @@ def relative_error(outputs: Mapping[str, Array], expected: Mapping[str, Array]) 
     """
     if not outputs or not set(outputs) <= set(expected):
         return math.inf
-    return max(_error(name, values, expected) for name, values in outputs.items())
+    borders = _border_error(outputs, expected)
+    if POSITION_ENDS not in outputs or not math.isfinite(borders):
+        return max(borders, *(_error(name, values, expected) for name, values in outputs.items()))
+    same = (outputs[POSITION_ENDS] == expected[POSITION_ENDS]).all(-1)  # (batch,)
+    names = [name for name in outputs if name != POSITION_ENDS and (same.any() or name != SPEECH_EMBEDS)]
+    rows = {name: same if name == SPEECH_EMBEDS else slice(None) for name in names}
+    kept = {name: expected[name][rows[name]] for name in names}
+    return max([borders, *(_error(name, outputs[name][rows[name]], kept) for name in names)])
+
+
+def _border_error(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
+    """Return the share of steps that end a position in one of both alone; infinity for other shapes, 0 for no ends."""
+    if POSITION_ENDS not in outputs:
+        return 0.0
+    got, want = outputs[POSITION_ENDS], expected[POSITION_ENDS]
+    steps = got.shape[-1]
+    if got.shape != want.shape or not got.size or min(got.min(), want.min()) < 0 or max(got.max(), want.max()) > steps:
+        return math.inf
+    place = np.arange(1, steps + 1)
+    borders = [(ends[..., None] == place).any(-2) for ends in (got, want)]  # (batch, steps) bool
+    return float((borders[0] != borders[1]).mean())
 
 
 def finite(arrays: Mapping[str, Array]) -> bool:

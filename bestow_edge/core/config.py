@@ -19,6 +19,7 @@ from bestow_edge.core.ranges import check_ranges
 
 MOST = 1_000_000  # steps of a policy: 22 hours
 MOST_BIAS = 100.0  # of a token, nats
+OVERSHOOT_STEPS = 64  # a segment ends with the chunk that reaches its limit
 PolicyName = Literal["wait-k", "offline", "align-att", "local-agreement", "every-step"]
 """Names of the read/write policies in files and on the command line."""
 
@@ -137,9 +138,22 @@ class EncoderConfig(ABC):
         """Return the steps of an utterance of some mel frames."""
 
     @property
+    def whole_steps(self) -> int:
+        """Most steps of a segment of which one encoding gives all; encoders that encode a step once have no limit."""
+        return MOST
+
+    @property
     def positions_per_step(self) -> int:
         """Positions of the network that are stacked to one step."""
         return 1
+
+    def chunk_steps(self, right_context: int) -> int:  # noqa: ARG002 - for kinds that encode chunks
+        """Return the steps that are encoded together and never again; 0 for all of the audio so far."""
+        return 0
+
+    def for_unit(self, unit: int) -> EncoderConfig:  # noqa: ARG002 - for kinds that encode chunks
+        """Return the config whose chunks have whole units of so many steps, as `ConnectorConfig.unit` wants it."""
+        return self
 
     def for_policy(self, l: int) -> EncoderConfig:  # noqa: ARG002, E741 - see `windowed`; the paper's letter
         """Return the config that suits a policy which reads `l` steps for a token."""
@@ -197,6 +211,20 @@ class ConnectorConfig(ABC):
         """
 
     @property
+    def mark(self) -> str:
+        """Text of the prompt's token in whose place speech stands; empty for kinds without such a token."""
+        return ""
+
+    @property
+    def mark_id(self) -> int | None:
+        """Id of that token; None without one, or if it is not yet known."""
+        return None
+
+    def with_mark(self, token_id: int) -> ConnectorConfig:  # noqa: ARG002 - for kinds that have a mark
+        """Return the config with the id of that token."""
+        return self
+
+    @property
     def max_text_tokens(self) -> int | None:
         """Most tokens of a text, prompt included; None for as many as the LLM takes."""
         return None
@@ -215,6 +243,11 @@ class ConnectorConfig(ABC):
     def sees_all(self) -> bool:
         """Whether every token sees all of the newest encoding, which replaces the one before."""
         return False
+
+    @property
+    def unit(self) -> int:
+        """Encoder steps that become positions of the LLM's sequence together; chunks and blocks hold whole units."""
+        return 1
 
     def llm_positions(self, steps: int) -> int:  # noqa: ARG002 - for kinds whose speech enters the LLM's sequence
         """Return the positions of the LLM's sequence that speech of some steps takes."""

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 MEL, FRAME_START, FRAME_END, PAST_STEPS = "mel", "frame_start", "frame_end", "past_steps"  # into encoders
 TOKEN_IDS, VISIBLE_STEPS, WRITTEN_STEPS = "token_ids", "visible_steps", "written_steps"  # into connectors
+SPEECH_EMBEDS, POSITION_ENDS = "speech_embeds", "position_ends"  # out of encoders, for the LLM's sequence
 INPUTS_EMBEDS, ALIGNMENT = "inputs_embeds", "alignment"  # out of connectors
 PAST_TOKENS = "past_tokens"
 LOGITS, TOKEN_ID, LOG_PROB = "logits", "token_id", "log_prob"  # out of LLMs

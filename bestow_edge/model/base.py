@@ -28,6 +28,8 @@ class Speech:
     """(batch, steps, width) float."""
     lens: Tensor
     """(batch,) int64 valid steps."""
+    chunk: int = 0
+    """Steps that were encoded together and that later ones never change; 0 = all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ class SpeechModel(nn.Module):
         mask = torch.arange(mel.shape[1], device=mel.device) < frame_lens[:, None]
         encode = module_of("bestow_edge.model.encoders", self.config.encoder.network["model_type"]).encode
         chosen = self.config.encoder.default_right_context if right_context is None else right_context
-        return Speech(*encode(self.encoder, self.config.encoder, mel, mask, chosen))
+        steps, lens = encode(self.encoder, self.config.encoder, mel, mask, chosen)
+        return Speech(steps, lens, self.config.encoder.chunk_steps(chosen))
 
     def forward(
         self, token_ids: Tensor, speech: Speech | None, visible_steps: Tensor, *, with_llm: bool = True

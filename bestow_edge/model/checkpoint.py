@@ -78,6 +78,7 @@ def load_weights(model: SpeechModel, directory: Path) -> None:
         CheckpointError: if the file is damaged, or weights are missing, unexpected or of another shape.
     """
     path = directory / WEIGHTS_FILE
+    _check_head(model, path)
     try:
         load_model(model, str(path), strict=True)
     except (SafetensorError, RuntimeError) as error:
@@ -96,6 +97,7 @@ def skeleton(directory: Path) -> SpeechModel:
         model = SpeechModel.from_config(config)
     model.llm.tie_weights()  # accelerate gives each layer a parameter of its own
     path = directory / WEIGHTS_FILE
+    _check_head(model, path)
     have, need = weight_shapes(path), {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     aliases = _aliases(model)
     missing = {name for name in need if not set(have) & aliases.get(name, {name})}
@@ -109,6 +111,18 @@ def skeleton(directory: Path) -> SpeechModel:
             first = ", ".join(sorted(names)[:3])
             raise CheckpointError(f"{path}: weights do not load: {len(names)} {problem}, such as {first}")
     return model.eval()
+
+
+def _check_head(model: SpeechModel, path: Path) -> None:
+    """Refuse a checkpoint whose compressor has no head.
+
+    Raises:
+        CheckpointError: if it is missing.
+    """
+    needed = [f"connector.{name}" for name in model.connector.state_dict() if name.startswith("ctc_head.")]
+    if needed and not set(needed) <= set(weight_shapes(path)):
+        got = f"the head of the CTC compressor ({needed[0]}) is missing"
+        raise CheckpointError(f"{path}: {got}; train it (ctc_weight), or remove compressor from config.json")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicLayer
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError, ParityError
-from bestow_edge.core.specs.llm import check_exportable, llm_spec
+from bestow_edge.core.specs.llm import MUTUAL_TOKENS, check_exportable, llm_spec
 from bestow_edge.core.tensors import BATCH, CAPACITY, PAST_TOKENS, TOKENS
 from bestow_edge.export.graphs.base import Case, Feeds, GraphSource
 
@@ -34,13 +34,14 @@ MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @contextmanager
-def llm_step(llm: PreTrainedModel) -> Iterator[LlmStep]:
+def llm_step(llm: PreTrainedModel, *, mutual: bool = False) -> Iterator[LlmStep]:
     """Yield `llm` without its token embedding as a module with the inputs and outputs of `llm_spec`.
 
     The module works, and can be traced, inside the block only. It was compared with the model itself first.
 
     Args:
         llm: float32 model with a language-model head that accepts `inputs_embeds`. Left as it was.
+        mutual: whether some new tokens see each other in both directions, see `llm_spec`.
 
     Raises:
         ExportError: if the model is not float32 or keeps other state than keys and values.
@@ -56,7 +57,7 @@ def llm_step(llm: PreTrainedModel) -> Iterator[LlmStep]:
         with _split_attention(llm) as attention:
             step = LlmStep(llm, attention).train(False)
             _check_parity(step, embeds, expected, caches)
-            yield step
+            yield MutualLlmStep(llm, attention).train(False) if mutual else step
 
 
 class _SplitAttention:
@@ -65,11 +66,12 @@ class _SplitAttention:
     def __init__(self) -> None:
         self.past_tokens = torch.zeros(0, dtype=torch.int64)  # (batch,)
         self.caches: tuple[Tensor, ...] = ()  # per layer keys, values: (batch, kv_heads, capacity, head_dim)
+        self.mutual: Tensor | None = None  # (batch,)
         self.new: dict[int, tuple[Tensor, Tensor]] = {}  # by layer: (batch, kv_heads, tokens, head_dim)
 
-    def begin(self, past_tokens: Tensor, caches: tuple[Tensor, ...]) -> None:
-        """Start a step: `past_tokens` (batch,) and per layer the key and the value buffer."""
-        self.past_tokens, self.caches, self.new = past_tokens, caches, {}
+    def begin(self, past_tokens: Tensor, caches: tuple[Tensor, ...], mutual: Tensor | None = None) -> None:
+        """Start a step: `past_tokens` (batch,), per layer the key and the value buffer, `mutual` tokens (batch,)."""
+        self.past_tokens, self.caches, self.new, self.mutual = past_tokens, caches, {}, mutual
 
     def mask(self, *, q_length: int, mask_function: MaskFunction, dtype: torch.dtype, **_: object) -> Tensor:
         """Additive mask (batch, 1, tokens, capacity + tokens), transformers' `AttentionMaskInterface`.
@@ -84,6 +86,9 @@ class _SplitAttention:
         head = torch.zeros(1, dtype=torch.int64)
         old = mask_function(batch, head, queries, slots) & (slots < past)  # (batch, 1, tokens, capacity)
         new = mask_function(batch, head, queries, tokens)  # (batch, 1, tokens, tokens)
+        if self.mutual is not None:
+            first = torch.arange(q_length) < self.mutual[:, None]  # (batch, tokens)
+            new = new | (first[:, None, None] & first[:, None, :, None])
         return torch.where(torch.cat([old, new], dim=-1), 0.0, torch.finfo(dtype).min).to(dtype)
 
     def attend(
@@ -139,7 +144,12 @@ class LlmStep(nn.Module):
 
     def forward(self, inputs_embeds: Tensor, past_tokens: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         """Return logits (batch, vocab), the best token and its log-probability (batch,), new keys and values."""
-        self.attention.begin(past_tokens, caches)
+        return self._run(inputs_embeds, past_tokens, None, caches)
+
+    def _run(
+        self, inputs_embeds: Tensor, past_tokens: Tensor, mutual: Tensor | None, caches: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        self.attention.begin(past_tokens, caches, mutual)
         batch, tokens, _ = inputs_embeds.shape
         output = self.llm(
             inputs_embeds=inputs_embeds,
@@ -157,6 +167,16 @@ class LlmStep(nn.Module):
             )
         logits = output.logits[:, -1].float()  # (batch, vocab)
         return (logits, *best_token(logits), *(tensor for layer in sorted(new) for tensor in new[layer]))
+
+
+class MutualLlmStep(LlmStep):
+    """The exported function with new tokens that see each other in both directions."""
+
+    def forward(  # type: ignore[override]  # one input more
+        self, inputs_embeds: Tensor, past_tokens: Tensor, mutual_tokens: Tensor, *caches: Tensor
+    ) -> tuple[Tensor, ...]:
+        """See `LlmStep.forward`; the first `mutual_tokens` (batch,) of the new tokens see each other."""
+        return self._run(inputs_embeds, past_tokens, mutual_tokens, caches)
 
 
 def best_token(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,17 +247,22 @@ def _check_parity(step: LlmStep, embeds: Tensor, expected: Tensor, caches: tuple
         )
 
 
-def llm_source(config: ModelConfig) -> GraphSource:
-    """Return the source of `llm_step`: compared at single tokens, prompts and several rows."""
+def llm_source(config: ModelConfig, *, mutual: bool = False) -> GraphSource:
+    """Return the source of `llm_step`: compared at single tokens, prompts and several rows.
+
+    With `mutual`, some new tokens see each other in both directions, see `llm_spec`.
+    """
     shapes = [(1, 1, 64), (1, 7, 64), (1, 1, 128), (2, 4, 9)]
 
     def make_lawful(feeds: Feeds, case: Case, _rng: np.random.Generator) -> None:
         feeds[PAST_TOKENS] += case[CAPACITY] - case[TOKENS] - np.arange(case[BATCH])
+        if mutual:
+            feeds[MUTUAL_TOKENS] += case[TOKENS] - np.arange(case[BATCH])
 
     return GraphSource(
-        spec=llm_spec(config.llm),
+        spec=llm_spec(config.llm, mutual=mutual),
         weights=("llm.",),
-        build=lambda model: llm_step(model.llm),
+        build=lambda model: llm_step(model.llm, mutual=mutual),
         sizes=tuple(dict(zip((BATCH, TOKENS, CAPACITY), shape, strict=True)) for shape in shapes),
         make_lawful=make_lawful,
     )

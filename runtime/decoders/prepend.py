@@ -2,8 +2,9 @@
 
 A row's sequence is: the prompt before the speech, the speech, the rest of the prompt, the answer. Keys and values of
 the first two stay in the cache as speech grows: no step is run twice, unless its encoder changed it. The rest stands
-behind the speech that a token sees; when a row sees more, its rest is run again, all its tokens at once. Each encoding
-of a Q-Former replaces all of the speech, and every token sees all of it.
+behind the speech that a token sees; when a row sees more, its rest is run again, all its tokens at once. A Q-Former
+over all steps, or a compressor of an encoder that encodes everything again, replaces all of the speech each time. Where
+speech sees all speech (mask `non_causal`), more of it changes its keys and values, so all of it is run again.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import numpy.typing as npt
 
 from bestow_edge.core.bundle import BundleManifest
 from bestow_edge.core.specs.llm import GRAPH as LLM
+from bestow_edge.core.specs.llm import MUTUAL_TOKENS
 from bestow_edge.core.specs.prepend import GRAPH as EMBEDDING
-from bestow_edge.core.specs.prepend import SPEECH_EMBEDS, PrependConfig, prepend
+from bestow_edge.core.specs.prepend import PrependConfig, prepend
 from bestow_edge.core.tensors import INPUTS_EMBEDS, LOGITS, TOKEN_IDS
 from bestow_edge.runtime.decoders.base import Attempt
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph
 from bestow_edge.runtime.decoders.scores import OnDevice, best_tokens, log_probs
-from bestow_edge.runtime.devices.base import Array, Buffer, Graph
+from bestow_edge.runtime.decoders.speech_prefix import SpeechPrefix, no_speech
+from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.encoders.base import SpeechSteps
 
 UNRUN = -1  # no rest of a sequence is in the cache
@@ -37,8 +40,7 @@ class PrependDecoder:
         graphs: Mapping[str, Graph],
         config: PrependConfig,
         prompts: Sequence[Sequence[int]],
-        speech: Sequence[Array] = (),
-        heard: int = 0,
+        speech: SpeechPrefix | None = None,
     ) -> None:
         """Run the prompts up to the speech.
 
@@ -46,8 +48,7 @@ class PrependDecoder:
             graphs: of the bundle, by name.
             config: the connector's.
             prompts: token ids of each row's whole prompt.
-            speech: embeddings heard so far, (positions, hidden) each.
-            heard: steps that they are about.
+            speech: heard so far.
         """
         self._graphs, self._config = graphs, config
         self._embedding, self._llm = graphs[EMBEDDING].runner(), CachedGraph(graphs[LLM], len(prompts))
@@ -57,10 +58,13 @@ class PrependDecoder:
         """Tokens of each row behind the speech, the next query last."""
         self._first = np.array(slots, dtype=np.int64)
         """(rows,) tokens of each row before the speech."""
-        self._speech, self._heard = list(speech), heard
+        self._speech = no_speech(config) if speech is None else speech
+        self._mutual = MUTUAL_TOKENS in graphs[LLM].spec.input_names  # positions of speech see each other
         self._cached = 0  # positions of speech in the cache
         self._seen = np.full(len(prompts), UNRUN)
         """(rows,) positions of speech before the rest of each row that is in the cache."""
+        if self._mutual:
+            self._llm.runner.bind({MUTUAL_TOKENS: np.zeros_like(self._first)})
         self._run_tokens([list(prompt[:slot]) for prompt, slot in zip(prompts, slots, strict=True)])
 
     @property
@@ -76,15 +80,12 @@ class PrependDecoder:
     @property
     def heard(self) -> int:
         """See `Decoder`."""
-        return self._heard
+        return self._speech.heard
 
     def hear(self, speech: SpeechSteps) -> None:
         """Take in more speech; steps that it overwrites are run again, those before them stay in the cache."""
-        (embeds,) = self._device.get(speech.tensors[SPEECH_EMBEDS])
-        first = 0 if self._config.sees_all else speech.start
-        before = [np.concatenate(self._speech)[:first]] if first else []
-        new = embeds[0, : self._config.llm_positions(speech.end - speech.start)]
-        self._speech, self._heard = [*before, new], speech.end
+        first = self._speech.positions(speech.start)
+        self._speech = self._speech.hear(speech, self._device)
         self._forget(first)
 
     def end(self) -> None:
@@ -93,27 +94,29 @@ class PrependDecoder:
     @contextmanager
     def supposing(self, speech: Sequence[SpeechSteps]) -> Iterator[None]:
         """See `Decoder`."""
-        kept, heard = list(self._speech), self._heard
-        starts = [0 if self._config.sees_all else steps.start for steps in speech]
-        first = min([sum(map(len, kept)), *starts])
+        kept = self._speech
+        first = min([len(kept.embeds), *(kept.positions(steps.start) for steps in speech)])
         for steps in speech:
             self.hear(steps)
         try:
             yield
         finally:
-            self._speech, self._heard = kept, heard
+            self._speech = kept
             self._forget(first)
 
     def branch(self, prompts: Sequence[Sequence[int]]) -> PrependDecoder:
         """See `Decoder`."""
-        return PrependDecoder(self._graphs, self._config, prompts, self._speech, self._heard)
+        return PrependDecoder(self._graphs, self._config, prompts, self._speech)
 
     def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
         """See `Decoder`. A row with 0 visible steps sees what it saw before; its attempt is not used."""
-        self._run_speech()
-        wanted = np.array([steps and self._config.llm_positions(steps) for steps in visible_steps], dtype=np.int64)
-        seen = np.where(wanted > 0, wanted, np.maximum(self._seen, 0))
+        wanted = np.array([self._speech.positions(steps) for steps in visible_steps], dtype=np.int64)
+        seen = np.where(np.array(visible_steps) > 0, wanted, np.maximum(self._seen, 0))
+        if not self._mutual:
+            self._run_speech()
         if (seen != self._seen).any():
+            if self._mutual:
+                self._run_all_speech(seen)
             self._seen = seen
             self._llm.past_tokens[:] = self._first + seen
             self._run_tokens([text[:-1] for text in self._texts])
@@ -154,12 +157,22 @@ class PrependDecoder:
 
     def _run_speech(self) -> None:
         """Put the speech that is not yet in the cache there, in each row; it overwrites what stands behind."""
-        if (heard := sum(map(len, self._speech))) == self._cached:
+        if (heard := len(self._speech.embeds)) == self._cached:
             return
-        new = np.concatenate(self._speech)[self._cached :]
+        new = self._speech.embeds[self._cached :]
         self._llm.past_tokens[:] = self._first + self._cached
         self._run(np.broadcast_to(new, (self.rows, *new.shape)))
         self._cached, self._seen[:] = heard, UNRUN
+
+    def _run_all_speech(self, seen: npt.NDArray[np.int64]) -> None:
+        """Run the speech that each row sees, (rows,) positions, which see each other."""
+        if longest := int(seen.max()):
+            self._llm.past_tokens[:] = self._first
+            self._llm.runner.bind({MUTUAL_TOKENS: seen})
+            self._run(
+                np.broadcast_to(self._speech.embeds[:longest], (self.rows, longest, self._speech.embeds.shape[1]))
+            )
+            self._llm.runner.bind({MUTUAL_TOKENS: np.zeros_like(seen)})
 
     def _run_tokens(self, rows: Sequence[Sequence[int]]) -> None:
         """Put tokens into the cache: those of a row that is shorter than others are followed by ones to overwrite."""

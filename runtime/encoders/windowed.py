@@ -15,6 +15,7 @@ import numpy as np
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.connectors import CONNECTORS
+from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.features import (
     FeatureState,
     feed_features,
@@ -68,6 +69,7 @@ class EncoderWindow:
         self._speech = [tensor.name for tensor in CONNECTORS[config.connector.kind].speech(config)]
         self._whole = config.connector.sees_all
         self._settled = _in_sequence(config) and not self._whole  # no step changes once it was given out
+        self._positions = config.connector.llm_positions
         self._runner = graph.runner()
 
     def initial_state(self) -> WindowState:
@@ -148,7 +150,8 @@ class EncoderWindow:
         if not self._settled:
             return SpeechSteps({name: out[name] for name in self._speech}, start, end), state
         first = max(start, state.steps)
-        return SpeechSteps({name: out[name][:, first - start :] for name in self._speech}, first, end), state
+        skipped = self._positions(first - start)
+        return SpeechSteps({name: out[name][:, skipped:] for name in self._speech}, first, end), state
 
     def _with_silence(self, heard: Floats, num_frames: int, state: WindowState) -> Floats:
         """Return frames and, up to a number of them, those of silence; `tail` follows the last one."""
@@ -171,12 +174,14 @@ def open_encoder(
     If nothing is written before its end, it encodes half a window at a time, or a whole one with silence behind. Speech
     for the LLM's sequence is encoded a segment at a time, as far as the window holds one.
     """
-    sizes = cast(WindowedConfig, sizes_for(config, policies))
+    sizes, unit = cast(WindowedConfig, sizes_for(config, policies)), config.connector.unit
+    if sizes.block % unit:
+        raise ConfigError(f"policy: it reads {sizes.block} steps, but the connector joins {unit}; choose a multiple")
     if all(isinstance(policy, Offline) for policy in policies):
         room = sizes.window - sizes.right_context
         block = room if sizes.padding else room // 2
         if _in_sequence(config):
-            block = min(room, segment_steps)
+            block = min(room, segment_steps) // unit * unit
         sizes = replace(sizes, block=max(sizes.block, block))
     return EncoderWindow(graph, sizes, config)
 

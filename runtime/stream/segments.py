@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from tokenizers import Tokenizer
 
-from bestow_edge.core.config import ModelConfig, SegmentConfig
+from bestow_edge.core.config import OVERSHOOT_STEPS, ModelConfig, SegmentConfig
 from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import ALL_STEPS, Policy
 from bestow_edge.core.specs.interleave import interleave
-from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.runtime.decoders.base import Attempt
 from bestow_edge.runtime.encoders.base import sizes_for
 
@@ -25,7 +23,6 @@ SURE = -0.105  # natural logarithm of 0.9: words of at least this probability ar
 WORD_TOKENS = 4  # a longer answer is more than a word, also in languages without spaces
 LOUDER = 2.3  # nats of log-mel, 10 dB: words this much louder than the sound before are not doubted
 QUIET_STEPS = 3  # 0.24 s: speech is cut in the middle of so much
-OVERSHOOT_STEPS = 64  # a segment ends with the chunk that reaches its limit
 WORD_MARKS = ("Ġ", "▁")  # space before a word in byte-level and SentencePiece vocabularies
 
 
@@ -71,8 +68,8 @@ def limits(
         if seconds and not seconds >= least_s:
             raise ConfigError(f"segments: {name} {seconds}, expected 0 or at least {least_s} s")
     longest = MOST_STEPS
-    if config.connector.sees_all:
-        longest = min(longest, cast(WindowedConfig, sizes_for(config, policies)).whole_steps)
+    if config.connector.sees_all or config.connector.unit > 1:  # a window that moves on would begin within a unit
+        longest = min(longest, sizes_for(config, policies).whole_steps)
     most_steps = min(round(segments.max_s / config.step_s) or longest, longest)
     speech = config.connector.llm_positions(most_steps + OVERSHOOT_STEPS)
     room = max_text_tokens - prompt_tokens - 1 - segments.context_tokens - speech

@@ -12,7 +12,7 @@ import torch
 from commands import run_here
 from nemo_files import CACHE_AWARE, nemo_config, nemo_fixture, random_weights, write_nemo
 from safetensors import safe_open
-from tiny_llms import make_llm
+from tiny_llms import edit_json, make_llm
 from torch.nn import functional as F
 
 from bestow_edge.core.checkpoint import load_config, weight_shapes
@@ -92,10 +92,13 @@ def test_from_pretrained_parts_to_text(
     assert code == 0, err
 
 
-def made(capsys: pytest.CaptureFixture[str], tmp_path: Path, *options: object) -> tuple[int, str, str]:
-    """Run `init` with small parts that are there."""
+def made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, *options: object, context: int = 256
+) -> tuple[int, str, str]:
+    """Run `init` with small parts that are there, an LLM with a context of so many tokens among them."""
     if not (tmp_path / "llm").exists():
         make_llm(tmp_path / "llm", "qwen3-tied", torch.bfloat16)
+        edit_json(tmp_path / "llm" / "config.json", max_position_embeddings=context)
     config = nemo_config(CACHE_AWARE)
     path = write_nemo(tmp_path / "speech.nemo", config, random_weights(config))
     parts = ("--encoder", path, "--llm", tmp_path / "llm", *ADAPTER)
@@ -167,7 +170,38 @@ def test_nothing_is_replaced_or_left_half_done(capsys: pytest.CaptureFixture[str
     load_checkpoint(tmp_path / "start")
 
 
+@pytest.mark.parametrize(
+    ("options", "described"),
+    [
+        (("--speech-layers", "mlp", "--stack", 2), "2 steps stacked, a hidden layer of width 48, linear projection"),
+        (("--speech-layers", "qformer", "--stack", 7, "--queries", 2), "2 embeddings of each 7 steps"),
+        (("--compressor", "frame_averaging", "--labels", 40, "--mask", "non_causal"),
+         "CTC compressor (frame_averaging, 40 labels), linear projection of each step, in the place of token 318"),
+    ],
+)  # fmt: skip
+def test_speech_in_the_sequence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[Any, ...], described: str
+) -> None:
+    code, _, err = made(capsys, tmp_path, "--connector", "prepend", *options, context=600)
+    assert code == 0, err
+    config = load_config(tmp_path / "start")
+    assert described in config.connector.describe()
+    assert config.policy.name == "local-agreement"
+    assert all((lookahead + 1) % config.connector.unit == 0 for lookahead in config.encoder.right_contexts)
+
+
 WRONG: dict[str, tuple[Any, ...]] = {
+    "are for --connector prepend; leave them out or add it": ("--stack", 2),
+    "--compressor needs --labels": ("--connector", "prepend", "--compressor", "blank_removal"),
+    "--queries is for --speech-layers qformer": ("--connector", "prepend", "--queries", 2),
+    "leave out --connector prepend": ("--connector", "prepend", "--adapter", "decoder"),
+    "it joins 5 steps, but the encoder's chunks have 14, 7, 2, 1": ("--connector", "prepend", "--stack", 5),
+    "conformer layers hear both ways, but the encoder is chunked": (
+        "--connector",
+        "prepend",
+        "--speech-layers",
+        "conformer",
+    ),
     "connector: width 48 is not a multiple of num_heads 5": ("--adapter-heads", 5),
     "text_mixer 'lstm' has one cross-attention layer": ("--text-mixer", "lstm"),
     "language pair 'en-xx': expected SOURCE-TARGET": ("--pairs", "en-xx"),

@@ -65,3 +65,20 @@ def test_suppressed_tokens_hide_no_difference() -> None:
     got = want.copy()
     got[0, 3] = 0
     assert math.isinf(relative_error({"logits": got}, {"logits": want}))
+
+
+ENDS = np.array([[2, 3, 7, 0, 0, 0, 0, 0], [1, 8, 0, 0, 0, 0, 0, 0]])
+EMBEDS = np.arange(2 * 8 * 3, dtype=np.float32).reshape(2, 8, 3)
+
+
+def test_positions_of_a_compressor() -> None:
+    """A label that rounding changed moves a border; embeddings are compared where all borders are the same."""
+    want = {"speech_embeds": EMBEDS, "position_ends": ENDS}
+    assert relative_error(want, want) == 0
+    moved = np.array([[2, 4, 7, 0, 0, 0, 0, 0], [1, 8, 0, 0, 0, 0, 0, 0]])  # two steps of sixteen
+    other = EMBEDS.copy()
+    other[0] = -1
+    assert relative_error({"speech_embeds": other, "position_ends": moved}, want) == pytest.approx(2 / 16)
+    assert relative_error({"speech_embeds": other, "position_ends": ENDS}, want) > 0.5
+    assert relative_error({"speech_embeds": EMBEDS, "position_ends": ENDS + 8}, want) == math.inf
+    assert relative_error({"speech_embeds": EMBEDS, "position_ends": ENDS[:, :4]}, want) == math.inf

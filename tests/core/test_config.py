@@ -62,7 +62,7 @@ def model(**values: Any) -> ModelConfig:
         (lambda: windowed(network=PARAKEET | {"num_hidden_layers": 2}, taps=(0, 2)), "expected layers from 0 to 1"),
         (lambda: windowed(network=PARAKEET | {"num_hidden_layers": 2}, taps=(-1,)), r"taps \(-1,\); expected layers"),
         (lambda: QformerConfig(num_queries=0, num_layers=1, num_heads=1), "all sizes must be at least 1"),
-        (lambda: PrependConfig(speech_token=1, qformer=QFORMER, hidden=8), "leave out hidden and conformer"),
+        (lambda: PrependConfig(speech_token=1, qformer=QFORMER, hidden=8), "leave out hidden, conformer and stack"),
         (
             lambda: prepend.speech(model(connector=PrependConfig(speech_token=1, qformer=QFORMER))),
             "a qformer does not fit this encoder .*; expected a windowed one with taps and right_context 0",

@@ -132,7 +132,7 @@ def _readable(corpus: Corpus, recordings: Recordings, rows: Steps) -> Iterator[t
 
 def _log_probs(objective: Objective, maker: ExampleMaker, waveforms: Sequence[Floats], *, bf16: bool) -> list[Floats]:
     """Return (steps, labels + 1) log-probabilities of each waveform."""
-    config, device = maker.config.features, objective.ctc_head.weight.device
+    config, device = maker.config.features, objective.label_head.weight.device
     mels = [log_mel(at_least_ten_frames(samples, config.sample_rate_hz), config) for samples in waveforms]
     frame_lens = torch.tensor([len(mel) for mel in mels], device=device)
     padded = pad_sequence([torch.from_numpy(mel) for mel in mels], batch_first=True).to(device)
@@ -140,7 +140,7 @@ def _log_probs(objective: Objective, maker: ExampleMaker, waveforms: Sequence[Fl
     objective.eval()
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         speech = objective.encode(padded, frame_lens, max(maker.stage.lookaheads))
-        log_probs = objective.ctc_head(speech.steps).float().log_softmax(-1).cpu().numpy()
+        log_probs = objective.label_head(speech.steps).float().log_softmax(-1).cpu().numpy()
     objective.train(training)
     return [row[:steps] for row, steps in zip(log_probs, speech.lens.tolist(), strict=True)]
 

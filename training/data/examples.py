@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.connectors import CONNECTORS
+from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import Offline, Policy, WaitK
 from bestow_edge.core.prompts import Pair, Question
 from bestow_edge.core.specs.interleave import delay_token, interleave
@@ -118,8 +119,12 @@ class ExampleMaker:
             heard_s: (answer,) time from which each answer token may be written, NaN = unknown; None = the end of its
                 span.
             prefix_s: seconds of the utterance in `mel`; the answer ends with the words heard by then. None = all.
+
+        Raises:
+            ConfigError: if speech and text are longer than the LLM's context.
         """
         source_steps = self.config.encoder.num_steps(mel.shape[0])
+        self._check_room(source_steps, len(prompt) + len(answer))
         heard_s = spans_s[:, 1] if heard_s is None else heard_s
         if prefix_s is not None:
             kept = heard_tokens(heard_s, spans_s, prefix_s)
@@ -188,6 +193,19 @@ class ExampleMaker:
             ignored=IGNORED,
         )
         return turns.token_ids, turns.visible, turns.targets, np.full((turns.targets.size, 2), IGNORED, dtype=np.int64)
+
+    def _check_room(self, source_steps: int, tokens: int) -> None:
+        """Refuse an utterance that the LLM's context does not hold, where speech takes positions of it.
+
+        Raises:
+            ConfigError: if it is too long.
+        """
+        positions, most = self.config.connector.llm_positions(source_steps), self.config.max_text_tokens
+        if positions and positions + tokens > most:
+            seconds = source_steps * self.config.step_s
+            got = f"an utterance of {seconds:.1f} s takes {positions} positions and {tokens} tokens"
+            remedy = "lower data.filter.max_s or the stage's pieces, or take an LLM with a longer one"
+            raise ConfigError(f"data: {got}, but the LLM's context has {most}; {remedy}")
 
     def build_text(self, prompt: Sequence[int], answer: Sequence[int]) -> Example:
         """Build an example without speech. Its positions see the null frame only; a prompt has one token or more."""

@@ -20,19 +20,19 @@ CHAT = ChatTemplate(before=f"{BEGIN}{USER}", after=ASSISTANT)
 
 
 def train_tokenizer(
-    texts: Iterable[str], pairs: Iterable[str], vocab_size: int, words: Collection[str] = ()
+    texts: Iterable[str], pairs: Iterable[str], vocab_size: int, words: Collection[str] = (), mark: str = ""
 ) -> Tokenizer:
     """Train a byte-level BPE tokenizer on texts and on the prompts of language pairs.
 
     `vocab_size` counts special tokens and the 256 bytes too. `words` become tokens of their own: each counts as if
-    `WORD_TEXTS` texts contained it.
+    `WORD_TEXTS` texts contained it. `mark` is the special token in whose place speech stands, if there is one.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=SPECIAL_TOKENS,
+        special_tokens=[*SPECIAL_TOKENS, mark] if mark else SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -47,7 +47,8 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         width = model.config.encoder.width
-        self.ctc_head = nn.Linear(width, vocab_size + 1)  # the last label is the blank
+        own = getattr(model.connector, "ctc_head", None)  # of a compressor, part of the checkpoint
+        self.ctc_head = nn.Linear(width, vocab_size + 1) if own is None else None  # the last label is the blank
         self.count_head = nn.Linear(width, COUNTS)
         self.label_smoothing = label_smoothing
         self.stage: StageRecipe | None = None
@@ -61,7 +62,7 @@ class Objective(nn.Module):
         for name, module in parts.items():
             for key, weight in module.named_parameters():
                 weight.requires_grad_(name in stage.trained or "lora_" in key)
-        self.ctc_head.requires_grad_(bool(stage.ctc_weight or stage.alignment_weight))
+        self.label_head.requires_grad_(bool(stage.ctc_weight or stage.alignment_weight))
         self.count_head.requires_grad_(bool(stage.count_weight))
         if stage.activation_checkpointing:
             for part in (self.model.encoder, self.model.llm):
@@ -77,6 +78,12 @@ class Objective(nn.Module):
         if self.stage is not None and "encoder" not in self.stage.trained:
             self.model.encoder.train(False)
         return self
+
+    @property
+    def label_head(self) -> nn.Linear:
+        """The head of the losses on labels: that of a compressor, or a helper that no checkpoint has."""
+        head: nn.Linear = self.model.connector.ctc_head if self.ctc_head is None else self.ctc_head
+        return head
 
     @property
     def prepared(self) -> StageRecipe:
@@ -150,7 +157,7 @@ class Objective(nn.Module):
         stage, steps = self.prepared, speech.steps
         sums = [steps.new_zeros((), dtype=torch.float32)] * 3
         if stage.ctc_weight or stage.alignment_weight:
-            log_probs = self.ctc_head(steps).float().log_softmax(-1)  # (batch, steps, vocab + blank)
+            log_probs = self.label_head(steps).float().log_softmax(-1)  # (batch, steps, vocab + blank)
             if not steps.shape[1]:
                 sums[0] = log_probs.sum()  # 0 without steps, but the head takes part in the step as for speech
             elif stage.ctc_weight:
@@ -201,7 +208,7 @@ class Objective(nn.Module):
 
     def _alignment(self, log_probs: Tensor, step_labels: Tensor) -> Tensor:
         """Return the cross-entropy along the path of CTC's trellis that word times define."""
-        blank = self.ctc_head.out_features - 1
+        blank = self.label_head.out_features - 1
         labels = step_labels.masked_fill(step_labels == NO_LABEL, blank)
         weight = log_probs.new_ones(blank + 1)
         weight[blank] = BLANK_WEIGHT
@@ -226,6 +233,6 @@ class Objective(nn.Module):
         log_probs = log_probs.transpose(0, 1)  # (steps, batch, vocab + blank)
         label_lens = (transcript_ids >= 0).sum(-1)
         labels = transcript_ids.clamp(min=0)
-        blank = self.ctc_head.out_features - 1
+        blank = self.label_head.out_features - 1
         losses = F.ctc_loss(log_probs, labels, step_lens, label_lens, blank=blank, reduction="none", zero_infinity=True)
         return (losses / label_lens.clamp(min=1)).sum()

@@ -26,12 +26,13 @@ from bestow_edge.training.data.alignment import read_times, save_times
 from bestow_edge.training.data.batches import read_noises
 from bestow_edge.training.data.corpora.mixture import Corpora, MixedDataset
 from bestow_edge.training.data.examples import ExampleMaker
-from bestow_edge.training.data.tokens import BEGIN, CHAT, END, PAD, train_tokenizer
+from bestow_edge.training.data.tokens import BEGIN, CHAT, END, PAD, SPECIAL_TOKENS, prompt_ids, train_tokenizer
 from bestow_edge.training.learning.cpu_kernels import use_fast_kernels
 from bestow_edge.training.learning.first_weights import init_encoder, take_encoder
 from bestow_edge.training.learning.objective import Objective
 from bestow_edge.training.learning.weights import State, load_state, read_state, save_state, split
 from bestow_edge.training.recipe.data import teaches_labels
+from bestow_edge.training.recipe.fitting import check_fit
 from bestow_edge.training.recipe.recipe import ModelRecipe, Recipe, check_lookaheads, model_config
 from bestow_edge.training.recipe.stages import StageRecipe
 
@@ -67,7 +68,7 @@ class Run:
         if config is None or tokenizer is None:
             model = _known(recipe.model)
             texts, words = self.corpora.texts(), self.corpora.words
-            tokenizer = train_tokenizer(texts, model.pairs, model.vocab_size, words)
+            tokenizer = train_tokenizer(texts, model.pairs, model.vocab_size, words, model.connector.mark)
             names = {"bos_token_id": BEGIN, "eos_token_id": END, "pad_token_id": PAD}
             ids: dict[str, Any] = {name: tokenizer.token_to_id(token) for name, token in names.items()}  # Any: or None
             config = fresh_config(model, tokenizer.get_vocab_size(), ids)
@@ -78,6 +79,9 @@ class Run:
         if recipe.labels:
             self.labels = self._kept_labels() or train_tokenizer(self.corpora.transcripts(), (), recipe.labels)
         self.end_id = check_vocabulary(config, tokenizer)
+        prompts = [prompt_ids(tokenizer, pair, config.chat) for pair in config.pairs]
+        labels = self.labels.get_vocab_size()
+        check_fit(recipe, self.config, prompt_tokens=max(map(len, prompts)), labels=labels)
         if not weights:
             return
         self.objective = self.new_objective()
@@ -197,7 +201,13 @@ def fresh_config(model: ModelRecipe, vocab_size: int, special_ids: dict[str, int
     """
     network = model.encoder.settled_network(model.features)
     llm = {**model.llm, "vocab_size": vocab_size, **special_ids}
-    return model_config(model, network=_complete(network, "encoder"), llm=_complete(llm, "llm"), chat=CHAT)
+    if (named := model.connector.mark_id) is not None:
+        got = f"names token {named}, but the tokenizer that is trained has its own mark of speech"
+        raise ConfigError(f"model.connector: {got}; leave it out")
+    mark = model.connector.mark
+    chat = replace(CHAT, after=f"{mark}{CHAT.after}")
+    model = replace(model, connector=model.connector.with_mark(len(SPECIAL_TOKENS)))  # the mark follows them
+    return model_config(model, network=_complete(network, "encoder"), llm=_complete(llm, "llm"), chat=chat)
 
 
 def check_turns(recipe: Recipe, config: ModelConfig) -> None:
@@ -260,6 +270,9 @@ def given(recipe: Recipe) -> tuple[ModelConfig | None, Tokenizer | None]:
 
 def _compare(model: ModelRecipe, config: ModelConfig, directory: Path) -> None:
     """Check that the model of a recipe is equal to that of the checkpoint."""
+    held_mark = config.connector.mark_id
+    if held_mark is not None and model.connector.mark_id is None:
+        model = replace(model, connector=model.connector.with_mark(held_mark))
     given, found = model_config(model, network=model.encoder.network, llm=model.llm).to_dict(), config.to_dict()
     pairs = [("pairs", given["pairs"], found["pairs"])]
     networks = given["encoder"].pop("network"), found["encoder"]["network"]

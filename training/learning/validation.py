@@ -13,7 +13,7 @@ import torch
 
 from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.files import write_atomically
-from bestow_edge.core.policy import Policy, WaitK
+from bestow_edge.core.policy import Offline, Policy, WaitK
 from bestow_edge.core.request import default_policy
 from bestow_edge.training.data.batches import Batch
 from bestow_edge.training.data.tokens import prompt_ids
@@ -102,11 +102,12 @@ class Evaluation:
         return {f"eval_{name}": value for name, value in scores(texts, transcripts).items()}
 
     def _policy(self) -> Policy:
-        """Return wait-k, or the model's own policy if its connector decides itself when it writes."""
+        """Return wait-k, the model's own policy if its connector decides itself when it writes, else offline."""
         config = self._run.config
         if CONNECTORS[config.connector.kind].continuous:
             return default_policy(None, config.policy)
-        return WaitK(self._run.recipe.hypotheses.k or config.policy.k, config.policy.l)
+        policy = WaitK(self._run.recipe.hypotheses.k or config.policy.k, config.policy.l)
+        return policy if CONNECTORS[config.connector.kind].follows(policy) else Offline()
 
     def _texts(self, item: Utterance, answer: list[int]) -> tuple[str, str, str]:
         decode = self._run.tokenizer.decode

@@ -81,7 +81,10 @@ class ModelRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HypothesesRecipe:
-    """Hypotheses of some dev utterances, decoded at each evaluation under wait-k and written to `samples.jsonl`."""
+    """Hypotheses of some dev utterances, decoded at each evaluation and written to `samples.jsonl`.
+
+    They are written under wait-k, offline by connectors that cannot follow it.
+    """
 
     utterances: int = 8
     """Number of dev utterances; 0 = none."""

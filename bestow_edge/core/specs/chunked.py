@@ -6,7 +6,7 @@ context of a session fixes the size of its chunks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
 from bestow_edge.core.config import EncoderConfig, FeatureConfig, ModelConfig
@@ -77,6 +77,25 @@ class ChunkedConfig(EncoderConfig):
     def default_right_context(self) -> int:
         """Right context of a session that names none, steps."""
         return self.default_lookahead
+
+    def chunk_steps(self, right_context: int) -> int:
+        """Return the steps of a chunk."""
+        return right_context + 1
+
+    def for_unit(self, unit: int) -> ChunkedConfig:
+        """Return the config with those look-aheads alone whose chunks have whole units.
+
+        Raises:
+            ConfigError: if there are none.
+        """
+        kept = tuple(lookahead for lookahead in self.lookaheads if (lookahead + 1) % unit == 0)
+        if not kept:
+            chunks = ", ".join(str(lookahead + 1) for lookahead in self.lookaheads)
+            raise ConfigError(
+                f"connector: it joins {unit} steps, but the encoder's chunks have {chunks}; take a divisor"
+            )
+        default = self.default_lookahead if self.default_lookahead in kept else kept[0]
+        return replace(self, lookaheads=kept, default_lookahead=default)
 
     @property
     def max_chunk_steps(self) -> int:

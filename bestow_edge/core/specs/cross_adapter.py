@@ -178,4 +178,6 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
     )
 
 
-KIND = ConnectorKind(config=CrossAdapterConfig, specs=specs, speech=speech, follows=lambda _policy: True)
+KIND = ConnectorKind(
+    config=CrossAdapterConfig, specs=specs, speech=speech, follows=lambda _policy: True, own_losses=True
+)

@@ -22,6 +22,7 @@ from bestow_edge.core.tensors import (
 )
 
 GRAPH = "llm_step"
+MUTUAL_TOKENS = "mutual_tokens"  # how many of the new tokens, the first ones, see each other in both directions
 
 
 def check_exportable(llm: dict[str, Any], where: str, error_type: type[BestowEdgeError] = ExportError) -> None:
@@ -64,7 +65,7 @@ def _short(llm: dict[str, Any]) -> bool:
     return isinstance(original, int) and isinstance(most, int) and most <= original
 
 
-def llm_spec(llm: dict[str, Any]) -> GraphSpec:
+def llm_spec(llm: dict[str, Any], *, mutual: bool = False) -> GraphSpec:
     """`llm_step`: embeddings and KV caches -> the token that follows, keys and values of the new tokens.
 
     `token_id` is the most probable token and `log_prob` its natural logarithm: most steps of a session need nothing
@@ -73,12 +74,14 @@ def llm_spec(llm: dict[str, Any]) -> GraphSpec:
 
     Args:
         llm: the LLM's transformers config.
+        mutual: whether the first new tokens of a row may see each other in both directions, `mutual_tokens` of them.
     """
     heads = llm.get("num_key_value_heads") or llm["num_attention_heads"]
     head_dim = llm.get("head_dim") or llm["hidden_size"] // llm["num_attention_heads"]
     inputs = [
         TensorSpec(INPUTS_EMBEDS, "float32", (BATCH, TOKENS, llm["hidden_size"])),
         TensorSpec(PAST_TOKENS, "int64", (BATCH,)),
+        *((TensorSpec(MUTUAL_TOKENS, "int64", (BATCH,)),) if mutual else ()),
     ]
     outputs = [
         TensorSpec(LOGITS, "float32", (BATCH, llm["vocab_size"])),

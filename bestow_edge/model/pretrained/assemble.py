@@ -13,10 +13,14 @@ from typing import Literal
 import torch
 from torch import nn
 
-from bestow_edge.core.config import ConnectorConfig, ModelConfig, PolicyConfig
+from bestow_edge.core.config import ConnectorConfig, EncoderConfig, ModelConfig, PolicyConfig
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.errors import CheckpointError, ConfigError
 from bestow_edge.core.files import check_free
 from bestow_edge.core.prompts import parse_pair, prompt_text
+from bestow_edge.core.request import check_follows, default_policy
+from bestow_edge.core.room import segments
+from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import save_checkpoint
 from bestow_edge.model.pretrained import whisper
@@ -24,7 +28,7 @@ from bestow_edge.model.pretrained.components import EncoderPart, LlmPart, plain_
 from bestow_edge.model.pretrained.configs import read_fields
 from bestow_edge.model.pretrained.decoder_start import decoder_config, start_as_decoder
 from bestow_edge.model.pretrained.huggingface import huggingface_encoder
-from bestow_edge.model.pretrained.llm import read_llm
+from bestow_edge.model.pretrained.llm import add_mark, read_llm
 from bestow_edge.model.pretrained.nemo import nemo_encoder
 from bestow_edge.model.pretrained.repository import find_source
 
@@ -110,17 +114,23 @@ def init_checkpoint(
     encoder = _read_encoder(encoder_path, every_name=every_name)
     progress(f"LLM: reading {llm_path}")
     llm = read_llm(llm_path, every_name=every_name)
-    fields = plain_config(llm.module.config)
+    fields, chat = plain_config(llm.module.config), llm.chat
+    connector = decoder_config(encoder_path) if request.connector is None else request.connector.for_llm(fields)
+    if connector.mark:
+        connector = connector.with_mark(add_mark(llm, connector.mark))
+        chat = replace(chat, after=f"{connector.mark}{chat.after}")
     config = ModelConfig(
-        encoder=encoder.config.for_policy(request.policy.l),
-        connector=decoder_config(encoder_path) if request.connector is None else request.connector.for_llm(fields),
-        llm=fields,
+        encoder=_fitting_encoder(encoder.config.for_policy(request.policy.l), connector),
+        connector=connector,
+        llm=plain_config(llm.module.config),
         features=encoder.features,
         policy=request.policy,
-        chat=replace(llm.chat, instruction=request.instruction),
+        chat=replace(chat, instruction=request.instruction),
         pairs=pairs,
     )
-    _check_prompts(config, llm)
+    check_follows(default_policy(None, request.policy), config)
+    CONNECTORS[connector.kind].speech(config)  # it refuses an encoder that does not fit
+    config = replace(config, segments=segments(config, _longest_prompt(config, llm)))
     model = _put_together(config, encoder, llm, request, encoder_path)
     check_rebuilds(model)
     progress(f"writing {out}")
@@ -140,18 +150,33 @@ def _read_encoder(path: Path, *, every_name: bool) -> EncoderPart:
     return read(path, every_name=every_name)
 
 
-def _check_prompts(config: ModelConfig, llm: LlmPart) -> None:
-    """Refuse an LLM whose context holds no prompt and answer.
+def _fitting_encoder(encoder: EncoderConfig, connector: ConnectorConfig) -> EncoderConfig:
+    """Return the encoder's config as the connector needs it: chunks of whole units, no dropped steps.
 
     Raises:
-        ConfigError: if the context is too short.
+        ConfigError: if no look-ahead of the encoder fits.
     """
+    encoder = encoder.for_unit(connector.unit)
+    if isinstance(encoder, WindowedConfig) and connector.sees_all and connector.mark:
+        return replace(encoder, right_context=0)  # each encoding replaces all speech, so every step counts
+    return encoder
+
+
+def _longest_prompt(config: ModelConfig, llm: LlmPart) -> int:
+    """Return the tokens of the longest prompt.
+
+    Raises:
+        ConfigError: if the context is too short for a prompt and an answer.
+    """
+    longest = 0
     for pair in config.pairs:
         text = prompt_text(parse_pair(pair), config.chat)
         length = len(llm.tokenizer.encode(text, add_special_tokens=False).ids)
         if length >= config.max_text_tokens:
             got = f"the prompt of {pair} has {length} tokens, the model's context {config.max_text_tokens}"
             raise ConfigError(f"llm: {got}; choose an LLM with a longer one")
+        longest = max(longest, length)
+    return longest
 
 
 def _origin(request: InitRequest) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
@@ -62,6 +62,22 @@ def read_llm(folder: Path, *, every_name: bool = False) -> LlmPart:
     model.config.eos_token_id = config.eos_token_id
     chat = chat_template(tokenizer, str(folder))
     return LlmPart(model, plain_tokenizer(tokenizer, folder), chat, bool(tokenizer.chat_template))
+
+
+def add_mark(part: LlmPart, mark: str) -> int:
+    """Give an LLM a special token, and return its id.
+
+    A vocabulary without room for it grows by a row, the mean of all rows: such a token is never the most probable one.
+    """
+    part.tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False)])
+    token_id: Untyped = part.tokenizer.token_to_id(mark)  # an int: it was added
+    llm: Untyped = part.module
+    if token_id >= llm.config.vocab_size:
+        llm.resize_token_embeddings(token_id + 1, mean_resizing=False)
+        with torch.no_grad():
+            for table in {id(one): one for one in (llm.get_input_embeddings(), llm.get_output_embeddings())}.values():
+                table.weight[token_id] = table.weight[:token_id].float().mean(0)
+    return int(token_id)
 
 
 def llm_config(folder: Path) -> Untyped:

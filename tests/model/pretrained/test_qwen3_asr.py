@@ -29,7 +29,7 @@ from bestow_edge.core.hotwords import Hotword
 from bestow_edge.core.policy import LocalAgreement, Offline, Policy
 from bestow_edge.core.prompts import parse_pair, prompt_text
 from bestow_edge.core.specs.blocks import blocks
-from bestow_edge.core.specs.prepend import SPEECH_EMBEDS
+from bestow_edge.core.tensors import SPEECH_EMBEDS
 from bestow_edge.export.graphs.base import speech_side
 from bestow_edge.export.pipeline import export_bundle
 from bestow_edge.model.checkpoint import load_checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,7 @@ def test_seeing_less_than_was_heard(model: Model, nemo: dict[str, np.ndarray]) -
     decoder = heard(model, nemo["waveform"], [prompt(model), prompt(model, "en-de")])
     write(decoder, 2)
     seen = heard(model, nemo["waveform"], [prompt(model), prompt(model, "en-de")])
-    seen._speech, seen._heard = [np.concatenate(seen._speech)[:30]], 30
+    seen._speech = replace(seen._speech, embeds=seen._speech.embeds[:30], heard=30)
     fresh = heard(model, nemo["waveform"], [prompt(model), prompt(model, "en-de")])
     early = write(fresh, 4, visible=30)
     assert early == write(seen, 4)

@@ -14,7 +14,7 @@ from salm_files import SALMS, make_qformer
 from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.features import log_mel, normalize_frames
 from bestow_edge.core.policy import LocalAgreement, Offline, Policy
-from bestow_edge.core.specs.prepend import SPEECH_EMBEDS
+from bestow_edge.core.tensors import SPEECH_EMBEDS
 from bestow_edge.export.graphs.base import speech_side
 from bestow_edge.export.pipeline import export_bundle
 from bestow_edge.model.checkpoint import load_checkpoint

@@ -1,0 +1,180 @@
+"""Options of `bestow-edge init` for the connector, and the connector that they ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple
+
+import typer
+
+from bestow_edge.core.config import ConnectorConfig, PolicyConfig
+from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
+from bestow_edge.core.specs.interleave import InterleaveConfig
+from bestow_edge.core.specs.prepend import CompressorConfig, PrependConfig, QformerConfig
+
+Kinds = Literal["cross_adapter", "prepend", "interleave"]
+Layers = Literal["linear", "mlp", "conformer", "qformer"]
+Shortening = Literal["none", "frame_averaging", "blank_removal"]
+SpeechMask = Literal["causal", "non_causal"]
+PREPEND_L = 12  # steps (0.96 s) between two drafts: each runs all the text again
+
+Kind = Annotated[
+    Kinds,
+    typer.Option(
+        "--connector",
+        help="Speech enters by an adapter with cross-attention, or stands in the LLM's sequence, whole or in turns.",
+    ),
+]
+Delays = Annotated[
+    str | None,
+    typer.Option(
+        "--delays", metavar="N,...", help="interleave: steps (80 ms) from a word to its text; 2,4,8,16 if not given."
+    ),
+]
+
+SpeechLayers = Annotated[
+    Layers, typer.Option("--speech-layers", help="prepend: layers between the encoder and the LLM's embeddings.")
+]
+Stack = Annotated[
+    int, typer.Option("--stack", min=1, metavar="N", help="prepend: encoder steps that become one position of the LLM.")
+]
+Queries = Annotated[
+    int, typer.Option("--queries", min=1, metavar="N", help="qformer: embeddings of each --stack steps.")
+]
+Compressor = Annotated[
+    Shortening, typer.Option("--compressor", help="prepend: shorten speech by the labels of a CTC head.")
+]
+Labels = Annotated[
+    int | None,
+    typer.Option("--labels", min=1, metavar="N", help="Labels of the compressor's CTC head, as the recipe's `labels`."),
+]
+Mask = Annotated[SpeechMask, typer.Option("--mask", help="prepend: speech sees speech before it, or all of it.")]
+
+
+class SpeechOptions(NamedTuple):
+    """Options of a connector with speech in the LLM's sequence."""
+
+    layers: Layers = "linear"
+    """Kind of the layers."""
+    stack: int = 1
+    """Steps of a position, or of a Q-Former's window."""
+    queries: int = 1
+    """Of a Q-Former's window."""
+    compressor: Shortening = "none"
+    """Way of shortening."""
+    labels: int | None = None
+    """Of its CTC head."""
+    mask: SpeechMask = "causal"
+    """Over speech in the LLM."""
+
+
+def fresh(
+    kind: Kinds,
+    adapter: Literal["fresh", "decoder"],
+    sizes: tuple[int, int, int, int],
+    variant: tuple[Literal["attention", "lstm", "none"], Literal["null_frame", "bypass"]],
+    speech: SpeechOptions,
+) -> ConnectorConfig | None:
+    """Return the connector that options ask for; None for an adapter that begins as a decoder.
+
+    Args:
+        kind: of the connector.
+        adapter: its first weights.
+        sizes: layers, width, heads and feed-forward factor.
+        variant: text mixer and prompt mode of BESTOW's adapter.
+        speech: options of `prepend`.
+
+    Raises:
+        ConfigError: if options contradict each other.
+    """
+    if kind == "prepend":
+        if adapter == "decoder":
+            raise ConfigError("--adapter decoder makes a cross_adapter; leave out --connector prepend")
+        return _prepend(speech, sizes)
+    if speech != SpeechOptions():
+        got = "--speech-layers, --stack, --queries, --compressor, --labels and --mask"
+        raise ConfigError(f"{got} are for --connector prepend; leave them out or add it")
+    layers, width, heads, factor = sizes
+    if adapter == "decoder":
+        return None
+    return CrossAdapterConfig(
+        num_layers=layers,
+        width=width,
+        num_heads=heads,
+        ffn_factor=factor,
+        text_mixer=variant[0],
+        prompt_mode=variant[1],
+    )
+
+
+def turns(kind: Kinds, delays: str | None, *, fresh: bool) -> InterleaveConfig | None:
+    """Return the connector for speech and text in turns; None for other kinds.
+
+    Raises:
+        ConfigError: the options contradict each other.
+    """
+    if kind != "interleave":
+        if delays is not None:
+            raise ConfigError("--delays: only --connector interleave has delays; give both")
+        return None
+    if not fresh:
+        raise ConfigError("--connector interleave begins with fresh weights; leave out --from and --adapter")
+    return InterleaveConfig() if delays is None else InterleaveConfig(delays=_steps(delays))
+
+
+def _steps(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"--delays {text}: expected numbers of steps such as 2,4,8")
+    return tuple(map(int, parts))
+
+
+def default_policy(
+    kind: Kinds,
+    k: int,
+    l: int | None,  # noqa: E741 - the paper's letter
+    turns: InterleaveConfig | None,
+) -> PolicyConfig:
+    """Return the default policy of a model with a kind of connector; of turns, with the middle one of their delays."""
+    if turns is not None:
+        return PolicyConfig(
+            name="every-step", l=l or PolicyConfig().l, delay=turns.delays[(len(turns.delays) - 1) // 2]
+        )
+    if kind == "prepend":
+        return PolicyConfig(name="local-agreement", l=l or PREPEND_L)
+    return PolicyConfig(k=k, l=l or PolicyConfig().l)
+
+
+def _prepend(speech: SpeechOptions, sizes: tuple[int, int, int, int]) -> PrependConfig:
+    if (speech.compressor == "none") != (speech.labels is None):
+        raise ConfigError(
+            "--compressor needs --labels, the number of labels of its CTC head, and --labels a compressor"
+        )
+    if speech.queries > 1 and speech.layers != "qformer":
+        raise ConfigError("--queries is for --speech-layers qformer; leave it out")
+    short = None
+    if speech.labels is not None and speech.compressor != "none":
+        short = CompressorConfig(strategy=speech.compressor, labels=speech.labels)
+    number, width, heads, factor = sizes
+    if speech.layers == "qformer":
+        qformer = QformerConfig(
+            num_queries=speech.queries,
+            num_layers=number,
+            num_heads=heads,
+            ffn_width=factor * width,
+            window=speech.stack,
+        )
+        return PrependConfig(qformer=qformer, compressor=short, mask=speech.mask)
+    conformer = {
+        "hidden_size": width,
+        "num_hidden_layers": number,
+        "num_attention_heads": heads,
+        "intermediate_size": factor * width,
+    }
+    return PrependConfig(
+        stack=speech.stack,
+        hidden=width if speech.layers == "mlp" else 0,
+        conformer=conformer if speech.layers == "conformer" else None,
+        compressor=short,
+        mask=speech.mask,
+    )
