@@ -81,9 +81,7 @@ def mic(
       bestow-edge mic --lang de-en --mic-device USB
       bestow-edge mic --lang en-en,en-de --policy local-agreement
       bestow-edge mic --lang en-en --ask "What is to be done?"
-      bestow-edge mic --latency 2.5s
       bestow-edge mic --seconds 30 --json > events.jsonl
-      bestow-edge mic --hotwords names.txt
       bestow-edge mic --trace talk.trace
     """
     request = Request(

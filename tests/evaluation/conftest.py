@@ -24,4 +24,4 @@ def strings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def digits() -> Model:
     """The embedded model."""
-    return load(threads=1)
+    return load("demo", threads=1)

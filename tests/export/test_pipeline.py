@@ -184,7 +184,7 @@ def test_a_bidirectional_bundle(bidirectional_bundle: Path) -> None:
     sizes = {"kind": "windowed", "block": 4, "right_context": 13, "window": 375, "padding": 0, "taps": []}
     assert recorded["encoder"] == sizes | {"network": encoder.network}
     assert [row.case for row in manifest.parity if row.graph == WINDOW] == [
-        "batch=1 frames=136",
+        "batch=1 frames=40",
         "batch=1 frames=3000",
         "batch=8 frames=24",
     ]

@@ -77,7 +77,7 @@ def test_a_small_bundle_has_one_thread_by_default(
 
 
 def test_the_demo_is_a_small_bundle() -> None:
-    assert model_module.default_threads(read_manifest(embedded_bundle())) == 1
+    assert model_module.default_threads(read_manifest(embedded_bundle("demo"))) == 1
 
 
 def test_missing_and_truncated_files(bundle: Path) -> None:

@@ -16,6 +16,7 @@ def run_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[in
 
 
 def run_demo(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Return the same, without the line that says which bundle is used, and without the last newline of stderr."""
-    code, out, err = run_here(capsys, *arguments)
-    return code, out, "\n".join(line for line in err.splitlines() if not line.startswith("no bundle given"))
+    """Return the same of the small embedded model, without the last newline of stderr."""
+    named = () if "--bundle" in arguments else ("--bundle", "demo")
+    code, out, err = run_here(capsys, *arguments, *named)
+    return code, out, err.removesuffix("\n")

@@ -133,6 +133,7 @@ def test_mic_measures_and_then_listens(
 ) -> None:
     microphone = file_microphone((speech * 32_767).astype(np.int16))
     options = ["--mic-device", microphone.name, "--device-rate", "16000", "--seconds", "3", "--latency", "2.5s"]
+    options += ["--lang", "en-de"]
     done = subprocess.run(
         [*RUN, "--bundle", str(tiny_bundle), *options],
         env=microphone.env | {"PYTHONIOENCODING": "utf-8"},

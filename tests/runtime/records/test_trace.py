@@ -25,7 +25,7 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "audio" / "digits_en.wav"
 
 @pytest.fixture(scope="module")
 def digits() -> be.Model:
-    return be.load(threads=1)
+    return be.load("demo", threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def test_odd_blocks(model: be.Model, samples: npt.NDArray[np.float32], block: in
 def test_a_frame_or_two_write_nothing(num_samples: int, policy: be.Policy) -> None:
     """The demo wrote "the edge of the" for any ten milliseconds."""
     rng = np.random.default_rng(0)
-    session = be.load(threads=1).session(source="en", policy=policy)
+    session = be.load("demo", threads=1).session(source="en", policy=policy)
     assert session.feed(rng.uniform(-0.5, 0.5, num_samples).astype(np.float32)) == []
     assert session.draft() == ""
     assert session.finish() == []

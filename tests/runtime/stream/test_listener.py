@@ -130,7 +130,7 @@ def test_texts_are_the_same() -> None:
     waveform = np.concatenate([read_audio(path, 16000) for path in paths])
     events = []
     for ahead in (False, True):
-        model = load(ahead=ahead)
+        model = load("demo", ahead=ahead)
         assert (model.executor is not None) == ahead
         with model.session(source="en", k=3, segments=SegmentConfig(pause_s=1.4, max_tokens=6, max_s=5)) as session:
             events.append([*session.feed(waveform), *session.finish()])

@@ -100,7 +100,7 @@ def test_recipes_that_do_not_fit(recipe_values: dict[str, Any], recipe: Recipe, 
         Run(replace(recipe, stages=(replace(stage, streaming=0.5, pauses=0.1),)), corpus, tmp_path, weights=False)
     (source,) = recipe.data.sources
     data = replace(recipe.data, sources=(replace(source, join=None),))
-    plain = replace(recipe, data=data, stages=(replace(stage, alignment_weight=0.0),))
+    plain = replace(recipe, data=data, stages=(replace(stage, alignment_weight=0.0, batch_s=60.0),))
     with pytest.raises(
         ConfigError, match="source words: connector interleave learns from word times when to write; set"
     ):
