@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import run_demo
+from commands import run_demo, run_here
 from microphones import PulseMicrophone, rest_of
 
 from bestow_edge.runtime import AlignAtt, Event, Session, embedded_bundle
@@ -164,5 +164,6 @@ def test_ctrl_c_in_mic_leaves_a_complete_trace(
     assert process.returncode == 0
     text = "".join(json.loads(line).get("text", "") for line in (first + out).splitlines())
     assert read_trace(path).header.finished
-    assert run_demo(capsys, "replay", path) == (0, f"{text}\nsame text as recorded\n", "")
+    # without --bundle: the embedded model that recorded it is found by its manifest's hash
+    assert run_here(capsys, "replay", path) == (0, f"{text}\nsame text as recorded\n", "")
     assert [item.name for item in tmp_path.iterdir() if "trace" in item.name] == ["mic.trace"]
