@@ -62,7 +62,7 @@ def describe(directory: Path) -> str:
 
 
 def recorded_bundle(manifest_sha256: str) -> Path | None:
-    """Return the directory of the embedded bundle whose manifest has a hash, None if no one has it."""
+    """Return the directory of the embedded bundle whose manifest has a hash, None for all others."""
     directories = map(embedded_bundle, EMBEDDED)
     return next((one for one in directories if sha256(one / MANIFEST_FILE) == manifest_sha256), None)
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.core.bundle import BundleManifest
-from bestow_edge.core.specs.interleave import GRAPH as EMBEDDING
 from bestow_edge.core.specs.interleave import SPEECH_EMBEDS, interleave
+from bestow_edge.core.specs.llm import EMBEDDING
 from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.core.tensors import INPUTS_EMBEDS, LOGITS, TOKEN_IDS
 from bestow_edge.runtime.decoders.base import Attempt

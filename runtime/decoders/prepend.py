@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bestow_edge.core.bundle import BundleManifest
+from bestow_edge.core.specs.llm import EMBEDDING, MUTUAL_TOKENS
 from bestow_edge.core.specs.llm import GRAPH as LLM
-from bestow_edge.core.specs.llm import MUTUAL_TOKENS
-from bestow_edge.core.specs.prepend import GRAPH as EMBEDDING
 from bestow_edge.core.specs.prepend import PrependConfig, prepend
 from bestow_edge.core.tensors import INPUTS_EMBEDS, LOGITS, TOKEN_IDS
 from bestow_edge.runtime.decoders.base import Attempt

@@ -42,3 +42,13 @@ def write(decoder: Decoder, number: int, visible: int | None = None) -> list[lis
         for row, attempt in enumerate(attempts):
             decoder.commit(row, attempt.token_id)
     return rows
+
+
+def write_scored(decoder: Decoder, number: int) -> list[tuple[int, float]]:
+    """Write tokens and return them with their log-probabilities, which depend on the speech more than the tokens do."""
+    written = []
+    for _ in range(number):
+        (attempt,) = decoder.attempt([decoder.heard])
+        written.append((attempt.token_id, attempt.log_prob))
+        decoder.commit(0, attempt.token_id)
+    return written

@@ -18,10 +18,9 @@ from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.kinds import ConnectorKind
 from bestow_edge.core.policy import EveryStep, Policy
 from bestow_edge.core.ranges import check_ranges
-from bestow_edge.core.specs.llm import llm_spec
-from bestow_edge.core.tensors import BATCH, INPUTS_EMBEDS, STEPS, TOKEN_IDS, TOKENS, GraphSpec, TensorSpec
+from bestow_edge.core.specs.llm import embedding_spec, llm_spec
+from bestow_edge.core.tensors import BATCH, STEPS, GraphSpec, TensorSpec
 
-GRAPH = "token_embedding"
 SPEECH_EMBEDS = "speech_embeds"  # what the encoder hands over
 SPEECH = -1  # in place of a token id: the position of a step of speech
 LEAST_WINDOW = 32
@@ -110,13 +109,7 @@ def speech(config: ModelConfig) -> tuple[TensorSpec, ...]:
 
 def specs(config: ModelConfig) -> tuple[GraphSpec, ...]:
     """Return the graphs behind the encoder: `token_embedding`, of tokens and delays, and `llm_step`."""
-    embedding = GraphSpec(
-        name=GRAPH,
-        part="connector",
-        inputs=(TensorSpec(TOKEN_IDS, "int64", (BATCH, TOKENS)),),
-        outputs=(TensorSpec(INPUTS_EMBEDS, "float32", (BATCH, TOKENS, config.llm["hidden_size"])),),
-    )
-    return embedding, llm_spec(config.llm)
+    return embedding_spec(config.llm), llm_spec(config.llm)
 
 
 KIND = ConnectorKind(

@@ -16,13 +16,25 @@ from bestow_edge.core.tensors import (
     NEW,
     PAST_TOKENS,
     TOKEN_ID,
+    TOKEN_IDS,
     TOKENS,
     GraphSpec,
     TensorSpec,
 )
 
 GRAPH = "llm_step"
+EMBEDDING = "token_embedding"
 MUTUAL_TOKENS = "mutual_tokens"  # how many of the new tokens, the first ones, see each other in both directions
+
+
+def embedding_spec(llm: dict[str, Any]) -> GraphSpec:
+    """Return the contract of `token_embedding`: token ids in, embeddings of the LLM out."""
+    return GraphSpec(
+        name=EMBEDDING,
+        part="connector",
+        inputs=(TensorSpec(TOKEN_IDS, "int64", (BATCH, TOKENS)),),
+        outputs=(TensorSpec(INPUTS_EMBEDS, "float32", (BATCH, TOKENS, llm["hidden_size"])),),
+    )
 
 
 def check_exportable(llm: dict[str, Any], where: str, error_type: type[BestowEdgeError] = ExportError) -> None:

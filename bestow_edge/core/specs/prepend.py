@@ -19,21 +19,17 @@ from bestow_edge.core.networks import check_network
 from bestow_edge.core.policy import LocalAgreement, Offline
 from bestow_edge.core.ranges import check_ranges, check_tokens
 from bestow_edge.core.specs.chunked import ChunkedConfig
-from bestow_edge.core.specs.llm import llm_spec
+from bestow_edge.core.specs.llm import embedding_spec, llm_spec
 from bestow_edge.core.specs.windowed import WindowedConfig
 from bestow_edge.core.tensors import (
     BATCH,
-    INPUTS_EMBEDS,
     POSITION_ENDS,
     SPEECH_EMBEDS,
     STEPS,
-    TOKEN_IDS,
-    TOKENS,
     GraphSpec,
     TensorSpec,
 )
 
-GRAPH = "token_embedding"
 UNKNOWN = -1  # token, until there is a tokenizer
 
 
@@ -255,13 +251,7 @@ def _check_unit(unit: int, encoder: EncoderConfig) -> None:
 
 def specs(config: ModelConfig) -> tuple[GraphSpec, ...]:
     """Return the graphs behind the encoder: `token_embedding`, from tokens to embeddings of the LLM, and `llm_step`."""
-    embedding = GraphSpec(
-        name=GRAPH,
-        part="connector",
-        inputs=(TensorSpec(TOKEN_IDS, "int64", (BATCH, TOKENS)),),
-        outputs=(TensorSpec(INPUTS_EMBEDS, "float32", (BATCH, TOKENS, config.llm["hidden_size"])),),
-    )
-    return embedding, llm_spec(config.llm, mutual=prepend(config).mask == "non_causal")
+    return embedding_spec(config.llm), llm_spec(config.llm, mutual=prepend(config).mask == "non_causal")
 
 
 KIND = ConnectorKind(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from decoding import write_scored as write
 from salm_files import SALMS, make_qformer
 
 from bestow_edge.core.config import SegmentConfig
@@ -79,16 +80,6 @@ def listening(model: Model, waveform: np.ndarray, policy: Policy) -> Listener[An
 
 def opened(model: Model) -> Any:
     return model.open_decoder(model.graphs, [model.manifest.prompts["en-en"]])
-
-
-def write(decoder: Any, number: int) -> list[tuple[int, float]]:
-    """Write tokens and return them with their log-probabilities, which depend on the speech more than the tokens do."""
-    written = []
-    for _ in range(number):
-        (attempt,) = decoder.attempt([decoder.heard])
-        written.append((attempt.token_id, attempt.log_prob))
-        decoder.commit(0, attempt.token_id)
-    return written
 
 
 @pytest.mark.parametrize("name", ["layers", "qformer"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoding import write_scored as write
 from speech_llms import VARIANTS, save_speech_llm, torch_answer
 
 from bestow_edge.core.config import ModelConfig
@@ -59,15 +60,6 @@ def heard(model: Model, waveform: np.ndarray) -> Any:
         with decoder.rehearsal():
             write(decoder, 2)
     return decoder
-
-
-def write(decoder: Any, number: int) -> list[tuple[int, float]]:
-    written = []
-    for _ in range(number):
-        (attempt,) = decoder.attempt([decoder.heard])
-        written.append((attempt.token_id, attempt.log_prob))
-        decoder.commit(0, attempt.token_id)
-    return written
 
 
 def decisions(model: Model, waveform: np.ndarray, block: int) -> list[Decision]:
