@@ -19,6 +19,7 @@ from bestow_edge.core.ranges import check_ranges
 
 MOST = 1_000_000  # steps of a policy: 22 hours
 MOST_BIAS = 100.0  # of a token, nats
+MOST_SILENCE_S = 5.0
 OVERSHOOT_STEPS = 64  # a segment ends with the chunk that reaches its limit
 PolicyName = Literal["wait-k", "offline", "align-att", "local-agreement", "every-step"]
 """Names of the read/write policies in files and on the command line."""
@@ -301,6 +302,9 @@ class SegmentConfig:
     Questions without a text beside them are about the whole recording: they ignore the model's own value."""
     context_tokens: int = 0
     """Most tokens of the segment before to repeat, see `ChatTemplate.previous`; for models trained on such contexts."""
+    silence_s: tuple[float, float] = (0.0, 0.0)
+    """Silence that a session puts before and behind the audio, seconds, for models that leave out or repeat a word
+    without silence around it. Times of texts do not count it."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -308,6 +312,9 @@ class SegmentConfig:
             raise ConfigError(f"segments: all of it must be at least 0, got {self}")
         longest_s, tokens = (0, 1e6), (0, 2**31 - 1)
         check_ranges("segments", self, pause_s=longest_s, max_s=longest_s, max_tokens=tokens, context_tokens=tokens)
+        if len(self.silence_s) != 2 or not all(0 <= seconds <= MOST_SILENCE_S for seconds in self.silence_s):
+            expected = f"expected two numbers from 0 to {MOST_SILENCE_S:g}"
+            raise ConfigError(f"segments: silence_s is {list(self.silence_s)}; {expected}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

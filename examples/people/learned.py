@@ -27,6 +27,7 @@ LEARNED = Path(__file__).parent / "learned" / "adapter.safetensors"
 WHISPERS = ("words.", "places.")  # begins of the names of weights that stay Whisper's
 RIGHT_CONTEXT = 2  # steps of 80 ms that are dropped at the end of each encoding
 PAUSE_S, LONGEST_S = 1.5, 20.0
+SILENCE_S = (0.32, 0.48)  # around the audio: without it, a word that is cut out is left out or repeated
 
 
 def store(start: SpeechModel, model: SpeechModel, share: float, file: Path) -> None:
@@ -48,7 +49,7 @@ def put(model: SpeechModel, file: Path) -> None:
     if missing.unexpected_keys or any(not name.startswith(WHISPERS) for name in missing.missing_keys):
         raise SystemExit(f"{file}: not the weights of this start's adapter; make the start as docs/people.md does")
     encoder = replace(cast(WindowedConfig, model.config.encoder), right_context=RIGHT_CONTEXT)
-    segments = replace(model.config.segments, pause_s=PAUSE_S, max_s=LONGEST_S)
+    segments = replace(model.config.segments, pause_s=PAUSE_S, max_s=LONGEST_S, silence_s=SILENCE_S)
     policy = replace(model.config.policy, name="local-agreement")
     model.config = replace(model.config, encoder=encoder, segments=segments, policy=policy)
 

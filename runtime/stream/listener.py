@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from typing import Generic
+
+import numpy as np
 
 from bestow_edge.runtime.encoders.base import Floats, SpeechEncoder, SpeechSteps, State
 
@@ -14,14 +17,25 @@ LEAST_S = 0.03  # of a stream that has speech: an encoder hears words in a frame
 class Listener(Generic[State]):
     """Encodes the chunks of one stream in order; encoding ahead changes the times, not the results."""
 
-    def __init__(self, encoder: SpeechEncoder[State], executor: Executor | None, *, least_samples: int = 0) -> None:
+    def __init__(
+        self,
+        encoder: SpeechEncoder[State],
+        executor: Executor | None,
+        *,
+        rate_hz: int = 0,
+        silence_s: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
         """Begin a stream. The executor encodes ahead; without one, `next_chunk` encodes a chunk.
 
-        A stream that ends with fewer than `least_samples` has nothing to encode.
+        `rate_hz` is that of the samples; a stream shorter than `LEAST_S` then has nothing to encode. `silence_s` is the
+        silence put before and behind the audio, seconds.
         """
-        self._missing_samples, self._too_short = least_samples, False
+        self.end_s = math.inf
+        """Time at which the audio ended, seconds; infinite before the end, and for a stream without silence behind."""
+        self._rate_hz, self._num_samples, self._too_short = rate_hz, 0, False
         self._encoder, self._executor = encoder, executor
-        self._state = encoder.initial_state()
+        before, self._after = (np.zeros(round(seconds * rate_hz), np.float32) for seconds in silence_s)
+        self._state = encoder.add(before, encoder.initial_state()) if before.size else encoder.initial_state()
         self._begun: tuple[State, Future[tuple[SpeechSteps, State]]] | None = None
 
     def use(self, encoder: SpeechEncoder[State]) -> None:
@@ -30,13 +44,15 @@ class Listener(Generic[State]):
 
     def add(self, samples: Floats) -> None:
         """Take samples in, (samples,) float32 at the model's rate, without encoding."""
-        self._missing_samples -= samples.size
+        self._num_samples += samples.size
         self._state = self._encoder.add(samples, self._state)
 
     def end(self) -> None:
         """End the audio: `next_chunk` encodes the rest, even if it does not fill a chunk."""
-        self._too_short = self._missing_samples > 0
-        self._state = self._encoder.end(self._state)
+        self._too_short = self._is_short()
+        self._state = self._ended()
+        if self._after.size:
+            self.end_s = self._num_samples / self._rate_hz
 
     @property
     def has_chunk(self) -> bool:
@@ -61,9 +77,9 @@ class Listener(Generic[State]):
 
     def rest(self) -> list[SpeechSteps]:
         """Return the chunks that would follow if the audio ended now; the stream does not change."""
-        if self._missing_samples > 0:
+        if self._is_short():
             return []
-        state, rest = self._encoder.end(self._state), []
+        state, rest = self._ended(), []
         while self._encoder.has_chunk(state):
             speech, state = self._encoder.next_chunk(state)
             rest.append(speech)
@@ -83,3 +99,11 @@ class Listener(Generic[State]):
     def level(self, first_step: int, end_step: int) -> float:
         """Return the loudness of some steps of the segment, see `SpeechEncoder.level`."""
         return self._encoder.level(self._state, first_step, end_step)
+
+    def _is_short(self) -> bool:
+        return self._num_samples < round(LEAST_S * self._rate_hz)
+
+    def _ended(self) -> State:
+        """Return the state behind the end of the audio."""
+        state = self._encoder.add(self._after, self._state) if self._after.size else self._state
+        return self._encoder.end(state)

@@ -27,7 +27,7 @@ from bestow_edge.runtime.stream.beam import beam_search
 from bestow_edge.runtime.stream.events import Decision, Event, Verdict
 from bestow_edge.runtime.stream.hotwords import HotwordTrie, with_hotwords
 from bestow_edge.runtime.stream.language import SpokenLanguage
-from bestow_edge.runtime.stream.listener import LEAST_S, Listener
+from bestow_edge.runtime.stream.listener import Listener
 from bestow_edge.runtime.stream.loop import chosen, decide
 from bestow_edge.runtime.stream.segments import LOUDER, limits, only_word, quietest, whole_words
 from bestow_edge.runtime.stream.text import Detokenizer
@@ -82,12 +82,13 @@ class Session:
         self._open_encoder = partial(
             model.open_encoder, policies=policies, right_context=lookahead, segment_steps=self._limits.most_steps
         )
-        least_samples = round(LEAST_S * model.sample_rate_hz)
-        self._listener = Listener(self._open_encoder(self._graphs), model.executor, least_samples=least_samples)
+        self._listener = Listener(
+            self._open_encoder(self._graphs), model.executor, rate_hz=model.sample_rate_hz, silence_s=segments.silence_s
+        )
         self._ended = False
         self._answered = False  # whether the answers to questions saw all of the speech
         self._background: float | None = None  # level of the segment before if it had no words
-        self._base_s = 0.0
+        self._base_s = -segments.silence_s[0]
         texts = [not isinstance(prompt.asked, Question) for prompt in prompts]
         self._writer = Writer(model.tokenizer, 0, self._time_s, texts)
         self._begin_segment([()] * len(prompts))
@@ -173,7 +174,7 @@ class Session:
     @property
     def segment_start_s(self) -> float:
         """Begin of the current segment in the stream, seconds."""
-        return self._base_s
+        return max(0.0, self._base_s)
 
     @property
     def num_tokens(self) -> int:
@@ -385,7 +386,7 @@ class Session:
         self._begin_segment(contexts)
 
     def _time_s(self, step: int) -> float:
-        return self._base_s + step * self.model.config.step_s
+        return min(max(0.0, self._base_s + step * self.model.config.step_s), self._listener.end_s)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
