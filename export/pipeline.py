@@ -36,12 +36,13 @@ from bestow_edge.core.files import atomic_directory, sha256
 from bestow_edge.core.prompts import parse_pair, prompt_text
 from bestow_edge.core.tensors import GraphSpec, Target
 from bestow_edge.export.agreement import LEAST_AGREEMENT, agreement, answer, read_recordings
-from bestow_edge.export.graphs.base import GraphSource, graph_sources
+from bestow_edge.export.graphs.base import GraphSource, graph_sources, with_tables
 from bestow_edge.export.parity import Expected, compare, expected_outputs
 from bestow_edge.export.precision import parse_precisions
 from bestow_edge.export.rewriting.float16 import to_half
 from bestow_edge.export.rewriting.fusion import fuse
 from bestow_edge.export.rewriting.quantization import quantize
+from bestow_edge.export.rewriting.sharing import share_constants
 from bestow_edge.export.rewriting.tensorrt_rules import check_ready
 from bestow_edge.export.tracing import sample_inputs, save_graph, trace_graph
 from bestow_edge.model.base import SpeechModel
@@ -108,9 +109,9 @@ def export_bundle(
     """
     progress("reading the checkpoint")
     model = skeleton(checkpoint)
-    sources = graph_sources(model.config)
     tokenizer = load_tokenizer(checkpoint / TOKENIZER_FILE, CheckpointError)
     chosen = parse_precisions(precision, weights_by_part(checkpoint).get("llm", 0), target)
+    sources = with_tables(graph_sources(model.config), chosen["llm"])
     with atomic_directory(out, replace=force) as partial:
         manifest = _manifest(model, tokenizer, sha256(checkpoint / WEIGHTS_FILE), target)
         shutil.copyfile(checkpoint / TOKENIZER_FILE, partial / TOKENIZER_FILE)
@@ -167,7 +168,7 @@ def _lower(graph: ir.Model, source: GraphSource, spec: GraphSpec, precision: Pre
     """Return a float32 graph as it goes into the bundle; the given one may be changed."""
     if target == "cpu" or precision != "fp16":
         block = source.largest_int4_block if precision == "int4" else source.largest_block
-        graph = quantize(graph, precision, largest_block=block)
+        graph = quantize(graph, precision, largest_block=block, int8_tables=source.int8_tables)
     if target != "cpu":
         to_half(graph, spec)
     if target == "tensorrt":
@@ -240,6 +241,9 @@ def _row(
 
 
 def _write_golden(directory: Path, manifest: BundleManifest, sources: Mapping[str, GraphSource]) -> None:
+    """Store once what graphs share, and record outputs of the graphs as they then are."""
+    if manifest.target == "cpu":
+        share_constants([directory / entry.file for entry in manifest.graphs.values()])
     inputs = {}
     for name, source in sources.items():
         cases = [feeds for _, feeds in source.cases(manifest.specs[name])]

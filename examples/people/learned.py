@@ -25,9 +25,9 @@ from bestow_edge.model.checkpoint import load_checkpoint, save_checkpoint
 
 LEARNED = Path(__file__).parent / "learned" / "adapter.safetensors"
 WHISPERS = ("words.", "places.")  # begins of the names of weights that stay Whisper's
-RIGHT_CONTEXT = 2  # steps of 80 ms that are dropped at the end of each encoding
+RIGHT_CONTEXT = 4  # steps of 80 ms that are dropped at the end of each encoding
 PAUSE_S, LONGEST_S = 1.5, 20.0
-SILENCE_S = (0.32, 0.48)  # around the audio: without it, a word that is cut out is left out or repeated
+SILENCE_S = (0.32, 0.96)  # around the audio: without it, a word that is cut out is left out or repeated
 
 
 def store(start: SpeechModel, model: SpeechModel, share: float, file: Path) -> None:

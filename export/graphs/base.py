@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
 
+from bestow_edge.core.bundle import Precision
 from bestow_edge.core.config import FeatureConfig, ModelConfig
 from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.encoders import ENCODERS
@@ -45,6 +46,8 @@ class GraphSource:
     batch changes another, and an outlier makes one block coarse. None: one scale for all activations of a product."""
     largest_int4_block: int = 128
     """The same in int4."""
+    int8_tables: int | None = None
+    """`largest_block` of the LLM's graph if that is in int8: tables of embeddings are stored like its output."""
 
     def cases(self, spec: GraphSpec | None = None) -> Iterator[tuple[str, Feeds]]:
         """Yield lawful random inputs of each size, with a short description; the same numbers at each call.
@@ -68,6 +71,13 @@ def graph_sources(config: ModelConfig) -> dict[str, GraphSource]:
     encoder: GraphSource = module_of("bestow_edge.export.graphs", network).source(config, spec)
     behind: tuple[GraphSource, ...] = module_of("bestow_edge.export.graphs", config.connector.kind).sources(config)
     return {source.spec.name: source for source in (encoder, *behind)}
+
+
+def with_tables(sources: Mapping[str, GraphSource], llm: Precision) -> dict[str, GraphSource]:
+    """Return sources whose tables of embeddings are stored as the LLM in a precision stores its output."""
+    block = next((source.largest_block for source in sources.values() if source.spec.part == "llm"), None)
+    tables = block if llm == "int8" else None
+    return {name: replace(source, int8_tables=tables) for name, source in sources.items()}
 
 
 def speech_weights(config: ModelConfig) -> tuple[str, ...]:

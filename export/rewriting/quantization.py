@@ -3,11 +3,12 @@
 Matrix products with constant weights become int8 or int4 in one of two ways. Dynamic: activations are scaled when the
 graph runs, one scale for the whole tensor, int8 weights per output channel. Blockwise: blocks of weights have a scale
 each, and so has each block of a row of activations. No row depends on the rows beside it, which graphs need that decode
-several texts as one batch, and an outlier makes one block coarse, not all positions. Embedding tables: int8, one scale
-per row, or int4 in blocks. Everything else computes in float32: convolutions, recurrent layers, norms, products of two
-activations such as attention, and constants too small to matter. Scales of blocks and large float32 constants are
-stored in float16; the runtime makes float32 of them when it loads the graph. Weights are read, quantised and written
-one tensor at a time. No calibration data is needed.
+several texts as one batch, and an outlier makes one block coarse, not all positions. Embedding tables have blocks too,
+in int8 those of the LLM's output, which is often the same matrix: `sharing` then stores it once. Everything else
+computes in float32: convolutions, recurrent layers, norms, products of two activations such as attention, and constants
+too small to matter. Scales of blocks and large float32 constants are stored in float16; the runtime makes float32 of
+them when it loads the graph. Weights are read, quantised and written one tensor at a time. No calibration data is
+needed.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ MIN_WEIGHTS = 4096  # elements: a smaller constant saves under 12 kB and stays f
 INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: products of int8 with int8; 0 (float32) took six times as long
 MICROSOFT = "com.microsoft"  # domain of onnxruntime's own operators
 BLOCK_SIZES = (128, 64, 32)  # weights with one scale; the largest that divides a matrix's rows is taken
-TABLE_BLOCK = 32  # weights of a row with one scale, of a table in int4
+INT4_TABLE_BLOCK = 32  # weights of a row with one scale
 LARGEST_INT8 = 127  # symmetric: -128 is not used
 
 
-def quantize(model: ir.Model, precision: Precision, *, largest_block: int | None) -> ir.Model:
+def quantize(
+    model: ir.Model, precision: Precision, *, largest_block: int | None, int8_tables: int | None = None
+) -> ir.Model:
     """Return a float32 graph in another precision; the given one may be changed. Inputs and outputs stay as they are.
 
     Args:
@@ -41,6 +44,7 @@ def quantize(model: ir.Model, precision: Precision, *, largest_block: int | None
         precision: of its weights; fp16 is that of its arithmetic too.
         largest_block: rows of weights, and as many activations, with one scale; None: in int8, one scale for all
             activations.
+        int8_tables: most weights of a row with one scale, for tables in int8; None: tables in the graph's precision.
 
     Raises:
         ExportError: if the graph holds no weights to quantise.
@@ -48,13 +52,15 @@ def quantize(model: ir.Model, precision: Precision, *, largest_block: int | None
     if precision == "fp16":
         to_half(model)
     elif precision != "fp32":
-        _quantize_weights(model, bits=int(precision.removeprefix("int")), largest_block=largest_block)
+        bits = int(precision.removeprefix("int"))
+        tables = (8, int8_tables or BLOCK_SIZES[0]) if int8_tables or bits == 8 else (4, INT4_TABLE_BLOCK)
+        _quantize_weights(model, bits, largest_block, tables)
     return model
 
 
-def _quantize_weights(model: ir.Model, *, bits: int, largest_block: int | None) -> None:
+def _quantize_weights(model: ir.Model, bits: int, largest_block: int | None, tables: tuple[int, int]) -> None:
     split_gemms(model)
-    lookups = _quantize_tables(model, bits)
+    lookups = _quantize_tables(model, *tables)
     large = [product for product in products(model) if product.matrix.size >= MIN_WEIGHTS]
     for product in large:
         if bits == 8 and largest_block is None:
@@ -128,8 +134,7 @@ def _blockwise_product(model: ir.Model, product: Product, bits: int, largest: in
     """int4 or int8 weights with a scale per column and block of rows."""
     matrix = product.matrix
     rows, columns = matrix.shape
-    fits = (size for size in BLOCK_SIZES if size <= largest and rows % size == 0)
-    block = next(fits, min(largest, BLOCK_SIZES[-1]))
+    block = _block(rows, largest)
     blocks = -(-rows // block)
     weights, scales = _pair(
         model,
@@ -147,6 +152,12 @@ def _blockwise_product(model: ir.Model, product: Product, bits: int, largest: in
         name=f"{product.output.name}_int{bits}",
     )
     replace(model, [product.node], [new], product.node.outputs, new.outputs)
+
+
+def _block(rows: int, largest: int) -> int:
+    """Return how many rows of a matrix share a scale."""
+    fits = (size for size in BLOCK_SIZES if size <= largest and rows % size == 0)
+    return next(fits, min(largest, BLOCK_SIZES[-1]))
 
 
 def quantize_blocks(weights: Weights, *, bits: int, block: int) -> tuple[npt.NDArray[np.uint8], Weights]:
@@ -212,8 +223,8 @@ def _int8(weights: Weights, axis: int) -> tuple[npt.NDArray[np.int8], Weights]:
     return np.rint(scaled, out=scaled).astype(np.int8), scales
 
 
-def _quantize_tables(model: ir.Model, bits: int) -> int:
-    """Store tables that are only looked up by row in int8 or int4; returns how many lookups changed.
+def _quantize_tables(model: ir.Model, bits: int, largest: int) -> int:
+    """Quantise tables that are only looked up by row; returns how many lookups changed.
 
     onnxruntime's own int8 Gather has one scale for the whole table, which one outlying row makes coarse for all.
     """
@@ -224,45 +235,29 @@ def _quantize_tables(model: ir.Model, bits: int) -> int:
         table = constant(node.inputs[0], rank=2) if by_row else None
         if table is None or table.size < MIN_WEIGHTS:
             continue
-        in_blocks = bits == 4 and table.shape[1] % TABLE_BLOCK == 0
+        block = _block(table.shape[1], largest)
         if table.name not in made:
-            made[table.name] = _int4_rows(model, table) if in_blocks else _int8_rows(model, table)
-        new = _int4_lookup(node, *made[table.name]) if in_blocks else _int8_lookup(node, *made[table.name])
-        replace(model, [node], new, node.outputs, new[-1].outputs)
+            made[table.name] = _rows(model, table, bits, block)
+        rows, scales = made[table.name]
+        new = ir.node(
+            "GatherBlockQuantized",
+            [rows, node.inputs[1], scales],
+            {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1},
+            domain=MICROSOFT,
+            name=f"{node.outputs[0].name}_int{bits}",
+        )
+        replace(model, [node], [new], node.outputs, new.outputs)
         lookups += 1
     return lookups
 
 
-def _int8_lookup(node: ir.Node, rows: ir.Value, scales: ir.Value) -> list[ir.Node]:
-    ids, name = node.inputs[1], node.outputs[0].name
-    looked_up = ir.node("Gather", [rows, ids], {"axis": 0}, name=f"{name}_rows")
-    scale = ir.node("Gather", [scales, ids], {"axis": 0}, name=f"{name}_scales")
-    cast = ir.node("Cast", looked_up.outputs, {"to": ir.DataType.FLOAT}, name=f"{name}_cast")
-    return [looked_up, scale, cast, ir.node("Mul", [cast.outputs[0], scale.outputs[0]], name=f"{name}_mul")]
-
-
-def _int4_lookup(node: ir.Node, rows: ir.Value, scales: ir.Value) -> list[ir.Node]:
-    options = {"bits": 4, "block_size": TABLE_BLOCK, "gather_axis": 0, "quantize_axis": 1}
-    name = f"{node.outputs[0].name}_int4"
-    return [ir.node("GatherBlockQuantized", [rows, node.inputs[1], scales], options, domain=MICROSOFT, name=name)]
-
-
-def _int4_rows(model: ir.Model, table: Constant) -> tuple[ir.Value, ir.Value]:
-    """Add the rows of a table as bytes of two weights each (rows, width / 2), and scales (rows, blocks of a row)."""
+def _rows(model: ir.Model, table: Constant, bits: int, block: int) -> tuple[ir.Value, ir.Value]:
+    """Add the rows of a table as bytes, those of a product with the transposed table, and scales (rows, blocks)."""
     rows, width = table.shape
+    used = -(-width * bits // 8)
 
     def make() -> tuple[npt.NDArray[np.uint8], Weights]:
-        packed, scales = quantize_blocks(table.read().T, bits=4, block=TABLE_BLOCK)
-        return packed.reshape(rows, width // 2), scales
+        packed, scales = quantize_blocks(table.read().T, bits=bits, block=block)
+        return packed.reshape(rows, -1)[:, :used], scales
 
-    return _pair(model, table.name, np.uint8, (rows, width // 2), (rows, width // TABLE_BLOCK), make)
-
-
-def _int8_rows(model: ir.Model, table: Constant) -> tuple[ir.Value, ir.Value]:
-    """Add int8 rows (rows, width) and float32 scales (rows, 1) whose product is the table, nearly."""
-
-    def make() -> tuple[npt.NDArray[np.int8], Weights]:
-        rows, scales = _int8(table.read(), axis=1)
-        return rows, scales[:, None]
-
-    return _pair(model, table.name, np.int8, table.shape, (table.shape[0], 1), make)
+    return _pair(model, table.name, np.uint8, (rows, used), (rows, -(-width // block)), make)

@@ -133,7 +133,7 @@ def test_a_bad_manifest_is_one_sentence_and_no_result(
     [
         (["--k", "3,x"], "--k 3,x: expected numbers such as 3,6,10 or a range such as 1-12"),
         (["--metric", "comet"], "--metric comet: expected one of wer,"),
-        (["--lookahead", "5"], "lookahead 5: this model has 2"),
+        (["--lookahead", "5"], "lookahead 5: this model has 4"),
         (["--lang", "fr-de"], "this model was trained for"),
         (["--bundle", "nowhere"], "nowhere"),
         (["--out", "."], "exists and is no evaluation"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bestow_edge.core.config import FeatureConfig, ModelConfig, PolicyConfig
+from bestow_edge.core.config import FeatureConfig, ModelConfig, PolicyConfig, SegmentConfig
 from bestow_edge.core.errors import BestowEdgeError, ConfigError
 from bestow_edge.core.json_text import read_json
 from bestow_edge.core.specs import prepend
@@ -84,6 +84,9 @@ def model(**values: Any) -> ModelConfig:
             lambda: model(features=PER_FEATURE),
             "normalize 'per_feature' needs all frames at once, but encoder chunked hears them chunk by chunk; set",
         ),
+        (lambda: SegmentConfig(silence_s=(0.0, float("nan"))), "silence_s is .*; expected two numbers from 0 to 5"),
+        (lambda: SegmentConfig(silence_s=(0.0, 6.0)), r"silence_s is \[0.0, 6.0\]; expected two numbers from 0 to 5"),
+        (lambda: SegmentConfig(silence_s=(0.1,)), "silence_s is .*; expected two numbers"),  # type: ignore[arg-type]
         (lambda: PolicyConfig(k=0), "k and l must be at least 1 and threshold at least 0, got k=0, l=4"),
         (lambda: PolicyConfig(l=0), "got k=6, l=0"),
         (lambda: chunked(network={"hidden_size": 1}), "encoder: transformers"),

@@ -5,6 +5,7 @@ The embedded demo is worse at digits; what is held here is the session, with a m
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,33 @@ def test_speech_without_a_pause_goes_on_in_new_segments(
     assert session.segment >= 2
     assert abs(len(words) - 25) <= 1
     assert sum(one == other for one, other in zip(words, 5 * words[:5], strict=False)) >= 20
+
+
+@pytest.mark.parametrize("policy", [be.WaitK(3, 4), be.Offline()])
+def test_silence_around_the_audio_is_heard_but_not_counted(
+    model: be.Model, samples: npt.NDArray[np.float32], policy: be.Policy
+) -> None:
+    """The same as silence in the audio, with times that leave it out and stay within the recording."""
+    before_s, after_s = 0.4, 0.56
+    segments = replace(model.config.segments, silence_s=(before_s, after_s))
+    got = list(be.stream(model.session(source="en", policy=policy, segments=segments), np.split(samples, [7, 7, 999])))
+    silence = (np.zeros(round(seconds * model.sample_rate_hz), np.float32) for seconds in (before_s, after_s))
+    padded = np.concatenate([next(silence), samples, next(silence)])
+    want = list(be.stream(model.session(source="en", policy=policy), iter([padded])))
+    length_s = samples.size / model.sample_rate_hz
+    assert len(got) == len(want) > 4
+    for event, other in zip(got, want, strict=True):
+        assert event.text == other.text
+        if isinstance(event, be.TextEvent) and isinstance(other, be.TextEvent):
+            assert event.token_ids == other.token_ids
+            times = [
+                min(max(0.0, time_s - before_s), length_s) for time_s in (other.start_s, other.end_s, other.heard_s)
+            ]
+            assert [event.start_s, event.end_s, event.heard_s] == pytest.approx(times)
+
+
+def test_a_stream_without_speech_stays_empty_between_silence(model: be.Model) -> None:
+    session = model.session(source="en", segments=replace(model.config.segments, silence_s=(1.0, 1.0)))
+    assert session.feed(np.full(300, 0.1, np.float32)) == []
+    assert session.draft() == ""
+    assert session.finish() == []
