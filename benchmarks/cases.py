@@ -9,6 +9,7 @@ and names of modules and fields that have moved since are changed in the scripts
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -64,7 +65,7 @@ RIGHT = {
     "nemo_damage": r"(?s)((CheckpointError|ConfigError).*){4}",
     "nfd_reference": r"NFC|normal form",
     "non_utf8_name": r"exit (0|2)",
-    "one_hz_header": r"error: .*exit 2",
+    "one_hz_header": r"(?s)error: .*exit 2",
     "onnx_fails_at_run": r"rc 2",
     "pipe_input": r"(nine one five seven zero|neun)[^$]*exit 0|error[^$]*exit 2",
     "prompt_ids_and_limits": r"(?s)(rc 2.*){3}",
@@ -110,9 +111,6 @@ def renew(directory: Path) -> None:
     """Replace the bundle and the checkpoint of an older format."""
     from bestow_edge.core import bundle, checkpoint
 
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "support")]
-    from conftest import save_random_model, tiny_config
-
     files = {"_tiny_bundle": ("bundle.json", bundle), "_tiny_checkpoint": ("config.json", checkpoint)}
     old = []
     for name, (file, module) in files.items():
@@ -121,17 +119,27 @@ def renew(directory: Path) -> None:
             old.append(name)
     if not old:
         return
-    from bestow_edge.export.pipeline import export_bundle
-
     kept = MADE / f"{checkpoint.FORMAT_VERSION}-{bundle.FORMAT_VERSION}"
     if not (kept / "_tiny_bundle").is_dir():
-        save_random_model(tiny_config, kept / "_tiny_checkpoint")
-        export_bundle(
-            kept / "_tiny_checkpoint", kept / "_tiny_bundle", precision="fp32", force=True, progress=lambda _: None
-        )
+        # In a process of its own: Linux counts the memory of this one as a peak of those it starts.
+        process = multiprocessing.get_context("spawn").Process(target=make_tiny, args=(kept,))
+        process.start()
+        process.join()
     for name in old:
         shutil.rmtree(directory / name)
         shutil.copytree(kept / name, directory / name)
+
+
+def make_tiny(directory: Path) -> None:
+    """Make the tests' tiny checkpoint and bundle in a directory."""
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "support")]
+    from conftest import save_random_model, tiny_config
+
+    from bestow_edge.export.pipeline import export_bundle
+
+    checkpoint = directory / "_tiny_checkpoint"
+    save_random_model(tiny_config, checkpoint)
+    export_bundle(checkpoint, directory / "_tiny_bundle", precision="fp32", force=True, progress=lambda _: None)
 
 
 def run_case(case: Path) -> str:
@@ -173,7 +181,7 @@ def run_case(case: Path) -> str:
 
 def is_right(name: str, output: str) -> bool:
     """Return whether an output is right: typed errors alone, and what a known case must print."""
-    allowed = name in {"feed_a_list", "low_rate_bomb"}  # their scripts let the typed error through
+    allowed = name in {"feed_a_list", "int16_scale", "low_rate_bomb"}  # their scripts let the typed error through
     if any(word in output for word in WRONG if not (allowed and word == WRONG[0])):
         return False
     return name not in RIGHT or re.search(RIGHT[name], output) is not None

@@ -66,7 +66,7 @@ class Report:
     missing: dict[str, str] = field(default_factory=dict)
     """Command that installs each missing module."""
     leftovers: list[str] = field(default_factory=list)
-    """What killed commands left in this folder and in the caches."""
+    """What killed commands left in this folder, in the caches and among the temporary files."""
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     """Reasons why the runtime cannot work."""
@@ -113,7 +113,10 @@ def doctor(
         typer.Option("--pack", metavar="FILE", help="With --gpu: write all results to a file, for a bug report."),
     ] = None,
     clean: Annotated[
-        bool, typer.Option("--clean", help="Remove what killed commands left in this folder and in the caches.")
+        bool,
+        typer.Option(
+            "--clean", help="Remove what killed commands left here, in the caches and among the temporary files."
+        ),
     ] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -141,7 +144,7 @@ def doctor(
     _check_onnxruntime(report)
     _check_microphones(report)
     _check_bundle(report)
-    report.leftovers = [str(path) for path in _leftovers()]
+    report.leftovers = [str(path) for path in all_leftovers()]
     if report.leftovers:
         left = f"{len(report.leftovers)} files or directories that killed commands left, such as {report.leftovers[0]}"
         report.warnings.append(f"{left}; remove them: bestow-edge doctor --clean")
@@ -153,9 +156,9 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _leftovers() -> list[Path]:
-    """Return what killed commands left in this folder, two levels below it, and in the caches."""
-    from bestow_edge.core.files import leftovers
+def all_leftovers() -> list[Path]:
+    """Return what killed commands left in this folder, two levels below it, in the caches and among temporary files."""
+    from bestow_edge.core.files import leftovers, temporary_leftovers
 
     here = Path.cwd()
     places = [here, *(path for depth in ("*", "*/*") for path in here.glob(depth) if path.is_dir())]
@@ -166,14 +169,14 @@ def _leftovers() -> list[Path]:
     else:
         cache = user_cache_path("bestow-edge", appauthor=False)
         caches = [cache, cache / "engines"]
-    found = [path for place in (*places, *caches) for path in leftovers(place)]
+    found = [*(path for place in (*places, *caches) for path in leftovers(place)), *temporary_leftovers()]
     return list(dict.fromkeys(found))
 
 
 def _clean(*, as_json: bool) -> None:
     from bestow_edge.core.files import settle
 
-    done = [{"path": str(path), "done": settle(path)} for path in _leftovers() if path.exists()]
+    done = [{"path": str(path), "done": settle(path)} for path in all_leftovers() if path.exists()]
     if as_json:
         write_json(done)
         return
@@ -208,6 +211,7 @@ def write_gpu_report(report: GpuReport) -> None:
 
 
 def _check_modules(report: Report) -> None:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as `import_onnxruntime` does
     extras = [(extra, name) for extra, names in MODULES.items() for name in names]
     for extra, name in extras:
         problem = ""

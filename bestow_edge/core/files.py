@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,6 +116,31 @@ def share(path: Path) -> None:
 def temporary_path(target: Path) -> Path:
     """Return a fresh name beside a path, by which `leftovers` finds what a killed process left there."""
     return _beside(target, "new")
+
+
+def temporary_file(name: str) -> Path:
+    """Make an empty file among the temporary files, which nobody else may read; the caller removes it."""
+    path = temporary_path(Path(tempfile.gettempdir()) / name)
+    path.touch(0o600, exist_ok=False)
+    return path
+
+
+@contextmanager
+def temporary_directory(name: str) -> Iterator[Path]:
+    """Yield a directory among the temporary files, which nobody else may read."""
+    path = temporary_path(Path(tempfile.gettempdir()) / name)
+    path.mkdir(0o700)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def temporary_leftovers() -> list[Path]:
+    """Return what killed commands of this user left in the directory for temporary files, which all users share."""
+    user = os.geteuid() if hasattr(os, "geteuid") else None
+    found = [path for path in leftovers(Path(tempfile.gettempdir())) if ".edge-new." in path.name]
+    return [path for path in found if user is None or path.lstat().st_uid == user]
 
 
 def tidy(target: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def parse_json(content: str | bytes, where: str) -> Any:  # Any: JSON
         where: the file, for messages.
 
     Raises:
-        ConfigError: if it is not JSON, too large or too deep, or a whole number in it has more than 64 bits.
+        ConfigError: if it is not JSON, too large or too deep, a whole number in it has more than 64 bits, or a text in
+            it is none that UTF-8 can hold.
     """
     if len(content) > MOST_BYTES:
         raise ConfigError(f"{where}: not valid JSON (more than {MOST_BYTES} bytes)")
@@ -33,6 +35,8 @@ def parse_json(content: str | bytes, where: str) -> Any:  # Any: JSON
         text = content if isinstance(content, str) else content.decode("utf-8")
         values = _DECODER.decode(text)
         _check_depth(values)
+        if _SURROGATE.search(text):
+            json.dumps(values, ensure_ascii=False).encode()  # half of a pair, which nobody can write again, raises
     except (ValueError, RecursionError) as error:  # of the encoding, the syntax, a number or the depth
         raise ConfigError(f"{where}: not valid JSON ({error})") from error
     return values
@@ -68,6 +72,7 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _DECODER = json.JSONDecoder(parse_constant=_constant, parse_int=_integer)
 
 

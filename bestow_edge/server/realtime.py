@@ -22,7 +22,7 @@ from bestow_edge.server.hub import Hub, PooledSession
 from bestow_edge.server.inbox import Inbox
 from bestow_edge.server.problems import as_refusal, problem
 from bestow_edge.server.settings import samples_of
-from bestow_edge.server.sockets import GOING_AWAY, Peer, Record, Samples, both, parse_json, put_samples, talk
+from bestow_edge.server.sockets import GOING_AWAY, Peer, Record, Samples, both, parse_message, put_samples, talk
 from bestow_edge.server.transcriptions import check_model, spoken_language
 
 PROTOCOL = "realtime"
@@ -120,7 +120,7 @@ class _Conversation:
             message = await self._peer.receive()
             event_id = None
             try:
-                record = parse_json(message)
+                record = parse_message(message)
                 event_id = record.get("event_id")
                 kind = record.get("type")
                 if not isinstance(kind, str) or kind not in self._answers:

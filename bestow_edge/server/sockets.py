@@ -13,10 +13,11 @@ import numpy.typing as npt
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from bestow_edge.core.errors import BestowEdgeError, RefusedError
+from bestow_edge.core.json_text import parse_object
 from bestow_edge.runtime.audio.files import blocks
 from bestow_edge.server.hub import Hub
 from bestow_edge.server.inbox import Inbox
-from bestow_edge.server.problems import INTERNAL, INTERNAL_TEXT, WRONG_DATA, as_refusal
+from bestow_edge.server.problems import INTERNAL, INTERNAL_TEXT, as_refusal
 
 OK, GOING_AWAY, WRONG_KIND, TOO_SLOW = 1000, 1012, 1003, 1008  # codes that close a WebSocket
 MOST_REASON = 120  # bytes of a reason that a close frame holds
@@ -76,21 +77,16 @@ class Peer:
             raise GoneError from error
 
 
-def parse_json(text: str | bytes) -> Record:
+def parse_message(text: str | bytes) -> Record:
     """Return the JSON object of a message.
 
     Raises:
-        RefusedError: it is none.
+        RefusedError: it is binary.
+        ConfigError: it is none, see `core.json_text`.
     """
     if isinstance(text, bytes):
         raise RefusedError("got a binary message, expected JSON as text", status=400, code=WRONG_KIND)
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(f"message is not JSON ({error}); expected an object", status=400, code=WRONG_DATA) from error
-    if not isinstance(value, dict):
-        raise RefusedError(f"message is {type(value).__name__}, expected a JSON object", status=400, code=WRONG_DATA)
-    return value
+    return parse_object(text, "message")
 
 
 async def put_samples(inbox: Inbox[Samples | Any], samples: Samples, rate_hz: int) -> None:  # Any: marks beside audio

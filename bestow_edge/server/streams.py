@@ -20,7 +20,7 @@ from bestow_edge.server.sockets import (
     Record,
     Samples,
     both,
-    parse_json,
+    parse_message,
     put_samples,
     talk,
 )
@@ -43,7 +43,7 @@ def _error(refusal: RefusedError) -> Record:
 async def _serve(socket: WebSocket, hub: Hub, peer: Peer) -> None:
     async with hub.place("stream") as session:
         query = socket.query_params
-        values = dict(query) if query else parse_json(await peer.receive(hub.limits.header_s))
+        values = dict(query) if query else parse_message(await peer.receive(hub.limits.header_s))
         settings = StreamSettings.parse(values, hub.limits.pairs)
         opened = await session.open(settings.request, settings.rate_hz)
         await peer.send(_started(hub, opened, settings))
@@ -75,7 +75,7 @@ async def _read(peer: Peer, inbox: Inbox[Samples], settings: StreamSettings) -> 
             raise RefusedError("a message came after end; open a new stream", status=400, code=WRONG_DATA)
         if isinstance(message, bytes):
             await put_samples(inbox, settings.samples(message), settings.rate_hz)
-        elif parse_json(message) == {"event": "end"}:
+        elif parse_message(message) == {"event": "end"}:
             ended = True
             inbox.end()
         else:

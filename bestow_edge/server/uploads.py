@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import python_multipart  # noqa: F401 - starlette parses forms with it; missing, it is reported here
 from starlette.datastructures import UploadFile
@@ -18,6 +17,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.types import Message, Receive
 
 from bestow_edge.core.errors import RefusedError
+from bestow_edge.core.files import temporary_directory
 from bestow_edge.server.limits import Limits
 from bestow_edge.server.problems import TOO_BIG, WRONG_DATA
 
@@ -63,8 +63,8 @@ async def uploaded(http: HttpRequest, limits: Limits) -> AsyncIterator[Upload]:
             raise _wrong("file: missing; expected an audio file in the field file")
         names = [name for name in form if name != "file"]
         fields = {name: tuple(value for value in form.getlist(name) if isinstance(value, str)) for name in names}
-        with TemporaryDirectory(prefix="bestow-edge-") as folder:
-            path = Path(folder) / "upload"
+        with temporary_directory("upload") as folder:
+            path = folder / "upload"
             await asyncio.to_thread(_save, file, path)
             yield Upload(path, _shown(file.filename or ""), fields)
     finally:

@@ -175,7 +175,14 @@ def _of_length(decoder: SoundFile) -> SoundFile:
 
 def open_bytes(content: io.BytesIO, name: str) -> Decoder:
     """Open audio in memory; `name` begins messages and errors are those of `open_file`."""
-    return _of_length(SoundFile(content, name))
+    return _of_length(SoundFile(_Memory(content.getvalue()), name))
+
+
+class _Memory(io.BytesIO):
+    """Bytes that stay where they are if libsndfile asks for a place before the first, as a file does."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return super().seek(offset, whence) if offset >= 0 or whence != os.SEEK_SET else self.tell()
 
 
 def open_pipe(pipe: Pipe, *, raw_rate_hz: int | None = None) -> Decoder:

@@ -102,9 +102,9 @@ class Pipe:
         return filled
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move and return the position. Bytes can be read from the next one and from the first ones."""
+        """Move and return the position, 0 or more. Bytes can be read from the next one and from the first ones."""
         end = ENDLESS if self._size is None else self._size
-        self._position = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: end}[whence] + offset
+        self._position = max(0, {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: end}[whence] + offset)
         return self._position
 
     def tell(self) -> int:

@@ -5,6 +5,7 @@ Input arrays are bound by pointer and never copied. The only file that imports o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,8 @@ def cpu_graphs(files: GraphFiles) -> dict[str, Graph]:
 
 
 def import_onnxruntime() -> Any:  # Any: onnxruntime has no types
-    """Import onnxruntime; raise a `MissingExtraError` if it is not installed."""
+    """Import onnxruntime without its telemetry; raise a `MissingExtraError` if it is not installed."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # 1.31 keeps a number of the machine and sends it with events
     try:
         import onnxruntime
     except ImportError as error:

@@ -27,6 +27,16 @@ def test_doctor(cli: Callable[..., Any]) -> None:
     assert report["versions"]["numpy"].startswith("2.")
 
 
+def test_no_command_leaves_telemetry(cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    for name in ("XDG_CACHE_HOME", "TMPDIR"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    assert cli("doctor").returncode == 0
+    assert [path.name for path in tmp_path.rglob("*") if path.name in {"Microsoft", ".ses"}] == []
+
+
 def test_doctor_without_training_packages(cli: Callable[..., Any]) -> None:
     done = cli("doctor", "--json", before=blocked("torch", "transformers", "onnx", "sounddevice", "accelerate"))
     report = json.loads(done.stdout)
@@ -101,7 +111,9 @@ def test_doctor_of_a_gpu_that_is_not_there(cli: Callable[..., Any], tmp_path: Pa
     assert json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["findings"][0]["state"] == "not done"
 
 
-def test_doctor_lists_and_cleans_what_killed_commands_left(cli: Callable[..., Any], tmp_path: Path) -> None:
+def test_doctor_lists_and_cleans_what_killed_commands_left(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = """
 import os, signal, sys
 from pathlib import Path
@@ -109,23 +121,28 @@ from bestow_edge.core import files
 target = Path("b").resolve()
 if sys.argv[1] == "old":
     Path.rename = lambda path, to, rename=Path.rename: os.kill(os.getpid(), 9) if to == target else rename(path, to)
+if sys.argv[1] == "temporary":
+    files.temporary_file("a")
+    with files.temporary_directory("b"): os.kill(os.getpid(), 9)
 with files.atomic_directory(target, replace=True):
     if sys.argv[1] == "new": os.kill(os.getpid(), 9)
 """
+    (tmp_path / "t").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine").write_text("the only copy")
-    for kind in ("old", "new"):
+    for kind in ("old", "new", "temporary"):
         script = [sys.executable, "-c", code, kind]
         if kind == "new":
             (tmp_path / "c").mkdir()
-        subprocess.run(script, cwd=tmp_path if kind == "old" else tmp_path / "c", check=False)
+        subprocess.run(script, cwd=tmp_path / "c" if kind == "new" else tmp_path, check=False)
     report = json.loads(cli("doctor", "--json").stdout)
-    assert len([path for path in report["leftovers"] if path.startswith(str(tmp_path))]) == 3
+    assert len([path for path in report["leftovers"] if path.startswith(str(tmp_path))]) == 5
     assert any("remove them: bestow-edge doctor --clean" in warning for warning in report["warnings"])
     done = cli("doctor", "--clean")
     assert (done.returncode, "put back as b" in done.stdout) == (0, True)
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
-    assert left == ["b", "b/mine", "c"]
+    assert left == ["b", "b/mine", "c", "t"]
     assert "nothing is left of killed commands" in cli("doctor", "--clean").stdout
 
 

@@ -20,9 +20,19 @@ NETWORK: dict[str, Any] = {"model_type": "llama", "hidden_size": 64, "num_attent
 
 @pytest.mark.parametrize(
     "content",
-    [b"[" * 100_000, b"[" * (DEEPEST + 1) + b"]" * (DEEPEST + 1), b"9" * 5000, b"1" * 21, b"\xff", b"", b"NaN"],
+    [
+        b"[" * 100_000,
+        b"[" * (DEEPEST + 1) + b"]" * (DEEPEST + 1),
+        b"9" * 5000,
+        b"1" * 21,
+        b"\xff",
+        b"",
+        b"NaN",
+        rb'"\ud800"',
+        '"\ud800"',
+    ],
 )
-def test_json_has_bounds(content: bytes) -> None:
+def test_json_has_bounds(content: bytes | str) -> None:
     with pytest.raises(ConfigError, match="x: not valid JSON"):
         parse_json(content, "x")
 
@@ -31,6 +41,7 @@ def test_json_within_the_bounds() -> None:
     deep = "[" * DEEPEST + "]" * DEEPEST
     assert json.dumps(parse_json(deep, "x")) == deep
     assert parse_json(b'{"a": 9223372036854775807, "b": Infinity}', "x")["a"] == 2**63 - 1
+    assert parse_json(rb'"\ud83d\ude42"', "x") == "🙂"
 
 
 @pytest.mark.parametrize(

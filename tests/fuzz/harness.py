@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import sys
 import tempfile
 import traceback
 import warnings
@@ -96,15 +97,20 @@ def _work(make: Callable[[], Attempt], name: str, scratch: str, pipe: Connection
     attempt = make()
     resource.setrlimit(resource.RLIMIT_DATA, (12 << 30, 12 << 30))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ignored = list[str]()
+    sys.unraisablehook = lambda raised: ignored.append("".join(traceback.format_exception(raised.exc_value)))
     pipe.send("ready")
     while True:
         number = pipe.recv()
+        ignored.clear()
         before = _resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
         try:
             kind, text = outcome(attempt, source(name, number)), ""
         except BaseException:  # noqa: BLE001 - every kind is counted
             kind, text = "traceback", traceback.format_exc()
+        if ignored:  # Python prints these and goes on
+            kind, text = "traceback", "".join(ignored)
         if (used := _resident("VmHWM") - before) > MOST_BYTES:
             kind, text = "memory", f"{used >> 20} MB\n{text}"
         pipe.send((kind, text))

@@ -91,4 +91,17 @@ def evaluations(random: Random, folder: Path) -> None:
         store.complete(setting, 2)
 
 
-STORES: tuple[Callable[[Random, Path], None], ...] = (engines, hashes, indexes, evaluations)
+def training(random: Random, folder: Path) -> None:
+    """What a run of training keeps: its log and the times of words."""
+    from bestow_edge.training.data.alignment import read_times
+    from bestow_edge.training.learning.log import drop_records
+
+    log, times = folder / "log.jsonl", folder / "times.jsonl"
+    log.write_text("".join(f'{{"stage": "a", "step": {step}, "loss": 1.5}}\n' for step in range(4)), encoding="utf-8")
+    times.write_text('{"where": "m.jsonl:1", "word_times": [[0.1, 0.5], [0.6, 0.9]]}\n', encoding="utf-8")
+    damage(random, random.choice((log, times)))
+    drop_records(log, "a", after=1)
+    read_times([times])
+
+
+STORES: tuple[Callable[[Random, Path], None], ...] = (engines, hashes, indexes, evaluations, training)

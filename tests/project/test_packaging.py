@@ -16,6 +16,8 @@ from typing import Any
 import numpy
 import pytest
 import typer
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from bestow_edge.core.embedded import EMBEDDED
 
@@ -23,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE_FOLDERS = ("bestow_edge", "export", "runtime", "training")
 TOP_LEVEL = {
     ".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md", "benchmarks",
-    "bestow_edge", "docs", "examples", "export", "pyproject.toml", "runtime", "tests", "training",
+    "bestow_edge", "docs", "examples", "export", "pyproject.toml", "requirements-dev.lock", "runtime",
+    "tests", "training",
 }  # fmt: skip
 HEAVY = {"accelerate", "onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "transformers"}
 SITE = "import sysconfig; print(sysconfig.get_path('purelib'))"
@@ -92,6 +95,21 @@ def run_in(site: Path, code: str, folder: Path) -> subprocess.CompletedProcess[s
 
 def test_the_top_level_is_as_agreed() -> None:
     assert {name.split("/")[0] for name in files()} == TOP_LEVEL
+
+
+def test_the_lock_holds_what_developers_install(settings: dict[str, Any]) -> None:
+    lines = (ROOT / "requirements-dev.lock").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    locked = [line.split(" ;")[0] for line in lines if line and not line.lstrip().startswith("#")]
+    assert all("--hash=sha256:" in line for line in locked)
+    versions = dict(line.split()[0].split("==") for line in locked)
+    extras = settings["project"]["optional-dependencies"]
+    (names,) = [re.findall(r"[a-z]+", item.split("[")[1]) for item in extras["all"]]
+    wanted = map(
+        Requirement, [*settings["project"]["dependencies"], *(item for name in names for item in extras[name])]
+    )
+    for requirement in wanted:
+        if requirement.name != "torch":  # it is installed first, from the index of its kind
+            assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
 
 
 def test_every_folder_with_code_is_a_package_of_the_wheel(settings: dict[str, Any]) -> None:

@@ -17,9 +17,10 @@ import numpy.typing as npt
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from bestow_edge.core.errors import AudioError
+from bestow_edge.core.errors import AudioError, ConfigError
 from bestow_edge.core.features import log_mel
 from bestow_edge.core.files import write_atomically
+from bestow_edge.core.json_text import parse_object
 from bestow_edge.training.data.corpora.batch_plan import cut
 from bestow_edge.training.data.corpora.index import Corpus
 from bestow_edge.training.data.corpora.recordings import Recordings, at_least_ten_frames
@@ -168,10 +169,17 @@ def save_times(
 
 
 def read_times(files: Sequence[Path]) -> dict[str, Spans]:
-    """Return the word times that `save_times` wrote, (words, 2) seconds, by file and line of the utterance."""
+    """Return the word times that `save_times` wrote, (words, 2) seconds, by file and line of the utterance.
+
+    Raises:
+        ConfigError: if a file is damaged.
+    """
     times = {}
     for file in files:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            times[entry["where"]] = np.array(entry["word_times"], dtype=np.float64).reshape(-1, 2)
+        for number, line in enumerate(file.read_bytes().splitlines(), 1):
+            entry = parse_object(line, f"{file}:{number}")
+            try:
+                times[entry["where"]] = np.array(entry["word_times"], dtype=np.float64).reshape(-1, 2)
+            except (KeyError, TypeError, ValueError) as error:
+                raise ConfigError(f"{file}:{number}: not the times of words ({error}); delete the file") from error
     return times

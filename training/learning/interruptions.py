@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
+import logging
+import multiprocessing.queues
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +16,8 @@ import torch
 from safetensors import SafetensorError
 
 from bestow_edge.core.errors import BestowEdgeError, TrainingError
+
+logger = logging.getLogger(__name__)
 
 GOES_ON = "the same command goes on from the last save"
 NO_SPACE = ("no space left on device", "os error 28", "disk quota exceeded", "failed writing file", "unexpected pos")
@@ -106,7 +110,19 @@ class StopSignal:
             signal.signal(*self._before.popitem())
 
 
-def ignore_signals(_worker: int) -> None:
-    """Ignore signals in a data loader process. Ctrl-C and schedulers send them to all processes of a run."""
+def prepare_worker(_worker: int) -> None:
+    """Prepare a process of a data loader.
+
+    It ignores signals: Ctrl-C and schedulers send them to all processes of a run. It ends if it cannot hand over a
+    batch, such as in a full /dev/shm: Python would drop the batch, and training would wait for it for ever.
+    """
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]  # not public
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _end_worker(error: BaseException, _batch: object) -> None:
+    logger.error(
+        "a batch cannot be handed over (%s); give /dev/shm more space (docker run --shm-size), or lower batch_s", error
+    )
+    os._exit(1)

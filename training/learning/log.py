@@ -43,7 +43,7 @@ def drop_records(path: Path, stage: str, *, after: int) -> None:
     """Remove the records of a stage after a step from a file of JSON lines, and lines that are not JSON."""
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     kept = [line for line in lines if _is_kept(line, stage, after)]
     if kept != lines:
         write_atomically(path, "".join(f"{line}\n" for line in kept))
@@ -51,7 +51,9 @@ def drop_records(path: Path, stage: str, *, after: int) -> None:
 
 def _is_kept(line: str, stage: str, after: int) -> bool:
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError:
+        record = json.loads(line)  # losses may be NaN
+    except (ValueError, RecursionError):
         return False
-    return bool(record.get("stage") != stage or record.get("step", 0) <= after)
+    if not isinstance(record, dict) or not isinstance(step := record.get("step", 0), int):
+        return False
+    return bool(record.get("stage") != stage or step <= after)

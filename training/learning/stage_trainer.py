@@ -26,7 +26,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl
 
 from bestow_edge.core.errors import ConfigError, TrainingError
 from bestow_edge.training.data.batches import Batch
-from bestow_edge.training.learning.interruptions import GOES_ON, StopSignal, ignore_signals, is_disk_full
+from bestow_edge.training.learning.interruptions import GOES_ON, StopSignal, is_disk_full, prepare_worker
 from bestow_edge.training.learning.objective import PARTS, Objective, count_items
 from bestow_edge.training.learning.validation import Evaluation
 from bestow_edge.training.learning.weights import State, flush_directory, load_state, merged, read_state, save_state
@@ -104,7 +104,7 @@ class StageTrainer(Trainer):
             collate_fn=_only,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.device.type == "cuda",
-            worker_init_fn=ignore_signals,
+            worker_init_fn=prepare_worker,
         )
         shared: DataLoader[Batch] = self.accelerator.prepare(loader)
         return shared

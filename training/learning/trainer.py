@@ -21,6 +21,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from bestow_edge.core.errors import ConfigError, TrainingStoppedError
 from bestow_edge.core.files import only_writer, write_atomically
+from bestow_edge.core.json_text import read_json
 from bestow_edge.training.learning.interruptions import StopSignal, no_orphans, typed_failures
 from bestow_edge.training.learning.log import JsonLog
 from bestow_edge.training.learning.run import Run, batches_per_step
@@ -155,7 +156,7 @@ def _check(run: Run, stage: StageRecipe, directory: Path, processes: int) -> Non
         )
     settings = directory / SETTINGS_FILE
     if settings.is_file():
-        before = json.loads(settings.read_text(encoding="utf-8"))["batches_per_step"]
+        before = read_json(settings).get("batches_per_step")
         if before != batches:
             raise ConfigError(
                 f"stage {stage.name} began with {before} batches a step, now there would be {batches}; "

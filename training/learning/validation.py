@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bestow_edge.core.connectors import CONNECTORS
+from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.files import write_atomically
+from bestow_edge.core.json_text import read_json
 from bestow_edge.core.policy import Offline, Policy, WaitK
 from bestow_edge.core.request import default_policy
 from bestow_edge.training.data.batches import Batch
@@ -131,11 +133,16 @@ class Evaluation:
         path = self._run.out / self.stage.name / BEST_FILE
         if not path.is_file():
             return True
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["metric"] != name or kept["step"] >= step:  # of a run that was killed after its last save
+        try:
+            kept = read_json(path)
+        except ConfigError:  # damaged, or its value is NaN
             return True
-        value = metrics[f"eval_{name}"]
-        return bool(value > kept["value"] if name in HIGHER_IS_BETTER else value < kept["value"])
+        value, before, at = metrics[f"eval_{name}"], kept.get("value"), kept.get("step")
+        if kept.get("metric") != name or not isinstance(at, int) or not isinstance(before, int | float):
+            return True
+        if at >= step:  # of a run that was killed after its last save
+            return True
+        return bool(value > before if name in HIGHER_IS_BETTER else value < before)
 
     def keep_best(self, state: State, metrics: dict[str, float], step: int) -> None:
         """Write the weights to `best/`, then step and metric to `best.json`."""

@@ -20,6 +20,7 @@ from bestow_edge.core.config import (
 )
 from bestow_edge.core.decoding import decode
 from bestow_edge.core.errors import ConfigError
+from bestow_edge.core.networks import check_fields
 from bestow_edge.core.prompts import parse_pair
 from bestow_edge.training.recipe.data import DataRecipe, check_pairs, check_stages
 from bestow_edge.training.recipe.stages import StageRecipe
@@ -56,12 +57,13 @@ class ModelRecipe:
     far faster than a random one."""
 
     def __post_init__(self) -> None:
-        """Check vocabulary, attention heads and layers."""
+        """Check vocabulary, sizes, attention heads and layers."""
         if self.vocab_size < SMALLEST_VOCAB:
             raise ConfigError(
                 f"model: vocab_size {self.vocab_size}; special tokens and 256 bytes need at least {SMALLEST_VOCAB}"
             )
         for part, config in (("encoder", self.encoder.network), ("llm", self.llm)):
+            check_fields(config, f"model.{part}")
             width, heads = config.get("hidden_size"), config.get("num_attention_heads")
             if isinstance(width, int) and isinstance(heads, int) and "head_dim" not in config and width % heads:
                 raise ConfigError(f"model.{part}: hidden_size {width} does not fit {heads} attention heads")

@@ -105,6 +105,8 @@ def parse_line(line: bytes, where: str) -> Instance:
         raise ManifestError(f"{where}: source_length is {length!r:.60}; expected milliseconds, more than 0")
     known = {"index", "prediction", "prediction_length", "reference", "delays", "elapsed", "source", "source_length"}
     source = entry.get("source") or ()
+    if not isinstance(source, str | list | tuple):
+        raise ManifestError(f"{where}: source is {source!r:.60}; expected the path of the audio")
     return Instance(
         index=_field(entry, "index", int, where),
         prediction=_field(entry, "prediction", str, where),

@@ -30,7 +30,7 @@ from bestow_edge.model.pretrained.decoder_start import decoder_config, start_as_
 from bestow_edge.model.pretrained.huggingface import huggingface_encoder
 from bestow_edge.model.pretrained.llm import add_mark, read_llm
 from bestow_edge.model.pretrained.nemo import nemo_encoder
-from bestow_edge.model.pretrained.repository import find_source
+from bestow_edge.model.pretrained.repository import find_source, origins, pinned
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Progress = Callable[[str], None]
@@ -134,13 +134,15 @@ def init_checkpoint(
     model = _put_together(config, encoder, llm, request, encoder_path)
     check_rebuilds(model)
     progress(f"writing {out}")
-    save_checkpoint(model, llm.tokenizer.to_str(), out, replace=force)
+    sources = {"encoder": pinned(request.encoder, encoder_path), "LLM": pinned(request.llm, llm_path)}
+    notes = origins(sources)
+    save_checkpoint(model, llm.tokenizer.to_str(), out, replace=force, notes=notes)
     parts = (
-        summary("encoder", config.encoder.network["model_type"], model.encoder, request.encoder),
+        summary("encoder", config.encoder.network["model_type"], model.encoder, sources["encoder"]),
         summary("connector", config.connector.describe(), model.connector, _origin(request)),
-        summary("llm", config.llm["model_type"], model.llm, request.llm),
+        summary("llm", config.llm["model_type"], model.llm, sources["LLM"]),
     )
-    return InitResult(out, config, parts, encoder.left_out, llm.has_chat_template)
+    return InitResult(out, config, parts, encoder.left_out, llm.has_chat_template, notes)
 
 
 def _read_encoder(path: Path, *, every_name: bool) -> EncoderPart:

@@ -5,6 +5,7 @@ Only JSON, tokenizers and weights are downloaded, never code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +38,23 @@ def find_source(name: str, part: Part, *, offline: bool = False) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or name.endswith(NEMO_SUFFIX):
         raise CheckpointError(f"{part} {name}: no such file or folder; a Hub id would look like OWNER/NAME")
     return _checked(_from_hub(name, part, offline=offline), part)
+
+
+def pinned(name: str, found: Path) -> str:
+    """Return a name that gives the same files again: `OWNER/NAME@COMMIT` of what came from the Hub, else the name.
+
+    Args:
+        name: as `find_source` takes it.
+        found: what it returned.
+    """
+    folder = found if found.is_dir() else found.parent
+    from_hub = folder.parent.name == "snapshots" and not Path(name).expanduser().exists()
+    return f"{name.partition('@')[0]}@{folder.name}" if from_hub else name
+
+
+def origins(sources: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a note for each part, by its name, whose source is a commit of the Hub."""
+    return tuple(f"{part}: {source}" for part, source in sources.items() if "@" in source)
 
 
 def _checked(path: Path, part: Part) -> Path:

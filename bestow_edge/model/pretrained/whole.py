@@ -12,7 +12,7 @@ from bestow_edge.model.pretrained import qwen3_asr, salm, whisper
 from bestow_edge.model.pretrained.assemble import InitResult, Progress, check_rebuilds, summary
 from bestow_edge.model.pretrained.components import WholeRequest
 from bestow_edge.model.pretrained.configs import read_fields
-from bestow_edge.model.pretrained.repository import find_source
+from bestow_edge.model.pretrained.repository import find_source, origins, pinned
 
 KINDS: tuple[ModuleType, ...] = (whisper, salm, qwen3_asr)
 
@@ -45,10 +45,12 @@ def init_whole(request: WholeRequest, out: Path, *, force: bool = False, progres
     part = kind.whole(folder, request)
     check_rebuilds(part.model)
     progress(f"writing {out}")
-    save_checkpoint(part.model, part.tokenizer.to_str(), out, replace=force, notes=part.notes)
+    source = pinned(request.source, folder)
+    notes = (*origins({"model": source}), *part.notes)
+    save_checkpoint(part.model, part.tokenizer.to_str(), out, replace=force, notes=notes)
     config = part.model.config
-    parts = [summary("encoder", config.encoder.network["model_type"], part.model.encoder, request.source)]
+    parts = [summary("encoder", config.encoder.network["model_type"], part.model.encoder, source)]
     if list(part.model.connector.parameters()):
-        parts.append(summary("connector", config.connector.describe(), part.model.connector, request.source))
-    parts.append(summary("llm", config.llm["model_type"], part.model.llm, request.source))
-    return InitResult(out, config, tuple(parts), {}, has_chat_template=True, notes=part.notes)
+        parts.append(summary("connector", config.connector.describe(), part.model.connector, source))
+    parts.append(summary("llm", config.llm["model_type"], part.model.llm, source))
+    return InitResult(out, config, tuple(parts), {}, has_chat_template=True, notes=notes)

@@ -115,6 +115,7 @@ def test_a_log_comes_back_as_it_was_written(instances: list[Instance], tmp_path:
         (b'{"delays": ["a"]}', ":2: delays is .'a'.; expected a list of milliseconds"),
         (b'{"delays": [1], "source_length": 0}', ":2: source_length is 0; expected milliseconds, more than 0"),
         (b'{"delays": [1], "source_length": 1, "index": "a"}', ":2: index is 'a'; expected int"),
+        (b'{"delays": [1], "source_length": 1, "source": 7}', ":2: source is 7; expected the path of the audio"),
         (b'{"delays": [1], "source_length": 1, "index": 0}', ":2: prediction is None; expected str"),
     ],
 )

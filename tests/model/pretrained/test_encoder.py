@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel
 
 from bestow_edge.core.errors import CheckpointError, ConfigError, HubError
 from bestow_edge.model.pretrained.huggingface import huggingface_encoder
-from bestow_edge.model.pretrained.repository import find_source
+from bestow_edge.model.pretrained.repository import find_source, origins, pinned
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
@@ -192,7 +192,12 @@ def test_the_cache_is_used_without_the_network(cache: Path) -> None:
     assert find_source("some/llm", "llm", offline=True) == folder
     assert find_source("some/llm@main", "llm", offline=True) == folder
     archive = cached(cache, "some/speech", {"README.md": "", "speech.nemo": ""})
-    assert find_source("some/speech", "encoder", offline=True) == archive / "speech.nemo"
+    speech = find_source("some/speech", "encoder", offline=True)
+    assert speech == archive / "speech.nemo"
+    sources = {"encoder": pinned("some/speech", speech), "LLM": pinned(str(folder), folder)}
+    assert sources == {"encoder": f"some/speech@{'0' * 40}", "LLM": str(folder)}
+    assert pinned("some/llm@main", folder) == f"some/llm@{'0' * 40}"
+    assert origins(sources) == (f"encoder: some/speech@{'0' * 40}",)
     with pytest.raises(HubError, match=r"some/other: .*not in the Hub's cache; downloads are switched off"):
         find_source("some/other", "llm", offline=True)
     with pytest.raises(HubError, match="not an id of the Hub; an id looks like OWNER/NAME"):

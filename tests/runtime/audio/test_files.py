@@ -1,5 +1,6 @@
 """Files of every container and sample format, channel mixing, resampling, and the error messages."""
 
+import io
 import sys
 from pathlib import Path
 
@@ -213,3 +214,11 @@ def test_blocks_are_the_waveform_cut(num_samples: int, block_samples: int) -> No
 def test_blocks_need_a_size() -> None:
     with pytest.raises(AudioError, match="expected at least 1 sample per block, got 0"):
         blocks(NOISE, 0)
+
+
+def test_a_header_that_points_before_the_first_byte_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, NOISE, RATE_HZ, format="AIFF")
+    with pytest.raises(AudioError, match="bytes: cannot be read as audio"):
+        read_audio(io.BytesIO(content.getvalue()[:29]), RATE_HZ)
+    assert capfd.readouterr().err == ""

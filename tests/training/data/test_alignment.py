@@ -117,3 +117,18 @@ def test_times_that_nothing_has_taught_are_refused(source_recipe: Make) -> None:
         source_recipe(sources=[ALIGNED], stage=STREAM)
     with pytest.raises(ConfigError, match=r"dev source aligned: word_times aligned is for training"):
         source_recipe(sources=[TIMED], dev_sources=[ALIGNED], stage={})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not valid JSON"),
+        ('{"where": "a"}', "not the times of words"),
+        ('{"where": "a", "word_times": [1]}', "shape"),
+    ],
+)
+def test_damaged_times_name_the_line(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "times.jsonl"
+    path.write_text(f'{{"where": "b", "word_times": [[0, 1]]}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"times\.jsonl:2: .*{message}"):
+        read_times([path])

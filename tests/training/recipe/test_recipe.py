@@ -53,6 +53,10 @@ def test_fields_are_read(tmp_path: Path, recipe_values: Values) -> None:
             lambda v: v["data"]["sources"][0]["join"].update(vocabulary=["one", None]),
             r"sources\[0\]\.join\.vocabulary\[1\]: expected str, got NoneType",
         ),
+        (
+            lambda v: v["model"]["llm"].update(num_attention_heads=0),
+            r"model\.llm: num_attention_heads is 0; expected at",
+        ),
         (lambda v: v["model"]["connector"].update(num_heads=5), "width 32 is not a multiple of num_heads 5"),
     ],
 )

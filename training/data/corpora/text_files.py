@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 from bestow_edge.core.errors import ManifestError
+from bestow_edge.core.files import temporary_file
 from bestow_edge.core.utterances import decode_line, open_plain, raw_lines
 
 BLOCK_BYTES = 4096
@@ -78,13 +78,14 @@ class LineFile:
 
 
 def _decompressed(path: Path) -> Path:
-    with open_plain(path) as packed, tempfile.NamedTemporaryFile(prefix=f"{path.stem}.", delete=False) as plain:
-        try:
+    target = temporary_file(path.stem)
+    try:
+        with open_plain(path) as packed, target.open("wb") as plain:
             shutil.copyfileobj(packed, plain)
-        except BaseException:
-            Path(plain.name).unlink()
-            raise
-    return Path(plain.name)
+    except BaseException:
+        target.unlink()
+        raise
+    return target
 
 
 def _remove(path: Path, owner: int) -> None:
