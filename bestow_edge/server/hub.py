@@ -50,6 +50,8 @@ class PooledSession:
         self._rate_hz = model.sample_rate_hz
         self.audio_s = 0.0
         """Seconds of audio fed so far."""
+        self.working = False
+        """Whether work runs or waits for its turn."""
 
     async def open(self, request: Request, rate_hz: int) -> Session:
         """Open the session on audio of a rate, Hz; errors are those of `Model.open`."""
@@ -78,6 +80,7 @@ class PooledSession:
         """Run work in the pool. A cancelled task waits for its end: nobody may close what the work still uses."""
         job = self._pool.submit(work)
         result = asyncio.wrap_future(job)
+        self.working = True
         try:
             return await asyncio.shield(result)
         except asyncio.CancelledError:
@@ -86,6 +89,8 @@ class PooledSession:
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([result])
             raise
+        finally:
+            self.working = False
 
     @property
     def _opened(self) -> Session:

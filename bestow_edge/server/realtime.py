@@ -65,6 +65,7 @@ async def realtime(socket: WebSocket) -> None:
         async with hub.place("stream") as session:
             check_model(socket.query_params.get("model"), hub)
             conversation = _Conversation(hub, peer, session)
+            peer.computing = lambda: session.working or conversation.inbox.waiting_s > 0
             await peer.send(conversation.record("session.created", session=conversation.session_record()))
             with hub.ended_by_stop(conversation.inbox.end):
                 await both(conversation.read(), conversation.write())

@@ -48,6 +48,7 @@ async def _serve(socket: WebSocket, hub: Hub, peer: Peer) -> None:
         opened = await session.open(settings.request, settings.rate_hz)
         await peer.send(_started(hub, opened, settings))
         inbox = Inbox[Samples](hub.limits.waiting_s)
+        peer.computing = lambda: session.working or inbox.waiting_s > 0
         with hub.ended_by_stop(inbox.end):
             await both(_read(peer, inbox, settings), _Writer(hub, peer, session, opened, settings).run(inbox))
 
