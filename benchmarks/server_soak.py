@@ -192,6 +192,7 @@ async def soak(address: str, pid: int, minutes: float, clients: int) -> tuple[li
             await asyncio.sleep(0.5)
         await asyncio.sleep(max(1.0, round_s + ROUND_S - time.monotonic()))
         samples.append(sample(pid, (time.monotonic() - start_s) / 60))
+        print(samples[-1], file=sys.stderr, flush=True)
     return samples, ways
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -19,7 +19,6 @@ from bestow_edge.core.errors import BestowEdgeError, ConfigError, RefusedError
 from bestow_edge.core.prompts import AUTO, check_trained, parse_pair
 from bestow_edge.core.request import Request
 from bestow_edge.runtime.stream.events import Event, TextEvent
-from bestow_edge.runtime.stream.session import Session
 from bestow_edge.server.hub import Hub, PooledSession
 from bestow_edge.server.inbox import Inbox
 from bestow_edge.server.problems import as_refusal, problem
@@ -72,7 +71,8 @@ async def realtime(socket: WebSocket) -> None:
         async with hub.place("stream") as session:
             check_model(socket.query_params.get("model"), hub)
             conversation = _Conversation(hub, peer, session)
-            peer.computing = lambda: session.working or conversation.inbox.waiting_s > 0
+            inbox = conversation.inbox  # not `conversation`, which refers to the peer
+            peer.computing = lambda: session.working or inbox.waiting_s > 0
             await peer.send(conversation.record("session.created", session=conversation.session_record()))
             with hub.ended_by_stop(conversation.inbox.end):
                 await both(conversation.read(), conversation.write())
@@ -98,18 +98,12 @@ class _Conversation:
         self._id = _new_id("sess")
         self._asked = Settings(spoken_language(hub.model.config))  # as the reader knows it, behind all it has put in
         self._heard = self._asked  # of the open session
-        self._open: Session | None = None
+        self._open = False
         self._before_s = self._counted_s = 0.0  # audio of the sessions before; audio of this one in complete items
         self._word_end_s = self._looked_s = 0.0  # in the session: end of its last word, last look for more of them
         self._item: str | None = None
         self._previous: str | None = None
         self._text = ""
-        self._answers: dict[str, Callable[[Record], Any]] = {  # Any: coroutines
-            "session.update": self._update,
-            "input_audio_buffer.append": self._append,
-            "input_audio_buffer.commit": self._commit,
-            "input_audio_buffer.clear": self._clear,
-        }
 
     def record(self, kind: str, **fields: object) -> Record:
         """Return an event for the client."""
@@ -136,9 +130,9 @@ class _Conversation:
                 record = parse_json(message)
                 event_id = record.get("event_id")
                 kind = record.get("type")
-                if not isinstance(kind, str) or kind not in self._answers:
-                    raise ConfigError(f"type {kind!r:.60}: expected {', '.join(self._answers)}")
-                await self._answers[kind](record)
+                if not isinstance(kind, str) or kind not in ANSWERS:
+                    raise ConfigError(f"type {kind!r:.60}: expected {', '.join(ANSWERS)}")
+                await ANSWERS[kind](self, record)
             except BestowEdgeError as error:
                 refusal = as_refusal(error)
                 if refusal is None:
@@ -193,12 +187,12 @@ class _Conversation:
 
     async def _hear(self, samples: Samples, settings: Settings) -> None:
         if not self._open:
-            self._open = await self._session.open(Request(lang=pair_of(settings.language)), RATE_HZ)
-            self._heard, self._word_end_s, self._looked_s = settings, 0.0, 0.0
+            await self._session.open(Request(lang=pair_of(settings.language)), RATE_HZ)
+            self._open, self._heard, self._word_end_s, self._looked_s = True, settings, 0.0, 0.0
             self._item = _new_id("item") if settings.turns is None else None
         await self._send(await self._session.feed(samples))
         if self._heard.turns is not None and self._item is not None:
-            await self._wait_for_silence(self._heard.turns, self._open.heard_s)
+            await self._wait_for_silence(self._heard.turns, self._session.opened.heard_s)
 
     async def _commit_audio(self) -> None:
         """End the item that is open; with turn detection, audio without speech becomes an item too."""
@@ -225,7 +219,7 @@ class _Conversation:
 
     def _close_session(self) -> None:
         self._before_s += self._session.audio_s if self._open else 0.0
-        self._open, self._item, self._text, self._counted_s = None, None, "", 0.0
+        self._open, self._item, self._text, self._counted_s = False, None, "", 0.0
 
     async def _complete(self, events: list[Event]) -> None:
         """End the item: the rest of its text, then all of it."""
@@ -275,6 +269,14 @@ class _Conversation:
     def _ms(self, session_s: float) -> int:
         """Return a time in the audio of the connection."""
         return round(1000 * (self._before_s + session_s))
+
+
+ANSWERS: dict[str, Callable[[_Conversation, Record], Awaitable[None]]] = {
+    "session.update": _Conversation._update,
+    "input_audio_buffer.append": _Conversation._append,
+    "input_audio_buffer.commit": _Conversation._commit,
+    "input_audio_buffer.clear": _Conversation._clear,
+}
 
 
 def pair_of(language: str) -> str:

@@ -89,7 +89,7 @@ class Session:
         self._background: float | None = None  # level of the segment before if it had no words
         self._base_s = 0.0
         texts = [not isinstance(prompt.asked, Question) for prompt in prompts]
-        self._writer = Writer(model.tokenizer, 0, self._time_s, texts)
+        self._writer = Writer(model.tokenizer, model.config.step_s, texts)
         self._begin_segment([()] * len(prompts))
 
     def __enter__(self) -> Session:
@@ -168,7 +168,7 @@ class Session:
     @property
     def heard_s(self) -> float:
         """Seconds of audio that the decoder has heard."""
-        return self._time_s(self._decoder.heard)
+        return self._base_s + self._decoder.heard * self.model.config.step_s
 
     @property
     def segment_start_s(self) -> float:
@@ -189,7 +189,7 @@ class Session:
         for answer in answers:
             answer.done = answer.question and self._answered
         self._answers = Answers(answers, self._limits, first=not self.segment)
-        self._writer.begin(self.segment)
+        self._writer.begin(self.segment, self._base_s)
 
     def _begins(self) -> list[tuple[int, ...]]:
         """Return the tokens that the segment begins with for each prompt."""
@@ -383,9 +383,6 @@ class Session:
         for answer, before in zip(answers, self._contexts, strict=True):
             contexts.append((answer.token_ids or before)[-most:] if most and not answer.question else ())
         self._begin_segment(contexts)
-
-    def _time_s(self, step: int) -> float:
-        return self._base_s + step * self.model.config.step_s
 
     @contextmanager
     def _running(self) -> Iterator[None]:

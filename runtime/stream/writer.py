@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from tokenizers import Tokenizer
 
@@ -14,24 +14,22 @@ from bestow_edge.runtime.stream.text import Detokenizer
 class Writer:
     """Turns the words of a segment's answers into events."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, segment: int, time_s: Callable[[int], float], heard_again: Sequence[bool]
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, step_s: float, heard_again: Sequence[bool]) -> None:
         """Begin the first segment.
 
         Args:
             tokenizer: of the bundle.
-            segment: number of the segment.
-            time_s: returns the time of a step in the stream, seconds.
+            step_s: length of an encoder step, seconds.
             heard_again: for each prompt, whether the segment may begin with words that the segment before has written.
         """
-        self._tokenizer, self._time_s, self._heard_again = tokenizer, time_s, heard_again
+        self._tokenizer, self._step_s, self._heard_again = tokenizer, step_s, heard_again
         self.written_s = [0.0] * len(heard_again)
         """End of the last word of each text in the stream, seconds."""
-        self.begin(segment)
+        self.begin(0, 0.0)
 
-    def begin(self, segment: int) -> None:
-        """Begin another segment."""
+    def begin(self, segment: int, base_s: float) -> None:
+        """Begin another segment at a time in the stream, seconds."""
+        self._base_s = base_s
         self._segment, self.started = segment, False
         """Whether the segment has text."""
         self._detokenizers = [Detokenizer(self._tokenizer, self.prefix) for _ in self._heard_again]
@@ -73,3 +71,6 @@ class Writer:
         """Yield the end of the segment if it has text."""
         if self.started:
             yield SegmentEvent("end", self._segment, max(self.written_s))
+
+    def _time_s(self, step: int) -> float:
+        return self._base_s + step * self._step_s
