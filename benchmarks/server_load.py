@@ -47,11 +47,13 @@ def started(bundle: str | None, sessions: int) -> Iterator[tuple[subprocess.Pope
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None  # noqa: S101 - it is a pipe
         found = next(filter(None, (re.search(r"http://(\S+);", line) for line in process.stderr)))
-        threading.Thread(target=sys.stderr.writelines, args=[process.stderr], daemon=True).start()
+        showing = threading.Thread(target=sys.stderr.writelines, args=[process.stderr], daemon=True)
+        showing.start()
         try:
             yield process, found[1]
         finally:
             process.terminate()
+            showing.join()
 
 
 def recording(seconds: float) -> bytes:
