@@ -19,6 +19,7 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,17 +40,20 @@ KEEPS_UP_S = 1.0
 
 
 @contextmanager
-def server(bundle: Path | None, sessions: int) -> Iterator[str]:
-    """Run a server and yield its address."""
+def started(bundle: str | None, sessions: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a server and yield it with its host and port."""
     command = [sys.executable, "-m", "bestow_edge", "serve", "--port", "0", "--sessions", str(sessions)]
-    command += [] if bundle is None else ["--bundle", str(bundle)]
+    command += [] if bundle is None else ["--bundle", bundle]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None  # noqa: S101 - it is a pipe
         found = next(filter(None, (re.search(r"http://(\S+);", line) for line in process.stderr)))
+        showing = threading.Thread(target=sys.stderr.writelines, args=[process.stderr], daemon=True)
+        showing.start()
         try:
-            yield f"ws://{found[1]}/v1/stream"
+            yield process, found[1]
         finally:
             process.terminate()
+            showing.join()
 
 
 def recording(seconds: float) -> bytes:
@@ -94,7 +98,7 @@ async def load(url: str, number: int, audio: bytes, settings: dict[str, str]) ->
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--bundle")
     parser.add_argument("--streams", default="1,2,4,8", help="numbers of streams, ascending")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of each stream")
     parser.add_argument("--lang", default="en-de")
@@ -104,7 +108,8 @@ def main() -> None:
     numbers = [int(number) for number in args.streams.split(",")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     table, rows = Table("streams", "lag p50, s", "lag p95, s", "behind, s", "keeps up"), []
-    with server(args.bundle, max(numbers)) as url:
+    with started(args.bundle, max(numbers)) as (_, address):
+        url = f"ws://{address}/v1/stream"
         asyncio.run(load(url, 1, recording(3.0), settings))  # warm-up
         for number in numbers:
             lags, behind = asyncio.run(load(url, number, recording(args.seconds), settings))

@@ -21,7 +21,7 @@ from bestow_edge.core.specs.chunked import ChunkedConfig
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
 from bestow_edge.core.specs.windowed import WindowedConfig
 
-pytest_plugins = ["microphones", "fake_portaudio", "fake_cuda", "sentences", "hub_server"]
+pytest_plugins = ["microphones", "fake_portaudio", "displays", "fake_cuda", "sentences", "hub_server"]
 AUDIO = Path(__file__).parent / "audio"
 PAIRS = ("en-en", "en-de", "de-de", "de-en")
 

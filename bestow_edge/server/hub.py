@@ -50,12 +50,13 @@ class PooledSession:
         self._rate_hz = model.sample_rate_hz
         self.audio_s = 0.0
         """Seconds of audio fed so far."""
+        self.working = False
+        """Whether work runs or waits for its turn."""
 
-    async def open(self, request: Request, rate_hz: int) -> Session:
+    async def open(self, request: Request, rate_hz: int) -> None:
         """Open the session on audio of a rate, Hz; errors are those of `Model.open`."""
         self._rate_hz, self._resampler = rate_hz, StreamResampler(rate_hz, self._model.sample_rate_hz)
         self._session, self.audio_s = await self.run(lambda: self._model.open(request)), 0.0
-        return self._session
 
     async def feed(self, samples: Samples) -> list[Event]:
         """Hear a block, (samples,) float32 at the rate of `open`; errors are those of `Session.feed`."""
@@ -69,15 +70,20 @@ class PooledSession:
         """End the audio and return the rest of the events."""
         return await self.run(self._finish)
 
+    def close(self) -> None:
+        """Free the session's memory at once, though the errors of a lost client may refer to this object for long."""
+        self._session = None
+
     async def drafts(self) -> list[str]:
         """Return for each prompt the text that would follow if the audio ended now."""
-        session = self._opened
+        session = self.opened
         return await self.run(lambda: [session.draft(row) for row in range(len(session.prompts))])
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run work in the pool. A cancelled task waits for its end: nobody may close what the work still uses."""
         job = self._pool.submit(work)
         result = asyncio.wrap_future(job)
+        self.working = True
         try:
             return await asyncio.shield(result)
         except asyncio.CancelledError:
@@ -86,23 +92,26 @@ class PooledSession:
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([result])
             raise
+        finally:
+            self.working = False
 
     @property
-    def _opened(self) -> Session:
+    def opened(self) -> Session:
+        """The session; SessionError if it was not opened. Keep no reference to it, see `close`."""
         if self._session is None:
             raise SessionError("the session was not opened; call open first")
         return self._session
 
     def _feed(self, samples: Samples) -> list[Event]:
         seconds = len(samples) / self._rate_hz
-        events = self._opened.feed(self._resampler.feed(samples))
+        events = self.opened.feed(self._resampler.feed(samples))
         self.audio_s += seconds
         self._heard(seconds)
         return events
 
     def _finish(self) -> list[Event]:
-        events = self._opened.feed(self._resampler.finish())
-        return events + self._opened.finish()
+        events = self.opened.feed(self._resampler.finish())
+        return events + self.opened.finish()
 
 
 class Hub:
@@ -148,10 +157,12 @@ class Hub:
             most = f"{self._most[kind]} {kind}{'s' if self._most[kind] > 1 else ''}"
             raise RefusedError(f"the server is busy: it serves {most} at once; try again later", status=503, code=1013)
         self._taken[kind] += 1
+        session = PooledSession(self.model, self._pools[kind], self.metrics.audio_s.labels(kind).inc)
         try:
             self.metrics.sessions.labels(kind).inc()
-            yield PooledSession(self.model, self._pools[kind], self.metrics.audio_s.labels(kind).inc)
+            yield session
         finally:
+            session.close()
             self._taken[kind] -= 1
 
     @contextmanager

@@ -38,6 +38,8 @@ class Peer:
     def __init__(self, socket: WebSocket, idle_s: float) -> None:
         """Take a socket that was accepted; after some seconds without a message it is closed."""
         self._socket, self._idle_s = socket, idle_s
+        self.computing: Callable[[], bool] = lambda: False
+        """Whether the client waits for the server; then it need not send anything."""
 
     async def receive(self, timeout_s: float | None = None) -> str | bytes:
         """Wait for the next message.
@@ -46,12 +48,14 @@ class Peer:
             GoneError: the client went away.
             RefusedError: no message came in time.
         """
-        timeout_s = timeout_s or self._idle_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                message = await self._socket.receive()
-        except TimeoutError:
-            raise RefusedError(f"no message for {timeout_s:g} s", status=408, code=TOO_SLOW) from None
+        timeout_s, message = timeout_s or self._idle_s, None
+        while message is None:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    message = await self._socket.receive()
+            except TimeoutError:
+                if not self.computing():
+                    raise RefusedError(f"no message for {timeout_s:g} s", status=408, code=TOO_SLOW) from None
         if message["type"] == "websocket.disconnect":
             raise GoneError
         text = message.get("text")

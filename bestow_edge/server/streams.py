@@ -45,11 +45,12 @@ async def _serve(socket: WebSocket, hub: Hub, peer: Peer) -> None:
         query = socket.query_params
         values = dict(query) if query else parse_message(await peer.receive(hub.limits.header_s))
         settings = StreamSettings.parse(values, hub.limits.pairs)
-        opened = await session.open(settings.request, settings.rate_hz)
-        await peer.send(_started(hub, opened, settings))
+        await session.open(settings.request, settings.rate_hz)
+        await peer.send(_started(hub, session.opened, settings))
         inbox = Inbox[Samples](hub.limits.waiting_s)
+        peer.computing = lambda: session.working or inbox.waiting_s > 0
         with hub.ended_by_stop(inbox.end):
-            await both(_read(peer, inbox, settings), _Writer(hub, peer, session, opened, settings).run(inbox))
+            await both(_read(peer, inbox, settings), _Writer(hub, peer, session, settings).run(inbox))
 
 
 def _started(hub: Hub, opened: Session, settings: StreamSettings) -> Record:
@@ -86,11 +87,11 @@ async def _read(peer: Peer, inbox: Inbox[Samples], settings: StreamSettings) -> 
 class _Writer:
     """Hears what comes and sends its text."""
 
-    def __init__(self, hub: Hub, peer: Peer, session: PooledSession, opened: Session, settings: StreamSettings) -> None:
-        self._hub, self._peer, self._session, self._opened, self._settings = hub, peer, session, opened, settings
-        self._names = [str(prompt.asked) for prompt in opened.prompts]
+    def __init__(self, hub: Hub, peer: Peer, session: PooledSession, settings: StreamSettings) -> None:
+        self._hub, self._peer, self._session, self._settings = hub, peer, session, settings
+        self._names = [str(prompt.asked) for prompt in session.opened.prompts]
         self._reported_s = 0.0
-        self._detecting = opened.prompts[0].asked.source == AUTO
+        self._detecting = session.opened.prompts[0].asked.source == AUTO
 
     async def run(self, inbox: Inbox[Samples]) -> None:
         """Write until the audio ends."""
@@ -108,9 +109,9 @@ class _Writer:
             await self._peer.close(OK)
 
     async def _send(self, events: list[Event], lag_s: float) -> None:
-        if self._detecting and self._opened.language is not None:
+        if self._detecting and (language := self._session.opened.language) is not None:
             self._detecting = False
-            await self._peer.send({"event": "language", "language": self._opened.language})
+            await self._peer.send({"event": "language", "language": language})
         for event in events:
             record = event.to_dict()
             if event.text:

@@ -127,14 +127,14 @@ class FileRoute:
         try:
             async with hub.place("file") as session, uploaded(http, hub.limits) as upload:
                 asked = parse_fields(upload.fields, self._task, hub)
-                opened = await session.open(asked.request, hub.model.sample_rate_hz)
+                await session.open(asked.request, hub.model.sample_rate_hz)
                 batches = _hear(session, upload, hub)
                 if asked.request.stream:
                     body = _server_sent(hub, batches, session)
                     response: Response = StreamingResponse(body, media_type="text/event-stream")
                 else:
                     events = await _all(batches, http)
-                    language = opened.language if asked.source == AUTO else asked.source
+                    language = session.opened.language if asked.source == AUTO else asked.source
                     response = _answer(asked, events, session.audio_s, language)
                 await response(scope, receive, send)
         except ClientDisconnect:

@@ -31,7 +31,7 @@ from bestow_edge.runtime.stream.listener import Listener
 from bestow_edge.runtime.stream.loop import chosen, decide
 from bestow_edge.runtime.stream.segments import LOUDER, limits, only_word, quietest, whole_words
 from bestow_edge.runtime.stream.text import Detokenizer
-from bestow_edge.runtime.stream.writer import Writer
+from bestow_edge.runtime.stream.writer import Clock, Writer
 
 if TYPE_CHECKING:
     from bestow_edge.runtime.model import Model
@@ -88,9 +88,9 @@ class Session:
         self._ended = False
         self._answered = False  # whether the answers to questions saw all of the speech
         self._background: float | None = None  # level of the segment before if it had no words
-        self._base_s = -segments.silence_s[0]
+        self._clock = Clock(model.config.step_s, segments.silence_s[0])
         texts = [not isinstance(prompt.asked, Question) for prompt in prompts]
-        self._writer = Writer(model.tokenizer, 0, self._time_s, texts)
+        self._writer = Writer(model.tokenizer, self._clock, texts)
         self._begin_segment([()] * len(prompts))
 
     def __enter__(self) -> Session:
@@ -127,6 +127,7 @@ class Session:
         """
         with self._running():
             self._listener.end()
+            self._clock.end_s = self._listener.end_s
             events: list[Event] = []
             answers = None
             while answers is not self._answers:  # a segment may fill up or end early: the next one hears the rest
@@ -169,12 +170,12 @@ class Session:
     @property
     def heard_s(self) -> float:
         """Seconds of audio that the decoder has heard."""
-        return self._time_s(self._decoder.heard)
+        return self._clock(self._decoder.heard)
 
     @property
     def segment_start_s(self) -> float:
         """Begin of the current segment in the stream, seconds."""
-        return max(0.0, self._base_s)
+        return self._clock(0)
 
     @property
     def num_tokens(self) -> int:
@@ -378,15 +379,12 @@ class Session:
         if (graphs := self.model.graphs) != self._graphs:  # `Model.take_graphs` replaced them
             self._graphs = graphs
             self._listener.use(self._open_encoder(graphs))
-        self._base_s += self._listener.restart(first_step) * self.model.config.features.frame_s
+        self._clock.base_s += self._listener.restart(first_step) * self.model.config.features.frame_s
         self.segment += self._writer.started  # a segment without text was silence
         most, contexts = self.segments.context_tokens, []
         for answer, before in zip(answers, self._contexts, strict=True):
             contexts.append((answer.token_ids or before)[-most:] if most and not answer.question else ())
         self._begin_segment(contexts)
-
-    def _time_s(self, step: int) -> float:
-        return min(max(0.0, self._base_s + step * self.model.config.step_s), self._listener.end_s)
 
     @contextmanager
     def _running(self) -> Iterator[None]:

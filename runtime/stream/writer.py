@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 from tokenizers import Tokenizer
 
@@ -11,24 +12,34 @@ from bestow_edge.runtime.stream.events import SegmentEvent, TextEvent
 from bestow_edge.runtime.stream.text import Detokenizer
 
 
+class Clock:
+    """Times of a segment's steps in the stream, without the silence that is put around it."""
+
+    def __init__(self, step_s: float, silence_s: float) -> None:
+        """Begin with a segment that starts with so much silence; a step has `step_s` seconds."""
+        self.base_s, self.end_s = -silence_s, math.inf
+        self._step_s = step_s
+
+    def __call__(self, step: int) -> float:
+        """Return the time at which a step begins, seconds, between 0 and the end of the audio."""
+        return min(max(0.0, self.base_s + step * self._step_s), self.end_s)
+
+
 class Writer:
     """Turns the words of a segment's answers into events."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, segment: int, time_s: Callable[[int], float], heard_again: Sequence[bool]
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, clock: Clock, heard_again: Sequence[bool]) -> None:
         """Begin the first segment.
 
         Args:
             tokenizer: of the bundle.
-            segment: number of the segment.
-            time_s: returns the time of a step in the stream, seconds.
+            clock: times of the steps.
             heard_again: for each prompt, whether the segment may begin with words that the segment before has written.
         """
-        self._tokenizer, self._time_s, self._heard_again = tokenizer, time_s, heard_again
+        self._tokenizer, self._time_s, self._heard_again = tokenizer, clock, heard_again
         self.written_s = [0.0] * len(heard_again)
         """End of the last word of each text in the stream, seconds."""
-        self.begin(segment)
+        self.begin(0)
 
     def begin(self, segment: int) -> None:
         """Begin another segment."""

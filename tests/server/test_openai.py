@@ -177,6 +177,56 @@ def test_realtime_drops_what_is_cleared(client: Any) -> None:
         assert events[-1].transcript == TEXT_EN
 
 
+def vad(**detection: Any) -> dict[str, Any]:
+    """Return an update that asks for turn detection."""
+    asked = {"turn_detection": {"type": "server_vad"} | detection}
+    return {"type": "session.update", "session": {"type": "transcription", "audio": {"input": asked}}}
+
+
+STARTED, STOPPED = "input_audio_buffer.speech_started", "input_audio_buffer.speech_stopped"
+COMMITTED = "input_audio_buffer.committed"
+SILENCE = bytes(2 * 24000 * 4)  # 4 s
+
+
+def test_realtime_ends_an_item_at_a_pause(client: Any) -> None:
+    with client.realtime.connect(model="demo") as connection:
+        detection = {"threshold": None, "silence_duration_ms": 1500, "create_response": False}
+        connection.session.update(session=vad(**detection)["session"])
+        shown = until(connection, "session.updated")[-1].session.audio.input.turn_detection
+        assert (shown.type, shown.silence_duration_ms, shown.prefix_padding_ms) == ("server_vad", 1500, 300)
+        append(connection, SILENCE + pcm16(rate_hz=24000) + SILENCE)
+        first = until(connection, DONE)
+        append(connection, pcm16(rate_hz=24000) + SILENCE)
+        second = until(connection, DONE)
+    for events, begin_ms, end_ms, previous in ((first, 4000, 8096, None), (second, 12096, 16192, first[-1].item_id)):
+        assert events[-1].transcript == TEXT_EN
+        assert "".join(event.delta for event in events if event.type == DELTA) == TEXT_EN
+        assert [event.type for event in events if event.type != DELTA] == [STARTED, STOPPED, COMMITTED, DONE]
+        assert len({event.item_id for event in events}) == 1
+        assert events[0].audio_start_ms == pytest.approx(begin_ms, abs=600)
+        assert events[-3].audio_end_ms == pytest.approx(end_ms + 1500, abs=600)
+        assert events[-2].previous_item_id == previous
+
+
+def test_realtime_commits_within_a_turn_and_without_speech(client: Any) -> None:
+    with client.realtime.connect(model="demo") as connection:
+        connection.session.update(session=vad()["session"])
+        append(connection, pcm16(rate_hz=24000))
+        connection.input_audio_buffer.commit()
+        assert until(connection, DONE)[-1].transcript == TEXT_EN
+        append(connection, SILENCE[:48000])
+        connection.input_audio_buffer.commit()
+        events = until(connection, DONE)
+        assert [event.type for event in events] == [COMMITTED, DONE]
+        assert (events[-1].transcript, events[-1].usage.seconds) == ("", pytest.approx(1.0, abs=0.01))
+        append(connection, pcm16(rate_hz=24000))
+        connection.session.update(session=GERMAN_SESSION)  # ends the turn, and turn detection
+        assert until(connection, DONE)[-1].transcript == TEXT_EN
+        append(connection, pcm16(GERMAN, 24000))
+        connection.input_audio_buffer.commit()
+        assert until(connection, DONE)[-1].transcript == "fünf vier eins sieben neun"
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
@@ -190,10 +240,13 @@ def test_realtime_drops_what_is_cleared(client: Any) -> None:
         ({"type": "session.update", "session": {"type": "realtime"}}, "expected transcription"),
         ({"type": "session.update", "session": {"audio": 5}}, "expected an object"),
         ({"type": "session.update", "session": {"audio": {"input": {"format": {"type": "audio/pcmu"}}}}}, "24000"),
-        (
-            {"type": "session.update", "session": {"audio": {"input": {"turn_detection": {"type": "server_vad"}}}}},
-            "turn_detection: expected null",
-        ),
+        (vad(type="semantic_vad"), "expected server_vad"),
+        (vad(threshold=0.7), "turn_detection.threshold: cannot be had"),
+        (vad(create_response=True), "create_response: cannot be had"),
+        (vad(silence_duration_ms=100), "from 200"),
+        (vad(silence_duration_ms="long"), "a whole number"),
+        (vad(prefix_padding_ms=-1), "from 0"),
+        ({"type": "session.update", "session": {"audio": {"input": {"turn_detection": "on"}}}}, "expected an object"),
         ({"type": "session.update", "session": {"audio": {"input": {"transcription": {"prompt": "x"}}}}}, "prompt"),
         ({"type": "session.update", "session": {"audio": {"input": {"transcription": {"language": 1}}}}}, "texts"),
         ({"type": "session.update", "session": {"audio": {"input": {"transcription": {"language": "fr"}}}}}, "trained"),

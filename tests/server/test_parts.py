@@ -11,12 +11,13 @@ import pytest
 for package in ("starlette", "prometheus_client"):
     pytest.importorskip(package)
 
-from bestow_edge.core.errors import ConfigError  # noqa: E402 - behind the check that the extra is installed
+from bestow_edge.core.errors import ConfigError, RefusedError  # noqa: E402 - behind the check that the extra is installed
 from bestow_edge.runtime.stream.events import SegmentEvent, TextEvent  # noqa: E402 - the same
 from bestow_edge.server.guard import Access  # noqa: E402 - the same
 from bestow_edge.server.inbox import Inbox  # noqa: E402 - the same
 from bestow_edge.server.limits import Limits  # noqa: E402 - the same
 from bestow_edge.server.settings import StreamSettings, samples_of  # noqa: E402 - the same
+from bestow_edge.server.sockets import Peer  # noqa: E402 - the same
 from bestow_edge.server.words import segments, words  # noqa: E402 - the same
 
 TOKEN = "0123456789abcdef"  # noqa: S105 - of these tests
@@ -109,3 +110,20 @@ def test_words_join_their_pieces() -> None:
         ("twenty", 0.1, 0.5), ("one", 0.6, 0.9), ("two", 3.0, 3.2)
     ]  # fmt: skip
     assert [len(segment) for segment in segments(events)] == [3, 1]
+
+
+def test_a_client_that_waits_for_its_text_is_not_idle() -> None:
+    class Silent:
+        async def receive(self) -> None:
+            await asyncio.Event().wait()
+
+    looks = iter([True, True, False])
+
+    async def wait() -> None:
+        peer = Peer(Silent(), idle_s=0.01)  # type: ignore[arg-type]  # all that it calls
+        peer.computing = lambda: next(looks)
+        await peer.receive()
+
+    with pytest.raises(RefusedError, match=r"no message for 0\.01 s"):
+        asyncio.run(wait())
+    assert list(looks) == []

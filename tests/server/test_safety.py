@@ -9,6 +9,7 @@ import socket
 import time
 import urllib.error
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from clients import BOUNDARY, closed_or_reset, form, post, works
@@ -243,6 +244,32 @@ def test_connections_without_a_request_are_dropped(server: Served) -> None:
                 while client.recv(4096):
                     pass
             assert time.monotonic() - started_s < 10
+
+
+def answers(server: Served) -> bool:
+    try:
+        return bool(server.get("/healthz"))
+    except OSError:  # full
+        return False
+
+
+def test_a_thousand_connections_leave_nothing(server: Served) -> None:
+    """More than the server takes at once, of which some speak: the rest is refused, and the next client is served."""
+    with ExitStack() as stack:
+        opened = []
+        for number in range(1000):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+            if number % 3 == 0:
+                with closed_or_reset():
+                    client.sendall(b"GET /v1/stream HTTP/1.1\r\nHost: 127.0.0.1\r\n" * (number % 2))
+            opened.append(client)
+        refused = b""
+        with closed_or_reset():
+            refused = opened[-1].recv(4096)
+        assert refused[:12] in {b"HTTP/1.1 503", b""}
+    assert eventually(lambda: answers(server))
+    assert works(server)
+    assert server.open_sessions() == 0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import struct
@@ -71,8 +72,11 @@ def test_wrong_frames_end_the_connection(server: Served, frame: bytes) -> None:
 @pytest.mark.parametrize("path", ["/v1/stream?lang=en-en,en-de", "/v1/realtime"])
 def test_a_client_that_vanishes_frees_its_place(server: Served, path: str) -> None:
     client = raw_socket(server, path)
-    for block in pieces(pcm16(), 64000):
-        client.sendall(struct.pack("!BBHI", 0x82, 0xFE, len(block), 0) + block)  # masked with zeros
+    for block in pieces(pcm16(), 32000):
+        append = {"type": "input_audio_buffer.append", "audio": base64.b64encode(block).decode()}
+        kind, message = (0x81, json.dumps(append).encode()) if path == "/v1/realtime" else (0x82, block)
+        client.sendall(struct.pack("!BBHI", kind, 0xFE, len(message), 0) + message)  # masked with zeros
+    assert eventually(lambda: server.open_sessions() == 1)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()  # with a reset
     assert eventually(lambda: server.open_sessions() == 0)

@@ -1,5 +1,7 @@
 """The live loop: equal to PyTorch token by token, to the policy's mask, and deaf to how audio arrives."""
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -333,3 +335,17 @@ def test_a_policy_that_reads_nothing_ends_all_the_same(pausing_model: Model, spe
 
     session = pausing_model.session(source="en", policy=Greedy())
     assert [*session.feed(speech), *session.finish()]
+
+
+def test_a_session_frees_its_memory_without_the_garbage_collector(model: Model) -> None:
+    """A server opens thousands, whose arrays would wait for a collection that is rare."""
+    session = model.session(source="en")
+    session.feed(np.zeros(16_000, np.float32))
+    session.draft()
+    parts = [weakref.ref(part) for part in (session, session._decoder, session._listener)]
+    gc.disable()
+    try:
+        del session
+        assert [part() for part in parts] == [None] * 3
+    finally:
+        gc.enable()
