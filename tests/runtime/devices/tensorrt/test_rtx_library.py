@@ -71,7 +71,7 @@ def write_graphs(model: Any, directory: Path) -> GraphFiles:
         model=config,
         target="rtx",
         graphs=graphs,
-        prompts={pair: (1,) for pair in config.pairs},
+        prompts=dict.fromkeys(config.pairs, (1,)),
         end_ids=(2,),
         max_text_tokens=config.max_text_tokens,
         files=list_files(directory),
