@@ -1,7 +1,7 @@
 """The bundle: a directory with `bundle.json`, the graphs and the tokenizer. Standard library only.
 
-This module reads, checks and writes the manifest. Nothing in a bundle is ever executed or unpickled, no path may
-leave the directory, and every number of the manifest has a range.
+This module reads, checks and writes the manifest. Nothing in a bundle is ever unpickled, nothing but engines for RTX
+cards is code, no path may leave the directory, and every number of the manifest has a range.
 """
 
 from __future__ import annotations
