@@ -130,6 +130,9 @@ class ParserError(Strict):
     def desc(self) -> str:
         return self._text
 
+    def node_operator(self) -> str:
+        return "Gelu"
+
 
 class OnnxParser(Strict):
     num_errors = 0

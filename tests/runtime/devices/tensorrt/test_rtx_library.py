@@ -133,7 +133,7 @@ def test_every_kind_builds_for_three_cards(
     files = write_graphs(model, tmp_path / "bundle")
     built = build_ahead(files, library, CARDS, QUICK, shown)
     assert list(built.engines) == list(files.manifest.specs)
-    assert all(entry.size > 100_000 for entry in built.engine_files())
+    assert all(entry.size > 10_000 for entry in built.engine_files())
 
 
 def test_a_bundle_builds_and_its_engines_are_whole(plain: GraphFiles, library: Library) -> None:
@@ -186,7 +186,7 @@ def test_an_operator_that_the_library_lacks_is_refused(plain: GraphFiles, librar
     graph = helper.make_model(helper.make_graph([node], "odd", value[:1], value[1:]), opset_imports=domains)
     path = tmp_path / "odd.onnx"
     onnx.save(graph, path)
-    with pytest.raises(EngineError, match=r"odd.onnx: TensorRT for RTX [\d.]+ cannot read it: .*QuickGelu"):
+    with pytest.raises(EngineError, match=r"odd.onnx: TensorRT for RTX [\d.]+ cannot read it: QuickGelu: .*Plugin not found"):
         build_llm(plain, library, path, "sm86")
     with pytest.raises(ExportError, match=r"odd: com.microsoft; TensorRT reads standard operators"):
         check_ready(ir.load(path))
