@@ -186,7 +186,9 @@ def test_an_operator_that_the_library_lacks_is_refused(plain: GraphFiles, librar
     graph = helper.make_model(helper.make_graph([node], "odd", value[:1], value[1:]), opset_imports=domains)
     path = tmp_path / "odd.onnx"
     onnx.save(graph, path)
-    with pytest.raises(EngineError, match=r"odd.onnx: TensorRT for RTX [\d.]+ cannot read it: QuickGelu: .*Plugin not found"):
+    with pytest.raises(
+        EngineError, match=r"odd.onnx: TensorRT for RTX [\d.]+ cannot read it: QuickGelu: .*Plugin not found"
+    ):
         build_llm(plain, library, path, "sm86")
     with pytest.raises(ExportError, match=r"odd: com.microsoft; TensorRT reads standard operators"):
         check_ready(ir.load(path))
