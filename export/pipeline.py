@@ -7,7 +7,8 @@ any point leaves nothing behind.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -34,13 +35,14 @@ from bestow_edge.core.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE, weights_by
 from bestow_edge.core.errors import AgreementError, CheckpointError, ExportError
 from bestow_edge.core.files import atomic_directory, sha256
 from bestow_edge.core.prompts import parse_pair, prompt_text
-from bestow_edge.core.tensors import GraphSpec, Target
+from bestow_edge.core.tensors import FOR_ENGINES, GraphSpec, Target
 from bestow_edge.export.agreement import LEAST_AGREEMENT, agreement, answer, read_recordings
 from bestow_edge.export.graphs.base import GraphSource, graph_sources, with_tables
 from bestow_edge.export.parity import Expected, compare, expected_outputs
 from bestow_edge.export.precision import parse_precisions
 from bestow_edge.export.rewriting.float16 import to_half
 from bestow_edge.export.rewriting.fusion import fuse
+from bestow_edge.export.rewriting.int4 import store_int4
 from bestow_edge.export.rewriting.quantization import quantize
 from bestow_edge.export.rewriting.sharing import share_constants
 from bestow_edge.export.rewriting.tensorrt_rules import check_ready
@@ -48,6 +50,10 @@ from bestow_edge.export.tracing import sample_inputs, save_graph, trace_graph
 from bestow_edge.model.base import SpeechModel
 from bestow_edge.model.checkpoint import load_part, skeleton
 from bestow_edge.runtime.assets.recordings import sample_manifest
+from bestow_edge.runtime.devices.backend import GraphFiles, Step
+from bestow_edge.runtime.devices.tensorrt.ahead import ALL, build_ahead
+from bestow_edge.runtime.devices.tensorrt.engines import Settings
+from bestow_edge.runtime.devices.tensorrt.library import Library, import_library
 from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.records.golden import record_golden
 from bestow_edge.runtime.stream.text import load_tokenizer
@@ -93,7 +99,7 @@ def export_bundle(
     Args:
         checkpoint: checkpoint directory.
         out: bundle directory to make.
-        target: what the graphs are to run on; `tensorrt` graphs run in onnxruntime too.
+        target: what the graphs are to run on; those for engines run in onnxruntime too. `rtx` adds engines.
         precision: of the graphs' weights, see `parse_precisions`; None takes the default of each part.
         check: how decisions are compared with fp32.
         force: replace a bundle that is there.
@@ -103,6 +109,7 @@ def export_bundle(
     Raises:
         CheckpointError: if the checkpoint is missing or damaged.
         ConfigError: if the precision is unknown.
+        MissingExtraError: if the target is `rtx` and TensorRT for RTX is not installed.
         ExportError: if the model has a part that cannot be exported, or the recordings don't fit it.
         ParityError: if a graph differs from PyTorch.
         AgreementError: if decisions differ from those of the fp32 model.
@@ -110,6 +117,7 @@ def export_bundle(
     progress("reading the checkpoint")
     model = skeleton(checkpoint)
     tokenizer = load_tokenizer(checkpoint / TOKENIZER_FILE, CheckpointError)
+    library = import_library("rtx") if target == "rtx" else None
     chosen = parse_precisions(precision, weights_by_part(checkpoint).get("llm", 0), target)
     sources = with_tables(graph_sources(model.config), chosen["llm"])
     with atomic_directory(out, replace=force) as partial:
@@ -133,6 +141,8 @@ def export_bundle(
         progress("recording golden outputs")
         _write_golden(partial, manifest, sources)
         manifest = replace(manifest, files=list_files(partial))
+        if library is not None:
+            manifest = _add_engines(partial, manifest, library, progress)
         write_manifest(manifest, partial)
     return ExportResult(out, manifest)
 
@@ -166,12 +176,14 @@ def _export_graph(
 
 def _lower(graph: ir.Model, source: GraphSource, spec: GraphSpec, precision: Precision, target: Target) -> ir.Model:
     """Return a float32 graph as it goes into the bundle; the given one may be changed."""
-    if target == "cpu" or precision != "fp16":
+    if target in FOR_ENGINES and precision == "int4":
+        store_int4(graph, target)
+    elif target == "cpu" or precision != "fp16":
         block = source.largest_int4_block if precision == "int4" else source.largest_block
         graph = quantize(graph, precision, largest_block=block, int8_tables=source.int8_tables)
     if target != "cpu":
         to_half(graph, spec)
-    if target == "tensorrt":
+    if target in FOR_ENGINES:
         check_ready(graph)
     return graph
 
@@ -238,6 +250,17 @@ def _row(
         error=max(row.error for row in manifest.parity if (row.graph, row.precision) == (graph, entry.precision)),
         agreement=None if agreement is None else round(agreement, 4),
     )
+
+
+def _add_engines(directory: Path, manifest: BundleManifest, library: Library, progress: Progress) -> BundleManifest:
+    """Build the engines for RTX cards beside the graphs; return the manifest that names them."""
+
+    @contextmanager
+    def shown(name: str) -> Iterator[Step]:
+        progress(f"{name}: engine for {', '.join(ALL)}")
+        yield lambda *_: True
+
+    return build_ahead(GraphFiles(directory=directory, manifest=manifest), library, ALL, Settings(), shown)
 
 
 def _write_golden(directory: Path, manifest: BundleManifest, sources: Mapping[str, GraphSource]) -> None:

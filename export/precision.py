@@ -16,7 +16,8 @@ CHOICES: dict[Part, tuple[Precision, ...]] = {
 }
 ON_GPU: dict[Target, dict[Part, tuple[Precision, ...]]] = {  # the default first; caches are float16 in any case
     "cuda": {"encoder": ("fp16",), "connector": ("fp16",), "llm": ("fp16", "int4")},
-    "tensorrt": {"encoder": ("fp16",), "connector": ("fp16",), "llm": ("fp16",)},
+    "tensorrt": {"encoder": ("fp16",), "connector": ("fp16", "int4"), "llm": ("fp16", "int4")},
+    "rtx": {"encoder": ("fp16",), "connector": ("fp16", "int4"), "llm": ("fp16", "int4")},
 }
 LARGE_LLM = 300_000_000  # weights from which int4 is the default: its bytes are then what a token costs
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +19,9 @@ from bestow_edge.core.errors import BestowEdgeError
 from bestow_edge.core.files import leftovers, settle
 
 if TYPE_CHECKING:
-    from bestow_edge.runtime.devices.backend import Step
+    from bestow_edge.runtime.devices.backend import GraphFiles, Step
     from bestow_edge.runtime.devices.tensorrt.engine_store import Machine, Stored
+    from bestow_edge.runtime.devices.tensorrt.engines import Settings
 
 app = typer.Typer(
     name="engines",
@@ -37,7 +38,7 @@ Gpu = Annotated[int, typer.Option("--gpu", min=0, metavar="N", help="Number of t
 
 @app.command()
 def build(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle exported with --target tensorrt.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle exported with --target tensorrt or rtx.")],
     rows: Annotated[
         int, typer.Option("--rows", min=1, metavar="N", help="Most texts decoded together: prompts, or beam size.")
     ] = 5,
@@ -51,6 +52,17 @@ def build(
         int,
         typer.Option("--level", min=0, max=5, metavar="N", help="TensorRT's optimisation level; 5 searches longest."),
     ] = 3,
+    rtx: Annotated[
+        bool, typer.Option("--rtx", help="Build for RTX cards into the bundle; works on machines without a GPU.")
+    ] = False,
+    cards: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            metavar="NAMES",
+            help="With --rtx: sm75, sm80, sm86, sm89, sm120, sm121, or all from sm80 on; one engine holds several.",
+        ),
+    ] = "all",
     force: Annotated[bool, typer.Option("--force", help="Build existing engines again.")] = False,
     gpu: Gpu = 0,
     store: Store = None,
@@ -61,28 +73,34 @@ def build(
     Existing engines are kept.
     `--device tensorrt:0` of other commands uses engines that were built without options.
     For other engines repeat the options there: `--device tensorrt:0,rows=9,level=2`.
-    This command has not run on a GPU yet.
+    With `--rtx` the engines are for `--device rtx:0`, in the bundle and for several cards at once.
+    The engines have not run on a GPU yet.
 
     Examples:
       bestow-edge engines build my-bundle
       bestow-edge engines build my-bundle --workspace-mb 256 --level 2
+      bestow-edge engines build my-bundle --rtx
+      bestow-edge engines build my-bundle --rtx --for sm75,sm86
     """
     from bestow_edge.core.bundle import check_files, read_manifest
     from bestow_edge.runtime.devices.backend import GraphFiles
     from bestow_edge.runtime.devices.cuda import CudaDevice
     from bestow_edge.runtime.devices.tensorrt.building import Options
     from bestow_edge.runtime.devices.tensorrt.engines import BundleEngines, Settings
-    from bestow_edge.runtime.devices.tensorrt.library import import_tensorrt, this_machine
+    from bestow_edge.runtime.devices.tensorrt.library import import_library, this_machine
     from bestow_edge.runtime.devices.tensorrt.profiles import Bounds
 
     bundle = options.chosen_bundle(bundle)
     manifest = read_manifest(bundle)
     check_files(bundle, manifest, hashes=False)
-    trt, device = import_tensorrt(), CudaDevice(gpu)
     bounds = Bounds(rows=rows, prompt_tokens=prompt_tokens)
     settings = Settings(bounds=bounds, options=Options(workspace_mb=workspace, level=level))
     files = GraphFiles(directory=bundle, manifest=manifest)
-    engines = BundleEngines(files, trt, this_machine(trt, device), _store(store), settings)
+    if rtx:
+        _build_rtx(files, settings, cards, force=force, as_json=as_json)
+        return
+    library, device = import_library("tensorrt"), CudaDevice(gpu)
+    engines = BundleEngines(files, library, this_machine(library, device), _store(store), settings)
     if force:
         engines.forget()
     missing = engines.missing()
@@ -90,9 +108,26 @@ def build(
         with _shown(name) as step:
             engines.build(name, step)
     names = {key.name for key in engines.keys.values()}
-    _print([item for item in engines.store.engines() if item.path.stem in names], engines.machine, as_json=as_json)
+    _print([item for item in engines.store.engines() if item.path.stem in names], [engines.machine], as_json=as_json)
     if not missing:
         say("all engines were there already; --force builds them again")
+
+
+def _build_rtx(files: GraphFiles, settings: Settings, cards: str, *, force: bool, as_json: bool) -> None:
+    """Build engines into a bundle, and show what it has then."""
+    from bestow_edge.cli.inspect import engines_tables
+    from bestow_edge.core.bundle import write_manifest
+    from bestow_edge.runtime.devices.tensorrt.ahead import build_ahead, parse_capabilities
+    from bestow_edge.runtime.devices.tensorrt.library import import_library
+
+    if force:
+        files = replace(files, manifest=replace(files.manifest, engines={}))
+    manifest = build_ahead(files, import_library("rtx"), parse_capabilities(cards), settings, _shown)
+    write_manifest(manifest, files.directory)
+    if as_json:
+        write_json({name: asdict(entry) for name, entry in manifest.engines.items()})
+    else:
+        write_tables(*engines_tables(manifest))
 
 
 @app.command("list")
@@ -102,7 +137,7 @@ def list_engines(gpu: Gpu = 0, store: Store = None, as_json: options.Json = Fals
     Example:
       bestow-edge engines list
     """
-    _print(list(_store(store).engines()), _machine(gpu), as_json=as_json)
+    _print(list(_store(store).engines()), _machines(gpu), as_json=as_json)
 
 
 @app.command()
@@ -119,10 +154,10 @@ def prune(
       bestow-edge engines prune
       bestow-edge engines prune --all
     """
-    machine = _machine(gpu)
+    machines = _machines(gpu)
 
     def keep(record: Any) -> bool:  # Any: EngineRecord, which is imported late
-        runs = machine is None or record.key.machine == machine
+        runs = not machines or record.key.machine in machines
         return not everything and runs and Path(record.source).is_file()
 
     engines = _store(store)
@@ -140,23 +175,27 @@ def _store(directory: Path | None) -> Any:  # Any: EngineStore, which is importe
     return EngineStore(default_directory() if directory is None else directory)
 
 
-def _machine(gpu: int) -> Machine | None:
-    """Return GPU, driver and TensorRT of this machine; warn and return None if it lacks one of them."""
+def _machines(gpu: int) -> list[Machine]:
+    """Return GPU, driver and library of this machine, for each TensorRT that it has; warn if there is none."""
     from bestow_edge.runtime.devices.cuda import CudaDevice
-    from bestow_edge.runtime.devices.tensorrt.library import import_tensorrt, this_machine
+    from bestow_edge.runtime.devices.tensorrt.library import MODULES, import_library, this_machine
 
-    try:
-        return this_machine(import_tensorrt(), CudaDevice(gpu))
-    except BestowEdgeError as error:
-        say_warning(f"no engine runs on this machine: {error}")
-        return None
+    machines, problems = [], []
+    for kind in MODULES:
+        try:
+            machines.append(this_machine(import_library(kind), CudaDevice(gpu)))
+        except BestowEdgeError as error:
+            problems.append(str(error))
+    if not machines:
+        say_warning(f"no engine runs on this machine: {'; '.join(problems)}")
+    return machines
 
 
-def _print(found: list[Stored], machine: Machine | None, *, as_json: bool) -> None:
+def _print(found: list[Stored], machines: list[Machine], *, as_json: bool) -> None:
     if as_json:
         write_json(
             [
-                {"path": str(item.path), "runs_here": _runs(item, machine)}
+                {"path": str(item.path), "runs_here": _runs(item, machines)}
                 | ({} if item.record is None else asdict(item.record))
                 for item in found
             ]
@@ -169,14 +208,14 @@ def _print(found: list[Stored], machine: Machine | None, *, as_json: bool) -> No
             table.add_row(item.path.name, *[""] * 7, "damaged")
             continue
         key = record.key
-        runs = "yes" if _runs(item, machine) else "no"
+        runs = "yes" if _runs(item, machines) else "no"
         cells = key.precision, megabytes(record.size), record.built_at, f"{record.built_s:.0f} s"
         table.add_row(key.graph, *cells, key.machine.gpu, key.machine.driver, key.machine.tensorrt, runs)
     write_tables(table)
 
 
-def _runs(item: Stored, machine: Machine | None) -> bool:
-    return item.record is not None and item.path.is_file() and item.record.key.machine == machine
+def _runs(item: Stored, machines: list[Machine]) -> bool:
+    return item.record is not None and item.path.is_file() and item.record.key.machine in machines
 
 
 @contextmanager

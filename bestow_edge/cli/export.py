@@ -23,7 +23,10 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="Directory of the new bundle.")],
     target: Annotated[
         Target,
-        typer.Option("--target", help="Device of the bundle; tensorrt: float16 and standard operators, for engines."),
+        typer.Option(
+            "--target",
+            help="Device of the bundle; tensorrt: for engines; rtx: with engines for RTX cards, built without a GPU.",
+        ),
     ] = "cpu",
     precision: Annotated[
         str | None,
@@ -64,6 +67,7 @@ def export(
       bestow-edge export runs/digits/checkpoint --out digits --precision fp32 --force
       bestow-edge export ckpt --out bundle --precision encoder=int8,llm=int4 --utterances dev.jsonl
       bestow-edge export ckpt --out bundle --target tensorrt --utterances dev.jsonl
+      bestow-edge export ckpt --out bundle --target rtx --precision llm=int4
     """
     with shown_steps() as step:
         step("loading torch")

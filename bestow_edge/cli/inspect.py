@@ -94,7 +94,7 @@ def _bundle_tables(path: Path, manifest: BundleManifest) -> list[Table]:
     files = new_table("Files", "file", "size", "SHA-256", numbers=("size",))
     for entry in manifest.files:
         files.add_row(entry.path, megabytes(entry.size), entry.sha256)
-    return [model, tensors, files, parity_table(manifest), *quantization_tables(manifest)]
+    return [model, tensors, files, *engines_tables(manifest), parity_table(manifest), *quantization_tables(manifest)]
 
 
 def _first_states(spec: GraphSpec) -> list[str]:
@@ -108,6 +108,19 @@ def parity_table(manifest: BundleManifest) -> Table:
     for row in manifest.parity:
         table.add_row(row.graph, row.precision, row.case, f"{row.error:.1e}", f"{row.tolerance:.1e}")
     return table
+
+
+def engines_tables(manifest: BundleManifest) -> list[Table]:
+    """Return the engines for RTX cards; no table if the bundle has none."""
+    if not manifest.engines:
+        return []
+    columns = "graph", "file", "size", "compute capabilities", "TensorRT for RTX"
+    table = new_table("Engines", *columns, numbers=("size",))
+    sizes = {entry.path: entry.size for entry in manifest.files}
+    for name, entry in manifest.engines.items():
+        size = megabytes(sizes.get(entry.file, 0))
+        table.add_row(name, entry.file, size, ", ".join(entry.capabilities), entry.library)
+    return [table]
 
 
 def quantization_tables(manifest: BundleManifest) -> list[Table]:

@@ -49,7 +49,7 @@ BundleArgument = Annotated[
 ]
 Device = Annotated[
     str,
-    typer.Option("--device", metavar="DEVICE", help="cpu, a GPU such as cuda:0, or tensorrt:0 for TensorRT engines."),
+    typer.Option("--device", metavar="DEVICE", help="cpu, a GPU such as cuda:0, or rtx:0 or tensorrt:0 for engines."),
 ]
 Threads = Annotated[
     int,

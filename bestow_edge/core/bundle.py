@@ -1,7 +1,7 @@
 """The bundle: a directory with `bundle.json`, the graphs and the tokenizer. Standard library only.
 
-This module reads, checks and writes the manifest. Nothing in a bundle is ever executed or unpickled, no path may
-leave the directory, and every number of the manifest has a range.
+This module reads, checks and writes the manifest. Nothing in a bundle is ever unpickled, nothing but engines for RTX
+cards is code, no path may leave the directory, and every number of the manifest has a range.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -66,6 +66,22 @@ class GraphEntry:
     """Its `.onnx` file; external data is beside it."""
     precision: Precision
     """Of its weights."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineEntry:
+    """The engine of a graph for RTX cards, which TensorRT for RTX built; size and hash are in `files`."""
+
+    file: str
+    """In the bundle."""
+    library: str
+    """Version of TensorRT for RTX; another one does not load it."""
+    capabilities: tuple[str, ...]
+    """Compute capabilities it was built for, such as `sm86`."""
+    graph_sha256: str
+    """Hash of the graph it was built from, and of its weights."""
+    profiles: str
+    """Hash of the sizes that it accepts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +157,8 @@ class BundleManifest:
     """Versions of what wrote the bundle."""
     checkpoint_sha256: str
     """Hash of the weights it was made from."""
+    engines: dict[str, EngineEntry] = field(default_factory=dict)
+    """By graph; empty for a bundle without engines, which every device reads."""
 
     def __post_init__(self) -> None:
         """Check that prompts, tokens and limits fit the model."""
@@ -160,6 +178,20 @@ class BundleManifest:
     def specs(self) -> dict[str, GraphSpec]:
         """Contracts of the graphs, by name."""
         return graph_specs(self.model, self.target)
+
+    def engine_files(self, *names: str) -> list[FileEntry]:
+        """Return the files of some graphs' engines, or of all.
+
+        Raises:
+            BundleIntegrityError: if one is not listed under `files`.
+        """
+        wanted = [self.engines[name].file for name in names or self.engines]
+        found = [entry for entry in self.files if entry.path in wanted]
+        if missing := set(wanted) - {entry.path for entry in found}:
+            raise BundleIntegrityError(
+                f"{MANIFEST_FILE} does not list {min(missing)!r:.60} under files; build it again"
+            )
+        return found
 
 
 def write_manifest(manifest: BundleManifest, directory: Path) -> None:
@@ -214,6 +246,8 @@ def read_manifest(directory: Path) -> BundleManifest:
 def check_files(directory: Path, manifest: BundleManifest, *, hashes: bool | HashMemory) -> None:
     """Check that every file is there and unchanged, and that the manifest names every file that is loaded.
 
+    Engines are left out: a device that takes them checks them, and does without one that is missing or altered.
+
     Args:
         directory: the bundle.
         manifest: its manifest.
@@ -228,7 +262,8 @@ def check_files(directory: Path, manifest: BundleManifest, *, hashes: bool | Has
         if name not in names:
             got = f"{directory / name}: {MANIFEST_FILE} does not list it under files"
             raise BundleIntegrityError(f"{got}, but it would be loaded; export the checkpoint again")
-    check_entries(directory, manifest.files, hashes=hashes)
+    engines = {entry.file for entry in manifest.engines.values()}
+    check_entries(directory, [entry for entry in manifest.files if entry.path not in engines], hashes=hashes)
 
 
 def check_entries(directory: Path, entries: Sequence[FileEntry], *, hashes: bool | HashMemory) -> None:

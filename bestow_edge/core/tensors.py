@@ -24,8 +24,9 @@ BATCH, STEPS, CAPACITY, FRAMES, TOKENS, SLOTS = "batch", "steps", "capacity", "f
 POSITIONS = "positions"  # axis: an encoder's own positions, of which a step may have several
 
 Part = Literal["encoder", "connector", "llm"]
-Target = Literal["cpu", "cuda", "tensorrt"]
+Target = Literal["cpu", "cuda", "tensorrt", "rtx"]
 """Device that graphs are made for. On a GPU, tensors between graphs or steps are float16."""
+FOR_ENGINES: tuple[Target, ...] = ("tensorrt", "rtx")  # standard operators alone, which both libraries read
 FLOAT32_EVERYWHERE = (MEL, LOGITS, LOG_PROB, ALIGNMENT, LANGUAGE_LOGITS)  # tensors that enter or leave the device
 
 

@@ -22,7 +22,10 @@ FULL = {
     "ArgMax", "Cos", "Exp", "Log", "LogSoftmax", "Pow", "Range", "Reciprocal", "ReduceLogSumExp", "ReduceMax",
     "ReduceMean", "ReduceSum", "Sin", "Softmax", "Sqrt",
 }  # fmt: skip
-HALF = {"Conv", "Gemm", "LSTM", "LayerNormalization", "MatMul", "MatMulNBits", "SimplifiedLayerNormalization"}
+HALF = {
+    "Conv", "DequantizeLinear", "Gemm", "LSTM", "LayerNormalization", "MatMul", "MatMulNBits",
+    "SimplifiedLayerNormalization",
+}  # fmt: skip
 NOT_FLOAT = {"And", "ArgMax", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Shape"}
 ANGLES = {"Cos", "Sin"}
 LARGEST = 6e4  # of a constant; below float16's 65504, so that a score added to a mask's lowest value stays finite

@@ -18,7 +18,7 @@ from onnxscript import optimizer
 from onnxscript.rewriter.ort_fusions.rms_normalization import fuse_rms_normalization
 from onnxscript.rewriter.ort_fusions.rotary_embedding import fuse_rotary_embedding
 
-from bestow_edge.core.tensors import Target
+from bestow_edge.core.tensors import FOR_ENGINES, Target
 
 FUSED = "ai.onnxruntime._fusion"  # domain of what onnxscript puts in the place of a pattern
 ROTARY_OPSET = 23  # the first with RotaryEmbedding
@@ -83,7 +83,7 @@ def fuse(model: ir.Model, target: Target = "cpu") -> None:
     A root-mean-square norm is onnxruntime's own operator; of RotaryEmbedding, opset 23, its CPU provider surely has a
     kernel, and TensorRT reads it from 10.15 on, later than what a Jetson has.
     """
-    if target != "tensorrt":
+    if target not in FOR_ENGINES:
         fuse_rms_normalization(model)
     if target == "cpu":
         fuse_rotary(model)

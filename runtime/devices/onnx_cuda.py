@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from bestow_edge.runtime.devices.backend import DeviceName, GraphFiles, Opened
 from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.devices.bindings import Bindings, OutputBlock, Prepared
 from bestow_edge.runtime.devices.cuda import CudaArray, CudaDevice, CudaOptions
-from bestow_edge.runtime.devices.onnx_cpu import Provider, import_onnxruntime, open_session, run_bound
+from bestow_edge.runtime.devices.onnx_cpu import import_onnxruntime, open_session, run_bound
 
 logger = logging.getLogger(__name__)
 
@@ -79,13 +79,8 @@ def open_gpu(name: DeviceName) -> CudaDevice:
 class CudaOnnxGraph:
     """A graph on a GPU, shared by all sessions."""
 
-    def __init__(
-        self, path: Path, spec: GraphSpec, device: CudaDevice, *, threads: int, before: Sequence[Provider] = ()
-    ) -> None:
-        """Load a graph and check the provider of each operator.
-
-        Providers of `before`, on the same GPU and stream, take their operators before CUDA does. CPU threads do the
-        arithmetic on shapes.
+    def __init__(self, path: Path, spec: GraphSpec, device: CudaDevice, *, threads: int) -> None:
+        """Load a graph and check the provider of each operator; CPU threads do the arithmetic on shapes.
 
         Raises:
             BundleError: if onnxruntime cannot load the file, has no CUDA provider or cannot start it.
@@ -94,11 +89,11 @@ class CudaOnnxGraph:
         """
         self.spec, self.device = spec, device
         _preload()
-        providers = [*before, (CUDA_PROVIDER, provider_options(device))]
+        providers = [(CUDA_PROVIDER, provider_options(device))]
         self.session = open_session(path, spec, providers, threads=threads, record_placement=True)
         self.placement = placement(self.session)
         """Operators by provider."""
-        self._check_placement(path, {name for name, _ in providers})
+        self._check_placement(path)
         self._captured: dict[Place, int] = {}
         self._runs: Counter[Place] = Counter()
 
@@ -116,8 +111,8 @@ class CudaOnnxGraph:
                 self._captured[place] = len(self._captured) + 1
         return str(self._captured.get(place, NO_CAPTURE))
 
-    def _check_placement(self, path: Path, wanted: Collection[str]) -> None:
-        elsewhere = sum((found for provider, found in self.placement.items() if provider not in wanted), Counter())
+    def _check_placement(self, path: Path) -> None:
+        elsewhere = sum((found for provider, found in self.placement.items() if provider != CUDA_PROVIDER), Counter())
         counts = [f"{count} {name}" for name, count in elsewhere.most_common() if name not in SHAPE_OPERATORS]
         if not counts:
             return

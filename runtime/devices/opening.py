@@ -16,7 +16,7 @@ Opener = Callable[[GraphFiles, DeviceName], Opened]
 BACKENDS = {
     "cpu": ("onnx_cpu", "cpu"),
     "tensorrt": ("tensorrt.serving", "tensorrt:0"),
-    "onnxruntime-tensorrt": ("tensorrt.provider", "onnxruntime-tensorrt:0"),
+    "rtx": ("tensorrt.serving", "rtx:0"),
     "cuda": ("onnx_cuda", "cuda:0 with options such as cuda:0,graphs,arena=4,allow-cpu"),
 }
 """By the word before the colon of a device's name: a module of this package, and the names it takes, for messages."""
@@ -47,7 +47,7 @@ def open_graphs(
         BundleError: if a graph cannot be loaded.
         ConfigError: if the name or an option is unknown.
         DeviceError: if there is no such GPU, or operators would run on the CPU.
-        EngineError: if the bundle is not made for TensorRT, or TensorRT is too old.
+        EngineError: if the bundle is not made for TensorRT, or TensorRT is too old or has no such GPU.
         MissingExtraError: if a package is not installed.
     """
     name = parse_device(device)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bestow_edge.core.archives import read_arrays
-from bestow_edge.core.bundle import GOLDEN_FILE, BundleManifest, Precision, check_files, read_manifest
+from bestow_edge.core.bundle import GOLDEN_FILE, BundleManifest, Precision, check_entries, check_files, read_manifest
 from bestow_edge.core.comparison import finite, relative_error
 from bestow_edge.core.errors import BundleIntegrityError, ConfigError, ParityError
 from bestow_edge.core.tensors import TensorSpec
@@ -68,6 +68,7 @@ def verify(directory: Path) -> list[GoldenRow]:
     if GOLDEN_FILE not in {entry.path for entry in manifest.files}:
         raise BundleIntegrityError(f"{directory}: bundle.json does not list {GOLDEN_FILE}; export the checkpoint again")
     check_files(directory, manifest, hashes=True)
+    check_entries(directory, manifest.engine_files(), hashes=True)
     golden = _read(directory / GOLDEN_FILE, manifest)
     return [_run_again(name, directory, manifest, golden) for name in manifest.specs]
 

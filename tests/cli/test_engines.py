@@ -1,6 +1,7 @@
 """`bestow-edge engines`: build, list and prune, with the fake module and a GPU whose memory is the host's."""
 
 import json
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 from fake_cuda import install_cuda
-from fake_tensorrt import VERSIONS, fake_tensorrt
+from fake_tensorrt import RTX, VERSIONS, fake_tensorrt
 
 from bestow_edge.cli.main import main
 
@@ -74,6 +75,29 @@ def test_list_and_prune(tensorrt_bundle: Path, trt: Any, store: Path, capsys: Pr
     assert run("prune", "--all") == 0
     assert not list(store.glob("*.engine"))
     assert trt._built
+
+
+def test_engines_for_rtx_cards_go_into_the_bundle(
+    tensorrt_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+) -> None:
+    module = fake_tensorrt(RTX)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)  # no GPU: nothing stands in for CUDA
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tensorrt_bundle, bundle)
+    assert run("build", str(bundle), "--rtx", "--for", "sm89,sm75") == 0
+    out, err = capsys.readouterr()
+    assert "llm_step: Building Engine" in err
+    assert out.count("sm75, sm89") == 3
+    assert run("build", str(bundle), "--rtx", "--for", "sm75,sm89", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["llm_step"]["library"] == RTX
+    assert len(module._built) == 3
+    assert run("build", str(bundle), "--rtx", "--force") == 0
+    assert len(module._built) == 6
+    with pytest.raises(SystemExit):
+        main(["inspect", str(bundle)])
+    assert "sm80, sm86, sm89, sm120, sm121" in " ".join(capsys.readouterr().out.split())
+    assert run("build", str(bundle), "--rtx", "--for", "sm87") == 2
+    assert "capability 'sm87': expected sm75" in capsys.readouterr().err
 
 
 def test_a_bundle_for_the_cpu_has_no_engines(tiny_bundle: Path, trt: Any, capsys: Printed) -> None:

@@ -45,6 +45,7 @@ class FakeRuntime:
 
     cudaStreamNonBlocking = 1
     cudaMemcpyKind = Kind
+    capability = (8, 7)  # an Orin's
 
     def __init__(self, memory_bytes: int = 1 << 30, gpus: int = 1) -> None:
         self.calls: Counter[str] = Counter()
@@ -74,7 +75,8 @@ class FakeRuntime:
         return (Error.cudaSuccess if stream == 77 else Error.cudaErrorInvalidValue,)
 
     def cudaGetDeviceProperties(self, _: int) -> tuple[Error, Any]:
-        found = SimpleNamespace(name=b"Fake GPU\0", major=8, minor=7, totalGlobalMem=self.total)
+        major, minor = self.capability
+        found = SimpleNamespace(name=b"Fake GPU\0", major=major, minor=minor, totalGlobalMem=self.total)
         return Error.cudaSuccess, found
 
     def cudaDriverGetVersion(self) -> tuple[Error, int]:

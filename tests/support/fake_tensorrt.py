@@ -1,9 +1,10 @@
-"""A stand-in for the `tensorrt` module whose names are exactly those of a real version.
+"""A stand-in for the `tensorrt` module, or `tensorrt_rtx`, whose names are exactly those of a real version.
 
 Names come from `fixtures/tensorrt/<version>.json`, read from NVIDIA's Python bindings; one outside of them raises
 AttributeError, also where the code below has it. Engines are onnxruntime sessions on the CPU that read and write the
 addresses they are given, so that with a CUDA runtime whose memory is the host's a whole session runs. What TensorRT
 refuses is refused here too: shapes outside the profile, addresses of nothing, plans of another version or GPU.
+The real TensorRT for RTX builds engines in test_rtx_library.py; without a GPU it runs none.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 import numpy as np
 
 SURFACES = Path(__file__).parents[1] / "fixtures" / "tensorrt"
-VERSIONS = sorted(path.stem for path in SURFACES.glob("*.json"))
+RTX = "1.7.1.116"
+VERSIONS = sorted(path.stem for path in SURFACES.glob("*.json") if path.stem != RTX)
 MAGIC = b"FAKEPLAN"
 SCRATCH_BYTES = 4096
 
@@ -87,8 +89,15 @@ class IBuilderConfig(Strict):
         self._cache: Any = None
         self._limits: dict[Any, int] = {}
 
+        self._capabilities: dict[int, Any] = {}
+
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
         self._limits[pool] = size
+
+    def set_compute_capability(self, capability: Any, index: int) -> bool:
+        assert 0 <= index < self.num_compute_capabilities
+        self._capabilities[index] = capability
+        return True
 
     def create_timing_cache(self, content: bytes) -> ITimingCache:
         return self._module.ITimingCache(bytes(content))
@@ -120,6 +129,9 @@ class ParserError(Strict):
 
     def desc(self) -> str:
         return self._text
+
+    def node_operator(self) -> str:
+        return "Gelu"
 
 
 class OnnxParser(Strict):
@@ -165,8 +177,10 @@ class Builder(Strict):
         self._module._built.append(config)
         if not self._tell(config.progress_monitor) or self._module._failing:
             return None
-        config._cache._content += b"+timed"
-        header = json.dumps(self._module._header() | {"profiles": config._profiles}).encode()
+        if config._cache is not None:
+            config._cache._content += b"+timed"
+        built_for = [capability.name for capability in config._capabilities.values()]
+        header = json.dumps(self._module._header() | {"for": built_for, "profiles": config._profiles}).encode()
         return self._module.IHostMemory(MAGIC + len(header).to_bytes(4, "big") + header + network._onnx)
 
     def _tell(self, monitor: Any) -> bool:
@@ -180,6 +194,13 @@ class Builder(Strict):
 
 
 class Runtime(Strict):
+    engine_header_size = 8
+
+    def get_engine_validity(self, header: bytes) -> tuple[Any, Any]:
+        if header == MAGIC:
+            return self._module.EngineValidity.VALID, 0
+        return self._module.EngineValidity.INVALID, 32
+
     def __init__(self, logger: Any) -> None:
         self._module._check_logger(logger)
 
@@ -188,7 +209,7 @@ class Runtime(Strict):
             return None
         size = int.from_bytes(plan[8:12], "big")
         header = json.loads(plan[12 : 12 + size])
-        profiles = header.pop("profiles")
+        profiles, _ = header.pop("profiles"), header.pop("for")
         if header != self._module._header():
             return None
         return self._module.ICudaEngine(plan[12 + size :], profiles)
@@ -226,9 +247,44 @@ class ICudaEngine(Strict):
         assert name in self._inputs
         return False
 
-    def create_execution_context(self, strategy: Any) -> IExecutionContext:
+    def create_runtime_config(self) -> IRuntimeConfig:
+        return self._module.IRuntimeConfig()
+
+    def create_execution_context(self, how: Any) -> IExecutionContext:
+        strategy = how._strategy if isinstance(how, IRuntimeConfig) else how
         assert strategy is self._module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if isinstance(how, IRuntimeConfig):
+            how._kernels._content += b"kernel"
+            self._module._strategies.append(how.cuda_graph_strategy)
         return self._module.IExecutionContext(self)
+
+
+class IRuntimeCache(Strict):
+    def __init__(self) -> None:
+        self._content = b""
+
+    def serialize(self) -> IHostMemory:
+        return self._module.IHostMemory(self._content)
+
+    def deserialize(self, content: bytes) -> bool:
+        if not content.startswith(b"kernel"):
+            return False
+        self._content = content
+        return True
+
+
+class IRuntimeConfig(Strict):
+    cuda_graph_strategy: Any = None
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self._strategy = strategy
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return self._module.IRuntimeCache()
+
+    def set_runtime_cache(self, kernels: IRuntimeCache) -> bool:
+        self._kernels = kernels
+        return True
 
 
 class IExecutionContext(Strict):
@@ -298,7 +354,7 @@ def _at(address: int, shape: tuple[int, ...], kind: str) -> np.ndarray:
 
 FAKES = (
     Builder, IBuilderConfig, ICudaEngine, IExecutionContext, IHostMemory, INetworkDefinition, IOptimizationProfile,
-    ITimingCache, OnnxParser, ParserError, Runtime,
+    IRuntimeCache, IRuntimeConfig, ITimingCache, OnnxParser, ParserError, Runtime,
 )  # fmt: skip
 
 
@@ -306,7 +362,7 @@ def fake_tensorrt(version: str, *, gpu: str = "Fake RTX") -> types.ModuleType:
     """Return a module with the names of a version, for one GPU.
 
     Args:
-        version: one of `VERSIONS`.
+        version: one of `VERSIONS`, or `RTX`.
         gpu: name of the GPU that plans are bound to.
     """
     module: Any = types.ModuleType("tensorrt")
@@ -315,7 +371,9 @@ def fake_tensorrt(version: str, *, gpu: str = "Fake RTX") -> types.ModuleType:
     for name, members in surface(version).items():
         where = f"tensorrt.{name} {version}"
         if "enum" in members:
-            setattr(module, name, enum.IntEnum(name, {item: index for index, item in enumerate(members["enum"])}))
+            flags = name == "EngineInvalidityDiagnostics"
+            values = {item: 1 << index if flags else index for index, item in enumerate(members["enum"])}
+            setattr(module, name, enum.IntEnum(name, values))
             continue
         base: type = fakes.get(name, Open)
         names = {"_names": frozenset(members["members"]), "_where": where, "_module": module}
@@ -323,7 +381,7 @@ def fake_tensorrt(version: str, *, gpu: str = "Fake RTX") -> types.ModuleType:
     for logger in (module.ILogger, module.Logger):
         for value, level in enumerate(("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")):
             setattr(logger, level, value)
-    module._built, module._runs, module._contexts, module._failing = [], [], [], False
+    module._built, module._runs, module._contexts, module._failing, module._strategies = [], [], [], False, []
     module._calls, module._refused = Counter(), set()  # names of a context: times read, and those that return False
     module._hold = lambda monitor: True  # noqa: ARG005 - called before a build, which ends where it returns False
     module._header = lambda: {"version": version, "gpu": gpu}

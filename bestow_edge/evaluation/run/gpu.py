@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,8 @@ from bestow_edge import __version__
 from bestow_edge.core.bundle import BundleManifest, check_files, read_manifest
 from bestow_edge.core.comparison import relative_error
 from bestow_edge.core.embedded import embedded_bundle
-from bestow_edge.core.errors import ConfigError, DeviceError, MissingExtraError
+from bestow_edge.core.errors import ConfigError, DeviceError, EngineError, MissingExtraError
+from bestow_edge.core.tensors import FOR_ENGINES
 from bestow_edge.evaluation.report.hardware import describe_machine, installed
 from bestow_edge.evaluation.run.listening import listen, sample_speech
 from bestow_edge.runtime.devices.backend import GraphFiles
@@ -133,24 +135,28 @@ def load_onnx(files: GraphFiles, device: CudaDevice) -> Graphs:
     return cuda_graphs(files, device)
 
 
-def load_engines(files: GraphFiles, device: CudaDevice) -> Graphs:
-    """Load a bundle's TensorRT engines, which must be built.
+def load_engines(files: GraphFiles, device: CudaDevice, kind: str) -> Graphs:
+    """Load a bundle's engines for TensorRT or TensorRT for RTX, which must be built.
 
     Raises:
-        SkippedError: if an engine is missing, or TensorRT.
+        SkippedError: if an engine or the library is missing, or the library has no such GPU.
     """
-    if files.manifest.target != "tensorrt":
-        raise SkippedError(f"a bundle for {files.manifest.target}; export its checkpoint with --target tensorrt")
+    if files.manifest.target not in FOR_ENGINES:
+        raise SkippedError(f"a bundle for {files.manifest.target}; export its checkpoint with --target tensorrt or rtx")
     try:
-        engines = EngineServing(files, device, Settings()).load()
-    except MissingExtraError as error:
+        engines = EngineServing(files, device, Settings(), kind=kind).load_any()
+    except (EngineError, MissingExtraError) as error:
         raise SkippedError(str(error)) from error
     if engines is None:
         raise SkippedError("no engines of this bundle for this machine; first: bestow-edge engines build BUNDLE")
     return engines
 
 
-ROUTES: dict[str, Load] = {"onnxruntime CUDA": load_onnx, "TensorRT": load_engines}
+ROUTES: dict[str, Load] = {
+    "onnxruntime CUDA": load_onnx,
+    "TensorRT": partial(load_engines, kind="tensorrt"),
+    "TensorRT for RTX": partial(load_engines, kind="rtx"),
+}
 """Ways to run a bundle on a GPU, by name."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from bestow_edge.core.errors import EngineError
 from bestow_edge.core.tensors import GraphSpec
 from bestow_edge.runtime.devices.backend import Step
-from bestow_edge.runtime.devices.tensorrt.library import TensorRt, trt_logger
+from bestow_edge.runtime.devices.tensorrt.library import Library, TensorRt, trt_logger
 from bestow_edge.runtime.devices.tensorrt.profiles import Profile, dynamic_inputs
 
 MEGABYTE = 1 << 20
@@ -36,7 +36,7 @@ class Built:
     plan: memoryview
     """The engine, in TensorRT's memory: it may be gigabytes."""
     timings: bytes
-    """The timing cache: the given entries and new ones."""
+    """The timing cache: the given entries and new ones; empty for RTX."""
 
 
 class BuildCancelledError(EngineError):
@@ -44,37 +44,37 @@ class BuildCancelledError(EngineError):
 
 
 def build_engine(
-    trt: TensorRt,
+    library: Library,
     path: Path,
     spec: GraphSpec,
     known: Sequence[Profile],
     options: Options,
     *,
     timings: bytes = b"",
+    capabilities: Sequence[str] = (),
     step: Step,
 ) -> Built:
     """Build the engine of an `.onnx` file, beside which its external data lies.
 
     A runner counts the profiles in the given order. `timings` is the timing cache of earlier builds, empty if there is
-    none; `step` gets the progress.
+    none; `capabilities` are those of RTX cards, such as `sm86`, that one engine is for; `step` gets the progress.
 
     Raises:
         EngineError: if TensorRT cannot read the graph or build the engine.
         BuildCancelledError: if `step` returned False.
     """
-    logger = trt_logger(trt)
+    trt, logger = library.trt, trt_logger(library.trt)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(path)):
-        problems = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        raise EngineError(
-            f"{path}: TensorRT {trt.__version__} cannot read it: {'; '.join(problems) or 'no reason given'}"
-        )
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        problems = [f"{error.node_operator()}: {error.desc()}" for error in errors]
+        raise EngineError(f"{path}: {library} cannot read it: {'; '.join(problems) or 'no reason given'}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * MEGABYTE)
     config.builder_optimization_level = options.level
-    config.set_timing_cache(config.create_timing_cache(timings), False)
+    library.aim(config, capabilities, timings)
     for item in known:
         _add_profile(builder, config, spec, item)
     monitor = _monitor(trt, step)
@@ -83,9 +83,8 @@ def build_engine(
     if plan is None:
         if monitor.stopped:
             raise BuildCancelledError(f"{spec.name}: the build was stopped")
-        raise EngineError(f"{spec.name}: TensorRT {trt.__version__} built no engine; its messages say why")
-    cache = config.get_timing_cache()
-    return Built(memoryview(plan), b"" if cache is None else bytes(cache.serialize()))
+        raise EngineError(f"{spec.name}: {library} built no engine; its messages say why")
+    return Built(memoryview(plan), library.timings(config))
 
 
 def _add_profile(builder: Any, config: Any, spec: GraphSpec, item: Profile) -> None:  # Any: the module has no types

@@ -7,6 +7,7 @@ A runner makes a context for each profile it needs, and passes shapes and addres
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -17,7 +18,7 @@ from bestow_edge.core.tensors import GraphSpec
 from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.devices.bindings import Bindings
 from bestow_edge.runtime.devices.cuda import CudaArray, CudaDevice
-from bestow_edge.runtime.devices.tensorrt.library import TensorRt, trt_logger
+from bestow_edge.runtime.devices.tensorrt.library import Contexts, Library, TensorRt, trt_logger
 from bestow_edge.runtime.devices.tensorrt.profiles import Profile, choose
 
 
@@ -26,16 +27,15 @@ class EngineGraph:
 
     def __init__(
         self,
-        engine: Any,
+        contexts: Contexts,
         spec: GraphSpec,
         known: Sequence[Profile],
         device: CudaDevice,
         *,
-        trt: TensorRt,
         scratch: CudaArray,
         lock: Lock,
-    ) -> None:  # Any above: a class of the module
-        """Take an engine that `open_engines` has checked, and its profiles in the order of the build.
+    ) -> None:
+        """Take what makes contexts of an engine that `open_engines` has checked, and its profiles in their order.
 
         Contexts share the scratch memory, which is as large as the engine needs or larger. The lock is held while a run
         that uses it is enqueued.
@@ -44,7 +44,7 @@ class EngineGraph:
         self.profiles = tuple(known)
         """Sizes it supports."""
         self.lock, self._scratch = lock, scratch
-        self._engine, self._trt = engine, trt
+        self._contexts = contexts
 
     def runner(self) -> EngineRunner:
         """Return a runner with contexts of its own."""
@@ -52,7 +52,7 @@ class EngineGraph:
 
     def context(self, index: int) -> Any:  # Any: a class of the module
         """Return a new context for a profile; raise an `EngineError` if TensorRT refuses."""
-        context = self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        context = self._contexts()
         if context is None:
             raise EngineError(f"{self.spec.name}: TensorRT gives no context; the GPU may be out of memory")
         if self._scratch.nbytes:
@@ -119,30 +119,43 @@ class _Bound:
 
 
 def open_engines(
-    trt: TensorRt,
+    library: Library,
     plans: Mapping[str, bytes],
     specs: Mapping[str, GraphSpec],
     known: Mapping[str, Sequence[Profile]],
     device: CudaDevice,
+    *,
+    kernels: Mapping[str, Path],
+    graphs: bool = False,
 ) -> dict[str, Graph]:
     """Load serialized engines that share one scratch buffer; mappings are by graph.
+
+    `kernels` are files for those that an RTX card compiles, `graphs` asks for CUDA graphs there.
 
     Raises:
         EngineError: if TensorRT cannot load one, or it does not fit its contract; the message begins with the graph.
     """
+    trt = library.trt
     runtime = trt.Runtime(trt_logger(trt))
     engines = {}
     for name, plan in plans.items():
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise EngineError(f"{name}: TensorRT {trt.__version__} cannot load the engine; build it again")
+            raise EngineError(f"{name}: {library} cannot load the engine; build it again")
         _check(trt, engine, specs[name], known[name])
         engines[name] = engine
     # Runs of all engines follow each other on the stream, so memory for the largest one is enough.
     num_bytes = max(engine.device_memory_size_v2 for engine in engines.values())
     scratch, lock = device.block({"": ((num_bytes,), np.dtype(np.uint8))})[""], Lock()
     return {
-        name: EngineGraph(engine, specs[name], known[name], device, trt=trt, scratch=scratch, lock=lock)
+        name: EngineGraph(
+            library.contexts(engine, device, kernels[name], graphs=graphs),
+            specs[name],
+            known[name],
+            device,
+            scratch=scratch,
+            lock=lock,
+        )
         for name, engine in engines.items()
     }
 

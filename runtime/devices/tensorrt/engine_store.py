@@ -2,7 +2,7 @@
 
 An engine is loaded only if every field of its record's key is equal to the requested key and its bytes match the
 record's hash. So an engine for another GPU, driver, TensorRT, graph or profile is never loaded. A damaged engine is
-deleted. The store belongs to one user: engines hold code for the GPU, so they are never taken from a bundle.
+deleted. The store belongs to one user. Timings of kernels and kernels compiled for RTX lie beside the engines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bestow_edge.core.files import write_atomically
 from bestow_edge.core.json_text import read_json
 
 FORMAT_VERSION = 1
-RECORD, ENGINE, TIMINGS = ".json", ".engine", ".timings"
+RECORD, ENGINE, CACHE = ".json", ".engine", ".cache"
 logger = logging.getLogger(__name__)
 
 
@@ -158,15 +158,19 @@ class EngineStore:
                 deleted.append(stored)
         return deleted
 
-    def timings(self, machine: Machine) -> bytes:
-        """Return the timing cache of a machine, empty if it does not exist."""
-        path = self.directory / f"{machine.digest}{TIMINGS}"
+    def cache(self, name: str) -> Path:
+        """Return the file of a cache: timings under a machine's digest, compiled kernels under an engine's name."""
+        return self.directory / f"{name}{CACHE}"
+
+    def kept(self, name: str) -> bytes:
+        """Return the content of a cache, empty if it does not exist."""
+        path = self.cache(name)
         return path.read_bytes() if path.is_file() else b""
 
-    def save_timings(self, machine: Machine, timings: bytes) -> None:
-        """Write the timing cache of a machine."""
+    def keep(self, name: str, content: bytes) -> None:
+        """Write a cache."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.directory / f"{machine.digest}{TIMINGS}", timings)
+        write_atomically(self.cache(name), content)
 
     def _path(self, key: EngineKey) -> Path:
         return self.directory / f"{key.name}{ENGINE}"

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field
 
 from bestow_edge.core.bundle import FileEntry, check_entries
 from bestow_edge.core.errors import ConfigError, EngineError
+from bestow_edge.core.tensors import FOR_ENGINES
 from bestow_edge.runtime.devices.backend import GraphFiles, Step
 from bestow_edge.runtime.devices.tensorrt.building import Options, build_engine
 from bestow_edge.runtime.devices.tensorrt.engine_store import EngineKey, EngineStore, Machine
-from bestow_edge.runtime.devices.tensorrt.library import TensorRt
+from bestow_edge.runtime.devices.tensorrt.library import Library
 from bestow_edge.runtime.devices.tensorrt.profiles import Bounds, digest, profiles
 
 WORDS = ("rows", "prompt-tokens", "workspace-mb", "level")
@@ -50,16 +51,24 @@ class BundleEngines:
     """Engines of a bundle's graphs."""
 
     def __init__(
-        self, files: GraphFiles, trt: TensorRt, machine: Machine, store: EngineStore, settings: Settings = Settings()
+        self,
+        files: GraphFiles,
+        library: Library,
+        machine: Machine,
+        store: EngineStore,
+        settings: Settings = Settings(),
+        *,
+        capabilities: Sequence[str] = (),
     ) -> None:
-        """Make the keys of the engines for a machine; nothing is read or built yet.
+        """Make the keys of the engines for a machine, an RTX card by its capability; nothing is read or built yet.
 
         Raises:
             EngineError: if the bundle is not made for TensorRT, or a bound is out of range.
         """
         check_target(files)
         self.machine, self.store, self.manifest = machine, store, files.manifest
-        self._directory, self._trt, self._settings = files.directory, trt, settings
+        self._directory, self._library, self._settings = files.directory, library, settings
+        self._capabilities = capabilities
         self.profiles = {name: profiles(spec, files.manifest, settings.bounds) for name, _, spec in files}
         """By graph; a runner counts them in this order."""
         self.keys = {name: self._key(name) for name in self.profiles}
@@ -91,16 +100,17 @@ class BundleEngines:
         check_entries(self._directory, entries, hashes=True)
         started = time.monotonic()
         built = build_engine(
-            self._trt,
+            self._library,
             self._directory / file,
             self.manifest.specs[name],
             self.profiles[name],
             self._settings.options,
-            timings=self.store.timings(self.machine),
+            timings=self.store.kept(self.machine.digest),
+            capabilities=self._capabilities,
             step=step,
         )
         if built.timings:
-            self.store.save_timings(self.machine, built.timings)
+            self.store.keep(self.machine.digest, built.timings)
         took = time.monotonic() - started
         self.store.save(key, built.plan, source=self._directory / file, built_s=took)
         logger.info("%s: engine built in %.0f s, %.1f MB", name, took, built.plan.nbytes / 1e6)
@@ -119,10 +129,10 @@ class BundleEngines:
 
 
 def check_target(files: GraphFiles) -> None:
-    """Raise an `EngineError` if a bundle's graphs are made for another target than TensorRT."""
-    if files.manifest.target != "tensorrt":
+    """Raise an `EngineError` if a bundle's graphs are made for another target than engines."""
+    if files.manifest.target not in FOR_ENGINES:
         problem = f"a bundle for {files.manifest.target}, and engines need standard operators"
-        raise EngineError(f"{files.directory}: {problem}; export its checkpoint with --target tensorrt")
+        raise EngineError(f"{files.directory}: {problem}; export its checkpoint with --target tensorrt or rtx")
 
 
 def graph_hash(files: tuple[FileEntry, ...], name: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from bestow_edge.core.bundle import BundleManifest
 from bestow_edge.core.config import EncoderConfig
 from bestow_edge.core.errors import EngineError
-from bestow_edge.core.tensors import BATCH, CAPACITY, FRAMES, SLOTS, TOKENS, GraphSpec, TensorSpec
+from bestow_edge.core.tensors import BATCH, CAPACITY, FRAMES, POSITIONS, SLOTS, TOKENS, GraphSpec, TensorSpec
 from bestow_edge.runtime.decoders.cached_graph import FIRST_TOKENS
 from bestow_edge.runtime.decoders.speech_memory import MAX_SLOTS
 from bestow_edge.runtime.devices.tensorrt.engine_store import short_hash
@@ -92,7 +92,13 @@ def _speech(encoder: EncoderConfig) -> tuple[Profile, ...]:
 def _text(spec: GraphSpec, manifest: BundleManifest, bounds: Bounds) -> tuple[Profile, ...]:
     """One for single tokens and one for prompts; recurrent layers need only the first, they read prompts by tokens."""
     prompt = min(bounds.prompt_tokens, manifest.max_text_tokens)
-    shared = {BATCH: Range(1, 1, bounds.rows), SLOTS: Range(1, USUAL_SLOTS, MAX_SLOTS)}
+    encoder = manifest.model.encoder
+    positions = round(encoder.run_frames[-1] / encoder.frames_per_step) * encoder.positions_per_step
+    shared = {
+        BATCH: Range(1, 1, bounds.rows),
+        SLOTS: Range(1, USUAL_SLOTS, MAX_SLOTS),
+        POSITIONS: Range(1, max(1, positions // 3), positions),
+    }
     kinds = {
         "token": {TOKENS: Range(1, 1, 1), CAPACITY: _capacity(manifest.max_text_tokens)},
         # A prompt is the first run, when the cache is smallest: scratch memory follows from the largest cache.

@@ -40,7 +40,7 @@ def states(report: GpuReport) -> dict[str, str]:
 def test_everything_is_checked_on_a_gpu(checked: Callable[..., GpuReport], tmp_path: Path) -> None:
     report = checked(device="cuda:0,graphs")
     found = states(report)
-    assert found.pop("TensorRT: bundle") == "not done"
+    assert found.pop("TensorRT: bundle") == found.pop("TensorRT for RTX: bundle") == "not done"
     assert list(found) == [
         "GPU",
         "onnxruntime",
@@ -94,7 +94,7 @@ def test_outputs_that_are_none_fail(
 
 def test_a_bundle_that_does_not_load(checked: Callable[..., GpuReport], tmp_path: Path) -> None:
     report = checked(bundle=tmp_path)
-    assert [finding.state for finding in report.findings] == ["ok", "ok", "failed", "failed"]
+    assert [finding.state for finding in report.findings] == ["ok", "ok", *["failed"] * len(gpu.ROUTES)]
 
 
 @pytest.mark.parametrize("error", ["cuda.bindings is not installed", "device cuda:0: this machine has 0 GPUs"])
@@ -154,7 +154,7 @@ def test_a_gpu_without_what_runs_graphs_on_it(
     report = checked()
     told = {finding.check: finding.detail for finding in report.findings if finding.state == "not done"}
     assert "this onnxruntime has no CUDA; pip uninstall -y onnxruntime" in told["onnxruntime CUDA: bundle"]
-    assert told["TensorRT: bundle"] == "a bundle for cpu; export its checkpoint with --target tensorrt"
+    assert told["TensorRT: bundle"] == "a bundle for cpu; export its checkpoint with --target tensorrt or rtx"
     assert not report.failed
 
 
@@ -165,8 +165,11 @@ def test_engines_are_checked_once_they_are_built(
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = checked(bundle=tensorrt_bundle, streams=(1,))
-    (told,) = [finding.detail for finding in first.findings if finding.state == "not done"]
-    assert told == "no engines of this bundle for this machine; first: bestow-edge engines build BUNDLE"
+    told = {finding.check: finding.detail for finding in first.findings if finding.state == "not done"}
+    assert (
+        told["TensorRT: bundle"]
+        == "no engines of this bundle for this machine; first: bestow-edge engines build BUNDLE"
+    )
     model = load(tensorrt_bundle, device="tensorrt:0", threads=1)
     assert model.upgrade is not None
     assert model.upgrade.wait(60)

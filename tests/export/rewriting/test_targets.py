@@ -152,9 +152,7 @@ def test_int4_weights_of_an_llm_for_cuda(tiny_bundle: Path, manifest: BundleMani
     products = [node for node in graph.graph if node.op_type == "MatMulNBits"]
     assert products
     assert all(node.inputs[2].dtype == ir.DataType.FLOAT16 for node in products), "scales have the activations' type"
-    with pytest.raises(
-        ExportError, match=r"llm_step: com.microsoft; TensorRT 10 reads standard operators up to opset 20"
-    ):
+    with pytest.raises(ExportError, match=r"llm_step: com.microsoft; TensorRT reads standard operators up to opset 21"):
         check_ready(graph)
 
 
@@ -188,13 +186,16 @@ def test_positions_beyond_what_float16_counts_keep_their_angles(
         (None, "cuda", {"encoder": "fp16", "connector": "fp16", "llm": "fp16"}),
         ("llm=int4", "cuda", {"encoder": "fp16", "connector": "fp16", "llm": "int4"}),
         (None, "tensorrt", {"encoder": "fp16", "connector": "fp16", "llm": "fp16"}),
+        ("connector=int4,llm=int4", "rtx", {"encoder": "fp16", "connector": "int4", "llm": "int4"}),
     ],
 )
 def test_precisions_of_a_target(text: str | None, target: Any, expected: dict[str, str]) -> None:
     assert parse_precisions(text, 10**9, target) == expected
 
 
-@pytest.mark.parametrize(("text", "target"), [("int8", "cuda"), ("llm=int4", "tensorrt"), ("fp32", "tensorrt")])
+@pytest.mark.parametrize(
+    ("text", "target"), [("int8", "cuda"), ("encoder=int4", "tensorrt"), ("int8", "rtx"), ("fp32", "tensorrt")]
+)
 def test_precisions_that_a_target_lacks(text: str, target: Any) -> None:
     with pytest.raises(ConfigError, match=rf"the \w+ comes in fp16.* for {target}"):
         parse_precisions(text, 10**9, target)

@@ -30,7 +30,7 @@ def test_every_backend_opens_graphs(backend: str) -> None:
         ("cuda:0,fast", "'fast' is unknown; expected cpu, "),
         ("cuda:0,arena=much", "arena 'much' is no number"),
         ("cpu,graphs", "expected cpu, "),
-        ("cpu:0", "expected cpu, tensorrt:0, onnxruntime-tensorrt:0, or cuda:0 with options such as cuda:0,graphs"),
+        ("cpu:0", "expected cpu, tensorrt:0, rtx:0, or cuda:0 with options such as cuda:0,graphs"),
     ],
 )
 def test_no_such_device_name(tiny_bundle: Path, name: str, message: str) -> None:

@@ -19,6 +19,7 @@ from bestow_edge.runtime.devices.tensorrt import library
 from bestow_edge.runtime.devices.tensorrt.building import BuildCancelledError, Options, build_engine
 from bestow_edge.runtime.devices.tensorrt.engine_store import EngineStore, Machine
 from bestow_edge.runtime.devices.tensorrt.engines import BundleEngines, Settings, graph_hash, parse_settings
+from bestow_edge.runtime.devices.tensorrt.library import Library
 from bestow_edge.runtime.devices.tensorrt.profiles import Bounds
 
 
@@ -36,7 +37,7 @@ def manifest(tensorrt_bundle: Path) -> BundleManifest:
 def engines(tensorrt_bundle: Path, manifest: BundleManifest, trt: Any, tmp_path: Path) -> BundleEngines:
     machine = Machine(gpu="Fake RTX", driver="1", tensorrt=trt.__version__)
     files = GraphFiles(directory=tensorrt_bundle, manifest=manifest)
-    return BundleEngines(files, trt, machine, EngineStore(tmp_path / "store"))
+    return BundleEngines(files, Library(trt, rtx=False), machine, EngineStore(tmp_path / "store"))
 
 
 def going_on(_phase: str, _done: int, _total: int) -> bool:
@@ -72,7 +73,7 @@ def test_an_engine_is_built_once_with_the_types_of_the_graph_and_all_profiles(en
 def test_timings_are_kept_from_build_to_build(engines: BundleEngines) -> None:
     for name in (ADAPTER, LLM):
         engines.build(name, going_on)
-    assert engines.store.timings(engines.machine) == b"+timed+timed"
+    assert engines.store.kept(engines.machine.digest) == b"+timed+timed"
 
 
 def test_a_build_that_is_stopped_leaves_nothing(engines: BundleEngines) -> None:
@@ -93,7 +94,7 @@ def test_a_graph_that_tensorrt_cannot_read(trt: Any, manifest: BundleManifest, t
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"no graph")
     with pytest.raises(EngineError, match=rf"broken.onnx: TensorRT {trt.__version__} cannot read it: \w+"):
-        build_engine(trt, path, manifest.specs[LLM], (), Options(), step=going_on)
+        build_engine(Library(trt, rtx=False), path, manifest.specs[LLM], (), Options(), step=going_on)
 
 
 def test_a_graph_that_is_not_what_the_manifest_says(
@@ -104,7 +105,7 @@ def test_a_graph_that_is_not_what_the_manifest_says(
     graph = altered / "llm_step.onnx"
     graph.write_bytes(graph.read_bytes()[:-1] + b"!")
     files = GraphFiles(directory=altered, manifest=manifest)
-    other = BundleEngines(files, trt, engines.machine, engines.store)
+    other = BundleEngines(files, Library(trt, rtx=False), engines.machine, engines.store)
     with pytest.raises(BundleIntegrityError, match=r"llm_step.onnx: SHA-256 differs"):
         other.build(LLM, going_on)
 
@@ -114,7 +115,7 @@ def test_keys_follow_what_an_engine_depends_on(
 ) -> None:
     for settings in (Settings(bounds=Bounds(rows=2)), Settings(options=Options(level=5))):
         files = GraphFiles(directory=tensorrt_bundle, manifest=manifest)
-        other = BundleEngines(files, trt, engines.machine, engines.store, settings)
+        other = BundleEngines(files, Library(trt, rtx=False), engines.machine, engines.store, settings)
         assert other.keys[LLM] != engines.keys[LLM]
     key = engines.keys[LLM]
     assert key.precision == "fp16"
@@ -134,8 +135,8 @@ def test_external_data_is_part_of_a_graphs_hash(manifest: BundleManifest) -> Non
 def test_a_bundle_for_another_target(tiny_bundle: Path, trt: Any, tmp_path: Path) -> None:
     machine = Machine(gpu="Fake RTX", driver="1", tensorrt=trt.__version__)
     files = GraphFiles(directory=tiny_bundle, manifest=read_manifest(tiny_bundle))
-    with pytest.raises(EngineError, match=r"a bundle for cpu, .*export its checkpoint with --target tensorrt"):
-        BundleEngines(files, trt, machine, EngineStore(tmp_path))
+    with pytest.raises(EngineError, match=r"a bundle for cpu, .*export its checkpoint with --target tensorrt or rtx"):
+        BundleEngines(files, Library(trt, rtx=False), machine, EngineStore(tmp_path))
 
 
 def test_settings_in_words() -> None:
@@ -150,7 +151,7 @@ def test_settings_in_words() -> None:
 
 def test_both_majors_are_taken(trt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    assert library.import_tensorrt() is trt
+    assert library.import_library("tensorrt") == Library(trt, rtx=False)
 
 
 def test_no_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,21 +159,29 @@ def test_no_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         MissingExtraError, match=r"tensorrt is not installed; run: pip install 'bestow-edge\[tensorrt\]'"
     ):
-        library.import_tensorrt()
+        library.import_library("tensorrt")
     monkeypatch.delitem(sys.modules, "tensorrt")
     (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.10: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(EngineError, match=r"installed but cannot be loaded: libnvinfer.so.10"):
-        library.import_tensorrt()
+        library.import_library("tensorrt")
 
 
-@pytest.mark.parametrize("version", ["8.6.1", "12.0.0", "dev"])
-def test_another_major(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "version", "message"),
+    [
+        ("tensorrt", "8.6.1", "TensorRT 8.6.1: expected 10 or 11"),
+        ("tensorrt", "12.0.0", "TensorRT 12.0.0: expected 10 or 11"),
+        ("tensorrt", "dev", "TensorRT dev: expected 10 or 11"),
+        ("rtx", "2.0.1", "TensorRT for RTX 2.0.1: expected 1"),
+    ],
+)
+def test_another_major(monkeypatch: pytest.MonkeyPatch, kind: str, version: str, message: str) -> None:
     trt = fake_tensorrt(VERSIONS[0])
     trt.__version__ = version
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    with pytest.raises(EngineError, match=f"TensorRT {version}: expected 10 or 11"):
-        library.import_tensorrt()
+    monkeypatch.setitem(sys.modules, library.MODULES[kind][0], trt)
+    with pytest.raises(EngineError, match=message):
+        library.import_library(kind)
 
 
 def test_messages_of_tensorrt_go_to_the_log(trt: Any, caplog: pytest.LogCaptureFixture) -> None:

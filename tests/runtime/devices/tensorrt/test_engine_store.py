@@ -96,10 +96,10 @@ def test_pruning_takes_what_is_not_wanted_and_what_is_damaged(store: EngineStore
 
 def test_timing_caches_belong_to_a_machine(store: EngineStore) -> None:
     other = replace(MACHINE, tensorrt="11.4.0.106")
-    assert store.timings(MACHINE) == b""
-    store.save_timings(MACHINE, b"timings")
-    assert store.timings(MACHINE) == b"timings"
-    assert store.timings(other) == b""
+    assert store.kept(MACHINE.digest) == b""
+    store.keep(MACHINE.digest, b"timings")
+    assert store.kept(MACHINE.digest) == b"timings"
+    assert store.kept(other.digest) == b""
     assert len(list(store.engines())) == 1, "a timing cache is no engine"
 
 

@@ -1,11 +1,11 @@
-"""Every name of TensorRT that the code uses is in TensorRT 10.16 and in 11.4."""
+"""Every name of TensorRT that the code uses is in TensorRT 10.16 and 11.4, and in TensorRT for RTX 1.7."""
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_tensorrt import VERSIONS, fake_tensorrt, surface
+from fake_tensorrt import RTX, VERSIONS, fake_tensorrt, surface
 
 SOURCES = sorted((Path(__file__).parents[4] / "runtime" / "devices" / "tensorrt").glob("*.py"))
 MODULE = "trt"  # what the code calls the module
@@ -18,11 +18,14 @@ CLASSES = {  # what it calls objects of its classes
     "parser": "OnnxParser",
     "profile": "IOptimizationProfile",
     "runtime": "Runtime",
+    "runtime_config": "IRuntimeConfig",
+    "kernels": "IRuntimeCache",
 }
+RTX_ALONE = "rtx.py"  # its names are in TensorRT for RTX alone
 OWN = {
     "library.py": {"profile"},
     "profiles.py": {"profile", "config"},
-    "provider.py": {"profile"},
+    "engine_graph.py": {"kernels"},
 }  # names that mean something else there
 GONE = {  # in 10 and not in 11
     "IBuilderConfig": {"int8_calibrator", "set_calibration_profile", "quantization_flags", "algorithm_selector"},
@@ -56,16 +59,26 @@ def _chain(node: ast.AST) -> tuple[str, ...]:
     return tuple(name if name.startswith("__") else name.lstrip("_") for name in chain[chain[0] == "self" :])
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [*VERSIONS, RTX])
 def test_every_name_is_there(version: str) -> None:
     known = surface(version)
-    used = {use for path in SOURCES for use in uses(path)}
+    used = {use for path in SOURCES if version == RTX or path.name != RTX_ALONE for use in uses(path)}
     assert len(used) > 40
     for use in used:
         assert use[0] in known, f"{version} has no {use[0]}"
-        if len(use) > 1 and use[1] != "__init__":
+        if len(use) > 1 and not use[1].startswith("__"):
             members = known[use[0]].get("members", []) + known[use[0]].get("enum", [])
             assert use[1] in members, f"{version}: {use[0]} has no {use[1]}"
+
+
+def test_what_rtx_alone_has_is_in_one_file() -> None:
+    (path,) = (path for path in SOURCES if path.name == RTX_ALONE)
+    used, known = set(uses(path)), surface(VERSIONS[1])
+    assert ("trt", "ComputeCapability")[1:] in {use[:1] for use in used}
+    assert {use[0] for use in used} - set(known) == {
+        "ComputeCapability", "CudaGraphStrategy", "EngineInvalidityDiagnostics", "EngineValidity", "IRuntimeCache",
+        "IRuntimeConfig",
+    }  # fmt: skip
 
 
 def test_both_majors_are_held_against() -> None:

@@ -25,6 +25,7 @@ from bestow_edge.runtime import TextEvent, load
 from bestow_edge.runtime.devices.backend import GraphFiles
 from bestow_edge.runtime.devices.cuda import CudaDevice
 from bestow_edge.runtime.devices.tensorrt.engine_graph import EngineGraph, open_engines
+from bestow_edge.runtime.devices.tensorrt.library import Library
 from bestow_edge.runtime.devices.tensorrt.serving import open_interim
 from bestow_edge.runtime.model import Model
 
@@ -212,13 +213,13 @@ def test_an_engine_that_is_not_the_graphs(tensorrt_bundle: Path, trt: Any) -> No
     manifest, gpu = read_manifest(tensorrt_bundle), CudaDevice(0, runtime=FakeRuntime())
     model = load(tensorrt_bundle, device="tensorrt:0", threads=1)
     profiles = {graph.spec.name: graph.profiles for graph in model.graphs.values() if isinstance(graph, EngineGraph)}
-    plans = _plans(trt, tensorrt_bundle)
+    plans, library = _plans(trt, tensorrt_bundle), Library(trt, rtx=False)
     with pytest.raises(EngineError, match=r"llm_step: the engine's .* is not the graph's; build it again"):
-        open_engines(trt, {LLM: plans[ADAPTER]}, manifest.specs, profiles, gpu)
+        open_engines(library, {LLM: plans[ADAPTER]}, manifest.specs, profiles, gpu, kernels={})
     with pytest.raises(EngineError, match="llm_step: the engine has 2 profiles, expected 1"):
-        open_engines(trt, {LLM: plans[LLM]}, manifest.specs, profiles | {LLM: profiles[LLM][:1]}, gpu)
+        open_engines(library, {LLM: plans[LLM]}, manifest.specs, profiles | {LLM: profiles[LLM][:1]}, gpu, kernels={})
     with pytest.raises(EngineError, match=f"llm_step: TensorRT {trt.__version__} cannot load the engine"):
-        open_engines(trt, {LLM: b"damaged"}, manifest.specs, profiles, gpu)
+        open_engines(library, {LLM: b"damaged"}, manifest.specs, profiles, gpu, kernels={})
 
 
 def _plans(trt: Any, bundle: Path) -> dict[str, bytes]:
@@ -226,10 +227,11 @@ def _plans(trt: Any, bundle: Path) -> dict[str, bytes]:
     from bestow_edge.runtime.devices.tensorrt.engines import BundleEngines
     from bestow_edge.runtime.devices.tensorrt.library import this_machine
 
-    machine = this_machine(trt, CudaDevice(0, runtime=FakeRuntime()))
+    library = Library(trt, rtx=False)
+    machine = this_machine(library, CudaDevice(0, runtime=FakeRuntime()))
     store = EngineStore(default_directory())
     files = GraphFiles(directory=bundle, manifest=read_manifest(bundle))
-    return BundleEngines(files, trt, machine, store).load()
+    return BundleEngines(files, library, machine, store).load()
 
 
 @pytest.mark.parametrize(
