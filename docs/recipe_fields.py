@@ -23,6 +23,7 @@ CLASSES = {
     "ChunkedConfig": "`model.encoder` of kind `chunked`: cache-aware; `network` is its transformers config",
     "WindowedConfig": "`model.encoder` of kind `windowed`: bidirectional; `network` is its transformers config",
     "CrossAdapterConfig": "`model.connector` of kind `cross_adapter`: BESTOW's adapter",
+    "GatedLayersConfig": "`model.connector` of kind `gated_layers`: cross-attention before layers of the LLM",
     "InterleaveConfig": "`model.connector` of kind `interleave`: [speech and text in turns](interleave.md)",
     "PrependConfig": "`model.connector` of kind `prepend`: speech in the LLM's sequence",
     "QformerConfig": "`qformer` of `prepend`",

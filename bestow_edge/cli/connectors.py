@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
 import typer
@@ -9,10 +10,12 @@ import typer
 from bestow_edge.core.config import ConnectorConfig, PolicyConfig
 from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.specs.cross_adapter import CrossAdapterConfig
+from bestow_edge.core.specs.gated_layers import GatedLayersConfig
 from bestow_edge.core.specs.interleave import InterleaveConfig
 from bestow_edge.core.specs.prepend import CompressorConfig, PrependConfig, QformerConfig
 
-Kinds = Literal["cross_adapter", "prepend", "interleave"]
+Kinds = Literal["cross_adapter", "gated_layers", "cross_layers", "prepend", "interleave"]
+GATED: tuple[Kinds, ...] = ("gated_layers", "cross_layers")  # the second is the name that the T5 style goes by
 Layers = Literal["linear", "mlp", "conformer", "qformer"]
 Shortening = Literal["none", "frame_averaging", "blank_removal"]
 SpeechMask = Literal["causal", "non_causal"]
@@ -22,7 +25,8 @@ Kind = Annotated[
     Kinds,
     typer.Option(
         "--connector",
-        help="Speech enters by an adapter with cross-attention, or stands in the LLM's sequence, whole or in turns.",
+        help="Speech enters by cross-attention, in an adapter or (gated_layers, also cross_layers) in the LLM, "
+        "or stands in the LLM's sequence, whole or in turns.",
     ),
 ]
 Delays = Annotated[
@@ -32,6 +36,12 @@ Delays = Annotated[
     ),
 ]
 
+Every = Annotated[
+    int | None,
+    typer.Option(
+        "--every", min=1, metavar="N", help="gated_layers: every N-th LLM layer hears speech; 2 if not given."
+    ),
+]
 SpeechLayers = Annotated[
     Layers, typer.Option("--speech-layers", help="prepend: layers between the encoder and the LLM's embeddings.")
 ]
@@ -105,6 +115,22 @@ def fresh(
         text_mixer=variant[0],
         prompt_mode=variant[1],
     )
+
+
+def gates(kind: Kinds, every: int | None, heads: int, ffn_factor: int, *, fresh: bool) -> GatedLayersConfig | None:
+    """Return the connector for cross-attention in the LLM's layers; None for other kinds.
+
+    Raises:
+        ConfigError: the options contradict each other.
+    """
+    if kind not in GATED:
+        if every is not None:
+            raise ConfigError("--every: only --connector gated_layers has layers to choose; give both")
+        return None
+    if not fresh:
+        raise ConfigError(f"--connector {kind} begins with fresh weights; leave out --from and --adapter")
+    sizes = GatedLayersConfig(num_heads=heads, ffn_factor=ffn_factor)
+    return sizes if every is None else replace(sizes, every=every)
 
 
 def turns(kind: Kinds, delays: str | None, *, fresh: bool) -> InterleaveConfig | None:

@@ -111,6 +111,7 @@ def init(
     instruction: Instruction = None,
     pairs: Pairs = None,
     connector: connectors.Kind = "cross_adapter",
+    every: connectors.Every = None,
     delays: connectors.Delays = None,
     adapter: Adapter = "fresh",
     adapter_layers: Layers = ADAPTER.num_layers,
@@ -148,8 +149,10 @@ def init(
     _check_sources(whole, encoder, llm)
     sizes = adapter_layers, adapter_width, adapter_heads, adapter_ffn
     speech = connectors.SpeechOptions(speech_layers, stack, queries, compressor, labels, mask)
-    turns = connectors.turns(connector, delays, fresh=adapter == "fresh" and whole is None)
-    fresh = connectors.fresh(connector, adapter, sizes, (text_mixer, prompt_mode), speech) if turns is None else turns
+    is_fresh = adapter == "fresh" and whole is None
+    turns = connectors.turns(connector, delays, fresh=is_fresh)
+    gates = connectors.gates(connector, every, adapter_heads, adapter_ffn, fresh=is_fresh)
+    fresh = turns or gates or connectors.fresh(connector, adapter, sizes, (text_mixer, prompt_mode), speech)
     policy = connectors.default_policy(connector, k, l, turns)
     asked: Fields = {"llm": llm, "pairs": pairs.split(",") if pairs is not None else None, "instruction": instruction,
                      "offline": offline}  # fmt: skip

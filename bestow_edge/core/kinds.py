@@ -40,9 +40,9 @@ class ConnectorKind:
     """Whether it can be run under a policy."""
     aligned: bool = True
     """Whether attention shows where in the speech each token of an answer is spoken."""
-    own_losses: bool = False
-    """Whether losses train its attention and what it adds to embeddings: `attention_weight`, `reading_weight` and the
-    objective `reading` of a recipe."""
+    own_losses: tuple[str, ...] = ()
+    """Losses of a stage that train it alone: `attention_weight` its attention, `reading_weight`, and with it the
+    objective `reading`, what it adds to the token embeddings."""
     continuous: bool = False
     """Whether the LLM hears speech in turns and decides after each one what it writes, under policy `EveryStep` and no
     other. A stream is then one segment of any length."""

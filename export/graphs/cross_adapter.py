@@ -72,7 +72,7 @@ class AdapterStep(nn.Module):
                 state_out += new
             null = getattr(self, f"null_key_{index}"), getattr(self, f"null_value_{index}")
             null_hidden = visible.any(-1, keepdim=True) & (config.null_frame == "alone")  # (batch, tokens, 1)
-            mixed, weights = _cross_attend(
+            mixed, weights = cross_attend(
                 layer, x, (visible, ~null_hidden), memory[2 * index], memory[2 * index + 1], null
             )
             alignment.append(by_step(weights.mean(1), config.speech_parts))  # over heads: (batch, tokens, memory + 1)
@@ -121,7 +121,7 @@ def _self_attend(
     return attention.join(mixed), keys, values
 
 
-def _cross_attend(
+def cross_attend(
     layer: AdapterLayer,
     x: Tensor,
     visible: tuple[Tensor, Tensor],

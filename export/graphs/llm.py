@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import signature
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ from transformers.cache_utils import DynamicLayer
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError, ParityError
-from bestow_edge.core.specs.llm import MUTUAL_TOKENS, check_exportable, llm_spec
-from bestow_edge.core.tensors import BATCH, CAPACITY, PAST_TOKENS, TOKENS
-from bestow_edge.export.graphs.base import Case, Feeds, GraphSource
+from bestow_edge.core.specs.llm import MUTUAL_TOKENS, check_exportable, embedding_spec, llm_spec
+from bestow_edge.core.tensors import BATCH, CAPACITY, PAST_TOKENS, TOKEN_IDS, TOKENS
+from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, traced_from
+from bestow_edge.model.base import SpeechModel
 
 PARITY_TOLERANCE = 1e-4  # relative to the largest logit; float32 with another order of summation gives about 1e-6
 _ATTENTION = "bestow_edge_split"
@@ -245,6 +247,33 @@ def _check_parity(step: LlmStep, embeds: Tensor, expected: Tensor, caches: tuple
             f"expected at most {PARITY_TOLERANCE:.0e}; its attention has a part (sinks, biases and the like) that this "
             "export lacks: choose another LLM"
         )
+
+
+class TokenEmbedding(nn.Module):
+    """The LLM's token embedding, for kinds whose connector gives it no other input."""
+
+    def __init__(self, model: SpeechModel) -> None:
+        super().__init__()
+        self.embedding: Any = model.llm.get_input_embeddings()  # Any: transformers names no type
+
+    def forward(self, token_ids: Tensor) -> tuple[Tensor]:
+        """Return embeddings (batch, tokens, hidden) of (batch, tokens) int64."""
+        return (self.embedding(token_ids),)
+
+
+def embedding_source(config: ModelConfig) -> GraphSource:
+    """Return the source of `token_embedding`."""
+
+    def make_lawful(feeds: Feeds, _case: Case, rng: np.random.Generator) -> None:
+        feeds[TOKEN_IDS] += rng.integers(0, config.llm["vocab_size"], feeds[TOKEN_IDS].shape)
+
+    return GraphSource(
+        spec=embedding_spec(config.llm),
+        weights=("llm.",),
+        build=traced_from(TokenEmbedding),
+        sizes=({BATCH: 1, TOKENS: 1}, {BATCH: 1, TOKENS: 7}, {BATCH: 2, TOKENS: 4}),
+        make_lawful=make_lawful,
+    )
 
 
 def llm_source(config: ModelConfig, *, mutual: bool = False) -> GraphSource:

@@ -23,9 +23,9 @@ from bestow_edge.core.tensors import (
     VISIBLE_STEPS,
     WRITTEN_STEPS,
 )
-from bestow_edge.runtime.decoders.base import Attempt, Floats, hear_all
+from bestow_edge.runtime.decoders.base import Attempt, hear_all
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph, Ints
-from bestow_edge.runtime.decoders.scores import OnDevice, best_tokens, log_probs
+from bestow_edge.runtime.decoders.scores import OnDevice, alignment_of, best_tokens, log_probs
 from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
 from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.encoders.base import SpeechSteps
@@ -103,7 +103,7 @@ class AdapterDecoder:
                 *best[row],
                 visible,
                 partial(log_probs, logits, row),
-                partial(_alignment, alignment, row, [*self.memory.slots_of(visible), -1]),
+                partial(alignment_of, alignment, row, [*self.memory.slots_of(visible), -1]),
             )
             for row, visible in enumerate(visible_steps)
         ]
@@ -192,9 +192,3 @@ def open_decoder(
     dtype = next(tensor.dtype for tensor in adapter.spec.inputs if tensor.name.startswith(MEMORY))
     memory = SpeechMemory(cross_adapter(config), device=adapter.device, dtype=dtype)
     return AdapterDecoder(graphs, config, prompts, memory)
-
-
-def _alignment(alignment: OnDevice, row: int, slots: list[int]) -> Floats:
-    """Return the last token's attention, (adapter_layers, slots), from (adapter_layers, rows, tokens, slots + 1)."""
-    last: Floats = alignment.array[:, row, -1, slots]
-    return last

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -41,6 +41,12 @@ def best_tokens(device: Device, out: Mapping[str, Buffer], spec: GraphSpec) -> l
             expected = f"a token below {vocabulary} and a finite number"
             raise GraphError(f"{got}, expected {expected}; check the bundle: bestow-edge verify")
     return found
+
+
+def alignment_of(alignment: OnDevice, row: int, slots: Sequence[int]) -> Floats:
+    """Return a row's attention of its last token, (layers, slots), from (layers, rows, tokens, slots + 1)."""
+    last: Floats = alignment.array[:, row, -1, list(slots)]
+    return last
 
 
 def log_probs(logits: OnDevice, row: int) -> Floats:

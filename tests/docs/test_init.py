@@ -34,7 +34,7 @@ def test_commands_run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkey
         code, _, err = run_here(capsys, *command)
         assert code == 0, err
         ran += 1
-    assert ran == 4
+    assert ran == 5
 
 
 def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

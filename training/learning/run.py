@@ -300,5 +300,6 @@ def _complete(values: dict[str, Any], part: str) -> dict[str, Any]:
     model_type = options.pop("model_type", None)
     with refused(f"model.{part}: transformers refuses this config"):
         config = plain_config(AutoConfig.for_model(model_type, **options))
-    complete: dict[str, Any] = json.loads(json.dumps(config, sort_keys=True))  # as a checkpoint's config.json holds it
+    # As a checkpoint's config.json holds it; a Whisper's sizes keep the names that all encoders have.
+    complete: dict[str, Any] = json.loads(json.dumps(values | config, sort_keys=True))
     return complete

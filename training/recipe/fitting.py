@@ -10,6 +10,7 @@ from bestow_edge.core.request import check_follows, default_policy
 from bestow_edge.core.specs.prepend import PrependConfig
 from bestow_edge.runtime.stream.segments import limits
 from bestow_edge.training.recipe.recipe import Recipe
+from bestow_edge.training.recipe.stages import ENCODER_LOSSES
 
 MASKED = ("streaming", "pauses")  # fields of a stage that need a wait-k mask over speech
 OWN_LOSSES = ("attention_weight", "reading_weight")
@@ -31,9 +32,13 @@ def check_fit(recipe: Recipe, config: ModelConfig, *, prompt_tokens: int, labels
     check_follows(policy := default_policy(None, config.policy), config)
     if not CONNECTORS[config.connector.kind].follows(WaitK(1, 1)):
         _check_no_mask(recipe, config)
-    if not CONNECTORS[config.connector.kind].own_losses:
-        _check_no_own_losses(recipe, config)
+    _check_own_losses(recipe, config)
     compressor = config.connector.compressor if isinstance(config.connector, PrependConfig) else None
+    for stage in recipe.stages if compressor is None else ():
+        losses = [name for name in ENCODER_LOSSES if getattr(stage, name)]
+        if losses and "encoder" not in stage.trained:
+            got = f"{', '.join(losses)} teach the encoder, which is frozen; see trains"
+            raise ConfigError(f"stage {stage.name}: {got}")
     if compressor is not None and compressor.labels < labels:
         got = f"labels {compressor.labels}, but the vocabulary of labels has {labels}"
         raise ConfigError(f"connector.compressor: {got}; make the head larger, or set `labels` of the recipe to less")
@@ -55,10 +60,11 @@ def _check_no_mask(recipe: Recipe, config: ModelConfig) -> None:
         raise ConfigError(f"hypotheses: {got}; remove it, texts are written offline")
 
 
-def _check_no_own_losses(recipe: Recipe, config: ModelConfig) -> None:
+def _check_own_losses(recipe: Recipe, config: ModelConfig) -> None:
+    missing = [name for name in OWN_LOSSES if name not in CONNECTORS[config.connector.kind].own_losses]
     for stage in recipe.stages:
-        asked = [name for name in OWN_LOSSES if getattr(stage, name)]
-        asked += ["objective reading"] if stage.objective == "reading" else []
+        asked = [name for name in missing if getattr(stage, name)]
+        asked += ["objective reading"] if stage.objective == "reading" and "reading_weight" in missing else []
         if asked:
             got = f"{asked[0]} trains an adapter, which connector {config.connector.kind} has not"
             raise ConfigError(f"stage {stage.name}: {got}; remove it")

@@ -26,6 +26,7 @@ from bestow_edge.training.recipe.data import DataRecipe, check_pairs, check_stag
 from bestow_edge.training.recipe.stages import StageRecipe
 from bestow_edge.training.recipe.yaml_text import read_yaml
 
+MOST_EXTENDS = 8
 SMALLEST_VOCAB = 261  # five special tokens and every byte
 
 
@@ -206,7 +207,7 @@ def load_recipe(path: Path, *, init: Path | None = None) -> Recipe:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe; examples/digits.yaml is one")
-    values = read_yaml(path)
+    values = read_whole(path)
     if init is not None and isinstance(values, dict):
         values = values | {"init": str(init.absolute())}
     recipe = decode(Recipe, values, path.name)
@@ -214,6 +215,34 @@ def load_recipe(path: Path, *, init: Path | None = None) -> Recipe:
         encoder_from = str(path.parent / recipe.model.encoder_from)
         recipe = replace(recipe, model=replace(recipe.model, encoder_from=encoder_from))
     return replace(recipe, init=str(path.parent / recipe.init)) if recipe.init else recipe
+
+
+def read_whole(path: Path, depth: int = 0) -> object:
+    """Return the values of a recipe's file with those of the file that it `extends`, which its own replace.
+
+    Mappings are joined field by field. Lists are replaced, and so is a connector or an encoder of another kind.
+
+    Raises:
+        ConfigError: if a file is missing, not YAML, or extends itself.
+    """
+    values = read_yaml(path)
+    if not isinstance(values, dict) or "extends" not in values:
+        return values
+    own = dict(values)
+    if depth == MOST_EXTENDS:
+        raise ConfigError(f"{path.name}: extends goes on for more than {MOST_EXTENDS} files; does one extend itself?")
+    base = path.parent / str(own.pop("extends"))
+    if not base.is_file():
+        raise ConfigError(f"{path.name}: extends {base}, and there is no such file")
+    return _joined(read_whole(base, depth + 1), own)
+
+
+def _joined(below: object, above: object) -> object:
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    if "kind" in above and above["kind"] != below.get("kind"):
+        return above
+    return below | {name: _joined(below.get(name), value) for name, value in above.items()}
 
 
 def model_config(recipe: ModelRecipe, *, network: dict[str, Any], llm: dict[str, Any], **chat: Any) -> ModelConfig:

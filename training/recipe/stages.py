@@ -170,7 +170,7 @@ class StageRecipe:
         if self.lora and "llm" in self.trains:
             raise ConfigError(f"{where}: lora freezes the LLM's own weights; remove llm from trains, or lora")
         losses = [name for name in ENCODER_LOSSES if getattr(self, name)]
-        if losses and "encoder" not in self.trained:
+        if losses and not {"encoder", "connector"} & {*self.trained}:
             raise ConfigError(f"{where}: {', '.join(losses)} teach the encoder, which is frozen; see trains")
 
     @property

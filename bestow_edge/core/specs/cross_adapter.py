@@ -179,5 +179,9 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
 
 
 KIND = ConnectorKind(
-    config=CrossAdapterConfig, specs=specs, speech=speech, follows=lambda _policy: True, own_losses=True
+    config=CrossAdapterConfig,
+    specs=specs,
+    speech=speech,
+    follows=lambda _policy: True,
+    own_losses=("attention_weight", "reading_weight"),
 )

@@ -149,15 +149,15 @@ class Adapter(nn.Module):
         """
         bypassed = (visible_steps == 0) & (self.config.prompt_mode == "bypass")  # (batch, tokens)
         parts = self.config.speech_parts
-        speech = F.pad(self.speech_in(self.take_apart(speech)), (0, 0, 0, 1))  # (batch, steps * parts + null, width)
-        cross_mask = self._cross_mask(parts * visible_steps, speech.shape[1], alone=self.config.null_frame == "alone")
+        speech = with_null(self.speech_in(self.take_apart(speech)))  # (batch, steps * parts + null, width)
+        mask = cross_mask(parts * visible_steps, speech.shape[1], alone=self.config.null_frame == "alone")
         x = self.embed(token_ids, embeddings)  # (batch, tokens, width)
         if self.config.text_mixer == "lstm":
             x = x + self.lstm(self.norm_lstm(x))[0]
         self_mask = self._self_mask(bypassed)
         alignment = x
         for layer in self.layers:
-            x, alignment = self._layer(layer, x, speech, self_mask, cross_mask)
+            x, alignment = self._layer(layer, x, speech, self_mask, mask)
         change: Tensor = self.text_out(self.norm_out(x)) * ~bypassed[..., None]
         return change, by_step(alignment, parts)
 
@@ -172,18 +172,9 @@ class Adapter(nn.Module):
         return x + F.dropout(layer.ffn(layer.norm_ffn(x)), self.config.dropout, self.training), weights.mean(1)
 
     def _attend(self, attention: HeadedAttention, x: Tensor, source: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mix, (batch, tokens, width), and the weights, (batch, heads, tokens, positions of source)."""
-        keys, values = attention.keys_values(source)
-        scores = attention.split(attention.query(x)) @ keys.transpose(2, 3) * keys.shape[-1] ** -0.5
-        weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
-        mixed = attention.join(weights.to(values.dtype) @ values)
+        """See `attend`; with dropout."""
+        mixed, weights = attend(attention, x, source, mask)
         return F.dropout(mixed, self.config.dropout, self.training), weights
-
-    @staticmethod
-    def _cross_mask(visible_steps: Tensor, length: int, *, alone: bool = False) -> Tensor:
-        step = torch.arange(length, device=visible_steps.device)
-        null = (step == length - 1) & ((visible_steps[..., None] == 0) | (not alone))
-        return ((step < visible_steps[..., None]) | null)[:, None]  # (batch, 1, tokens, steps + null)
 
     @staticmethod
     def _self_mask(bypassed: Tensor) -> Tensor:
@@ -191,6 +182,35 @@ class Adapter(nn.Module):
         causal = torch.ones(tokens, tokens, dtype=torch.bool, device=bypassed.device).tril()
         own = torch.eye(tokens, dtype=torch.bool, device=bypassed.device)  # keeps bypassed rows from being empty
         return (causal & (~bypassed[:, None, :] | own))[:, None]  # (batch, 1, tokens, tokens)
+
+
+def with_null(speech: Tensor) -> Tensor:
+    """Return (batch, steps + null, width): projected speech with the null frame, zeros, behind it."""
+    return F.pad(speech, (0, 0, 0, 1))
+
+
+def cross_mask(visible_steps: Tensor, length: int, *, alone: bool = False) -> Tensor:
+    """Return what each token sees of speech with the null frame behind it.
+
+    Args:
+        visible_steps: (batch, tokens) int64 steps that each token sees.
+        length: steps and null frame.
+        alone: tokens with visible speech do not see the null frame.
+
+    Returns:
+        (batch, 1, tokens, length) bool.
+    """
+    step = torch.arange(length, device=visible_steps.device)
+    null = (step == length - 1) & ((visible_steps[..., None] == 0) | (not alone))
+    return ((step < visible_steps[..., None]) | null)[:, None]
+
+
+def attend(attention: HeadedAttention, x: Tensor, source: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mix, (batch, tokens, width), and the weights, (batch, heads, tokens, positions of source)."""
+    keys, values = attention.keys_values(source)
+    scores = attention.split(attention.query(x)) @ keys.transpose(2, 3) * keys.shape[-1] ** -0.5
+    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+    return attention.join(weights.to(values.dtype) @ values), weights
 
 
 def by_step(weights: Tensor, parts: int) -> Tensor:

@@ -30,7 +30,7 @@ RECIPES = Path(__file__).parents[3] / "examples" / "recipes"
         ({"objective": "reading", "best": "bleu"}, "objective reading has no bleu; best is one of loss, right"),
         ({"objective": "ctc", "ctc_weight": 1.0, "lora": {}}, "lora changes the LLM, which objective ctc does not run"),
         ({"lora": {}, "trains": ["llm", "connector"]}, "lora freezes the LLM's own weights; remove llm from trains"),
-        ({"trains": ["connector"], "ctc_weight": 0.3}, "ctc_weight teach the encoder, which is frozen"),
+        ({"trains": ["llm"], "ctc_weight": 0.3}, "ctc_weight teach the encoder, which is frozen"),
         ({"objective": "text", "best": "wer"}, "objective text has no wer; best is one of loss, right"),
         ({"lora": {"rank": 0}}, "lora: need rank >= 1"),
         ({"lora": {"ranks": 1}}, r"s\.lora: unknown ranks; known are rank, alpha, dropout, targets"),
