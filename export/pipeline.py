@@ -138,12 +138,8 @@ def export_bundle(
             if set(chosen.values()) != {"fp32"}:
                 report = _report(manifest, (Path(full), partial), sizes, check, progress)
                 manifest = replace(manifest, quantization=report)
-        progress("recording golden outputs")
-        _write_golden(partial, manifest, sources)
-        manifest = replace(manifest, files=list_files(partial))
-        if library is not None:
-            manifest = _add_engines(partial, manifest, library, progress)
-        write_manifest(manifest, partial)
+        _write_golden(partial, manifest, sources, progress)
+        manifest = _finish(partial, manifest, library, progress)
     return ExportResult(out, manifest)
 
 
@@ -252,19 +248,26 @@ def _row(
     )
 
 
-def _add_engines(directory: Path, manifest: BundleManifest, library: Library, progress: Progress) -> BundleManifest:
-    """Build the engines for RTX cards beside the graphs; return the manifest that names them."""
+def _finish(directory: Path, manifest: BundleManifest, library: Library | None, progress: Progress) -> BundleManifest:
+    """Write and return the manifest with all files and, if there is a library, the engines for RTX cards it builds."""
 
     @contextmanager
     def shown(name: str) -> Iterator[Step]:
         progress(f"{name}: engine for {', '.join(ALL)}")
         yield lambda *_: True
 
-    return build_ahead(GraphFiles(directory=directory, manifest=manifest), library, ALL, Settings(), shown)
+    manifest = replace(manifest, files=list_files(directory))
+    if library is not None:
+        manifest = build_ahead(GraphFiles(directory=directory, manifest=manifest), library, ALL, Settings(), shown)
+    write_manifest(manifest, directory)
+    return manifest
 
 
-def _write_golden(directory: Path, manifest: BundleManifest, sources: Mapping[str, GraphSource]) -> None:
+def _write_golden(
+    directory: Path, manifest: BundleManifest, sources: Mapping[str, GraphSource], progress: Progress
+) -> None:
     """Store once what graphs share, and record outputs of the graphs as they then are."""
+    progress("recording golden outputs")
     if manifest.target == "cpu":
         share_constants([directory / entry.file for entry in manifest.graphs.values()])
     inputs = {}

@@ -36,33 +36,38 @@ Store = Annotated[
 Gpu = Annotated[int, typer.Option("--gpu", min=0, metavar="N", help="Number of the GPU, from 0.")]
 
 
+Rows = Annotated[
+    int, typer.Option("--rows", min=1, metavar="N", help="Most texts decoded together: prompts, or beam size.")
+]
+PromptTokens = Annotated[int, typer.Option("--prompt-tokens", min=2, metavar="N", help="Tokens of the longest prompt.")]
+Workspace = Annotated[
+    int, typer.Option("--workspace-mb", min=1, metavar="MB", help="Largest scratch memory of a kernel, MiB.")
+]
+Level = Annotated[
+    int, typer.Option("--level", min=0, max=5, metavar="N", help="TensorRT's optimisation level; 5 searches longest.")
+]
+Rtx = Annotated[
+    bool, typer.Option("--rtx", help="Build for RTX cards into the bundle; works on machines without a GPU.")
+]
+Cards = Annotated[
+    str,
+    typer.Option(
+        "--for",
+        metavar="NAMES",
+        help="With --rtx: sm75, sm80, sm86, sm89, sm120, sm121, or all from sm80 on; one engine holds several.",
+    ),
+]
+
+
 @app.command()
 def build(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle exported with --target tensorrt or rtx.")],
-    rows: Annotated[
-        int, typer.Option("--rows", min=1, metavar="N", help="Most texts decoded together: prompts, or beam size.")
-    ] = 5,
-    prompt_tokens: Annotated[
-        int, typer.Option("--prompt-tokens", min=2, metavar="N", help="Tokens of the longest prompt.")
-    ] = 128,
-    workspace: Annotated[
-        int, typer.Option("--workspace-mb", min=1, metavar="MB", help="Largest scratch memory of a kernel, MiB.")
-    ] = 1024,
-    level: Annotated[
-        int,
-        typer.Option("--level", min=0, max=5, metavar="N", help="TensorRT's optimisation level; 5 searches longest."),
-    ] = 3,
-    rtx: Annotated[
-        bool, typer.Option("--rtx", help="Build for RTX cards into the bundle; works on machines without a GPU.")
-    ] = False,
-    cards: Annotated[
-        str,
-        typer.Option(
-            "--for",
-            metavar="NAMES",
-            help="With --rtx: sm75, sm80, sm86, sm89, sm120, sm121, or all from sm80 on; one engine holds several.",
-        ),
-    ] = "all",
+    rows: Rows = 5,
+    prompt_tokens: PromptTokens = 128,
+    workspace: Workspace = 1024,
+    level: Level = 3,
+    rtx: Rtx = False,
+    cards: Cards = "all",
     force: Annotated[bool, typer.Option("--force", help="Build existing engines again.")] = False,
     gpu: Gpu = 0,
     store: Store = None,

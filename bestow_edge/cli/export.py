@@ -17,17 +17,19 @@ from bestow_edge.core.tensors import Target
 if TYPE_CHECKING:
     from bestow_edge.export.pipeline import ExportResult
 
+TargetOption = Annotated[
+    Target,
+    typer.Option(
+        "--target",
+        help="Device of the bundle; tensorrt: for engines; rtx: with engines for RTX cards, built without a GPU.",
+    ),
+]
+
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Directory of a checkpoint.")],
     out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="Directory of the new bundle.")],
-    target: Annotated[
-        Target,
-        typer.Option(
-            "--target",
-            help="Device of the bundle; tensorrt: for engines; rtx: with engines for RTX cards, built without a GPU.",
-        ),
-    ] = "cpu",
+    target: TargetOption = "cpu",
     precision: Annotated[
         str | None,
         typer.Option(

@@ -186,7 +186,7 @@ def test_a_cache_aware_encoder_has_none_of_them(model_config: Callable[..., Mode
         (
             "connector",
             {"kind": "append"},
-            r"config\.connector\.kind: expected one of cross_adapter, cross_layers, interleave, prepend, got str 'app",
+            "expected one of cross_adapter, cross_layers, gated_layers, interleave, prepend, got str 'app",
         ),
         ("connector", {"window": 4}, r"config\.connector: unknown window; known are kind, num_layers, width"),
         ("connector", {"widht": 3}, r"config\.connector: unknown widht; known are kind, num_layers, width"),

@@ -23,7 +23,7 @@ from bestow_edge.core.config import SegmentConfig
 from bestow_edge.core.errors import AudioError, ConfigError, PromptError, SessionError
 from bestow_edge.core.policy import Offline, Policy, WaitK, visible_steps
 from bestow_edge.core.specs.cross_adapter import cross_adapter
-from bestow_edge.model.connectors.cross_adapter import Adapter
+from bestow_edge.model.connectors.cross_adapter import cross_mask
 from bestow_edge.runtime import stream
 from bestow_edge.runtime.decoders.base import Decoder
 from bestow_edge.runtime.decoders.cross_adapter import AdapterDecoder
@@ -125,7 +125,7 @@ def test_mask_is_policy_is_live_loop(pausing_model: Model, tiny_vocabulary: int,
         if not any(token in ends for _, token in got.attempts[:-1]):  # no pause: nothing but the policy decided
             free = [min(policy.steps_needed(index), source_steps) for index in range(len(got.visible))]
             assert got.visible == free
-        rows = Adapter._cross_mask(torch.tensor([[steps for steps, _ in got.attempts]]), source_steps + 1)
+        rows = cross_mask(torch.tensor([[steps for steps, _ in got.attempts]]), source_steps + 1)
         assert rows[0, 0, :, :-1].sum(-1).tolist() == got.heard_slots == [steps for steps, _ in got.attempts]
 
     check()
