@@ -64,7 +64,7 @@ def build(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle exported with --target tensorrt or rtx.")],
     rows: Rows = 5,
     prompt_tokens: PromptTokens = 128,
-    workspace: Workspace = 1024,
+    workspace: Workspace = 4096,
     level: Level = 3,
     rtx: Rtx = False,
     cards: Cards = "all",

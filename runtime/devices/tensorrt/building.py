@@ -23,7 +23,7 @@ MEGABYTE = 1 << 20
 class Options:
     """Settings of TensorRT's builder."""
 
-    workspace_mb: int = 1024
+    workspace_mb: int = 4096
     """Most scratch memory of a kernel, MiB; on a Jetson it is part of the machine's memory."""
     level: int = 3
     """TensorRT's optimisation level, 0 to 5; a higher one searches longer. 3 is its default."""

@@ -60,7 +60,7 @@ def test_an_engine_is_built_once_with_the_types_of_the_graph_and_all_profiles(en
         ("Building Engine", 2, 2),
     ]
     (config,) = trt._built
-    assert config._limits == {trt.MemoryPoolType.WORKSPACE: 1 << 30}
+    assert config._limits == {trt.MemoryPoolType.WORKSPACE: 4 << 30}
     assert [shapes["mel"] for shapes in config._profiles] == [
         [[1, 8, 80]] * 3,
         [[1, 16, 80]] * 3,
