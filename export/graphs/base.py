@@ -74,7 +74,7 @@ def graph_sources(config: ModelConfig) -> dict[str, GraphSource]:
 
 
 def with_tables(sources: Mapping[str, GraphSource], llm: Precision) -> dict[str, GraphSource]:
-    """Return sources whose tables of embeddings are stored as the LLM in a precision stores its output."""
+    """Return sources that store tables of embeddings in the blocks of the LLM's output, if the LLM is in int8."""
     block = next((source.largest_block for source in sources.values() if source.spec.part == "llm"), None)
     tables = block if llm == "int8" else None
     return {name: replace(source, int8_tables=tables) for name, source in sources.items()}

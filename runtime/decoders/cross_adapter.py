@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 
@@ -12,101 +11,34 @@ from bestow_edge.core.bundle import BundleManifest
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.specs.cross_adapter import GRAPH as ADAPTER
 from bestow_edge.core.specs.cross_adapter import cross_adapter
-from bestow_edge.core.specs.llm import GRAPH as LLM
-from bestow_edge.core.tensors import (
-    ALIGNMENT,
-    INPUTS_EMBEDS,
-    LOGITS,
-    MEMORY,
-    NEXT,
-    TOKEN_IDS,
-    VISIBLE_STEPS,
-    WRITTEN_STEPS,
-)
-from bestow_edge.runtime.decoders.base import Attempt, hear_all
+from bestow_edge.core.tensors import ALIGNMENT, INPUTS_EMBEDS, MEMORY, NEXT, TOKEN_IDS
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph, Ints
-from bestow_edge.runtime.decoders.scores import OnDevice, alignment_of, best_tokens, log_probs
+from bestow_edge.runtime.decoders.memory_decoder import MemoryDecoder
 from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
 from bestow_edge.runtime.devices.base import Buffer, Graph
-from bestow_edge.runtime.encoders.base import SpeechSteps
 
 
-class AdapterDecoder:
-    """The decoder of BESTOW's adapter: the texts of a segment share its speech memory."""
+class AdapterDecoder(MemoryDecoder):
+    """The decoder of BESTOW's adapter."""
 
     def __init__(
         self, graphs: Mapping[str, Graph], config: ModelConfig, prompts: Sequence[Sequence[int]], memory: SpeechMemory
     ) -> None:
-        """Run the prompts up to their last tokens, which are the first queries.
-
-        Args:
-            graphs: of the bundle, by name.
-            config: the model's configuration.
-            prompts: token ids of each row's whole prompt.
-            memory: the speech heard so far.
-        """
-        rows = len(prompts)
-        adapter, llm = graphs[ADAPTER], graphs[LLM]
-        self._graphs, self._config = graphs, config
-        self._device, self._state_specs = adapter.device, adapter.spec.states
-        self.memory = memory
-        self._bound_keys: Buffer | None = None  # of the memory, as it is bound now
-        self._adapter, self._llm = CachedGraph(adapter, rows), CachedGraph(llm, rows)
+        """Run the prompts up to their last tokens; see `MemoryDecoder`. `config` is that of the model."""
+        super().__init__(graphs, prompts, memory)
+        rows, adapter = len(prompts), graphs[ADAPTER]
+        self._config, self._state_specs = config, adapter.spec.states
+        self._adapter = CachedGraph(adapter, rows)
         self._states = self._device.zeros(self._state_specs, batch=rows)
         self._next_states = self._states
-        self.queries = np.array([prompt[-1] for prompt in prompts], dtype=np.int64)
-        """(rows,) the token each row goes on from."""
         self.num_tokens = np.zeros(rows, dtype=np.int64)
         """(rows,) committed tokens, prompt included."""
         self._through_adapter = cross_adapter(config).prompt_mode == "null_frame"
         self._prefill([list(prompt[:-1]) for prompt in prompts])
 
-    @property
-    def rows(self) -> int:
-        """Texts decoded at once."""
-        return self.queries.size
-
-    @property
-    def heard(self) -> int:
-        """See `Decoder`."""
-        return self.memory.written
-
-    def hear(self, speech: SpeechSteps) -> None:
-        """See `Decoder`."""
-        self.memory.write(speech)
-
-    def end(self) -> None:
-        """Nothing to do: what is visible does not depend on the end."""
-
-    @contextmanager
-    def supposing(self, speech: Sequence[SpeechSteps]) -> Iterator[None]:
-        """See `Decoder`."""
-        first = min((steps.start for steps in speech), default=self.heard)
-        snapshot = self.memory.snapshot(first, max((steps.end for steps in speech), default=self.heard))
-        hear_all(self, speech)
-        try:
-            yield
-        finally:
-            self.memory.restore(snapshot)
-
     def branch(self, prompts: Sequence[Sequence[int]]) -> AdapterDecoder:
         """See `Decoder`."""
         return AdapterDecoder(self._graphs, self._config, prompts, self.memory)
-
-    def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
-        """See `Decoder`; a row's next token follows its query."""
-        out = self._run(self.queries[:, None], np.array(visible_steps, dtype=np.int64)[:, None])
-        best = best_tokens(self._device, out, self._graphs[LLM].spec)
-        logits, alignment = OnDevice(self._device, out[LOGITS]), OnDevice(self._device, out[ALIGNMENT])
-        return [
-            Attempt(
-                *best[row],
-                visible,
-                partial(log_probs, logits, row),
-                partial(alignment_of, alignment, row, [*self.memory.slots_of(visible), -1]),
-            )
-            for row, visible in enumerate(visible_steps)
-        ]
 
     def commit(self, row: int, token_id: int) -> None:
         """Make the last attempt's query of a row part of its past and `token_id` its next query."""
@@ -170,14 +102,7 @@ class AdapterDecoder:
 
     def _run(self, tokens: Ints, visible: Ints) -> dict[str, Buffer]:
         """Run (rows, tokens); return the LLM's outputs and the attention (layers, rows, tokens, slots + 1)."""
-        feeds: dict[str, Buffer] = {
-            TOKEN_IDS: tokens,
-            VISIBLE_STEPS: visible,
-            WRITTEN_STEPS: np.array([self.memory.written], dtype=np.int64),
-        }
-        if self._bound_keys is not self.memory.keys:  # the memory grew
-            self._bound_keys = self.memory.keys
-            feeds |= self.memory.inputs
+        feeds = {TOKEN_IDS: tokens} | self._speech_feeds(visible)
         out = self._adapter.run(feeds | self._states, tokens.shape[1])
         self._next_states = {name: out[NEXT + name] for name in self._states}
         llm = self._llm.run({INPUTS_EMBEDS: out[INPUTS_EMBEDS]}, tokens.shape[1])

@@ -27,8 +27,8 @@ class Listener(Generic[State]):
     ) -> None:
         """Begin a stream. The executor encodes ahead; without one, `next_chunk` encodes a chunk.
 
-        `rate_hz` is that of the samples; a stream shorter than `LEAST_S` then has nothing to encode. `silence_s` is the
-        silence put before and behind the audio, seconds.
+        With `rate_hz`, the rate of the samples, a stream shorter than `LEAST_S` has nothing to encode. `silence_s` is
+        the silence put before and behind the audio, seconds.
         """
         self.end_s = math.inf
         """Time at which the audio ended, seconds; infinite before the end, and for a stream without silence behind."""
