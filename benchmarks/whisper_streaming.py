@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,13 +46,19 @@ def main() -> None:
     """Run all systems on all corpora."""
     arguments = _arguments()
     rows: list[dict[str, Any]] = []  # Any: names and numbers
+
+    def add(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+
     model = be.load(arguments.bundle, threads=arguments.threads)
     wanted = {name: one for name, one in POLICIES.items() if arguments.only is None or name.startswith(arguments.only)}
     for corpus in arguments.corpora.split(","):
         items = _some(read_manifest(arguments.data / corpus / "test.jsonl"), arguments.each)
-        rows += [_ours(model, name, policy, corpus, items) for name, policy in wanted.items()]
+        for name, policy in wanted.items():
+            add(_ours(model, name, policy, corpus, items))
         if arguments.rival is not None:
-            rows.append(_rival(arguments.rival, corpus, items, arguments.threads))
+            add(_rival(arguments.rival, corpus, items, arguments.threads))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     _show(rows)
     print(json.dumps({"rows": rows, "peak_gb": round(peak, 3), "threads": arguments.threads}))
