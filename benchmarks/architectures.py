@@ -1,14 +1,15 @@
 """The seeds' architectures side by side: the same speech, frozen Whisper encoder, small LLM and steps for all of them.
 
     python benchmarks/architectures.py --data DATA --whisper WHISPER [--out runs/architectures] [--steps 600]
-        [--seeds 1,2] [--only bestow,salm] [--all] [--test 80] [--figure]
+        [--seeds 1,2] [--only bestow,salm] [--all] [--test 80] [--questions] [--figure]
 
 DATA has `human` and `human_extra` (benchmarks/architectures_data.py), WHISPER is the folder of whisper-base. The
 recipes are those of examples/architectures: one of each kind, with --all their ablations too. Whisper's output for the
 training is computed once and kept. Each recipe and seed then runs in a process of its own: train, export,
 `bestow-edge eval` offline (where there is such a policy) and streaming, and the decoder alone against 15 to 120 s of
-speech. What is done is not done again. Prints a table and, last, one JSON line; --figure writes docs/architectures.svg
-and the table of docs/architectures.md. Needs the extras `train`, `export` and `eval`.
+speech. With --questions it goes on to learn to answer (benchmarks/architectures_questions.py). What is done is not done
+again. Prints a table and, last, one JSON line; --figure writes docs/architectures.svg
+and the table of docs/architectures.md. Needs the extras `train`, `export` and `eval`, and Linux.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -33,7 +33,9 @@ POLICIES = {
     "prepend": "local-agreement,offline",
     "interleave": "every-step",
 }
-TRAIN, DEV = 500, 16  # utterances
+TRAIN, DEV = 2000, 16  # utterances
+QUESTIONS = 2  # about an utterance of the training; an evaluation takes a recording once
+ASK_STEPS = 1500
 LENGTHS_S = (15, 30, 60, 120)
 SKIPPED = 5  # first steps, which are slower
 
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of recipes, such as bestow,salm")
     parser.add_argument("--all", action="store_true", help="all recipes, ablations too")
     parser.add_argument("--test", type=int, default=80, help="utterances of the test")
+    parser.add_argument("--questions", action="store_true", help="answers about speech too, beside the cascade")
     parser.add_argument("--figure", action="store_true", help="write docs/architectures.svg and the table of its page")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)  # a recipe and a seed, in its own process
     options = parser.parse_args()
@@ -62,11 +65,11 @@ def main() -> None:
         for name in chosen(options):
             print(f"{time.monotonic() - started_s:.0f} s: {name}, seed {seed}", file=sys.stderr, flush=True)
             rows.setdefault(name, {})[str(seed)] = result_of(name, seed, options)
-    from architectures_table import print_table, write_page
+    from architectures_table import print_tables, write_page
 
     record = {"steps": options.steps, "test": options.test, "machine": platform.processor() or platform.machine()}
     record |= {"minutes": round((time.monotonic() - started_s) / 60, 1), "rows": rows}
-    print_table(rows)
+    print_tables(rows)
     if options.figure:
         write_page(record, ROOT / "docs")
     print(json.dumps(record))
@@ -83,9 +86,11 @@ def chosen(options: argparse.Namespace) -> list[str]:
 def prepare(options: argparse.Namespace) -> None:
     """Join the recordings, take Whisper apart and compute its output for the training."""
     from architectures_data import write_split
+    from architectures_questions import write_questions
 
     for seed, (split, count) in enumerate((("train", TRAIN), ("dev", DEV), ("test", options.test))):
         write_split(options.data, options.out / "data", split, count, seed)
+        write_questions(options.out / "data", split, seed, QUESTIONS if split == "train" else 1)
     if not (options.out / "whisper").is_dir():
         command = ["init", "--from", str(options.whisper), "--offline", "--out", str(options.out / "whisper")]
         subprocess.run([sys.executable, "-m", "bestow_edge", *command], check=True, stdout=sys.stderr)
@@ -106,42 +111,88 @@ def recipe_of(name: str, seed: int, options: argparse.Namespace) -> Any:  # Any:
 
 def result_of(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return a run's figures, running it in a process of its own if there are none."""
-    path = options.out / name / str(seed) / "result.json"
-    if not path.is_file():
+    out = options.out / name / str(seed)
+    paths = [out / "result.json", out / "lengths.json", *([out / "questions.json"] if options.questions else [])]
+    if not all(path.is_file() for path in paths):
         subprocess.run([sys.executable, __file__, *sys.argv[1:], "--run", name, str(seed)], check=True)
-    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    figures: dict[str, Any] = {}
+    for path in paths:
+        figures |= json.loads(path.read_text(encoding="utf-8"))
     return figures
 
 
 def run(name: str, seed: int, options: argparse.Namespace) -> None:
     """Train, export and measure one recipe, and write its figures."""
-    from architectures_lengths import by_length
+    out = options.out / name / str(seed)
+    if not (out / "result.json").is_file():
+        (out / "result.json").write_text(json.dumps(words(name, seed, out, options)), encoding="utf-8")
+    if not (out / "lengths.json").is_file():
+        from architectures_lengths import by_length
 
+        (out / "lengths.json").write_text(
+            json.dumps({"lengths": by_length(out / "bundle", LENGTHS_S)}), encoding="utf-8"
+        )
+    if options.questions and not (out / "questions.json").is_file():
+        (out / "questions.json").write_text(json.dumps(questions(name, seed, out, options)), encoding="utf-8")
+
+
+def words(name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of a recipe that writes words."""
     from bestow_edge.core.bundle import read_manifest
+
+    figures = learn(recipe_of(name, seed, options), out / "run", options)
+    bundle = exported(out / "run" / "checkpoint", out / "bundle")
+    kind = read_manifest(bundle).model.connector.kind
+    figures["kind"] = kind
+    figures["mb"] = {path.stem: path.stat().st_size / 1e6 for path in sorted(bundle.glob("*.onnx"))}
+    figures["scores"] = evaluate(bundle, "test.jsonl", out / "scores", options, "--policy", POLICIES[kind])
+    return figures
+
+
+def questions(name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the shares of right answers about speech, about its transcript, and about the written words."""
+    from architectures_questions import asking, cascade
+
+    recipe = asking(recipe_of(name, seed, options), out / "run" / "checkpoint", ASK_STEPS)
+    learn(recipe, out / "ask", options)
+    bundle, policy = exported(out / "ask" / "checkpoint", out / "ask-bundle"), ("--policy", "offline")
+    if recipe_of(name, seed, options).model.connector.kind == "interleave":
+        policy = ("--policy", "every-step")
+    heard = evaluate(bundle, "questions.test.jsonl", out / "ask-words", options, *policy)
+    manifest = options.out / "data" / "questions.test.jsonl"
+    (path,) = (out / "ask-words").glob("*/utterances.jsonl")
+    lines = sorted(map(json.loads, path.read_text(encoding="utf-8").splitlines()), key=lambda line: line["index"])
+    asked = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    answered = evaluate(bundle, "questions.test.jsonl", out / "ask-answers", options, "--questions", *policy)
+    checkpoint = out / "ask" / "checkpoint"
+    return {
+        "wer_then": next(iter(heard.values()))["wer"],
+        "answers": {
+            "speech": next(iter(answered.values()))["accuracy"],
+            "cascade": cascade(checkpoint, manifest, [line["prediction"] for line in lines]),
+            "written words": cascade(checkpoint, manifest, [line["text"] for line in asked]),
+        },
+    }
+
+
+def exported(checkpoint: Path, bundle: Path) -> Path:
+    """Return the bundle, exporting the checkpoint in float32 if it is not there."""
     from bestow_edge.export.pipeline import export_bundle
 
-    out = options.out / name / str(seed)
-    figures = learn(recipe_of(name, seed, options), out / "run", options)
-    bundle = out / "bundle"
     if not bundle.is_dir():
-        export_bundle(out / "run" / "checkpoint", bundle, precision="fp32", progress=lambda _: None)
-    config = read_manifest(bundle).model
-    figures["kind"] = config.connector.kind
-    figures["mb"] = {path.stem: path.stat().st_size / 1e6 for path in sorted(bundle.glob("*.onnx"))}
-    figures["scores"] = evaluate(bundle, out / "scores", options, POLICIES[config.connector.kind])
-    figures["lengths"] = by_length(bundle, LENGTHS_S)
-    (out / "result.json").write_text(json.dumps(figures), encoding="utf-8")
+        export_bundle(checkpoint, bundle, precision="fp32", progress=lambda _: None)
+    return bundle
 
 
 def learn(recipe: Any, out: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Train, unless there is a checkpoint; return trainable weights, steps a second and memory."""
+    """Train, unless there is a checkpoint; return trainable weights, steps in a second of CPU, memory."""
     from architectures_features import use
     from transformers import TrainerCallback
 
     from bestow_edge.training.learning.trainer import train
 
     class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
-        """Times steps without what lies between them, and counts what moves."""
+        """Measures the CPU time of steps without what lies between them, and counts what moves."""
 
         def __init__(self) -> None:
             self.steps_s: list[float] = []
@@ -151,14 +202,15 @@ def learn(recipe: Any, out: Path, options: argparse.Namespace) -> dict[str, Any]
         def on_train_begin(self, *_: Any, model: Any = None, **__: Any) -> None:
             self.steps_s.clear()
             self.trainable = sum(weight.numel() for weight in model.model.parameters() if weight.requires_grad)
-            self.before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, here where the weights are loaded
+            self.before_kb = status_kb("VmRSS")
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.began_s = time.perf_counter()
+            self.began_s = time.process_time()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.steps_s.append(time.perf_counter() - self.began_s)
-            self.peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            self.steps_s.append(time.process_time() - self.began_s)
+            self.peak_kb = status_kb("VmHWM")
 
     path = out / "figures.json"
     if not path.is_file():
@@ -168,7 +220,7 @@ def learn(recipe: Any, out: Path, options: argparse.Namespace) -> dict[str, Any]
         steps_s = sorted(clock.steps_s[SKIPPED:] or clock.steps_s)
         figures = {
             "trainable": clock.trainable,
-            "steps_per_s": 1 / steps_s[len(steps_s) // 2],
+            "steps_per_cpu_s": 1 / steps_s[len(steps_s) // 2],
             "memory_mb": (clock.peak_kb - clock.before_kb) / 1000,
         }
         path.write_text(json.dumps(figures), encoding="utf-8")
@@ -176,17 +228,22 @@ def learn(recipe: Any, out: Path, options: argparse.Namespace) -> dict[str, Any]
     return done
 
 
-def evaluate(bundle: Path, out: Path, options: argparse.Namespace, policies: str) -> dict[str, Any]:
-    """Return WER, lag and real-time factor of each policy, with 95 % intervals."""
-    manifest = options.out / "data" / "test.jsonl"
-    command = ["eval", str(manifest), "--bundle", str(bundle), "--policy", policies, "--threads", "1", "--json"]
-    told = subprocess.run(
+def status_kb(field: str) -> int:
+    """Return a size that Linux reports about this process, KiB."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+
+
+def evaluate(bundle: Path, manifest: str, out: Path, options: argparse.Namespace, *more: str) -> dict[str, Any]:
+    """Return WER or accuracy, lag and real-time factor of each policy, with 95 % intervals."""
+    command = ["eval", str(options.out / "data" / manifest), "--bundle", str(bundle), *more, "--threads", "1", "--json"]
+    done = subprocess.run(
         [sys.executable, "-m", "bestow_edge", *command, "--out", str(out)], check=True, capture_output=True, text=True
     )
-    wanted = ("wer", "LAAL", "FirstText_CA", "RTF")
+    wanted = ("wer", "accuracy", "LAAL", "FirstText_CA", "RTF")
     return {
         setting["policy"]: {name: setting["scores"][name] for name in wanted if name in setting["scores"]}
-        for setting in json.loads(told.stdout)["settings"]
+        for setting in json.loads(done.stdout)["settings"]
     }
 
 

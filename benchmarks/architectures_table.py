@@ -13,8 +13,12 @@ BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 Rows = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Figures by recipe and seed."""
 COLUMNS = (
-    "recipe", "seeds", "trainable, M", "steps/s", "memory, MB", "WER offline, %", "WER streaming, %", "LAAL, ms",
+    "recipe", "seeds", "trainable, M", "steps/CPU s", "memory, MB", "WER offline, %", "WER streaming, %", "LAAL, ms",
     "first text, ms", "RTF", "bundle behind the encoder, MB",
+)  # fmt: skip
+ANSWERS = (
+    "recipe", "right answers about speech, %", "cascade: transcript, then LLM, %", "LLM alone, written words, %",
+    "WER then, %",
 )  # fmt: skip
 LENGTHS = ("recipe", "first token at 15 / 30 / 60 / 120 s, ms", "each next token, ms", "caches, MB")
 
@@ -32,12 +36,7 @@ def quality(runs: Sequence[Mapping[str, Any]], metric: str, *, offline: bool, di
         for policy, scores in run["scores"].items()
         if (policy == "offline") == offline and metric in scores
     ]
-    if not found:
-        return ""
-    low, high = min(one["low"] for one in found), max(one["high"] for one in found)
-    shown = f"{mean([one['value'] for one in found]):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-    each = ", ".join(f"{one['value']:.{digits}f}" for one in found)
-    return f"{shown} ({each})" if len(found) > 1 else shown
+    return interval(found, digits) if found else ""
 
 
 def row_of(name: str, seeds: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -45,14 +44,14 @@ def row_of(name: str, seeds: Mapping[str, Mapping[str, Any]]) -> list[str]:
     runs = list(seeds.values())
 
     def average(field: str) -> float:
-        return mean([float(run[field]) for run in runs])
+        return mean([float(run[field]) for run in runs if field in run] or [float("nan")])
 
     behind = [sum(size for graph, size in run["mb"].items() if not graph.startswith("encoder")) for run in runs]
     return [
         name,
         str(len(runs)),
         f"{average('trainable') / 1e6:.2f}",
-        f"{average('steps_per_s'):.1f}",
+        f"{average('steps_per_cpu_s'):.1f}",
         f"{average('memory_mb'):.0f}",
         quality(runs, "wer", offline=True),
         quality(runs, "wer", offline=False),
@@ -60,6 +59,27 @@ def row_of(name: str, seeds: Mapping[str, Mapping[str, Any]]) -> list[str]:
         quality(runs, "FirstText_CA", offline=False, digits=0),
         quality(runs, "RTF", offline=False, digits=2),
         f"{mean(behind):.1f}",
+    ]
+
+
+def interval(scores: Sequence[Mapping[str, float]], digits: int = 1) -> str:
+    """Return the mean over seeds, the widest interval, and each seed's value."""
+    low, high = min(one["low"] for one in scores), max(one["high"] for one in scores)
+    shown = f"{mean([one['value'] for one in scores]):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    each = ", ".join(f"{one['value']:.{digits}f}" for one in scores)
+    return f"{shown} ({each})" if len(scores) > 1 else shown
+
+
+def answers_of(name: str, seeds: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the cells of a recipe's answers; empty cells if it was not asked."""
+    runs = [run for run in seeds.values() if "answers" in run]
+    if not runs:
+        return [name, *[""] * (len(ANSWERS) - 1)]
+    kinds = ("speech", "cascade", "written words")
+    return [
+        name,
+        *(interval([run["answers"][kind] for run in runs]) for kind in kinds),
+        interval([run["wer_then"] for run in runs]),
     ]
 
 
@@ -73,14 +93,22 @@ def lengths_of(name: str, seeds: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [name, shown("first_ms"), shown("next_ms"), shown("mb")]
 
 
-def print_table(rows: Rows) -> None:
-    """Print both tables."""
-    for title, columns, cells in (("Quality and cost", COLUMNS, row_of), ("Decoder alone", LENGTHS, lengths_of)):
+def tables(rows: Rows) -> list[tuple[str, Sequence[str], list[list[str]]]]:
+    """Return title, columns and cells of each table."""
+    shown = [("Quality and cost", COLUMNS, row_of), ("Decoder alone", LENGTHS, lengths_of)]
+    if any("answers" in run for seeds in rows.values() for run in seeds.values()):
+        shown.insert(1, ("Questions", ANSWERS, answers_of))
+    return [(title, columns, [cells(name, seeds) for name, seeds in rows.items()]) for title, columns, cells in shown]
+
+
+def print_tables(rows: Rows) -> None:
+    """Print the tables."""
+    for title, columns, lines in tables(rows):
         table = Table(title=title)
         for column in columns:
             table.add_column(column)
-        for name, seeds in rows.items():
-            table.add_row(*cells(name, seeds))
+        for line in lines:
+            table.add_row(*line)
         Console(width=220).print(table)
 
 
@@ -96,10 +124,9 @@ def write_page(record: Mapping[str, Any], docs: Path) -> None:
     page = docs / "architectures.md"
     text = page.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN)
-    tables = markdown(COLUMNS, [row_of(*item) for item in rows.items()])
-    tables += "\n" + markdown(LENGTHS, [lengths_of(*item) for item in rows.items()])
-    told = f"{record['steps']} steps, {record['test']} utterances of the test.\n\n"
-    page.write_text(head + BEGIN + told + tables + END + rest.split(END)[1], encoding="utf-8")
+    shown = "\n".join(markdown(columns, lines) for _, columns, lines in tables(rows))
+    setting = f"{record['steps']} steps, {record['test']} utterances of the test.\n\n"
+    page.write_text(head + BEGIN + setting + shown + END + rest.split(END)[1], encoding="utf-8")
     draw(rows, docs / "architectures.svg")
 
 
