@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
@@ -31,8 +31,6 @@ class AdapterDecoder(MemoryDecoder):
         self._adapter = CachedGraph(adapter, rows)
         self._states = self._device.zeros(self._state_specs, batch=rows)
         self._next_states = self._states
-        self.num_tokens = np.zeros(rows, dtype=np.int64)
-        """(rows,) committed tokens, prompt included."""
         self._through_adapter = cross_adapter(config).prompt_mode == "null_frame"
         self._prefill([list(prompt[:-1]) for prompt in prompts])
 
@@ -42,29 +40,32 @@ class AdapterDecoder(MemoryDecoder):
 
     def commit(self, row: int, token_id: int) -> None:
         """Make the last attempt's query of a row part of its past and `token_id` its next query."""
-        for count in (self._llm.past_tokens, self._adapter.past_tokens, self.num_tokens):
+        for count in (self._llm.past_tokens, self._adapter.past_tokens):
             count[row] += 1
         self._keep_states([row])
         self.queries[row] = token_id
 
     def take_rows(self, rows: Sequence[int]) -> None:
         """Replace each row i by a copy of row `rows[i]`: caches, states and queries, in place."""
+        self._rehearsed.forget()
         order = np.array(rows, dtype=np.int64)
         for graph in (self._adapter, self._llm):
             graph.take_rows(order)
         self._states = self._take_states([(self._states, row) for row in rows])
         self._next_states = self._take_states([(self._next_states, row) for row in rows])
-        self.queries, self.num_tokens = self.queries[order], self.num_tokens[order]
+        self.queries = self.queries[order]
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
         """See `Decoder`."""
-        kept = self._states, self.queries.copy(), self.num_tokens.copy()
+        kept = self._states, self.queries.copy()
         pasts = self._adapter.past_tokens.copy(), self._llm.past_tokens.copy()
+        remembered = nullcontext() if self._states else self._rehearsed.rehearsal()  # a state is of its last run alone
         try:
-            yield
+            with remembered:
+                yield
         finally:
-            self._states, self.queries, self.num_tokens = kept
+            self._states, self.queries = kept
             self._adapter.past_tokens[:], self._llm.past_tokens[:] = pasts
 
     def _prefill(self, prompts: list[list[int]]) -> None:
@@ -78,7 +79,6 @@ class AdapterDecoder(MemoryDecoder):
             self._run(part, np.zeros_like(part))
             ran = np.clip(lengths - start, 0, width)
             self._llm.past_tokens += ran
-            self.num_tokens += ran
             if self._through_adapter:
                 self._adapter.past_tokens += ran
             self._keep_states(np.flatnonzero(ran).tolist())

@@ -18,6 +18,7 @@ from bestow_edge.core.specs.cross_layers import GRAPH
 from bestow_edge.core.tensors import ALIGNMENT, LANGUAGE_LOGITS, LOGITS, MEMORY, TOKEN_IDS, by_layer
 from bestow_edge.runtime.decoders.base import Attempt, Floats, no_languages
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph, Ints
+from bestow_edge.runtime.decoders.rehearsed import Rehearsed
 from bestow_edge.runtime.decoders.scores import OnDevice, best_tokens, log_probs
 from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.encoders.base import SpeechSteps
@@ -41,6 +42,7 @@ class CrossLayersDecoder:
         self._step = CachedGraph(graph, len(prompts))
         self._texts = [list(prompt) for prompt in prompts]  # prompt and answer, the next query last
         self._stale = True  # the caches are of an older encoding, or empty
+        self._rehearsed = Rehearsed()
 
     @property
     def rows(self) -> int:
@@ -59,6 +61,7 @@ class CrossLayersDecoder:
 
     def hear(self, speech: SpeechSteps) -> None:
         """Replace the encoding: the new one is of all the segment so far."""
+        self._rehearsed.forget()
         self._speech, self._stale = speech, True
 
     def end(self) -> None:
@@ -73,6 +76,7 @@ class CrossLayersDecoder:
         try:
             yield
         finally:
+            self._rehearsed.forget()
             self._speech, self._stale = kept, self._stale or bool(speech)
 
     def branch(self, prompts: Sequence[Sequence[int]]) -> CrossLayersDecoder:
@@ -83,8 +87,15 @@ class CrossLayersDecoder:
         """See `Decoder`; every token sees the whole encoding, whatever its row may see."""
         if self._speech is None:
             raise RuntimeError("an attempt before any speech was heard")
-        first = self._speech.start  # later than 0 if the segment is longer than the encoder's window
-        out = self._run_texts(self._speech) if self._stale else self._run_queries()
+        key = tuple(map(tuple, self._texts)), tuple(visible_steps)
+        if (known := self._rehearsed.find(key)) is not None:
+            return known
+        return self._rehearsed.keep(key, self._predict(self._speech, visible_steps))
+
+    def _predict(self, speech: SpeechSteps, visible_steps: Sequence[int]) -> list[Attempt]:
+        """Run the queries, behind the texts if the encoding is new."""
+        first = speech.start  # later than 0 if the segment is longer than the encoder's window
+        out = self._run_texts(speech) if self._stale else self._run_queries()
         best = best_tokens(self._graph.device, out, self._graph.spec)
         logits, alignment = OnDevice(self._graph.device, out[LOGITS]), OnDevice(self._graph.device, out[ALIGNMENT])
         return [
@@ -105,6 +116,7 @@ class CrossLayersDecoder:
 
     def take_rows(self, rows: Sequence[int]) -> None:
         """Replace each row i by a copy of row `rows[i]`."""
+        self._rehearsed.forget()
         self._texts = [list(self._texts[row]) for row in rows]
         self._step.take_rows(np.array(rows, dtype=np.int64))
 
@@ -113,7 +125,8 @@ class CrossLayersDecoder:
         """See `Decoder`."""
         lengths = [len(text) for text in self._texts]
         try:
-            yield
+            with self._rehearsed.rehearsal():
+                yield
         finally:
             self._texts = [text[:length] for text, length in zip(self._texts, lengths, strict=True)]
             self._step.past_tokens[:] = 0 if self._stale else self.num_tokens

@@ -27,11 +27,6 @@ class GatedLayersDecoder(MemoryDecoder):
         self._embedding = graphs[EMBEDDING].runner()
         self._prefill([list(prompt[:-1]) for prompt in prompts])
 
-    @property
-    def num_tokens(self) -> Ints:
-        """(rows,) committed tokens, prompt included."""
-        return self._llm.past_tokens
-
     def branch(self, prompts: Sequence[Sequence[int]]) -> GatedLayersDecoder:
         """See `Decoder`."""
         return GatedLayersDecoder(self._graphs, prompts, self.memory)
@@ -43,6 +38,7 @@ class GatedLayersDecoder(MemoryDecoder):
 
     def take_rows(self, rows: Sequence[int]) -> None:
         """Replace each row i by a copy of row `rows[i]`."""
+        self._rehearsed.forget()
         order = np.array(rows, dtype=np.int64)
         self._llm.take_rows(order)
         self.queries = self.queries[order]
@@ -52,7 +48,8 @@ class GatedLayersDecoder(MemoryDecoder):
         """See `Decoder`."""
         queries, past = self.queries.copy(), self._llm.past_tokens.copy()
         try:
-            yield
+            with self._rehearsed.rehearsal():
+                yield
         finally:
             self.queries, self._llm.past_tokens[:] = queries, past
 

@@ -13,6 +13,7 @@ from bestow_edge.core.specs.llm import GRAPH as LLM
 from bestow_edge.core.tensors import ALIGNMENT, LOGITS, VISIBLE_STEPS, WRITTEN_STEPS
 from bestow_edge.runtime.decoders.base import Attempt
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph, Ints
+from bestow_edge.runtime.decoders.rehearsed import Rehearsed
 from bestow_edge.runtime.decoders.scores import OnDevice, alignment_of, best_tokens, log_probs
 from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
 from bestow_edge.runtime.devices.base import Buffer, Graph
@@ -36,6 +37,12 @@ class MemoryDecoder(ABC):
         self._llm = CachedGraph(graphs[LLM], len(prompts))
         self.queries = np.array([prompt[-1] for prompt in prompts], dtype=np.int64)
         """(rows,) the token each row goes on from."""
+        self._rehearsed = Rehearsed()
+
+    @property
+    def num_tokens(self) -> Ints:
+        """(rows,) committed tokens, prompt included."""
+        return self._llm.past_tokens
 
     @property
     def rows(self) -> int:
@@ -49,6 +56,7 @@ class MemoryDecoder(ABC):
 
     def hear(self, speech: SpeechSteps) -> None:
         """See `Decoder`."""
+        self._rehearsed.forget()
         self.memory.write(speech)
 
     def end(self) -> None:  # noqa: B027 - a subclass need not add to it
@@ -64,10 +72,18 @@ class MemoryDecoder(ABC):
         try:
             yield
         finally:
+            self._rehearsed.forget()
             self.memory.restore(snapshot)
 
     def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
         """See `Decoder`; a row's next token follows its query."""
+        key = self.num_tokens.tobytes(), self.queries.tobytes(), tuple(visible_steps)
+        if (known := self._rehearsed.find(key)) is not None:
+            return known
+        return self._rehearsed.keep(key, self._predict(visible_steps))
+
+    def _predict(self, visible_steps: Sequence[int]) -> list[Attempt]:
+        """Run the queries."""
         out = self._run(self.queries[:, None], np.array(visible_steps, dtype=np.int64)[:, None])
         best = best_tokens(self._device, out, self._graphs[LLM].spec)
         logits, alignment = OnDevice(self._device, out[LOGITS]), OnDevice(self._device, out[ALIGNMENT])

@@ -1,0 +1,142 @@
+"""Attempts of a rehearsal that are used again: the same text and decisions as without, by fewer runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, WaitK
+from bestow_edge.runtime.decoders.base import Attempt
+from bestow_edge.runtime.decoders.cached_graph import CachedGraph
+from bestow_edge.runtime.decoders.rehearsed import Rehearsed
+from bestow_edge.runtime.model import Model
+from bestow_edge.runtime.stream.events import Decision, Event
+
+Floats = npt.NDArray[np.float32]
+PAIRS = ["en-de", "en-en"]
+POLICIES = st.one_of(
+    st.builds(WaitK, st.integers(1, 6), st.integers(1, 4)),
+    st.builds(LocalAgreement, st.integers(2, 3), st.integers(1, 8)),
+    st.builds(lambda threshold, steps: AlignAtt(threshold, l=steps), st.integers(1, 6), st.integers(1, 4)),
+    st.just(Offline()),
+)
+
+
+def attempt(token_id: int) -> Attempt:
+    return Attempt(token_id, -1.0, 3, lambda: np.zeros(4, dtype=np.float32))
+
+
+def test_a_path_is_found_again_from_its_begin() -> None:
+    rehearsed = Rehearsed()
+    with rehearsed.rehearsal():
+        for key in "abc":
+            assert rehearsed.find(key) is None
+            rehearsed.keep(key, [attempt(ord(key))])
+    for key in "aabb":  # a token may be attempted twice
+        found = rehearsed.find(key)
+        assert found is not None
+        assert found[0].token_id == ord(key)
+    assert rehearsed.find("x") is None  # its run overwrites what stands behind
+    assert rehearsed.find("c") is None
+
+
+def test_a_path_is_followed_without_gaps() -> None:
+    rehearsed = Rehearsed()
+    with rehearsed.rehearsal():
+        for key in "abc":
+            rehearsed.find(key)
+            rehearsed.keep(key, [attempt(ord(key))])
+    assert rehearsed.find("b") is None
+
+
+def test_a_rehearsal_within_one_keeps_the_path_before_it() -> None:
+    rehearsed = Rehearsed()
+    with rehearsed.rehearsal():
+        rehearsed.find("a")
+        rehearsed.keep("a", [attempt(1)])
+        with rehearsed.rehearsal():
+            rehearsed.find("b")
+            rehearsed.keep("b", [attempt(2)])
+        assert rehearsed.find("x") is None
+        rehearsed.keep("x", [attempt(3)])
+    assert [rehearsed.find(key) is not None for key in "axb"] == [True, True, False]
+
+
+def test_nothing_is_kept_outside_of_rehearsals() -> None:
+    rehearsed = Rehearsed()
+    rehearsed.find("a")
+    rehearsed.keep("a", [attempt(1)])
+    assert rehearsed.find("a") is None
+
+
+@contextmanager
+def counted(*, used: bool) -> Iterator[list[int]]:
+    """Count runs of graphs with caches, with what was rehearsed or without."""
+
+    def forgetful(rehearsed: Rehearsed, _key: object) -> None:
+        rehearsed.forget()
+
+    runs = [0]
+    plain_run: Any = CachedGraph.run
+
+    def run(graph: CachedGraph, *args: Any) -> Any:
+        runs[0] += 1
+        return plain_run(graph, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CachedGraph, "run", run)
+        if not used:
+            patch.setattr(Rehearsed, "find", forgetful)
+        yield runs
+
+
+def listen(
+    model: Model, policies: list[Policy], samples: Floats, block: int, lookahead: int | None = None
+) -> tuple[list[Event], list[Decision]]:
+    """Return the events and decisions of a session with a text for each policy."""
+    decisions: list[Decision] = []
+    prompts = list(zip(PAIRS, policies, strict=False))
+    with model.multi_session(prompts, lookahead=lookahead) as session:
+        session.on_decision = decisions.append
+        blocks = [samples[start : start + block] for start in range(0, samples.size, block)]
+        events = [event for each in blocks for event in session.feed(each)]
+        return events + session.finish(), decisions
+
+
+def test_text_and_decisions_are_those_of_single_runs(pausing_model: Model, speech: Floats) -> None:
+    saved = 0
+
+    @given(
+        policies=st.lists(POLICIES, min_size=1, max_size=2),
+        num_samples=st.integers(1280, 48000),
+        block=st.sampled_from([1600, 7777, 48000]),
+        lookahead=st.sampled_from([13, 6, 1, 0]),
+    )
+    def check(policies: list[Policy], num_samples: int, block: int, lookahead: int) -> None:
+        nonlocal saved
+        with counted(used=True) as some:
+            got = listen(pausing_model, policies, speech[:num_samples], block, lookahead)
+        with counted(used=False) as many:
+            want = listen(pausing_model, policies, speech[:num_samples], block, lookahead)
+        assert got == want
+        assert some[0] <= many[0]
+        saved += many[0] - some[0]
+
+    check()
+    assert saved > 0
+
+
+def test_drafts_of_local_agreement_are_not_run_twice(bidirectional_model: Model, speech: Floats) -> None:
+    runs = {}
+    for used in (True, False):
+        with counted(used=used) as count:
+            listen(bidirectional_model, [LocalAgreement(2, 4)], speech[:64000], 1600)
+        runs[used] = count[0]
+    assert runs[True] < 0.9 * runs[False]
