@@ -73,7 +73,7 @@ def _english(word: str, speaker: str) -> dict[str, Any]:
 
 
 def fsdd(names: list[str], _: Texts) -> dict[str, Take]:
-    """Choose by speaker; lucas, who took part later, is left out."""
+    """Choose by speaker; speakers without a split are left out."""
     takes = {}
     for name in names:
         match = re.search(r"/recordings/((\d)_([a-z]+)_\d+)\.wav$", name)
