@@ -21,7 +21,7 @@ HEADLESS = ("captions_asyncio.py", "transcribe_file.py")  # run to the end witho
 DEVICES = ("microphone.py",)
 SPEAKERS = ("accented_digits.py",)  # need espeak-ng
 CLIENTS = ("stream_client.py",)  # need a server
-ELSEWHERE = ("caption_overlay.py", "simuleval_agent.py")  # tried in tests of their names
+ELSEWHERE = ("caption_overlay.py", "public_data.py", "simuleval_agent.py")  # tried in tests of their names
 
 
 def run(name: str, *arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
