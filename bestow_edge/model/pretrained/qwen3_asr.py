@@ -36,10 +36,9 @@ CHAT = ChatTemplate(
     before_hotwords=SYSTEM,
 )
 LANGUAGES = (
-    "en", "ar", "cs", "da", "de", "el", "es", "fa", "fi", "fr", "hi", "hu", "id", "it", "ja", "ko", "mk", "ms", "nl",
-    "pl", "pt", "ro", "ru", "sv", "th", "tr", "vi", "yue", "zh",
+    "en", "ar", "cs", "da", "de", "el", "es", "fa", "fi", "fil", "fr", "hi", "hu", "id", "it", "ja", "ko", "mk", "ms",
+    "nl", "pl", "pt", "ro", "ru", "sv", "th", "tr", "vi", "yue", "zh",
 )  # fmt: skip
-"""Of its 30 languages those that have the same name here; Filipino has not."""
 _PARTS = ("audio_config", "text_config")
 _NAMES = (
     ("thinker.audio_tower.proj1.", "connector.hidden.0."),
