@@ -45,6 +45,8 @@ class Choice:
 
     visible: int
     token_id: int
+    written: bool
+    """Whether the policy accepted the token: what follows is chosen after it."""
 
 
 def read_recordings(manifest: Path, model: Model) -> list[Recording]:
@@ -71,8 +73,11 @@ def read_recordings(manifest: Path, model: Model) -> list[Recording]:
 def answer(model: Model, recording: Recording) -> list[Choice]:
     """Return what a model decides about a recording under its default policy."""
     decoder = _heard(model, recording)
-    attempts = decode(decoder, Answer(model.default_policy, MOST_TOKENS), model.manifest.end_ids)
-    return [Choice(attempt.visible_steps, attempt.token_id) for attempt in attempts]
+    text, choices, count = Answer(model.default_policy, MOST_TOKENS), list[Choice](), 0
+    for attempt in decode(decoder, text, model.manifest.end_ids):
+        choices.append(Choice(attempt.visible_steps, attempt.token_id, text.count > count))
+        count = text.count
+    return choices
 
 
 def agreement(model: Model, recordings: Sequence[Recording], answers: Sequence[Sequence[Choice]]) -> float:
@@ -87,7 +92,7 @@ def agreement(model: Model, recordings: Sequence[Recording], answers: Sequence[S
         decoder = _heard(model, recording)
         for choice in choices:
             same += decoder.attempt([choice.visible])[0].token_id == choice.token_id
-            if choice.token_id not in model.manifest.end_ids:
+            if choice.written:
                 decoder.commit(0, choice.token_id)
     if not (decisions := sum(map(len, answers))):
         raise ExportError("the fp32 model decides nothing about the recordings; check the checkpoint")

@@ -121,7 +121,7 @@ def export_bundle(
     chosen = parse_precisions(precision, weights_by_part(checkpoint).get("llm", 0), target)
     sources = with_tables(graph_sources(model.config), chosen["llm"])
     with atomic_directory(out, replace=force) as partial:
-        manifest = _manifest(model, tokenizer, sha256(checkpoint / WEIGHTS_FILE), target)
+        manifest = new_manifest(model, tokenizer, sha256(checkpoint / WEIGHTS_FILE), target)
         shutil.copyfile(checkpoint / TOKENIZER_FILE, partial / TOKENIZER_FILE)
         parity, graphs, sizes = list[ParityRow](), {}, {}
         with TemporaryDirectory(dir=partial) as full:
@@ -166,11 +166,11 @@ def _export_graph(
         return rows
     progress(f"{spec.name}: {precision}")
     final = manifest.specs[spec.name]
-    save_graph(_lower(graph, source, final, precision, manifest.target), path)
+    save_graph(lower(graph, source, final, precision, manifest.target), path)
     return rows + compare(path, final, source, expected, precision)
 
 
-def _lower(graph: ir.Model, source: GraphSource, spec: GraphSpec, precision: Precision, target: Target) -> ir.Model:
+def lower(graph: ir.Model, source: GraphSource, spec: GraphSpec, precision: Precision, target: Target) -> ir.Model:
     """Return a float32 graph as it goes into the bundle; the given one may be changed."""
     if target in FOR_ENGINES and precision == "int4":
         store_int4(graph, target)
@@ -278,7 +278,7 @@ def _write_golden(
     np.savez_compressed(directory / GOLDEN_FILE, **golden)
 
 
-def _manifest(model: SpeechModel, tokenizer: Tokenizer, checkpoint_sha256: str, target: Target) -> BundleManifest:
+def new_manifest(model: SpeechModel, tokenizer: Tokenizer, checkpoint_sha256: str, target: Target) -> BundleManifest:
     """Return the manifest without graphs, files and parity, which are known last."""
     config = model.config
     prompts = {

@@ -113,6 +113,14 @@ def test_decisions_on_speech(spoiled: Spoil, tiny_bundle: Path, name: str) -> No
         agreement(load(spoiled(name), threads=1), recordings, texts)
 
 
+def test_decisions_under_a_policy_that_refuses_tokens() -> None:
+    model = load("people", threads=1)
+    recordings = read_recordings(sample_manifest(), model)[:1]
+    choices = answer(model, recordings[0])
+    assert not all(choice.written or choice.token_id in model.manifest.end_ids for choice in choices)
+    assert agreement(model, recordings, [choices]) == 1
+
+
 @pytest.mark.parametrize("name", ["NaN", "token"])
 def test_what_is_no_token_ends_the_session(spoiled: Spoil, speech: np.ndarray, name: str) -> None:
     session = load(spoiled(name), threads=1).session(source="en")
