@@ -8,7 +8,7 @@ asked about that text, as in section 4.3 of the paper.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -80,10 +80,12 @@ def cascade(checkpoint: Path, manifest: Path, transcripts: Sequence[str]) -> dic
         manifest: of the questions.
         transcripts: that the model wrote, one for each line.
     """
+    from llm_alone import llm_alone
+
     from bestow_edge.core.prompts import WrittenPassage
     from bestow_edge.evaluation.scores.quality import score_texts
 
-    write = llm_alone(checkpoint)
+    write = llm_alone(checkpoint, MOST_TOKENS)
     lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     answers = [
         write(WrittenPassage("en", line["question"], text or "?"))
@@ -91,31 +93,3 @@ def cascade(checkpoint: Path, manifest: Path, transcripts: Sequence[str]) -> dic
     ]
     score = score_texts([line["answer"] for line in lines], answers, language="en").corpus["accuracy"]
     return {"value": score.value, "low": score.low, "high": score.high}
-
-
-def llm_alone(checkpoint: Path) -> Callable[[Any], str]:
-    """Return a function that lets the LLM of a checkpoint answer without speech, greedily, in PyTorch."""
-    import torch
-    from tokenizers import Tokenizer
-
-    from bestow_edge.core.prompts import prompt_text
-    from bestow_edge.model.base import Speech
-    from bestow_edge.model.checkpoint import load_checkpoint
-
-    model = load_checkpoint(checkpoint)
-    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    silence = Speech(torch.zeros(1, 0, model.config.encoder.width), torch.tensor([0]))
-
-    @torch.no_grad()
-    def write(asked: Any) -> str:
-        tokens = tokenizer.encode(prompt_text(asked, model.config.chat), add_special_tokens=False).ids
-        prompt = len(tokens)
-        while len(tokens) < prompt + MOST_TOKENS:
-            ids = torch.tensor([tokens])
-            best = int(model(ids, silence, torch.zeros_like(ids)).logits[0, -1].argmax())
-            if best == model.config.llm["eos_token_id"]:
-                break
-            tokens.append(best)
-        return str(tokenizer.decode(tokens[prompt:])).strip()
-
-    return write

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from bestow_edge.core.prompts import Written, WrittenPassage, WrittenText, prompt_text
+from bestow_edge.core.prompts import Written, WrittenPassage, WrittenText
 from bestow_edge.evaluation.scores.quality import score_texts
 from bestow_edge.training.data.corpora.text_batches import TextFile
 from bestow_edge.training.data.corpora.words import plain
@@ -159,7 +159,7 @@ def precision(evaluations: Evaluations) -> Iterator[Row]:
 
 def questions(evaluations: Evaluations) -> Iterator[Row]:
     """Yield answers about speech, and those of the LLM alone about the written passage and about the transcript."""
-    write = llm_alone(evaluations.args)
+    write = written_by(evaluations.args)
     for test in QUESTIONS:
         yield from evaluations.run(test, "--questions", part="questions")
         asked = list(lines(evaluations.manifest(test)))
@@ -176,7 +176,7 @@ def questions(evaluations: Evaluations) -> Iterator[Row]:
 
 def translations(evaluations: Evaluations) -> Iterator[Row]:
     """Yield the LLM alone on transcripts: what a cascade would write."""
-    write = llm_alone(evaluations.args)
+    write = written_by(evaluations.args)
     for test in SETS[2:4]:
         source, target = test.pair.split("-")
         heard = transcripts(evaluations, test._replace(pair=f"{source}-{source}"))
@@ -187,7 +187,7 @@ def translations(evaluations: Evaluations) -> Iterator[Row]:
 
 def texts(evaluations: Evaluations) -> Iterator[Row]:
     """Yield translations of written sentences by the LLM alone."""
-    write = llm_alone(evaluations.args)
+    write = written_by(evaluations.args)
     rows = [cells for _, _, cells in TextFile(evaluations.args.data / "text" / "tatoeba_en-de.test.tsv.gz").rows()]
     for source, target in (("en", "de"), ("de", "en")):
         some = rows[:: len(rows) // 300]
@@ -227,34 +227,15 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:  # Any: as JSON
         yield json.loads(line)
 
 
-def llm_alone(args: argparse.Namespace) -> Callable[[Written], str]:
+def written_by(args: argparse.Namespace) -> Callable[[Written], str]:
     """Return a function that runs the LLM without speech, greedily, in PyTorch."""
     if args.checkpoint is None:
         raise SystemExit("this part needs --checkpoint, what the bundle was exported from")
     import torch
-    from tokenizers import Tokenizer
-
-    from bestow_edge.model.base import Speech
-    from bestow_edge.model.checkpoint import load_checkpoint
+    from llm_alone import llm_alone
 
     torch.set_num_threads(args.threads)
-    model = load_checkpoint(args.checkpoint)
-    tokenizer = Tokenizer.from_file(str(args.checkpoint / "tokenizer.json"))
-    silence = Speech(torch.zeros(1, 0, model.config.encoder.width), torch.tensor([0]))
-
-    @torch.no_grad()
-    def write(asked: Written) -> str:
-        tokens = tokenizer.encode(prompt_text(asked, model.config.chat), add_special_tokens=False).ids
-        prompt = len(tokens)
-        while len(tokens) < prompt + MOST_TOKENS:
-            ids = torch.tensor([tokens])
-            best = int(model(ids, silence, torch.zeros_like(ids)).logits[0, -1].argmax())  # sees the null frame alone
-            if best == model.config.llm["eos_token_id"]:
-                break
-            tokens.append(best)
-        return str(tokenizer.decode(tokens[prompt:])).strip()
-
-    return write
+    return llm_alone(args.checkpoint, MOST_TOKENS)
 
 
 PARTS: dict[str, Callable[[Evaluations], Iterator[Row]]] = {
