@@ -8,8 +8,8 @@ recipes are those of examples/architectures: one of each kind, with --all their 
 training is computed once and kept. Each recipe and seed then runs in a process of its own: train, export,
 `bestow-edge eval` offline (where there is such a policy) and streaming, and the decoder alone against 15 to 120 s of
 speech. With --questions it goes on to learn to answer (benchmarks/architectures_questions.py). What is done is not done
-again. Prints a table and, last, one JSON line; --figure writes docs/architectures.svg
-and the table of docs/architectures.md. Needs the extras `train`, `export` and `eval`, and Linux.
+again. Prints a table and, last, one JSON line; --figure writes docs/architectures.svg and the table of
+docs/architectures.md. Needs the extras `train`, `export` and `eval`, and Linux.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ QUESTIONS = 2  # about an utterance of the training; an evaluation takes a recor
 ASK_STEPS = 1500
 LENGTHS_S = (15, 30, 60, 120)
 SKIPPED = 5  # first steps, which are slower
+Measure = Callable[[str, int, Path, argparse.Namespace], dict[str, Any]]
 
 
 def main() -> None:
@@ -110,9 +112,8 @@ def recipe_of(name: str, seed: int, options: argparse.Namespace) -> Any:  # Any:
 
 
 def result_of(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Return a run's figures, running it in a process of its own if there are none."""
-    out = options.out / name / str(seed)
-    paths = [out / "result.json", out / "lengths.json", *([out / "questions.json"] if options.questions else [])]
+    """Return a run's figures, running in a process of its own what is missing."""
+    paths = [options.out / name / str(seed) / f"{part}.json" for part in parts(options)]
     if not all(path.is_file() for path in paths):
         subprocess.run([sys.executable, __file__, *sys.argv[1:], "--run", name, str(seed)], check=True)
     figures: dict[str, Any] = {}
@@ -124,16 +125,15 @@ def result_of(name: str, seed: int, options: argparse.Namespace) -> dict[str, An
 def run(name: str, seed: int, options: argparse.Namespace) -> None:
     """Train, export and measure one recipe, and write its figures."""
     out = options.out / name / str(seed)
-    if not (out / "result.json").is_file():
-        (out / "result.json").write_text(json.dumps(words(name, seed, out, options)), encoding="utf-8")
-    if not (out / "lengths.json").is_file():
-        from architectures_lengths import by_length
+    for part, measure in parts(options).items():
+        if not (out / f"{part}.json").is_file():
+            figures = measure(name, seed, out, options)
+            (out / f"{part}.json").write_text(json.dumps(figures), encoding="utf-8")
 
-        (out / "lengths.json").write_text(
-            json.dumps({"lengths": by_length(out / "bundle", LENGTHS_S)}), encoding="utf-8"
-        )
-    if options.questions and not (out / "questions.json").is_file():
-        (out / "questions.json").write_text(json.dumps(questions(name, seed, out, options)), encoding="utf-8")
+
+def parts(options: argparse.Namespace) -> dict[str, Measure]:
+    """Return the functions whose figures a file of their names holds."""
+    return {"result": words, "lengths": lengths} | ({"questions": questions} if options.questions else {})
 
 
 def words(name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -149,22 +149,27 @@ def words(name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[
     return figures
 
 
+def lengths(_name: str, _seed: int, out: Path, _options: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of the decoder alone."""
+    from architectures_lengths import by_length
+
+    return {"lengths": by_length(out / "bundle", LENGTHS_S)}
+
+
 def questions(name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return the shares of right answers about speech, about its transcript, and about the written words."""
     from architectures_questions import asking, cascade
 
-    recipe = asking(recipe_of(name, seed, options), out / "run" / "checkpoint", ASK_STEPS)
-    learn(recipe, out / "ask", options)
-    bundle, policy = exported(out / "ask" / "checkpoint", out / "ask-bundle"), ("--policy", "offline")
-    if recipe_of(name, seed, options).model.connector.kind == "interleave":
-        policy = ("--policy", "every-step")
+    recipe, checkpoint = recipe_of(name, seed, options), out / "ask" / "checkpoint"
+    learn(asking(recipe, out / "run" / "checkpoint", ASK_STEPS), out / "ask", options)
+    bundle = exported(checkpoint, out / "ask-bundle")
+    policy = ("--policy", POLICIES[recipe.model.connector.kind].split(",")[-1])  # offline where there is such a policy
     heard = evaluate(bundle, "questions.test.jsonl", out / "ask-words", options, *policy)
     manifest = options.out / "data" / "questions.test.jsonl"
     (path,) = (out / "ask-words").glob("*/utterances.jsonl")
     lines = sorted(map(json.loads, path.read_text(encoding="utf-8").splitlines()), key=lambda line: line["index"])
     asked = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     answered = evaluate(bundle, "questions.test.jsonl", out / "ask-answers", options, "--questions", *policy)
-    checkpoint = out / "ask" / "checkpoint"
     return {
         "wer_then": next(iter(heard.values()))["wer"],
         "answers": {

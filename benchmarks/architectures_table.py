@@ -44,7 +44,7 @@ def row_of(name: str, seeds: Mapping[str, Mapping[str, Any]]) -> list[str]:
     runs = list(seeds.values())
 
     def average(field: str) -> float:
-        return mean([float(run[field]) for run in runs if field in run] or [float("nan")])
+        return mean([float(run[field]) for run in runs])
 
     behind = [sum(size for graph, size in run["mb"].items() if not graph.startswith("encoder")) for run in runs]
     return [

@@ -85,12 +85,10 @@ class CrossLayersDecoder:
 
     def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
         """See `Decoder`; every token sees the whole encoding, whatever its row may see."""
-        if self._speech is None:
+        if (speech := self._speech) is None:
             raise RuntimeError("an attempt before any speech was heard")
-        key = tuple(map(tuple, self._texts)), tuple(visible_steps)
-        if (known := self._rehearsed.find(key)) is not None:
-            return known
-        return self._rehearsed.keep(key, self._predict(self._speech, visible_steps))
+        key = tuple((len(text), text[-1]) for text in self._texts), tuple(visible_steps)
+        return self._rehearsed.attempt(key, partial(self._predict, speech, visible_steps))
 
     def _predict(self, speech: SpeechSteps, visible_steps: Sequence[int]) -> list[Attempt]:
         """Run the queries, behind the texts if the encoding is new."""

@@ -78,9 +78,7 @@ class MemoryDecoder(ABC):
     def attempt(self, visible_steps: Sequence[int]) -> list[Attempt]:
         """See `Decoder`; a row's next token follows its query."""
         key = self.num_tokens.tobytes(), self.queries.tobytes(), tuple(visible_steps)
-        if (known := self._rehearsed.find(key)) is not None:
-            return known
-        return self._rehearsed.keep(key, self._predict(visible_steps))
+        return self._rehearsed.attempt(key, partial(self._predict, visible_steps))
 
     def _predict(self, visible_steps: Sequence[int]) -> list[Attempt]:
         """Run the queries."""

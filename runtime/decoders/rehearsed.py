@@ -6,41 +6,40 @@ that draft once more. Their keys and values are still in the caches, behind the 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 from bestow_edge.runtime.decoders.base import Attempt
 
 
 class Rehearsed:
-    """Attempts along one path of tokens. A key names texts and visible steps of all rows; speech must not change."""
+    """Attempts along one path of tokens, followed from its begin without gaps.
+
+    So a key needs the number of tokens, the last token and the visible steps of each row. When speech or rows change,
+    call `forget`.
+    """
 
     def __init__(self) -> None:
         self._path: list[tuple[Hashable, list[Attempt]]] = []
         self._next = 0  # the attempts before it led to the text as it is now
         self._depth = 0  # of rehearsals
 
-    def find(self, key: Hashable) -> list[Attempt] | None:
-        """Return the attempts that were made for a key, or None; then all that a run will overwrite is forgotten."""
+    def attempt(self, key: Hashable, run: Callable[[], list[Attempt]]) -> list[Attempt]:
+        """Return the attempts that a rehearsal made for a key, else those of a run, which a rehearsal keeps."""
         for place in (self._next - 1, self._next):  # the last one again, or the one behind its token
             if 0 <= place < len(self._path) and self._path[place][0] == key:
                 self._next = place + 1
                 return self._path[place][1]
-        if self._depth:
-            del self._path[self._next :]
-        else:
+        if not self._depth:
             self.forget()
-        return None
-
-    def keep(self, key: Hashable, attempts: Sequence[Attempt]) -> list[Attempt]:
-        """Keep and return the attempts of a run. Outside of rehearsals nothing is kept."""
-        if self._depth:
-            self._path.append((key, list(attempts)))
-            self._next = len(self._path)
-        return list(attempts)
+            return run()
+        del self._path[self._next :]  # the run overwrites their keys and values
+        self._path.append((key, run()))
+        self._next = len(self._path)
+        return self._path[-1][1]
 
     def forget(self) -> None:
-        """Forget all, because speech or rows changed."""
+        """Forget all attempts."""
         self._path.clear()
         self._next = 0
 

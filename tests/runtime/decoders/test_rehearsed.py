@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,55 +33,73 @@ def attempt(token_id: int) -> Attempt:
     return Attempt(token_id, -1.0, 3, lambda: np.zeros(4, dtype=np.float32))
 
 
-def test_a_path_is_found_again_from_its_begin() -> None:
-    rehearsed = Rehearsed()
-    with rehearsed.rehearsal():
-        for key in "abc":
-            assert rehearsed.find(key) is None
-            rehearsed.keep(key, [attempt(ord(key))])
-    for key in "aabb":  # a token may be attempted twice
-        found = rehearsed.find(key)
-        assert found is not None
-        assert found[0].token_id == ord(key)
-    assert rehearsed.find("x") is None  # its run overwrites what stands behind
-    assert rehearsed.find("c") is None
+class Runs:
+    """Attempts by key, and the keys that were run."""
+
+    def __init__(self) -> None:
+        self.rehearsed, self.keys = Rehearsed(), ""
+
+    def attempt(self, keys: str) -> None:
+        """Attempt each of some keys."""
+        for key in keys:
+            (found,) = self.rehearsed.attempt(key, lambda key=key: self._run(key))  # type: ignore[misc]
+            assert found.token_id == ord(key)
+
+    def _run(self, key: str) -> list[Attempt]:
+        self.keys += key
+        return [attempt(ord(key))]
+
+
+def test_a_path_is_followed_from_its_begin() -> None:
+    runs = Runs()
+    with runs.rehearsed.rehearsal():
+        runs.attempt("abc")
+    runs.attempt("aabb")  # a token may be attempted twice
+    assert runs.keys == "abc"
+    runs.attempt("xc")  # x overwrites what stands behind b
+    assert runs.keys == "abcxc"
 
 
 def test_a_path_is_followed_without_gaps() -> None:
-    rehearsed = Rehearsed()
-    with rehearsed.rehearsal():
-        for key in "abc":
-            rehearsed.find(key)
-            rehearsed.keep(key, [attempt(ord(key))])
-    assert rehearsed.find("b") is None
+    runs = Runs()
+    with runs.rehearsed.rehearsal():
+        runs.attempt("abc")
+    runs.attempt("b")
+    assert runs.keys == "abcb"
 
 
 def test_a_rehearsal_within_one_keeps_the_path_before_it() -> None:
-    rehearsed = Rehearsed()
-    with rehearsed.rehearsal():
-        rehearsed.find("a")
-        rehearsed.keep("a", [attempt(1)])
-        with rehearsed.rehearsal():
-            rehearsed.find("b")
-            rehearsed.keep("b", [attempt(2)])
-        assert rehearsed.find("x") is None
-        rehearsed.keep("x", [attempt(3)])
-    assert [rehearsed.find(key) is not None for key in "axb"] == [True, True, False]
+    runs = Runs()
+    with runs.rehearsed.rehearsal():
+        runs.attempt("a")
+        with runs.rehearsed.rehearsal():
+            runs.attempt("b")
+        runs.attempt("x")
+    runs.attempt("axb")
+    assert runs.keys == "abxb"
 
 
 def test_nothing_is_kept_outside_of_rehearsals() -> None:
-    rehearsed = Rehearsed()
-    rehearsed.find("a")
-    rehearsed.keep("a", [attempt(1)])
-    assert rehearsed.find("a") is None
+    runs = Runs()
+    runs.attempt("aa")
+    assert runs.keys == "aa"
+
+
+def test_forgotten_attempts_are_run_again() -> None:
+    runs = Runs()
+    with runs.rehearsed.rehearsal():
+        runs.attempt("ab")
+    runs.rehearsed.forget()
+    runs.attempt("ab")
+    assert runs.keys == "abab"
 
 
 @contextmanager
 def counted(*, used: bool) -> Iterator[list[int]]:
     """Count runs of graphs with caches, with what was rehearsed or without."""
 
-    def forgetful(rehearsed: Rehearsed, _key: object) -> None:
-        rehearsed.forget()
+    def forgetful(_rehearsed: Rehearsed, _key: object, run: Callable[[], list[Attempt]]) -> list[Attempt]:
+        return run()
 
     runs = [0]
     plain_run: Any = CachedGraph.run
@@ -93,7 +111,7 @@ def counted(*, used: bool) -> Iterator[list[int]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CachedGraph, "run", run)
         if not used:
-            patch.setattr(Rehearsed, "find", forgetful)
+            patch.setattr(Rehearsed, "attempt", forgetful)
         yield runs
 
 
