@@ -197,6 +197,6 @@ def sources(config: ModelConfig) -> tuple[GraphSource, ...]:
         build=traced_from(AdapterStep),
         sizes=tuple(dict(zip((BATCH, TOKENS, SLOTS, CAPACITY), shape, strict=True)) for shape in shapes),
         make_lawful=make_lawful,
-        largest_int4_block=16,
+        largest_int4_block=32,
     )
     return adapter, llm_source(config)

@@ -6,9 +6,9 @@ each, and so has each block of a row of activations. No row depends on the rows 
 several texts as one batch, and an outlier makes one block coarse, not all positions. Embedding tables have blocks too,
 in int8 those of the LLM's output, which is often the same matrix: `sharing` then stores it once. Everything else
 computes in float32: convolutions, recurrent layers, norms, products of two activations such as attention, and constants
-too small to matter. Scales of blocks and large float32 constants are stored in float16; the runtime makes float32 of
-them when it loads the graph. Weights are read, quantised and written one tensor at a time. No calibration data is
-needed.
+too small to matter. Scales of blocks are stored in float16, large constants that are left in int8 with a scale a row;
+the runtime makes float32 of them when it loads the graph. Weights are read, quantised and written one tensor at a time.
+No calibration data is needed.
 """
 
 from __future__ import annotations
@@ -72,18 +72,32 @@ def _quantize_weights(model: ir.Model, bits: int, largest_block: int | None, tab
         raise ExportError(f"{name}: no matrix or table of {MIN_WEIGHTS} or more weights; keep this graph in float32")
     model.opset_imports[MICROSOFT] = 1
     common.RemoveUnusedNodesPass()(model)
-    _store_halves(model)
+    _store_bytes(model)
 
 
-def _store_halves(model: ir.Model) -> None:
-    """Store the large float32 constants that are left in float16."""
+def _store_bytes(model: ir.Model) -> None:
+    """Store the large float32 constants that are left, such as convolutions and tables of positions, in int8."""
     for value in list(model.graph.initializers.values()):
         known = None if value.shape is None else constant(value, rank=len(value.shape))
         if known is None or len(known.shape) < 2 or known.size < MIN_WEIGHTS or np.abs(known.read()).max() > LARGEST:
             continue
-        half = _as_half(model, known.name, known.shape, known.read)
-        value.replace_all_uses_with(half)
+        value.replace_all_uses_with(_as_bytes(model, known))
         del model.graph.initializers[known.name]
+
+
+def _as_bytes(model: ir.Model, known: Constant) -> ir.Value:
+    """Add a constant in int8, with a scale for each index of its first axis, and return it in float32."""
+    rows = (known.shape[0], *[1] * (len(known.shape) - 1))
+
+    def make() -> tuple[npt.NDArray[np.int8], Weights]:
+        values, scales = _int8(known.read(), axis=tuple(range(1, len(known.shape))))
+        return values, scales.reshape(rows)
+
+    values, scales = _pair(model, f"{known.name}_int8", np.int8, known.shape, rows, make)
+    whole = ir.node("Cast", [values], {"to": ir.DataType.FLOAT}, name=f"{known.name}_unscaled")
+    scaled = ir.node("Mul", [whole.outputs[0], scales], name=f"{known.name}_float")
+    model.graph.insert_before(model.graph[0], [whole, scaled])  # float32 from the moment the runtime loads the graph
+    return scaled.outputs[0]
 
 
 def _as_half(model: ir.Model, name: str, shape: Sequence[int], make: Callable[[], Weights]) -> ir.Value:
@@ -215,8 +229,8 @@ def _pair(
     return stored, _as_half(model, name, scales_shape, scales)
 
 
-def _int8(weights: Weights, axis: int) -> tuple[npt.NDArray[np.int8], Weights]:
-    """Return int8 weights and float32 scales along an axis, whose product is the weights, nearly."""
+def _int8(weights: Weights, axis: int | tuple[int, ...]) -> tuple[npt.NDArray[np.int8], Weights]:
+    """Return int8 weights and float32 scales, one for all along an axis or axes; their product is nearly the weights."""
     largest = np.maximum(weights.max(axis=axis), -weights.min(axis=axis))
     scales = np.where(largest > 0, largest / LARGEST_INT8, 1).astype(np.float32)
     scaled = weights * np.expand_dims(1 / scales, axis)

@@ -123,7 +123,7 @@ def test_table_in_int4(tmp_path: Path, width: int) -> None:
     assert (got[1] == 0).all()
 
 
-def test_large_float32_constants_are_stored_in_half(tmp_path: Path) -> None:
+def test_large_float32_constants_are_stored_in_int8(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "m"], ["p"]),
         helper.make_node("Add", ["p", "places"], ["q"]),
@@ -135,6 +135,7 @@ def test_large_float32_constants_are_stored_in_half(tmp_path: Path) -> None:
     full = write(tmp_path / "full.onnx", nodes, constants, "x", 64)
     quantize_file(full, tmp_path / "int8.onnx", largest_block=32)
     types = constant_types(tmp_path / "int8.onnx")
+    assert types["places_int8_values"] == TensorProto.INT8
     assert "places" not in types
     assert types["huge"] == TensorProto.FLOAT
     x = weights(64, 64)
