@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,12 @@ from starlette.types import Message, Receive
 from bestow_edge.core.errors import RefusedError
 from bestow_edge.core.files import temporary_directory
 from bestow_edge.server.limits import Limits
-from bestow_edge.server.problems import TOO_BIG, WRONG_DATA
+from bestow_edge.server.problems import INTERNAL, TOO_BIG, WRONG_DATA
 
 MOST_FIELDS, MOST_FIELD_BYTES = 24, 65536
 LINGER_S = 3.0
 MOST_NAME = 80  # letters of a file's name in a message
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ async def uploaded(http: HttpRequest, limits: Limits) -> AsyncIterator[Upload]:
     """Take the form of a request, in a folder that is deleted at the end.
 
     Raises:
-        RefusedError: it is no form with one file, too large or too slow.
+        RefusedError: it is no form with one file, too large or too slow, or the server's disk takes no more.
     """
     if not http.headers.get("content-type", "").startswith("multipart/form-data"):
         got = http.headers.get("content-type", "none")
@@ -54,7 +56,8 @@ async def uploaded(http: HttpRequest, limits: Limits) -> AsyncIterator[Upload]:
     bounded = HttpRequest(http.scope, _bounded(http, limits))
     try:
         async with asyncio.timeout(limits.upload_s):
-            form = await bounded.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES)
+            with _storing():
+                form = await bounded.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_FIELD_BYTES)
     except TimeoutError:
         raise RefusedError(f"the upload took more than {limits.upload_s:g} s", status=408, code=TOO_BIG) from None
     try:
@@ -63,9 +66,10 @@ async def uploaded(http: HttpRequest, limits: Limits) -> AsyncIterator[Upload]:
             raise _wrong("file: missing; expected an audio file in the field file")
         names = [name for name in form if name != "file"]
         fields = {name: tuple(value for value in form.getlist(name) if isinstance(value, str)) for name in names}
-        with temporary_directory("upload") as folder:
-            path = folder / "upload"
-            await asyncio.to_thread(_save, file, path)
+        with ExitStack() as stack:
+            with _storing():
+                path = stack.enter_context(temporary_directory("upload")) / "upload"
+                await asyncio.to_thread(_save, file, path)
             yield Upload(path, _shown(file.filename or ""), fields)
     finally:
         await form.close()
@@ -97,6 +101,17 @@ def _bounded(http: HttpRequest, limits: Limits) -> Receive:
         return message
 
     return receive
+
+
+@contextmanager
+def _storing() -> Iterator[None]:
+    """Refuse an upload that cannot be written: the disk is full, or the folder for temporary files read-only."""
+    try:
+        yield
+    except OSError as error:
+        logger.exception("an upload cannot be stored; free space or set TMPDIR")
+        message = f"the server cannot store uploads now: {error.strerror}"
+        raise RefusedError(message, status=507, code=INTERNAL) from error
 
 
 def _save(file: UploadFile, path: Path) -> None:

@@ -10,6 +10,7 @@ import time
 import urllib.error
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from clients import BOUNDARY, closed_or_reset, form, post, works
@@ -299,3 +300,23 @@ def test_a_client_that_leaves_during_a_file_frees_its_place(server: Served) -> N
     assert eventually(lambda: server.open_sessions() == 0)
     assert eventually(lambda: server.figure("bestow_edge_lost_clients_total") >= lost + 1)
     assert works(server)
+
+
+@pytest.mark.parametrize("megabytes", [0.1, 1.5])
+def test_a_disk_that_takes_nothing_refuses_uploads_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, megabytes: float
+) -> None:
+    """Above 1 MB the form is on the disk before the upload is."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    with served(upload_mb=4.0) as server:
+        assert works(server)
+        folder.rmdir()
+        code, answer = post(server, form(b"\0" * int(megabytes * 1e6)))
+        assert (code, answer["error"]["type"]) == (507, "server_error")
+        assert answer["error"]["message"] == "the server cannot store uploads now: No such file or directory"
+        with sync.connect(f"{server.ws}/v1/stream?lang=en-en") as client:
+            assert json.loads(client.recv())["event"] == "started"
+        folder.mkdir()
+        assert works(server)
