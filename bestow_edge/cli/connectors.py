@@ -18,6 +18,7 @@ Kinds = Literal["cross_adapter", "gated_layers", "cross_layers", "prepend", "int
 GATED: tuple[Kinds, ...] = ("gated_layers", "cross_layers")  # the second is the name that the T5 style goes by
 Layers = Literal["linear", "mlp", "conformer", "qformer"]
 Shortening = Literal["none", "frame_averaging", "blank_removal"]
+Forms = Literal["turns", "additive"]
 SpeechMask = Literal["causal", "non_causal"]
 PREPEND_L = 12  # steps (0.96 s) between two drafts: each runs all the text again
 
@@ -36,6 +37,10 @@ Delays = Annotated[
     ),
 ]
 
+Form = Annotated[
+    Forms | None,
+    typer.Option("--form", help="interleave: steps of speech take turns with tokens, or are added to them."),
+]
 Every = Annotated[
     int | None,
     typer.Option(
@@ -133,8 +138,8 @@ def gates(kind: Kinds, every: int | None, heads: int, ffn_factor: int, *, fresh:
     return sizes if every is None else replace(sizes, every=every)
 
 
-def turns(kind: Kinds, delays: str | None, *, fresh: bool) -> InterleaveConfig | None:
-    """Return the connector for speech and text in turns; None for other kinds.
+def turns(kind: Kinds, delays: str | None, form: Forms | None, *, fresh: bool) -> InterleaveConfig | None:
+    """Return the connector for speech and text in one sequence; None for other kinds.
 
     Raises:
         ConfigError: the options contradict each other.
@@ -142,10 +147,13 @@ def turns(kind: Kinds, delays: str | None, *, fresh: bool) -> InterleaveConfig |
     if kind != "interleave":
         if delays is not None:
             raise ConfigError("--delays: only --connector interleave has delays; give both")
+        if form is not None:
+            raise ConfigError("--form: only --connector interleave has forms; give both")
         return None
     if not fresh:
         raise ConfigError("--connector interleave begins with fresh weights; leave out --from and --adapter")
-    return InterleaveConfig() if delays is None else InterleaveConfig(delays=_steps(delays))
+    sizes = InterleaveConfig(form=form or "turns")
+    return sizes if delays is None else replace(sizes, delays=_steps(delays))
 
 
 def _steps(text: str) -> tuple[int, ...]:
@@ -163,9 +171,8 @@ def default_policy(
 ) -> PolicyConfig:
     """Return the default policy of a model with a kind of connector; of turns, with the middle one of their delays."""
     if turns is not None:
-        return PolicyConfig(
-            name="every-step", l=l or PolicyConfig().l, delay=turns.delays[(len(turns.delays) - 1) // 2]
-        )
+        plain = PolicyConfig(name="every-step", delay=turns.delays[(len(turns.delays) - 1) // 2])
+        return replace(plain, l=l or 1, most_tokens=1) if turns.form == "additive" else replace(plain, l=l or plain.l)
     if kind == "prepend":
         return PolicyConfig(name="local-agreement", l=l or PREPEND_L)
     return PolicyConfig(k=k, l=l or PolicyConfig().l)

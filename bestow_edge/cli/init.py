@@ -113,6 +113,7 @@ def init(
     connector: connectors.Kind = "cross_adapter",
     every: connectors.Every = None,
     delays: connectors.Delays = None,
+    form: connectors.Form = None,
     adapter: Adapter = "fresh",
     adapter_layers: Layers = ADAPTER.num_layers,
     adapter_width: Width = ADAPTER.width,
@@ -150,7 +151,7 @@ def init(
     sizes = adapter_layers, adapter_width, adapter_heads, adapter_ffn
     speech = connectors.SpeechOptions(speech_layers, stack, queries, compressor, labels, mask)
     is_fresh = adapter == "fresh" and whole is None
-    turns = connectors.turns(connector, delays, fresh=is_fresh)
+    turns = connectors.turns(connector, delays, form, fresh=is_fresh)
     gates = connectors.gates(connector, every, adapter_heads, adapter_ffn, fresh=is_fresh)
     fresh = turns or gates or connectors.fresh(connector, adapter, sizes, (text_mixer, prompt_mode), speech)
     policy = connectors.default_policy(connector, k, l, turns)

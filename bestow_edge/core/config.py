@@ -279,6 +279,8 @@ class PolicyConfig:
     """Every-step: encoder steps from the end of a word to its text, one of those of the connector."""
     blank_bias: float = 0.0
     """Every-step: added to the log-probability of BLANK, nats."""
+    most_tokens: int = 8
+    """Every-step: most tokens of a turn; the rest of the text waits for the next one."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -286,7 +288,7 @@ class PolicyConfig:
             got = f"k={self.k}, l={self.l}, threshold={self.threshold}"
             raise ConfigError(f"policy: k and l must be at least 1 and threshold at least 0, got {got}")
         check_ranges("policy", self, k=(1, MOST), l=(1, MOST), threshold=(0, MOST), pool=(1, MOST), least_share=(0, 1))
-        check_ranges("policy", self, delay=(0, MOST), blank_bias=(-MOST_BIAS, MOST_BIAS))
+        check_ranges("policy", self, delay=(0, MOST), blank_bias=(-MOST_BIAS, MOST_BIAS), most_tokens=(1, MOST))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

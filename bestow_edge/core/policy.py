@@ -44,8 +44,6 @@ class View:
     drafts: tuple[tuple[int, ...], ...]
     """Whole answers the model would have given with the speech visible at the last reads, the newest last; at most
     `num_drafts`."""
-    written: int = 0
-    """Tokens written with as much speech visible."""
 
 
 class Policy:
@@ -68,6 +66,11 @@ class Policy:
     def end_bias(self) -> float:
         """Added to the log-probability of the end tokens before the end of the audio, nats."""
         return 0.0
+
+    @property
+    def most_at_once(self) -> int:
+        """Most tokens written with the same speech visible, before the end of the audio."""
+        return ALL_STEPS
 
     def steps_needed(self, index: int) -> int:  # noqa: ARG002 - for those that override it
         """Return the encoder steps that must be heard before answer token `index` (from 0) is tried."""
@@ -238,9 +241,10 @@ class EveryStep(Policy):
         """`blank_bias`."""
         return self.blank_bias
 
-    def accepts(self, view: View) -> bool:
-        """Accept as many tokens as a turn may have."""
-        return view.written < self.most_tokens
+    @property
+    def most_at_once(self) -> int:
+        """`most_tokens`."""
+        return self.most_tokens
 
 
 POLICIES: dict[str, type[Policy]] = {

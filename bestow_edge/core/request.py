@@ -232,7 +232,7 @@ def check_follows(policy: Policy, config: ModelConfig) -> None:
     """
     check_policy(policy)
     if isinstance(policy, EveryStep):
-        config.connector.check_policy(PolicyConfig(name="every-step", l=policy.l, delay=policy.delay))
+        config.connector.check_policy(PolicyConfig(name="every-step", **dataclasses.asdict(policy)))
     layers = getattr(config.connector, "num_layers", 1)
     if isinstance(policy, AlignAtt) and not -layers <= policy.layer < layers:
         raise ConfigError(f"policy align-att: layer {policy.layer}; expected {-layers} to {layers - 1}")

@@ -230,7 +230,7 @@ def _pair(
 
 
 def _int8(weights: Weights, axis: int | tuple[int, ...]) -> tuple[npt.NDArray[np.int8], Weights]:
-    """Return int8 weights and float32 scales, one for all along an axis or axes; their product is nearly the weights."""
+    """Return int8 weights and float32 scales, one along an axis or axes; their product is nearly the weights."""
     largest = np.maximum(weights.max(axis=axis), -weights.min(axis=axis))
     scales = np.where(largest > 0, largest / LARGEST_INT8, 1).astype(np.float32)
     scaled = weights * np.expand_dims(1 / scales, axis)

@@ -1,4 +1,4 @@
-"""Connector kind `interleave`: the `token_embedding` and `llm_step` graphs, speech and text in turns in one sequence.
+"""Connector kind `interleave`: the `token_embedding` and `llm_step` graphs, speech and text in one sequence.
 
 An attempt appends the steps that its row has not seen, a turn, to the row's sequence and returns the token behind them.
 Each position goes through the LLM once. When a sequence is longer than the window, its oldest turns are dropped: keys
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,8 @@ class Row:
     """Tokens of its text."""
     dropped: int = 0
     """Times that turns were dropped."""
+    newest: Array | None = None
+    """Additive form: (hidden,) of the last token, if it is in no position yet; None = BLANK."""
 
     def copy(self) -> Row:
         """Return a copy that does not change with it."""
@@ -172,13 +174,17 @@ class InterleaveDecoder:
 
     def _next_positions(self, row: Row, visible: int) -> list[Array]:
         """Return the positions of a row to run for an attempt: those not in the cache, or the last one again."""
-        if visible > row.seen:
-            row.turns.append(len(row.embeds))
-            row.embeds += self._steps[row.seen - self._first : visible - self._first]
-            row.seen = visible
+        seen, row.seen = row.seen, max(row.seen, visible)
+        self._append(row, self._steps[seen - self._first : row.seen - self._first])
         if row.prompt_len + len(row.embeds) > self._window:
             row.drop_turns(self._window // 2 - row.prompt_len)
         return row.embeds[min(row.cached, len(row.embeds) - 1) :]
+
+    def _append(self, row: Row, steps: Sequence[Array]) -> None:
+        """Append the steps of a turn to a row; there may be none."""
+        if steps:
+            row.turns.append(len(row.embeds))
+            row.embeds += steps
 
     def _run_positions(self, todo: Sequence[Sequence[Array]]) -> Mapping[str, Buffer]:
         """Run some positions of each row and return the LLM's outputs behind the last one.
@@ -221,8 +227,40 @@ class InterleaveDecoder:
         self._steps, self._first = self._steps[seen:], self._first + seen
 
 
+class AdditiveDecoder(InterleaveDecoder):
+    """The decoder of the additive form: a position holds a step and the token before it."""
+
+    def end(self) -> None:
+        """Hear the mark of the end, once: a step that adds nothing."""
+        if self.heard and not self._ended:
+            self._steps.append(np.zeros_like(self._blank))
+            self._ended = True
+
+    def commit(self, row: int, token_id: int) -> None:
+        """Keep a token for the row's next position."""
+        self._rows[row].newest = self._embed([[token_id]])[0, 0]
+        self._rows[row].written += 1
+
+    def _append(self, row: Row, steps: Sequence[Array]) -> None:
+        for step in steps:
+            row.turns.append(len(row.embeds))
+            row.embeds.append(step + (self._blank if row.newest is None else row.newest))
+            row.newest = None
+        if row.newest is not None:  # behind the mark, where no steps follow
+            row.embeds.append(row.newest)
+            row.newest = None
+
+    @cached_property
+    def _blank(self) -> Array:
+        """(hidden,) of BLANK."""
+        blank: Array = self._embed([[self._end_id]])[0, 0]
+        return blank
+
+
 def open_decoder(
     graphs: Mapping[str, Graph], manifest: BundleManifest, prompts: Sequence[Sequence[int]]
 ) -> InterleaveDecoder:
     """Return a decoder that has heard no speech."""
-    return InterleaveDecoder(graphs, interleave(manifest.model).window, manifest.end_ids[0], prompts)
+    connector = interleave(manifest.model)
+    kind = AdditiveDecoder if connector.form == "additive" else InterleaveDecoder
+    return kind(graphs, connector.window, manifest.end_ids[0], prompts)

@@ -120,7 +120,6 @@ class Answer:
             refusals=self.refusals,
             attention=lambda layer: attempt.alignment[layer, :-1],
             drafts=self.drafts,
-            written=self.written if self.silent_since == attempt.visible_steps else 0,
         )
         return self.policy.accepts(view)
 
@@ -145,6 +144,8 @@ class Answer:
             del self.words[: -MOST_WORDS // 2]
         self.written = self.written + 1 if visible == self.silent_since else 1
         self.at_least = self.silent_since = self.silent_until = visible
+        if self.written >= self.policy.most_at_once:
+            self.at_least += self.policy.read_steps
         self.refusals = 0
         return word
 

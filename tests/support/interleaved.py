@@ -24,7 +24,13 @@ Floats = npt.NDArray[np.float32]
 def interleaved_config(config: ModelConfig, **fields: Any) -> ModelConfig:
     """Return a config with connector `interleave` in place of another one; turns have two steps."""
     connector = InterleaveConfig(**{"delays": (1, 4), "hidden": 40, "window": 192, **fields})
-    return replace(config, connector=connector, policy=PolicyConfig(name="every-step", l=2, delay=4))
+    l, most = (1, 1) if connector.form == "additive" else (2, 8)  # noqa: E741 - the paper's letter
+    return replace(config, connector=connector, policy=PolicyConfig(name="every-step", l=l, delay=4, most_tokens=most))
+
+
+def additive_config(config: ModelConfig, **fields: Any) -> ModelConfig:
+    """Return the same in the additive form."""
+    return interleaved_config(config, form="additive", **fields)
 
 
 def with_blanks(bundle: Path, **fields: Any) -> Model:
@@ -56,11 +62,36 @@ def simulate(
             log_probs = logits.log_softmax(-1)
             token = int((log_probs + policy.end_bias * _marks(ends, len(log_probs)) * (seen < last)).argmax())
             decisions.append((seen, token, float(log_probs[token])))
-            full = written >= policy.most_tokens and seen < last
-            if token in ends or full:
+            if token in ends:
                 break
             ids.append(token)
             visible.append(seen)
+            if written + 1 == policy.most_tokens and seen < last:
+                break
+    return decisions
+
+
+@torch.no_grad()
+def simulate_additive(
+    torch_model: Any, model: Model, samples: Floats, policy: EveryStep, lookahead: int, pair: str = "en-en"
+) -> list[tuple[int, int, float]]:
+    """Return the same for the additive form: embeddings of tokens and steps are added here, without the connector."""
+    mel = torch.from_numpy(log_mel(samples, model.config.features))
+    speech = torch_model.encode(mel[None], torch.tensor([mel.shape[0]]), lookahead)
+    steps, ends = torch_model.connector.project(speech.steps)[0], model.manifest.end_ids
+    words, delays = torch_model.llm.get_input_embeddings(), torch_model.connector.delays.weight
+    delay = delays[model.config.connector.delays.index(policy.delay)]
+    embeds = [*words(torch.tensor(model.manifest.prompts[pair])), delay]
+    decisions, newest, last = [], ends[0], len(steps) + 1
+    for seen in range(1, last + 1000):
+        embeds.append(words(torch.tensor(newest)) + (steps[seen - 1] if seen < last else 0))
+        log_probs = torch_model.llm(inputs_embeds=torch.stack(embeds)[None]).logits[0, -1].log_softmax(-1)
+        newest = int((log_probs + policy.end_bias * _marks(ends, len(log_probs)) * (seen < last)).argmax())
+        decisions.append((min(seen, last), newest, float(log_probs[newest])))
+        if newest in ends:
+            if seen >= last:
+                break
+            newest = ends[0]
     return decisions
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from bestow_edge.core.policy import Offline, Policy, WaitK
 from bestow_edge.core.prompts import Pair, Question
 from bestow_edge.core.specs.interleave import delay_token, interleave
 from bestow_edge.training.data.tokens import prompt_ids
-from bestow_edge.training.data.turns import due_steps, make_turns
+from bestow_edge.training.data.turns import due_steps, make_stream, make_turns
 from bestow_edge.training.data.visibility import Ints, heard_steps, make_schedule
 from bestow_edge.training.recipe.stages import StageRecipe
 
@@ -181,13 +182,14 @@ class ExampleMaker:
         source_steps: int,
         rng: np.random.Generator,
     ) -> tuple[Ints, Ints, Ints, Ints]:
-        """Return the same of speech and text in turns, for a delay that is drawn."""
-        delay = int(rng.choice(interleave(self.config).delays))
-        turns = make_turns(
+        """Return the same of speech and text in one sequence, for a delay that is drawn."""
+        connector = interleave(self.config)
+        delay = int(rng.choice(connector.delays))
+        line_up = make_stream if connector.form == "additive" else partial(make_turns, turn_steps=self.config.policy.l)
+        turns = line_up(
             [*prompt, delay_token(self.config, delay)],
             answer,
             due_steps(heard, delay, source_steps),
-            turn_steps=self.config.policy.l,
             source_steps=source_steps,
             end_id=self.end_id,
             ignored=IGNORED,

@@ -1,4 +1,4 @@
-"""Sequences of speech and text in turns, from the times of words, for connectors that interleave them. numpy only.
+"""Sequences of speech and text, in turns or added, from the times of words, for connector `interleave`. numpy only.
 
 A sequence is exactly the one of a session in which the LLM writes each token at the first turn that ends at least the
 delay after its word: the same positions, the same turns and the same mark behind the last step.
@@ -22,7 +22,7 @@ class Turns:
     """The sequence of one utterance."""
 
     token_ids: Ints
-    """(positions,) tokens, and `SPEECH` where a step of speech stands"""
+    """(positions,) tokens, and `SPEECH` where a step of speech stands alone"""
     visible: Ints
     """(positions,) steps up to each position; the mark counts as one"""
     targets: Ints
@@ -84,4 +84,27 @@ def make_turns(
             targets.append(ignored)
             written += 1
         targets[-1] = end_id
+    return Turns(*(np.array(values, dtype=np.int64) for values in (ids, visible, targets)))
+
+
+def make_stream(
+    prompt: Sequence[int], answer: Sequence[int], due: Ints, *, source_steps: int, end_id: int, ignored: int
+) -> Turns:
+    """Line up speech and text for the additive form: a position for each step, one for the mark, and the rest.
+
+    The token of a position is the target of the one before; at the first step it is BLANK. Arguments as `make_turns`.
+    """
+    ids, visible, targets = list(prompt), [0] * len(prompt), [ignored] * len(prompt)
+    newest, written = end_id, 0
+    for step in range(1, source_steps + 1):
+        ids.append(newest)
+        visible.append(step)
+        ready = written < len(answer) and due[written] <= step
+        newest = answer[written] if ready else end_id
+        written += ready
+        targets.append(newest)
+    rest = [newest, *answer[written:]]
+    ids += rest
+    visible += [source_steps + 1] * len(rest)
+    targets += [*rest[1:], end_id]
     return Turns(*(np.array(values, dtype=np.int64) for values in (ids, visible, targets)))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.policy import EveryStep, Policy
-from bestow_edge.core.specs.interleave import SPEECH, delay_token
+from bestow_edge.core.specs.interleave import SPEECH, delay_token, interleave
 from bestow_edge.runtime.decoders.base import Attempt
 from bestow_edge.runtime.stream.answer import Answer
 from bestow_edge.runtime.stream.loop import decide
@@ -85,7 +85,9 @@ def write_down(
     answers = [Answer(policy, MOST_TOKENS, continuous=continuous) for _ in utterances]
     line_up: LineUp = _masked
     if isinstance(policy, EveryStep):
-        line_up = partial(_in_turns, policy=policy, config=objective.model.config, end_id=end_id)
+        config = objective.model.config
+        layout = _added if interleave(config).form == "additive" else _in_turns
+        line_up = partial(layout, policy=policy, config=config, end_id=end_id)
     heard = (speech.lens + continuous).tolist()  # with the mark of the end
     while True:
         wanted = [answer.wants(steps, ended=True) for answer, steps in zip(answers, heard, strict=True)]
@@ -128,6 +130,19 @@ def _in_turns(
             ids.append(word.token_id)
             steps.append(seen)
     return torch.tensor(ids), torch.tensor(steps)
+
+
+def _added(
+    item: Utterance, answer: Answer, visible: int, heard: int, *, policy: EveryStep, config: ModelConfig, end_id: int
+) -> tuple[Tensor, Tensor]:
+    """Return the same with a position for each step, which holds the token before; the rest stands behind the mark."""
+    ids = [*item.prompt, delay_token(config, policy.delay)]
+    steps = [0] * len(ids)
+    written = {word.visible_steps: word.token_id for word in answer.words if word.visible_steps < heard}
+    ids += [written.get(step, end_id) for step in range(visible)]
+    steps += range(1, visible + 1)
+    rest = [word.token_id for word in answer.words if word.visible_steps == heard]
+    return torch.tensor([*ids, *rest]), torch.tensor([*steps, *[heard] * len(rest)])
 
 
 def _unknown() -> npt.NDArray[np.float32]:

@@ -4,6 +4,10 @@ The sequence is the prompt, the delay, and then, turn by turn, some steps of spe
 Behind a turn the LLM predicts a token, or BLANK, which is its end token and takes no position: the next turn follows.
 The last step of a stream is a mark, the end token as an input; behind it the rest of the text is written.
 Source: Speech ReaLLM (Seide et al. 2024, arXiv 2406.09569).
+
+In the additive form a step takes no position of its own: it is added to the token before. The LLM predicts one token
+for each step, a token of the text or BLANK, which is then the input of the next position together with that step. The
+mark is a position without speech. Source: delayed streams (Zeghidour et al. 2025, arXiv 2509.08753).
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ class InterleaveConfig(ConnectorConfig):
     delays: tuple[int, ...] = (2, 4, 8, 16)
     """Encoder steps from the end of a word to its text, ascending. Training draws one for each utterance, and each has
     an embedding behind the prompt."""
+    form: Literal["turns", "additive"] = "turns"
+    """Steps of speech are positions of their own, or each is added to the token before it."""
     hidden: int = 0
     """Width of a hidden layer with GELU before the projection; 0 = none."""
     window: int = 1024
@@ -68,6 +74,9 @@ class InterleaveConfig(ConnectorConfig):
         if policy.delay not in self.delays:
             known = ", ".join(map(str, self.delays))
             raise ConfigError(f"policy: delay {policy.delay}; this model was trained with {known} steps")
+        if self.form == "additive" and (policy.l, policy.most_tokens) != (1, 1):
+            got = f"policy: l {policy.l}, most_tokens {policy.most_tokens}"
+            raise ConfigError(f"{got}; connector interleave in its additive form writes at most 1 token each 1 step")
 
     def llm_positions(self, steps: int) -> int:
         """Return the positions of the LLM's sequence that speech of some steps takes."""
@@ -77,7 +86,9 @@ class InterleaveConfig(ConnectorConfig):
         """Return its sizes, in words for people."""
         before = f"a hidden layer of width {self.hidden}, " if self.hidden else ""
         delays = ", ".join(map(str, self.delays))
-        return f"{before}linear projection of each step, delays of {delays} steps, window of {self.window} positions"
+        added = " added to the token before" if self.form == "additive" else ""
+        of = f"delays of {delays} steps, window of {self.window} positions"
+        return f"{before}linear projection of each step{added}, {of}"
 
 
 def interleave(config: ModelConfig) -> InterleaveConfig:

@@ -28,6 +28,7 @@ class Interleave(nn.Module):
             hidden: width of the LLM.
         """
         super().__init__()
+        self.additive = config.form == "additive"
         self.hidden = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU()) if config.hidden else nn.Identity()
         self.projection = nn.Linear(config.hidden or width, hidden)
         self.delays = nn.Embedding(len(config.delays), hidden)
@@ -37,13 +38,20 @@ class Interleave(nn.Module):
     ) -> Outputs:
         """See `SpeechModel.forward`.
 
-        A position whose token is `SPEECH` holds the last of the steps that it sees. Without speech there is none.
+        A position whose token is `SPEECH` holds the last of the steps that it sees. Without speech there is none. In
+        the additive form every position that sees some steps holds the last of them beside its token, unless it stands
+        behind the end of the speech.
         """
         embeds = embed(llm.get_input_embeddings(), self.delays, token_ids)  # (batch, tokens, hidden)
         if speech is not None and speech.steps.shape[1]:
             steps = self.project(speech.steps).to(embeds.dtype)  # (batch, steps, hidden)
             newest = (visible_steps - 1).clamp(0, steps.shape[1] - 1)[..., None].expand(-1, -1, steps.shape[-1])
-            embeds = torch.where((token_ids == SPEECH)[..., None], steps.gather(1, newest), embeds)
+            newest_steps = steps.gather(1, newest)
+            if self.additive:
+                spoken = (visible_steps > 0) & (visible_steps <= speech.lens[:, None])
+                embeds = torch.where(spoken[..., None], embeds + newest_steps, embeds)
+            else:
+                embeds = torch.where((token_ids == SPEECH)[..., None], newest_steps, embeds)
         if not with_llm:
             return Outputs(embeds[:, :0])
         untyped: Any = llm  # Any: transformers' models have no types
