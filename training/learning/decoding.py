@@ -44,19 +44,24 @@ LineUp = Callable[[Utterance, Answer, int, int], tuple[Tensor, Tensor]]
 """Token ids and visible steps of a text, given the steps that its last token sees and those of the utterance."""
 
 
-def utterances_of(batch: Batch) -> list[Utterance]:
-    """Take a batch apart: the first answered position is the last of the prompt, or speech begins behind its delay."""
+def utterances_of(batch: Batch, *, continuous: bool) -> list[Utterance]:
+    """Take a batch apart.
+
+    The last token of the prompt is the first answered position. If speech and text share one sequence (`continuous`),
+    the prompt and its delay are the positions that see no speech, and the text is what is answered.
+    """
     found = []
     for row in range(batch["mel"].shape[0]):
         answered = (batch["targets"][row] != IGNORED).nonzero().flatten().tolist()
         if answered and int(batch["frame_lens"][row]):
-            tokens = batch["token_ids"][row].tolist()
+            tokens, targets = batch["token_ids"][row].tolist(), batch["targets"][row].tolist()
             first, last = answered[0], answered[-1]
             mel = batch["mel"][row, : int(batch["frame_lens"][row])]
             prompt, text = tokens[: first + 1], tokens[first + 1 : last + 1]
-            if SPEECH in prompt:
-                prompt, end_id = prompt[: prompt.index(SPEECH) - 1], int(batch["targets"][row, last])
-                text = [token for token in text if token not in {SPEECH, end_id}]
+            if continuous:
+                spoken = batch["visible_steps"][row].tolist()
+                prompt = tokens[: next(place for place, step in enumerate(spoken) if step) - 1]
+                text = [target for target in targets if target not in {IGNORED, targets[last]}]
             found.append(Utterance(mel, tuple(prompt), tuple(text)))
     return found
 

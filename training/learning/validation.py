@@ -74,9 +74,10 @@ class Evaluation:
         mine = range(trainer.args.process_index, rounds * trainer.processes, trainer.processes)
         self._batches = [(dataset[index % DEV_BATCHES], float(index < DEV_BATCHES)) for index in mine]
         wanted = self._run.recipe.hypotheses.utterances
+        continuous = CONNECTORS[self._run.config.connector.kind].continuous
         for index in range(DEV_BATCHES if self.stage.objective == "bestow" else 0):
             if len(self._utterances) < wanted:
-                self._utterances += utterances_of(dataset[index])
+                self._utterances += utterances_of(dataset[index], continuous=continuous)
         self._utterances = self._utterances[:wanted]
 
     def _hypotheses(self, trainer: StageTrainer) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from interleaved import interleaved_config
+from interleaved import additive_config, interleaved_config
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.decoding import decode
@@ -26,6 +26,7 @@ from bestow_edge.training.learning.trainer import train
 from bestow_edge.training.recipe.recipe import Recipe
 
 END = 2
+WORDS = {"one", "two", "three", "eins", "zwei", "drei"}
 
 
 @pytest.fixture
@@ -50,6 +51,28 @@ def test_a_run(recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
     assert any("eval_wer" in record for record in records)
 
 
+def test_a_run_of_the_additive_form(recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
+    """The loss falls and hypotheses are scored; a batch has a position for each step, the mark and the rest."""
+    assert recipe.model is not None
+    connector = replace(recipe.model.connector, form="additive")
+    policy = replace(recipe.model.policy, l=1, most_tokens=1)
+    recipe = replace(recipe, model=replace(recipe.model, connector=connector, policy=policy))
+    train(recipe, corpus, tmp_path / "out")
+    assert load_checkpoint(tmp_path / "out" / "checkpoint").config.connector == connector
+    records = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    losses = [record["eval_loss"] for record in records if "eval_loss" in record]
+    assert losses[-1] < losses[0]
+    assert any("eval_wer" in record for record in records)
+    run = Run(recipe, corpus, tmp_path / "again")
+    batch = run.dataset(recipe.stages[0], dev=False)[0]
+    steps = [run.config.encoder.num_steps(int(frames)) for frames in batch["frame_lens"]]
+    assert not (batch["token_ids"] == SPEECH).any()
+    assert batch["visible_steps"].amax(1).tolist() == [count + 1 for count in steps]
+    for item in utterances_of(batch, continuous=True):
+        assert set(run.tokenizer.decode(list(item.reference)).split()) <= WORDS
+        assert list(item.prompt) in [run.maker(recipe.stages[0]).prompts[pair] for pair in run.config.pairs]
+
+
 def test_batches_hold_turns(recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
     run = Run(recipe, corpus, tmp_path / "out")
     (stage,) = recipe.stages
@@ -60,15 +83,8 @@ def test_batches_hold_turns(recipe: Recipe, corpus: Path, tmp_path: Path) -> Non
     delays = {delay_token(run.config, delay) for delay in (1, 4)}
     drawn = {token for token in batch["token_ids"].flatten().tolist() if token in delays}
     assert drawn
-    for item in utterances_of(batch):
-        assert set(run.tokenizer.decode(list(item.reference)).split()) <= {
-            "one",
-            "two",
-            "three",
-            "eins",
-            "zwei",
-            "drei",
-        }
+    for item in utterances_of(batch, continuous=True):
+        assert set(run.tokenizer.decode(list(item.reference)).split()) <= WORDS
         assert list(item.prompt) in [run.maker(stage).prompts[pair] for pair in run.config.pairs]
 
 
@@ -110,11 +126,17 @@ def test_recipes_that_do_not_fit(recipe_values: dict[str, Any], recipe: Recipe, 
         Run(decode(Recipe, recipe_values, "recipe"), corpus, tmp_path, weights=False)
 
 
+FORMS = {"turns": (interleaved_config, EveryStep(l=2, delay=1, most_tokens=2)),
+         "additive": (additive_config, EveryStep(l=1, delay=1, most_tokens=1))}  # fmt: skip
+
+
 @torch.no_grad()
+@pytest.mark.parametrize("form", FORMS)
 def test_rows_together_are_the_live_loop(
-    make_model: Callable[..., Any], model_config: Callable[..., ModelConfig], speech: np.ndarray
+    form: str, make_model: Callable[..., Any], model_config: Callable[..., ModelConfig], speech: np.ndarray
 ) -> None:
-    config = interleaved_config(model_config())
+    make, policy = FORMS[form]
+    config = make(model_config())
     model = make_model(config, seed=5)
     model.llm.lm_head.weight[END] += 0.3  # so that it waits and ends
     objective = Objective(model, vocab_size=300, label_smoothing=0.0).eval()
@@ -122,9 +144,9 @@ def test_rows_together_are_the_live_loop(
         Utterance(torch.from_numpy(log_mel(speech[first : first + 16_000], config.features)), (1, 9, 20), ())
         for first in (0, 30_000)
     ]
-    policy = EveryStep(l=2, delay=1, most_tokens=2)
     got = write_down(objective, items, policy, lookahead=13, end_id=END, device=torch.device("cpu"))
-    assert got == [live(model, item, policy) for item in items]
+    alone = {"turns": live, "additive": live_added}[form]
+    assert got == [alone(model, item, policy) for item in items]
     assert any(got)
 
 
@@ -141,10 +163,29 @@ def live(model: Any, item: Utterance, policy: EveryStep) -> list[int]:
         written = 0
         while len(text) < 256:
             token = int(model(torch.tensor([ids]), speech, torch.tensor([visible])).logits[0, -1].argmax())
-            if token == END or (written == policy.most_tokens and end < last):
+            if token == END:
                 break
             written += 1
             text.append(token)
             ids.append(token)
             visible.append(end)
+            if written == policy.most_tokens and end < last:
+                break
+    return text
+
+
+def live_added(model: Any, item: Utterance, policy: EveryStep) -> list[int]:
+    """The same for the additive form."""
+    speech = model.encode(item.mel[None], torch.tensor([item.mel.shape[0]]), 13)
+    last, text = int(speech.lens) + 1, []
+    ids = [*item.prompt, delay_token(model.config, policy.delay)]
+    visible, newest = [0] * len(ids), END
+    while len(text) < 256:
+        ids.append(newest)
+        visible.append(min(visible[-1] + 1, last))
+        newest = int(model(torch.tensor([ids]), speech, torch.tensor([visible])).logits[0, -1].argmax())
+        if newest != END:
+            text.append(newest)
+        elif visible[-1] == last:
+            break
     return text
