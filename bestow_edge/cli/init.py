@@ -143,7 +143,6 @@ def init(
 
     Examples:
       bestow-edge init --from openai/whisper-base --out whisper
-      bestow-edge init --from nvidia/canary-qwen-2.5b --out canary
       bestow-edge init --encoder nvidia/nemotron-speech-streaming-en-0.6b --llm Qwen/Qwen3-0.6B --out start
       bestow-edge init --encoder model.nemo --llm models/SmolLM2-135M-Instruct --pairs en-en,en-de --out start --offline
     """
