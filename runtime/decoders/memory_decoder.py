@@ -39,7 +39,8 @@ class MemoryDecoder(ABC):
             graphs: of the bundle, by name.
             prompts: token ids of each row's whole prompt.
             memory: the speech heard so far.
-            checks: check guesses, for which a run has at least two tokens: products of one token add in another order.
+            checks: check guesses. Runs then have an even number of tokens: kernels multiply two at a time, and the one
+                that is left over in another order.
         """
         self._graphs, self._device = graphs, graphs[LLM].device
         self.memory = memory
@@ -100,7 +101,8 @@ class MemoryDecoder(ABC):
     def _predict(self, visible_steps: Sequence[int]) -> Path:
         """Run the queries and, if guesses are checked, the tokens that may follow in one row."""
         row, guess = self._guess()
-        count = max(1 + len(guess), 1 + self._checks)
+        count = 1 + len(guess)
+        count += self._checks and count % 2
         tokens = np.repeat(self.queries[:, None], count, axis=1)  # (rows, tokens)
         tokens[row, 1 : 1 + len(guess)] = guess
         out = self._run(tokens, np.repeat(np.array(visible_steps, dtype=np.int64)[:, None], count, axis=1))

@@ -114,7 +114,7 @@ def scoring_several(spec: GraphSpec) -> GraphSpec:
     """Return the contract of an `llm_step` that scores several new tokens of each row instead of the last one.
 
     `scored_tokens` are their places among the new tokens, the same in each row. Such a graph computes the same bits for
-    a token whether those before it are in the cache or in the same run, if a run has at least two tokens.
+    a token whether those before it are in the cache or in the same run, if runs have an even number of tokens.
     """
     scored = TensorSpec(SCORED_TOKENS, "int64", (SCORED,))
     after = spec.input_names.index(PAST_TOKENS) + 1
