@@ -106,7 +106,7 @@ class MemoryDecoder(ABC):
         tokens = np.repeat(self.queries[:, None], count, axis=1)  # (rows, tokens)
         tokens[row, 1 : 1 + len(guess)] = guess
         out = self._run(tokens, np.repeat(np.array(visible_steps, dtype=np.int64)[:, None], count, axis=1))
-        attempts = self._attempts(out, visible_steps, count)
+        attempts = self._attempts(out, visible_steps, 1 + len(guess))
         path: Path = []
         num_tokens, queries = self.num_tokens.copy(), self.queries.copy()
         for place, query in enumerate(tokens[row, : 1 + len(guess)]):
@@ -132,20 +132,20 @@ class MemoryDecoder(ABC):
     def _only_row(self) -> int | None:
         return 0 if self.rows == 1 else None
 
-    def _attempts(self, out: Mapping[str, Buffer], visible_steps: Sequence[int], count: int) -> list[list[Attempt]]:
-        """Return an attempt for each of `count` tokens of each row."""
+    def _attempts(self, out: Mapping[str, Buffer], visible_steps: Sequence[int], places: int) -> list[list[Attempt]]:
+        """Return the attempts behind the first tokens of each row."""
         best = best_tokens(self._device, out, self._graphs[LLM].spec)
         logits, alignment = OnDevice(self._device, out[LOGITS]), OnDevice(self._device, out[ALIGNMENT])
-        several = len(out[LOGITS].shape) == 3
+        scored = len(best) // self.rows  # of each row; 1 for graphs that score the last token alone
         return [
             [
                 Attempt(
-                    *best[row * count + place],
+                    *best[row * scored + place],
                     visible,
-                    partial(log_probs, logits, *((row, place) if several else (row,))),
+                    partial(log_probs, logits, row, place),
                     partial(alignment_of, alignment, row, [*self.memory.slots_of(visible), -1], place),
                 )
-                for place in range(count)
+                for place in range(places)
             ]
             for row, visible in enumerate(visible_steps)
         ]

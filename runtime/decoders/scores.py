@@ -51,11 +51,12 @@ def alignment_of(alignment: OnDevice, row: int, slots: Sequence[int], place: int
     return found
 
 
-def log_probs(logits: OnDevice, *at: int) -> Floats:
+def log_probs(logits: OnDevice, row: int, place: int = 0) -> Floats:
     """Return the natural log-probability of each token, (vocab,), from logits (rows, vocab), or (rows, scored, vocab).
 
-    `at` are the row and, where several tokens are scored, the place.
+    `place` counts where several tokens are scored.
     """
-    shifted = logits.array[at] - logits.array[at].max()
+    scored = logits.array[row].reshape(-1, logits.array.shape[-1])  # (scored, vocab)
+    shifted = scored[place] - scored[place].max()
     result: Floats = shifted - np.log(np.exp(shifted).sum())
     return result

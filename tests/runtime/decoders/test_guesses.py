@@ -19,7 +19,7 @@ from bestow_edge.core.bundle import read_manifest
 from bestow_edge.core.config import PolicyConfig
 from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, WaitK
 from bestow_edge.core.specs.llm import GRAPH as LLM
-from bestow_edge.core.tensors import LOGITS, SCORED_TOKENS
+from bestow_edge.core.tensors import INPUTS_EMBEDS, LOGITS, SCORED_TOKENS
 from bestow_edge.runtime.decoders import memory_decoder
 from bestow_edge.runtime.decoders.base import Decoder
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph
@@ -67,7 +67,7 @@ def guessing(most: int) -> Iterator[list[int]]:
     plain_run: Any = CachedGraph.run
 
     def run(graph: CachedGraph, feeds: Any, num_tokens: int) -> Any:
-        if SCORED_TOKENS in feeds:
+        if INPUTS_EMBEDS in feeds:
             runs.append(num_tokens)
         return plain_run(graph, feeds, num_tokens)
 
@@ -197,7 +197,9 @@ def test_a_token_has_the_same_bits_in_any_run(checking_model: Model) -> None:
     assert np.array_equal(runner.run()[LOGITS], whole[LOGITS][:, 6:])
 
 
-def test_bundles_that_score_one_token_check_nothing(model: Model) -> None:
-    assert not model.manifest.scores_several
-    decoder = model.open_decoder(model.graphs, [model.manifest.prompts["en-de"]], drafts=True)
-    assert decoder.rows == 1
+def test_bundles_that_score_one_token_check_nothing(model: Model, speech: Floats) -> None:
+    decoder = heard(model, speech[:48000], [[*model.manifest.prompts["en-de"]]], drafts=True)
+    with guessing(15) as runs:
+        rehearse(decoder, [5, 6], SEEN)
+        rehearse(decoder, [5, 6], SEEN + 1)
+        assert runs == [1, 1, 1, 1]
