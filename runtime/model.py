@@ -40,7 +40,7 @@ from bestow_edge.core.request import (
     offline_policy,
 )
 from bestow_edge.runtime.decoders.base import Decoder, open_decoder
-from bestow_edge.runtime.devices.base import Device, Graph, Graphs
+from bestow_edge.runtime.devices.base import CPU, Device, Graph, Graphs
 from bestow_edge.runtime.devices.opening import open_graphs
 from bestow_edge.runtime.encoders.base import SpeechEncoder, open_encoder
 from bestow_edge.runtime.stream.answer import Prompt
@@ -90,7 +90,7 @@ class Model:
         self.tokenizer = load_tokenizer(directory / "tokenizer.json")
         self.executor = ThreadPoolExecutor(1, "bestow-edge-encoder") if ahead else None
         """Executor on which sessions encode ahead."""
-        self.checks_guesses = manifest.scores_several
+        self.checks_guesses = manifest.scores_several and self.device is CPU  # kernels of GPUs may round otherwise
         """Whether sessions with drafts check tokens of the one before, several in one run of the LLM."""
         self._warned: set[Policy] = set()
 

@@ -19,7 +19,7 @@ from bestow_edge.runtime.decoders.speech_memory import SpeechMemory
 from bestow_edge.runtime.devices.base import Buffer, Graph
 from bestow_edge.runtime.encoders.base import SpeechSteps
 
-MOST_GUESSES = 15  # tokens of a draft that are checked in one run; 16 tokens cost 2.6 times one
+MOST_GUESSES = 15  # tokens of a draft that are checked in one run; 16 tokens cost 3.3 times one
 
 
 class MemoryDecoder(ABC):

@@ -45,7 +45,7 @@ def best_tokens(device: Device, out: Mapping[str, Buffer], spec: GraphSpec) -> l
     return found
 
 
-def alignment_of(alignment: OnDevice, row: int, slots: Sequence[int], place: int = -1) -> Floats:
+def alignment_of(alignment: OnDevice, row: int, slots: Sequence[int], place: int) -> Floats:
     """Return the attention of a row's token at a place, (layers, slots), from (layers, rows, tokens, slots + 1)."""
     found: Floats = alignment.array[:, row, place, list(slots)]
     return found
