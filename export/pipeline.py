@@ -32,6 +32,7 @@ from bestow_edge.core.bundle import (
     write_manifest,
 )
 from bestow_edge.core.checkpoint import TOKENIZER_FILE, WEIGHTS_FILE, weights_by_part
+from bestow_edge.core.connectors import CONNECTORS
 from bestow_edge.core.errors import AgreementError, CheckpointError, ExportError
 from bestow_edge.core.files import atomic_directory, sha256
 from bestow_edge.core.prompts import parse_pair, prompt_text
@@ -119,9 +120,9 @@ def export_bundle(
     tokenizer = load_tokenizer(checkpoint / TOKENIZER_FILE, CheckpointError)
     library = import_library("rtx") if target == "rtx" else None
     chosen = parse_precisions(precision, weights_by_part(checkpoint).get("llm", 0), target)
-    sources = with_tables(graph_sources(model.config), chosen["llm"])
+    manifest = new_manifest(model, tokenizer, sha256(checkpoint / WEIGHTS_FILE), target)
+    sources = with_tables(graph_sources(model.config, several=manifest.scores_several), chosen["llm"])
     with atomic_directory(out, replace=force) as partial:
-        manifest = new_manifest(model, tokenizer, sha256(checkpoint / WEIGHTS_FILE), target)
         shutil.copyfile(checkpoint / TOKENIZER_FILE, partial / TOKENIZER_FILE)
         parity, graphs, sizes = list[ParityRow](), {}, {}
         with TemporaryDirectory(dir=partial) as full:
@@ -302,4 +303,5 @@ def new_manifest(model: SpeechModel, tokenizer: Tokenizer, checkpoint_sha256: st
         quantization=None,
         tools={name: version(name) for name in TOOLS},
         checkpoint_sha256=checkpoint_sha256,
+        scores_several=target == "cpu" and CONNECTORS[config.connector.kind].scores_several(config),
     )

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from bestow_edge.core.errors import ExportError
-from bestow_edge.core.tensors import BATCH, CAPACITY, FRAMES, POSITIONS, SLOTS, TOKENS, GraphSpec
+from bestow_edge.core.tensors import BATCH, CAPACITY, FRAMES, POSITIONS, SCORED, SLOTS, TOKENS, GraphSpec
 from bestow_edge.export.rewriting.fusion import simplify
 
 OPSET = 20
 EXTERNAL_DATA_BYTES = 100_000_000  # a protobuf file is read whole and copied, and ends at 2 GB
-SAMPLE_SIZES = {BATCH: 2, FRAMES: 24, TOKENS: 5, SLOTS: 24, CAPACITY: 13, POSITIONS: 28}  # all different; whole steps
+# all different; frames are whole steps
+SAMPLE_SIZES = {BATCH: 2, FRAMES: 24, TOKENS: 5, SCORED: 3, SLOTS: 24, CAPACITY: 13, POSITIONS: 28}
 DTYPES = {"float32": torch.float32, "int64": torch.int64}
 
 

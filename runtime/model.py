@@ -40,7 +40,7 @@ from bestow_edge.core.request import (
     offline_policy,
 )
 from bestow_edge.runtime.decoders.base import Decoder, open_decoder
-from bestow_edge.runtime.devices.base import Device, Graph, Graphs
+from bestow_edge.runtime.devices.base import CPU, Device, Graph, Graphs
 from bestow_edge.runtime.devices.opening import open_graphs
 from bestow_edge.runtime.encoders.base import SpeechEncoder, open_encoder
 from bestow_edge.runtime.stream.answer import Prompt
@@ -90,6 +90,8 @@ class Model:
         self.tokenizer = load_tokenizer(directory / "tokenizer.json")
         self.executor = ThreadPoolExecutor(1, "bestow-edge-encoder") if ahead else None
         """Executor on which sessions encode ahead."""
+        self.checks_guesses = manifest.scores_several and self.device is CPU  # kernels of GPUs may round otherwise
+        """Whether sessions with drafts check tokens of the one before, several in one run of the LLM."""
         self._warned: set[Policy] = set()
 
     @property
@@ -112,9 +114,14 @@ class Model:
         graph = graphs[part_spec(self.manifest.specs, "encoder").name]
         return open_encoder(graph, self.config, policies, right_context, segment_steps)
 
-    def open_decoder(self, graphs: Mapping[str, Graph], prompts: Sequence[Sequence[int]]) -> Decoder:
-        """Return a decoder for one segment; arguments are those of `bestow_edge.runtime.decoders.base.open_decoder`."""
-        return open_decoder(graphs, self.manifest, prompts)
+    def open_decoder(
+        self, graphs: Mapping[str, Graph], prompts: Sequence[Sequence[int]], *, drafts: bool = False
+    ) -> Decoder:
+        """Return a decoder for one segment; arguments are those of `bestow_edge.runtime.decoders.base.open_decoder`.
+
+        If there are `drafts` of an answer, each is a guess of the next one.
+        """
+        return open_decoder(graphs, self.manifest, prompts, checks=drafts and self.checks_guesses)
 
     @property
     def config(self) -> ModelConfig:

@@ -159,6 +159,8 @@ class BundleManifest:
     """Hash of the weights it was made from."""
     engines: dict[str, EngineEntry] = field(default_factory=dict)
     """By graph; empty for a bundle without engines, which every device reads."""
+    scores_several: bool = False
+    """Whether one run of the LLM scores several tokens, so that guessed ones can be checked at once."""
 
     def __post_init__(self) -> None:
         """Check that prompts, tokens and limits fit the model."""
@@ -177,7 +179,7 @@ class BundleManifest:
     @property
     def specs(self) -> dict[str, GraphSpec]:
         """Contracts of the graphs, by name."""
-        return graph_specs(self.model, self.target)
+        return graph_specs(self.model, self.target, several=self.scores_several)
 
     def engine_files(self, *names: str) -> list[FileEntry]:
         """Return the files of some graphs' engines, or of all.

@@ -48,6 +48,8 @@ class ConnectorKind:
     other. A stream is then one segment of any length."""
     condition: Callable[[ModelConfig, Policy], tuple[int, ...]] = lambda _config, _policy: ()
     """Tokens behind a prompt that tell the LLM the policy."""
+    scores_several: Callable[[ModelConfig], bool] = lambda _config: False
+    """Whether its LLM's graph should score several tokens in one run, see `scoring_several`."""
 
     def can_follow(self, policy: Policy) -> bool:
         """Return whether a session may run it under a policy."""

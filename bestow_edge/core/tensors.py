@@ -13,7 +13,7 @@ MEL, FRAME_START, FRAME_END, PAST_STEPS = "mel", "frame_start", "frame_end", "pa
 TOKEN_IDS, VISIBLE_STEPS, WRITTEN_STEPS = "token_ids", "visible_steps", "written_steps"  # into connectors
 SPEECH_EMBEDS, POSITION_ENDS = "speech_embeds", "position_ends"  # out of encoders, for the LLM's sequence
 INPUTS_EMBEDS, ALIGNMENT = "inputs_embeds", "alignment"  # out of connectors
-PAST_TOKENS = "past_tokens"
+PAST_TOKENS, SCORED_TOKENS = "past_tokens", "scored_tokens"
 LOGITS, TOKEN_ID, LOG_PROB = "logits", "token_id", "log_prob"  # out of LLMs
 LANGUAGE_LOGITS = "languages"  # out of LLMs that detect the language of the speech
 NEXT = "next_"  # prefix of a state's name on the way out
@@ -21,6 +21,7 @@ CACHE, NEW = "cache_", "new_"  # prefixes of a cache, bound in place, and of its
 MEMORY = "memory_"  # prefix of the speech memory
 KINDS = ("keys", "values")  # of an attention's cache
 BATCH, STEPS, CAPACITY, FRAMES, TOKENS, SLOTS = "batch", "steps", "capacity", "frames", "tokens", "memory"  # axes
+SCORED = "scored"  # axis: the new tokens that an LLM scores
 POSITIONS = "positions"  # axis: an encoder's own positions, of which a step may have several
 
 Part = Literal["encoder", "connector", "llm"]

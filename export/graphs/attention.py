@@ -32,6 +32,30 @@ def self_attend(
     return weights[..., :capacity] @ past_values + weights[..., capacity:] @ values
 
 
+def stored_attend(
+    query: Tensor, new: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor], past_tokens: Tensor
+) -> Tensor:
+    """Attend, causally, to the cached tokens and the new ones in the slots where they will be cached.
+
+    So the sums of a token have the same terms in the same order, whether the token before it is cached or new. The
+    buffers are copied. Arguments and result are those of `self_attend`.
+    """
+    keys, values = (store(buffer, states, past_tokens) for buffer, states in zip(past, new, strict=True))
+    slot = torch.arange(keys.shape[2], device=query.device)
+    position = past_tokens[:, None] + torch.arange(query.shape[2], device=query.device)  # (batch, tokens)
+    allowed = (slot <= position[..., None])[:, None]  # (batch, 1, tokens, capacity)
+    return hide(query @ keys.transpose(2, 3), allowed).softmax(-1) @ values
+
+
+def store(buffer: Tensor, new: Tensor, past_tokens: Tensor) -> Tensor:
+    """Return a buffer (batch, heads, capacity, head_dim) with new states (batch, heads, tokens, head_dim) in its slots.
+
+    `past_tokens` (batch,) int64 are the slots before them.
+    """
+    slots = past_tokens[:, None, None, None] + torch.arange(new.shape[2], device=new.device)[:, None]
+    return buffer.scatter(2, slots.expand(new.shape), new)
+
+
 def hide(scores: Tensor, allowed: Tensor) -> Tensor:
     """Give the least number there is to scores that are not allowed."""
     return scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)

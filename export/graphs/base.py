@@ -63,13 +63,17 @@ class GraphSource:
             yield " ".join(f"{name}={count}" for name, count in case.items() if name in used), feeds
 
 
-def graph_sources(config: ModelConfig) -> dict[str, GraphSource]:
-    """Return the sources of all graphs of a model by name, in the order the graphs run."""
+def graph_sources(config: ModelConfig, *, several: bool = False) -> dict[str, GraphSource]:
+    """Return the sources of all graphs of a model by name, in the order the graphs run.
+
+    With `several`, the LLM scores several tokens in one run; for kinds of connector that can.
+    """
     connector = CONNECTORS[config.connector.kind]
     spec = ENCODERS[config.encoder.kind].spec(config, connector.speech(config))
     network = config.encoder.network["model_type"]
     encoder: GraphSource = module_of("bestow_edge.export.graphs", network).source(config, spec)
-    behind: tuple[GraphSource, ...] = module_of("bestow_edge.export.graphs", config.connector.kind).sources(config)
+    module = module_of("bestow_edge.export.graphs", config.connector.kind)
+    behind: tuple[GraphSource, ...] = module.sources(config, several=True) if several else module.sources(config)
     return {source.spec.name: source for source in (encoder, *behind)}
 
 

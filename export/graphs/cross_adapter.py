@@ -9,6 +9,7 @@ Legend of shape comments: batch, tokens, memory (ring slots), capacity (text cac
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from bestow_edge.core.tensors import (
     VISIBLE_STEPS,
     WRITTEN_STEPS,
 )
-from bestow_edge.export.graphs.attention import hide, self_attend
+from bestow_edge.export.graphs.attention import hide, self_attend, stored_attend
 from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, traced_from
 from bestow_edge.export.graphs.llm import llm_source
 from bestow_edge.model.base import SpeechModel
@@ -39,8 +40,10 @@ SPEECH_WEIGHTS = ("connector.",)
 class AdapterStep(nn.Module):
     """Token embedding and adapter as one function of new tokens, speech memory and state."""
 
-    def __init__(self, model: SpeechModel) -> None:
+    def __init__(self, model: SpeechModel, *, stored: bool = False) -> None:
+        """Use the model's modules as they are; `stored` chooses `stored_attend` among text tokens."""
         super().__init__()
+        self._stored = stored
         self.adapter = model.connector
         needed = self.adapter.config.residual or not self.adapter.config.own_embedding
         self.embedding: Any = model.llm.get_input_embeddings() if needed else None  # Any: transformers names no type
@@ -67,7 +70,8 @@ class AdapterStep(nn.Module):
         for index, layer in enumerate(self.adapter.layers):
             if config.text_mixer == "attention":
                 past_tokens, *caches = state
-                mixed, *new = _self_attend(layer, x, bypassed, past_tokens, caches[2 * index], caches[2 * index + 1])
+                past = caches[2 * index], caches[2 * index + 1]
+                mixed, *new = _self_attend(layer, x, None if self._stored else bypassed, past_tokens, past)
                 x = x + mixed
                 state_out += new
             null = getattr(self, f"null_key_{index}"), getattr(self, f"null_value_{index}")
@@ -107,17 +111,22 @@ def visible_slots(visible_steps: Tensor, written_steps: Tensor, num_slots: int) 
 
 
 def _self_attend(
-    layer: AdapterLayer, x: Tensor, bypassed: Tensor, past_tokens: Tensor, past_keys: Tensor, past_values: Tensor
+    layer: AdapterLayer, x: Tensor, bypassed: Tensor | None, past_tokens: Tensor, past: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend to the cached tokens and, causally, to the new ones; return the mix and the new keys and values."""
+    """Attend to the cached tokens and, causally, to the new ones; return the mix and the new keys and values.
+
+    `bypassed` (batch, tokens) are seen by themselves alone; None chooses `stored_attend`, which knows no such tokens.
+    """
     attention = layer.self_attention
     x = layer.norm_self(x)
-    query = attention.split(attention.query(x)) * past_keys.shape[-1] ** -0.5
+    query = attention.split(attention.query(x)) * past[0].shape[-1] ** -0.5
     keys, values = attention.keys_values(x)  # (batch, heads, tokens, head_dim)
+    if bypassed is None:
+        return attention.join(stored_attend(query, (keys, values), past, past_tokens)), keys, values
     position = torch.arange(x.shape[1], device=x.device)
     own = position[:, None] == position
     causal = (position[:, None] >= position) & (~bypassed[:, None] | own)  # (batch, tokens, tokens)
-    mixed = self_attend(query, (keys, values), (past_keys, past_values), past_tokens, causal[:, None])
+    mixed = self_attend(query, (keys, values), past, past_tokens, causal[:, None])
     return attention.join(mixed), keys, values
 
 
@@ -179,8 +188,11 @@ def speech_side(model: SpeechModel) -> SpeechSide:
     return SpeechSide(model.connector)
 
 
-def sources(config: ModelConfig) -> tuple[GraphSource, ...]:
-    """Return the sources of `adapter_step` and `llm_step`: compared at single tokens, prompts and several rows."""
+def sources(config: ModelConfig, *, several: bool = False) -> tuple[GraphSource, ...]:
+    """Return the sources of `adapter_step` and `llm_step`: compared at single tokens, prompts and several rows.
+
+    With `several`, they compute the same bits for a token whatever is new beside it, see `scoring_several`.
+    """
     shapes = [(1, 1, 128, 64), (1, 7, 128, 64), (1, 1, 256, 128), (2, 4, 8, 9)]
 
     def make_lawful(feeds: Feeds, case: Case, rng: np.random.Generator) -> None:
@@ -194,9 +206,9 @@ def sources(config: ModelConfig) -> tuple[GraphSource, ...]:
     adapter = GraphSource(
         spec=adapter_spec(config),
         weights=("connector.", "llm."),
-        build=traced_from(AdapterStep),
+        build=traced_from(partial(AdapterStep, stored=several)),
         sizes=tuple(dict(zip((BATCH, TOKENS, SLOTS, CAPACITY), shape, strict=True)) for shape in shapes),
         make_lawful=make_lawful,
         largest_int4_block=32,
     )
-    return adapter, llm_source(config)
+    return adapter, llm_source(config, several=several)

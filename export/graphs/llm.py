@@ -21,8 +21,9 @@ from transformers.cache_utils import DynamicLayer
 
 from bestow_edge.core.config import ModelConfig
 from bestow_edge.core.errors import ExportError, ParityError
-from bestow_edge.core.specs.llm import MUTUAL_TOKENS, check_exportable, embedding_spec, llm_spec
-from bestow_edge.core.tensors import BATCH, CAPACITY, PAST_TOKENS, TOKEN_IDS, TOKENS
+from bestow_edge.core.specs.llm import MUTUAL_TOKENS, check_exportable, embedding_spec, llm_spec, scoring_several
+from bestow_edge.core.tensors import BATCH, CAPACITY, PAST_TOKENS, SCORED, SCORED_TOKENS, TOKEN_IDS, TOKENS
+from bestow_edge.export.graphs.attention import store
 from bestow_edge.export.graphs.base import Case, Feeds, GraphSource, traced_from
 from bestow_edge.model.base import SpeechModel
 
@@ -36,7 +37,7 @@ MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @contextmanager
-def llm_step(llm: PreTrainedModel, *, mutual: bool = False) -> Iterator[LlmStep]:
+def llm_step(llm: PreTrainedModel, *, mutual: bool = False, several: bool = False) -> Iterator[LlmStep]:
     """Yield `llm` without its token embedding as a module with the inputs and outputs of `llm_spec`.
 
     The module works, and can be traced, inside the block only. It was compared with the model itself first.
@@ -44,6 +45,7 @@ def llm_step(llm: PreTrainedModel, *, mutual: bool = False) -> Iterator[LlmStep]
     Args:
         llm: float32 model with a language-model head that accepts `inputs_embeds`. Left as it was.
         mutual: whether some new tokens see each other in both directions, see `llm_spec`.
+        several: whether several tokens are scored, see `scoring_several`; excludes `mutual`.
 
     Raises:
         ExportError: if the model is not float32 or keeps other state than keys and values.
@@ -56,16 +58,19 @@ def llm_step(llm: PreTrainedModel, *, mutual: bool = False) -> Iterator[LlmStep]
         token_ids = torch.arange(2 * _SAMPLE_TOKENS).reshape(2, -1) % llm.config.get_text_config().vocab_size
         embeds = llm.get_input_embeddings()(token_ids)  # (batch, tokens, hidden)
         expected, caches = _reference(llm, embeds)
-        with _split_attention(llm) as attention:
+        with _split_attention(llm, stored=several) as attention:
             step = LlmStep(llm, attention).train(False)
             _check_parity(step, embeds, expected, caches)
-            yield MutualLlmStep(llm, attention).train(False) if mutual else step
+            kind = MutualLlmStep if mutual else SeveralLlmStep if several else LlmStep
+            yield kind(llm, attention).train(False)
 
 
 class _SplitAttention:
     """Attention over a cache buffer and the new tokens without joining them; holds one step's tensors."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stored: bool) -> None:
+        """With `stored`, new tokens take their slots in copies of the buffers, see `stored_attend`."""
+        self.stored = stored
         self.past_tokens = torch.zeros(0, dtype=torch.int64)  # (batch,)
         self.caches: tuple[Tensor, ...] = ()  # per layer keys, values: (batch, kv_heads, capacity, head_dim)
         self.mutual: Tensor | None = None  # (batch,)
@@ -86,12 +91,15 @@ class _SplitAttention:
         tokens = past + torch.arange(q_length)  # (batch, 1, 1, tokens)
         queries = tokens.transpose(2, 3)  # (batch, 1, tokens, 1)
         head = torch.zeros(1, dtype=torch.int64)
-        old = mask_function(batch, head, queries, slots) & (slots < past)  # (batch, 1, tokens, capacity)
+        old = mask_function(batch, head, queries, slots)  # (batch, 1, tokens, capacity)
+        if self.stored:  # of the slots behind the new tokens too: no token sees later ones
+            return _additive(old, dtype)
+        old = old & (slots < past)
         new = mask_function(batch, head, queries, tokens)  # (batch, 1, tokens, tokens)
         if self.mutual is not None:
             first = torch.arange(q_length) < self.mutual[:, None]  # (batch, tokens)
             new = new | (first[:, None, None] & first[:, None, :, None])
-        return torch.where(torch.cat([old, new], dim=-1), 0.0, torch.finfo(dtype).min).to(dtype)
+        return _additive(torch.cat([old, new], dim=-1), dtype)
 
     def attend(
         self,
@@ -127,12 +135,19 @@ class _SplitAttention:
         scale = head_dim**-0.5 if scaling is None else scaling
         # The heads that share keys become rows of one product: the buffer is never repeated.
         rows = (query * scale).reshape(batch, kv_heads, -1, head_dim)  # (batch, kv_heads, group * tokens, head_dim)
-        scores = torch.cat([rows @ past_key.transpose(2, 3), rows @ key.transpose(2, 3)], dim=-1)
+        if self.stored:
+            keys, values = store(past_key, key, self.past_tokens), store(past_value, value, self.past_tokens)
+            scores = rows @ keys.transpose(2, 3)
+        else:
+            scores = torch.cat([rows @ past_key.transpose(2, 3), rows @ key.transpose(2, 3)], dim=-1)
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         mask = torch.cat([attention_mask] * (heads // kv_heads), dim=2)  # (batch, 1, group * tokens, capacity + tokens)
         weights = torch.softmax(scores + mask, dim=-1)
-        mixed = weights[..., :capacity] @ past_value + weights[..., capacity:] @ value
+        if self.stored:
+            mixed = weights @ values
+        else:
+            mixed = weights[..., :capacity] @ past_value + weights[..., capacity:] @ value
         return mixed.reshape(batch, heads, tokens, head_dim).transpose(1, 2), None
 
 
@@ -146,11 +161,18 @@ class LlmStep(nn.Module):
 
     def forward(self, inputs_embeds: Tensor, past_tokens: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         """Return logits (batch, vocab), the best token and its log-probability (batch,), new keys and values."""
-        return self._run(inputs_embeds, past_tokens, None, caches)
+        logits, *new = self._run(inputs_embeds, past_tokens, None, caches)
+        return (logits[:, -1], *best_token(logits[:, -1]), *new)
 
     def _run(
-        self, inputs_embeds: Tensor, past_tokens: Tensor, mutual: Tensor | None, caches: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+        self,
+        inputs_embeds: Tensor,
+        past_tokens: Tensor,
+        mutual: Tensor | None,
+        caches: tuple[Tensor, ...],
+        scored: int | Tensor = 1,
+    ) -> list[Tensor]:
+        """Return logits (batch, scored, vocab) of the last tokens or of those at some places, new keys and values."""
         self.attention.begin(past_tokens, caches, mutual)
         batch, tokens, _ = inputs_embeds.shape
         output = self.llm(
@@ -159,7 +181,7 @@ class LlmStep(nn.Module):
             attention_mask=torch.ones(batch, tokens, dtype=torch.int64),
             position_ids=past_tokens[:, None] + torch.arange(tokens),  # (batch, tokens)
             use_cache=False,
-            logits_to_keep=1,
+            logits_to_keep=scored,
         )
         new = self.attention.new
         if sorted(new) != list(range(len(caches) // 2)):
@@ -167,8 +189,7 @@ class LlmStep(nn.Module):
                 f"{type(self.llm).__name__}: {len(new)} of {len(caches) // 2} layers went through transformers' "
                 "AttentionInterface; choose an LLM whose layers all do (Llama, Qwen, Mistral, Gemma 3 and the like)"
             )
-        logits = output.logits[:, -1].float()  # (batch, vocab)
-        return (logits, *best_token(logits), *(tensor for layer in sorted(new) for tensor in new[layer]))
+        return [output.logits.float(), *(tensor for layer in sorted(new) for tensor in new[layer])]
 
 
 class MutualLlmStep(LlmStep):
@@ -178,11 +199,28 @@ class MutualLlmStep(LlmStep):
         self, inputs_embeds: Tensor, past_tokens: Tensor, mutual_tokens: Tensor, *caches: Tensor
     ) -> tuple[Tensor, ...]:
         """See `LlmStep.forward`; the first `mutual_tokens` (batch,) of the new tokens see each other."""
-        return self._run(inputs_embeds, past_tokens, mutual_tokens, caches)
+        logits, *new = self._run(inputs_embeds, past_tokens, mutual_tokens, caches)
+        return (logits[:, -1], *best_token(logits[:, -1]), *new)
+
+
+class SeveralLlmStep(LlmStep):
+    """The exported function that scores several of the new tokens."""
+
+    def forward(  # type: ignore[override]  # one input more
+        self, inputs_embeds: Tensor, past_tokens: Tensor, scored_tokens: Tensor, *caches: Tensor
+    ) -> tuple[Tensor, ...]:
+        """See `LlmStep.forward`; results have an axis `scored` behind the batch, for the places `scored_tokens`."""
+        logits, *new = self._run(inputs_embeds, past_tokens, None, caches, scored_tokens)
+        return (logits, *best_token(logits), *new)
+
+
+def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return zeros where a bool mask allows, elsewhere the least number there is."""
+    return torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)
 
 
 def best_token(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the most probable token and its natural log-probability, (batch,) each, of (batch, vocab) logits."""
+    """Return the most probable token and its natural log-probability, (...) each, of (..., vocab) logits."""
     return logits.argmax(-1), torch.log_softmax(logits, -1).amax(-1)
 
 
@@ -198,9 +236,9 @@ def _evaluating(llm: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _split_attention(llm: PreTrainedModel) -> Iterator[_SplitAttention]:
+def _split_attention(llm: PreTrainedModel, *, stored: bool) -> Iterator[_SplitAttention]:
     """Let `llm` compute attention with a `_SplitAttention` for a while."""
-    attention = _SplitAttention()
+    attention = _SplitAttention(stored=stored)
     AttentionInterface.register(_ATTENTION, attention.attend)
     AttentionMaskInterface.register(_ATTENTION, attention.mask)
     before = llm.config._attn_implementation
@@ -276,22 +314,26 @@ def embedding_source(config: ModelConfig) -> GraphSource:
     )
 
 
-def llm_source(config: ModelConfig, *, mutual: bool = False) -> GraphSource:
+def llm_source(config: ModelConfig, *, mutual: bool = False, several: bool = False) -> GraphSource:
     """Return the source of `llm_step`: compared at single tokens, prompts and several rows.
 
-    With `mutual`, some new tokens see each other in both directions, see `llm_spec`.
+    With `mutual`, some new tokens see each other in both directions, see `llm_spec`; with `several`, several are
+    scored, see `scoring_several`.
     """
-    shapes = [(1, 1, 64), (1, 7, 64), (1, 1, 128), (2, 4, 9)]
+    spec = llm_spec(config.llm, mutual=mutual)
+    shapes = [(1, 1, 64, 1), (1, 7, 64, 2), (1, 1, 128, 1), (2, 4, 9, 3)]
 
     def make_lawful(feeds: Feeds, case: Case, _rng: np.random.Generator) -> None:
         feeds[PAST_TOKENS] += case[CAPACITY] - case[TOKENS] - np.arange(case[BATCH])
         if mutual:
             feeds[MUTUAL_TOKENS] += case[TOKENS] - np.arange(case[BATCH])
+        if several:
+            feeds[SCORED_TOKENS] += np.arange(case[TOKENS] - case[SCORED], case[TOKENS])
 
     return GraphSource(
-        spec=llm_spec(config.llm, mutual=mutual),
+        spec=scoring_several(spec) if several else spec,
         weights=("llm.",),
-        build=lambda model: llm_step(model.llm, mutual=mutual),
-        sizes=tuple(dict(zip((BATCH, TOKENS, CAPACITY), shape, strict=True)) for shape in shapes),
+        build=lambda model: llm_step(model.llm, mutual=mutual, several=several),
+        sizes=tuple(dict(zip((BATCH, TOKENS, CAPACITY, SCORED), shape, strict=True)) for shape in shapes),
         make_lawful=make_lawful,
     )

@@ -123,16 +123,20 @@ class Decoder(Protocol):
         """Return a decoder of fresh rows about the same speech."""
 
 
-def open_decoder(graphs: Mapping[str, Graph], manifest: BundleManifest, prompts: Sequence[Sequence[int]]) -> Decoder:
+def open_decoder(
+    graphs: Mapping[str, Graph], manifest: BundleManifest, prompts: Sequence[Sequence[int]], *, checks: bool = False
+) -> Decoder:
     """Return a decoder of the model's kind that has run the prompts and heard no speech.
 
     Args:
         graphs: of the bundle, by name.
         manifest: of the bundle.
         prompts: token ids of each row's whole prompt.
+        checks: check the tokens of a rehearsal in the next one, several in one run; for bundles that score several.
     """
     module = module_of("bestow_edge.runtime.decoders", manifest.model.connector.kind)
-    decoder: Decoder = module.open_decoder(graphs, manifest, prompts)
+    options = {"checks": True} if checks else {}  # the other kinds of connectors have no such bundles
+    decoder: Decoder = module.open_decoder(graphs, manifest, prompts, **options)
     return decoder
 
 

@@ -88,7 +88,7 @@ class CrossLayersDecoder:
         if (speech := self._speech) is None:
             raise RuntimeError("an attempt before any speech was heard")
         key = tuple((len(text), text[-1]) for text in self._texts), tuple(visible_steps)
-        return self._rehearsed.attempt(key, partial(self._predict, speech, visible_steps))
+        return self._rehearsed.attempt(key, lambda: [(key, self._predict(speech, visible_steps))])
 
     def _predict(self, speech: SpeechSteps, visible_steps: Sequence[int]) -> list[Attempt]:
         """Run the queries, behind the texts if the encoding is new."""

@@ -186,7 +186,8 @@ class Session:
         """Begin with fresh prompts, caches and speech memory; `contexts` are the tokens to repeat for each prompt."""
         self._contexts = contexts
         self._prompt_tokens = self._begins()
-        self._decoder = self._prefer(self.model.open_decoder(self._graphs, self._prompt_tokens))
+        drafts = any(prompt.policy.num_drafts for prompt in self.prompts)
+        self._decoder = self._prefer(self.model.open_decoder(self._graphs, self._prompt_tokens, drafts=drafts))
         answers = [open_answer(prompt, self._limits.most_tokens, self._kind) for prompt in self.prompts]
         for answer in answers:
             answer.done = answer.question and self._answered

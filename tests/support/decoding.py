@@ -23,10 +23,10 @@ def tokens(session: Session, waveform: np.ndarray, block: int) -> list[list[int]
     return written
 
 
-def heard(model: Model, waveform: np.ndarray, prompts: list[list[int]]) -> Any:
+def heard(model: Model, waveform: np.ndarray, prompts: list[list[int]], *, drafts: bool = False) -> Any:
     """Return a decoder that has heard all."""
     encoder = model.open_encoder(model.graphs, [Offline()], model.config.encoder.default_right_context)
-    listener, decoder = Listener(encoder, None), model.open_decoder(model.graphs, prompts)
+    listener, decoder = Listener(encoder, None), model.open_decoder(model.graphs, prompts, drafts=drafts)
     listener.add(waveform)
     for speech in listener.rest():
         decoder.hear(speech)

@@ -42,7 +42,13 @@ class ScriptedModel(Model):
         self.opened: list[Decoder] = []
         """Decoder of every segment that was begun."""
 
-    def open_decoder(self, graphs: Mapping[str, Graph], prompts: Sequence[Sequence[int]]) -> Decoder:
+    def open_decoder(
+        self,
+        graphs: Mapping[str, Graph],
+        prompts: Sequence[Sequence[int]],
+        *,
+        drafts: bool = False,  # noqa: ARG002 - as `Model`
+    ) -> Decoder:
         """Return a scripted decoder."""
         self.prompts.append(prompts)
         self.opened.append(self._open(graphs, prompts))

@@ -178,10 +178,19 @@ def adapter_spec(config: ModelConfig) -> GraphSpec:
     )
 
 
+def _scores_several(config: ModelConfig) -> bool:
+    """Drafts of local agreement are good guesses; an LSTM could not take a wrong one back."""
+    adapter = cross_adapter(config)
+    return (
+        adapter.text_mixer != "lstm" and adapter.prompt_mode == "null_frame" and config.policy.name == "local-agreement"
+    )
+
+
 KIND = ConnectorKind(
     config=CrossAdapterConfig,
     specs=specs,
     speech=speech,
     follows=lambda _policy: True,
     own_losses=("attention_weight", "reading_weight"),
+    scores_several=_scores_several,
 )

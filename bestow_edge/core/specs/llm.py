@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from bestow_edge.core.errors import BestowEdgeError, ExportError
@@ -15,6 +16,8 @@ from bestow_edge.core.tensors import (
     LOGITS,
     NEW,
     PAST_TOKENS,
+    SCORED,
+    SCORED_TOKENS,
     TOKEN_ID,
     TOKEN_IDS,
     TOKENS,
@@ -105,3 +108,20 @@ def llm_spec(llm: dict[str, Any], *, mutual: bool = False) -> GraphSpec:
             inputs.append(TensorSpec(f"{CACHE}{kind}_{layer}", "float32", (BATCH, heads, CAPACITY, head_dim)))
             outputs.append(TensorSpec(f"{NEW}{kind}_{layer}", "float32", (BATCH, heads, TOKENS, head_dim)))
     return GraphSpec(name=GRAPH, part="llm", inputs=tuple(inputs), outputs=tuple(outputs))
+
+
+def scoring_several(spec: GraphSpec) -> GraphSpec:
+    """Return the contract of an `llm_step` that scores several new tokens of each row instead of the last one.
+
+    `scored_tokens` are their places among the new tokens, the same in each row. Such a graph computes the same bits for
+    a token whether those before it are in the cache or in the same run, if runs have an even number of tokens.
+    """
+    scored = TensorSpec(SCORED_TOKENS, "int64", (SCORED,))
+    after = spec.input_names.index(PAST_TOKENS) + 1
+    outputs = (
+        replace(tensor, axes=(BATCH, SCORED, *tensor.axes[1:]))
+        if tensor.name in {LOGITS, TOKEN_ID, LOG_PROB}
+        else tensor
+        for tensor in spec.outputs
+    )
+    return replace(spec, inputs=(*spec.inputs[:after], scored, *spec.inputs[after:]), outputs=tuple(outputs))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, WaitK
 from bestow_edge.runtime.decoders.base import Attempt
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph
-from bestow_edge.runtime.decoders.rehearsed import Rehearsed
+from bestow_edge.runtime.decoders.rehearsed import Path, Rehearsed
 from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.stream.events import Decision, Event
 
@@ -34,10 +34,10 @@ def attempt(token_id: int) -> Attempt:
 
 
 class Runs:
-    """Attempts by key, and the keys that were run."""
+    """Attempts by key, and the keys that were run; behind each a run attempts those that are guessed."""
 
-    def __init__(self) -> None:
-        self.rehearsed, self.keys = Rehearsed(), ""
+    def __init__(self, guesses: dict[str, str] | None = None) -> None:
+        self.rehearsed, self.keys, self._guesses = Rehearsed(), "", guesses or {}
 
     def attempt(self, keys: str) -> None:
         """Attempt each of some keys."""
@@ -45,9 +45,9 @@ class Runs:
             (found,) = self.rehearsed.attempt(key, lambda key=key: self._run(key))  # type: ignore[misc]
             assert found.token_id == ord(key)
 
-    def _run(self, key: str) -> list[Attempt]:
+    def _run(self, key: str) -> Path:
         self.keys += key
-        return [attempt(ord(key))]
+        return [(one, [attempt(ord(one))]) for one in key + self._guesses.get(key, "")]
 
 
 def test_a_path_is_followed_from_its_begin() -> None:
@@ -94,12 +94,21 @@ def test_forgotten_attempts_are_run_again() -> None:
     assert runs.keys == "abab"
 
 
+def test_guesses_of_a_run_are_taken_until_one_is_wrong() -> None:
+    runs = Runs({"a": "bcd", "x": "y"})
+    with runs.rehearsed.rehearsal():
+        runs.attempt("abxyz")
+    assert runs.keys == "axz"
+    runs.attempt("abxyzc")  # c was guessed behind b, but x has overwritten it
+    assert runs.keys == "axzc"
+
+
 @contextmanager
 def counted(*, used: bool) -> Iterator[list[int]]:
     """Count runs of graphs with caches, with what was rehearsed or without."""
 
-    def forgetful(_rehearsed: Rehearsed, _key: object, run: Callable[[], list[Attempt]]) -> list[Attempt]:
-        return run()
+    def forgetful(_rehearsed: Rehearsed, _key: object, run: Callable[[], Path]) -> list[Attempt]:
+        return run()[0][1]
 
     runs = [0]
     plain_run: Any = CachedGraph.run
