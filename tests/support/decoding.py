@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from bestow_edge.core.policy import Offline
+from bestow_edge.core.policy import Offline, Policy
 from bestow_edge.runtime.decoders.base import Decoder
 from bestow_edge.runtime.model import Model
+from bestow_edge.runtime.stream.events import Decision, Event
 from bestow_edge.runtime.stream.listener import Listener
 from bestow_edge.runtime.stream.session import Session
 
@@ -21,6 +23,38 @@ def tokens(session: Session, waveform: np.ndarray, block: int) -> list[list[int]
         session.feed(waveform[start : start + block])
     session.finish()
     return written
+
+
+def decisions(session: Session, waveform: np.ndarray, block: int, *, finish: bool = True) -> list[Decision]:
+    """Return all decisions of a session."""
+    found: list[Decision] = []
+    session.on_decision = found.append
+    for start in range(0, len(waveform), block):
+        session.feed(waveform[start : start + block])
+    if finish:
+        session.finish()
+    return found
+
+
+def listen(
+    model: Model,
+    prompts: Sequence[tuple[str, Policy]],
+    waveform: np.ndarray,
+    block: int,
+    lookahead: int | None = None,
+    *,
+    drafts: bool = False,
+) -> tuple[list[Event], list[Decision], list[str]]:
+    """Return the events and decisions of a session and, if they are wanted, its draft behind each block."""
+    events: list[Event] = []
+    found: list[Decision] = []
+    texts: list[str] = []
+    with model.multi_session(list(prompts), lookahead=lookahead) as session:
+        session.on_decision = found.append
+        for start in range(0, len(waveform), block):
+            events += session.feed(waveform[start : start + block])
+            texts += [session.draft()] if drafts else []
+        return events + session.finish(), found, texts
 
 
 def heard(model: Model, waveform: np.ndarray, prompts: list[list[int]], *, drafts: bool = False) -> Any:

@@ -46,8 +46,7 @@ def simulate(
     torch_model: Any, model: Model, samples: Floats, policy: EveryStep, lookahead: int, pair: str = "en-en"
 ) -> list[tuple[int, int, float]]:
     """Return visible steps, token and log-probability of every decision of a stream, by whole forward passes."""
-    mel = torch.from_numpy(log_mel(samples, model.config.features))
-    speech = torch_model.encode(mel[None], torch.tensor([mel.shape[0]]), lookahead)
+    speech = _encoded(torch_model, model, samples, lookahead)
     last, ends = speech.steps.shape[1] + 1, model.manifest.end_ids
     ids = [*model.manifest.prompts[pair], delay_token(model.config, policy.delay)]
     visible, decisions, seen = [0] * len(ids), [], 0
@@ -76,8 +75,7 @@ def simulate_additive(
     torch_model: Any, model: Model, samples: Floats, policy: EveryStep, lookahead: int, pair: str = "en-en"
 ) -> list[tuple[int, int, float]]:
     """Return the same for the additive form: embeddings of tokens and steps are added here, without the connector."""
-    mel = torch.from_numpy(log_mel(samples, model.config.features))
-    speech = torch_model.encode(mel[None], torch.tensor([mel.shape[0]]), lookahead)
+    speech = _encoded(torch_model, model, samples, lookahead)
     steps, ends = torch_model.connector.project(speech.steps)[0], model.manifest.end_ids
     words, delays = torch_model.llm.get_input_embeddings(), torch_model.connector.delays.weight
     delay = delays[model.config.connector.delays.index(policy.delay)]
@@ -93,6 +91,11 @@ def simulate_additive(
                 break
             newest = ends[0]
     return decisions
+
+
+def _encoded(torch_model: Any, model: Model, samples: Floats, lookahead: int) -> Any:
+    mel = torch.from_numpy(log_mel(samples, model.config.features))
+    return torch_model.encode(mel[None], torch.tensor([mel.shape[0]]), lookahead)
 
 
 def _marks(ids: tuple[int, ...], size: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from decoding import decisions
 from simulated import simulate
 
 from bestow_edge.core.bundle import read_manifest
@@ -18,14 +19,12 @@ from bestow_edge.core.policy import AlignAtt, LocalAgreement, Offline, Policy, W
 from bestow_edge.core.request import Request
 from bestow_edge.core.specs.gated_layers import GatedLayersConfig
 from bestow_edge.export.agreement import agreement, answer, read_recordings
-from bestow_edge.export.pipeline import export_bundle
 from bestow_edge.runtime.assets.recordings import sample_manifest
 from bestow_edge.runtime.model import Model
 from bestow_edge.runtime.records.golden import verify
 from bestow_edge.runtime.records.replay import replay
 from bestow_edge.runtime.records.trace import Tracer, read_trace
 from bestow_edge.runtime.stream.events import Decision
-from bestow_edge.runtime.stream.session import Session
 
 if TYPE_CHECKING:
     from bestow_edge.model.base import SpeechModel
@@ -54,35 +53,10 @@ def checkpoint(
 
 
 @pytest.fixture(scope="module")
-def bundle(checkpoint: Path) -> Path:
-    directory = checkpoint.parent / "bundle"
-    export_bundle(checkpoint, directory, precision="fp32", progress=lambda _: None)
-    return directory
-
-
-@pytest.fixture(scope="module")
 def model(bundle: Path) -> Model:
     """The bundle with an eighth of its tokens as end tokens, so that random weights pause too."""
     manifest = replace(read_manifest(bundle), end_ids=tuple(range(0, 300, 8)))
     return Model(bundle, manifest, device="cpu", threads=1)
-
-
-@pytest.fixture(scope="module")
-def torch_model(checkpoint: Path) -> SpeechModel:
-    from bestow_edge.model.checkpoint import load_checkpoint
-
-    return load_checkpoint(checkpoint)
-
-
-def decisions(session: Session, waveform: Floats, block: int, *, finish: bool = True) -> list[Decision]:
-    """Return all decisions of a session."""
-    found: list[Decision] = []
-    session.on_decision = found.append
-    for start in range(0, len(waveform), block):
-        session.feed(waveform[start : start + block])
-    if finish:
-        session.finish()
-    return found
 
 
 @pytest.mark.parametrize("policy", [WaitK(3, 4), WaitK(1, 2), Offline()], ids=str)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from decoding import heard
+from decoding import heard, listen
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +24,6 @@ from bestow_edge.runtime.decoders import memory_decoder
 from bestow_edge.runtime.decoders.base import Decoder
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph
 from bestow_edge.runtime.model import Model
-from bestow_edge.runtime.stream.events import Decision, Event
 
 CPUINFO = Path("/proc/cpuinfo")
 KNOWN = CPUINFO.is_file() and "avx512_vnni" in CPUINFO.read_text()
@@ -81,21 +80,6 @@ def guessing(most: int) -> Iterator[list[int]]:
         yield runs
 
 
-def listen(
-    model: Model, policies: list[Policy], samples: Floats, block: int, lookahead: int, *, drafts: bool
-) -> tuple[list[Event], list[Decision], list[str]]:
-    """Return the events, decisions and drafts of a session with a text for each policy."""
-    decisions: list[Decision] = []
-    texts: list[str] = []
-    events: list[Event] = []
-    with model.multi_session(list(zip(PAIRS, policies, strict=False)), lookahead=lookahead) as session:
-        session.on_decision = decisions.append
-        for start in range(0, samples.size, block):
-            events += session.feed(samples[start : start + block])
-            texts += [session.draft()] if drafts else []
-        return events + session.finish(), decisions, texts
-
-
 def test_text_and_decisions_are_those_without_guesses(checking_model: Model, speech: Floats) -> None:
     saved = 0
 
@@ -109,10 +93,11 @@ def test_text_and_decisions_are_those_without_guesses(checking_model: Model, spe
     )
     def check(policies: list[Policy], num_samples: int, block: int, lookahead: int, most: int, drafts: bool) -> None:
         nonlocal saved
+        prompts = list(zip(PAIRS, policies, strict=False))
         with guessing(most) as some:
-            got = listen(checking_model, policies, speech[:num_samples], block, lookahead, drafts=drafts)
+            got = listen(checking_model, prompts, speech[:num_samples], block, lookahead, drafts=drafts)
         with guessing(0) as many:
-            want = listen(checking_model, policies, speech[:num_samples], block, lookahead, drafts=drafts)
+            want = listen(checking_model, prompts, speech[:num_samples], block, lookahead, drafts=drafts)
         assert got == want  # log-probabilities too: bit by bit
         assert len(some) <= len(many)
         saved += len(many) - len(some)

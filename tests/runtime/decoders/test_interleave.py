@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from decoding import decisions
 from interleaved import interleaved_config, simulate, with_blanks
 
 from bestow_edge.core.config import ModelConfig, PolicyConfig
@@ -17,7 +18,6 @@ from bestow_edge.core.request import Request
 from bestow_edge.core.specs.interleave import SPEECH_EMBEDS, InterleaveConfig, delay_token
 from bestow_edge.core.tensors import INPUTS_EMBEDS
 from bestow_edge.export.agreement import agreement, answer, read_recordings
-from bestow_edge.export.pipeline import export_bundle
 from bestow_edge.runtime.assets.recordings import sample_manifest
 from bestow_edge.runtime.decoders.interleave import InterleaveDecoder
 from bestow_edge.runtime.encoders.base import SpeechSteps
@@ -26,7 +26,6 @@ from bestow_edge.runtime.records.golden import verify
 from bestow_edge.runtime.records.replay import replay
 from bestow_edge.runtime.records.trace import Tracer, read_trace
 from bestow_edge.runtime.stream.events import Decision
-from bestow_edge.runtime.stream.session import Session
 
 if TYPE_CHECKING:
     from bestow_edge.model.base import SpeechModel
@@ -44,33 +43,8 @@ def checkpoint(
 
 
 @pytest.fixture(scope="module")
-def bundle(checkpoint: Path) -> Path:
-    directory = checkpoint.parent / "bundle"
-    export_bundle(checkpoint, directory, precision="fp32", progress=lambda _: None)
-    return directory
-
-
-@pytest.fixture(scope="module")
 def model(bundle: Path) -> Model:
     return with_blanks(bundle)
-
-
-@pytest.fixture(scope="module")
-def torch_model(checkpoint: Path) -> SpeechModel:
-    from bestow_edge.model.checkpoint import load_checkpoint
-
-    return load_checkpoint(checkpoint)
-
-
-def decisions(session: Session, waveform: Floats, block: int, *, finish: bool = True) -> list[Decision]:
-    """Return all decisions of a session."""
-    found: list[Decision] = []
-    session.on_decision = found.append
-    for start in range(0, len(waveform), block):
-        session.feed(waveform[start : start + block])
-    if finish:
-        session.finish()
-    return found
 
 
 def random_steps(model: Model, count: int, first: int, seed: int = 0) -> SpeechSteps:

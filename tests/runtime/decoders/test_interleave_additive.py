@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from decoding import decisions
 from interleaved import additive_config, simulate_additive, with_blanks
 
 from bestow_edge.core.config import ModelConfig, PolicyConfig
@@ -16,7 +17,6 @@ from bestow_edge.core.errors import ConfigError
 from bestow_edge.core.policy import EveryStep
 from bestow_edge.core.specs.interleave import SPEECH_EMBEDS, InterleaveConfig
 from bestow_edge.export.agreement import agreement, answer, read_recordings
-from bestow_edge.export.pipeline import export_bundle
 from bestow_edge.runtime.assets.recordings import sample_manifest
 from bestow_edge.runtime.decoders.interleave import AdditiveDecoder
 from bestow_edge.runtime.encoders.base import SpeechSteps
@@ -25,7 +25,6 @@ from bestow_edge.runtime.records.golden import verify
 from bestow_edge.runtime.records.replay import replay
 from bestow_edge.runtime.records.trace import Tracer, read_trace
 from bestow_edge.runtime.stream.events import Decision
-from bestow_edge.runtime.stream.session import Session
 
 if TYPE_CHECKING:
     from bestow_edge.model.base import SpeechModel
@@ -43,33 +42,8 @@ def checkpoint(
 
 
 @pytest.fixture(scope="module")
-def bundle(checkpoint: Path) -> Path:
-    directory = checkpoint.parent / "bundle"
-    export_bundle(checkpoint, directory, precision="fp32", progress=lambda _: None)
-    return directory
-
-
-@pytest.fixture(scope="module")
 def model(bundle: Path) -> Model:
     return with_blanks(bundle)
-
-
-@pytest.fixture(scope="module")
-def torch_model(checkpoint: Path) -> SpeechModel:
-    from bestow_edge.model.checkpoint import load_checkpoint
-
-    return load_checkpoint(checkpoint)
-
-
-def decisions(session: Session, waveform: Floats, block: int, *, finish: bool = True) -> list[Decision]:
-    """Return all decisions of a session."""
-    found: list[Decision] = []
-    session.on_decision = found.append
-    for start in range(0, len(waveform), block):
-        session.feed(waveform[start : start + block])
-    if finish:
-        session.finish()
-    return found
 
 
 @pytest.mark.parametrize("policy", [POLICY, replace(POLICY, delay=1, blank_bias=-1.5)])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from decoding import listen
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,6 @@ from bestow_edge.runtime.decoders.base import Attempt
 from bestow_edge.runtime.decoders.cached_graph import CachedGraph
 from bestow_edge.runtime.decoders.rehearsed import Path, Rehearsed
 from bestow_edge.runtime.model import Model
-from bestow_edge.runtime.stream.events import Decision, Event
 
 Floats = npt.NDArray[np.float32]
 PAIRS = ["en-de", "en-en"]
@@ -124,19 +124,6 @@ def counted(*, used: bool) -> Iterator[list[int]]:
         yield runs
 
 
-def listen(
-    model: Model, policies: list[Policy], samples: Floats, block: int, lookahead: int | None = None
-) -> tuple[list[Event], list[Decision]]:
-    """Return the events and decisions of a session with a text for each policy."""
-    decisions: list[Decision] = []
-    prompts = list(zip(PAIRS, policies, strict=False))
-    with model.multi_session(prompts, lookahead=lookahead) as session:
-        session.on_decision = decisions.append
-        blocks = [samples[start : start + block] for start in range(0, samples.size, block)]
-        events = [event for each in blocks for event in session.feed(each)]
-        return events + session.finish(), decisions
-
-
 def test_text_and_decisions_are_those_of_single_runs(pausing_model: Model, speech: Floats) -> None:
     saved = 0
 
@@ -148,10 +135,11 @@ def test_text_and_decisions_are_those_of_single_runs(pausing_model: Model, speec
     )
     def check(policies: list[Policy], num_samples: int, block: int, lookahead: int) -> None:
         nonlocal saved
+        prompts = list(zip(PAIRS, policies, strict=False))
         with counted(used=True) as some:
-            got = listen(pausing_model, policies, speech[:num_samples], block, lookahead)
+            got = listen(pausing_model, prompts, speech[:num_samples], block, lookahead)
         with counted(used=False) as many:
-            want = listen(pausing_model, policies, speech[:num_samples], block, lookahead)
+            want = listen(pausing_model, prompts, speech[:num_samples], block, lookahead)
         assert got == want
         assert some[0] <= many[0]
         saved += many[0] - some[0]
@@ -164,6 +152,6 @@ def test_drafts_of_local_agreement_are_not_run_twice(bidirectional_model: Model,
     runs = {}
     for used in (True, False):
         with counted(used=used) as count:
-            listen(bidirectional_model, [LocalAgreement(2, 4)], speech[:64000], 1600)
+            listen(bidirectional_model, [(PAIRS[0], LocalAgreement(2, 4))], speech[:64000], 1600)
         runs[used] = count[0]
     assert runs[True] < 0.9 * runs[False]
